@@ -1,0 +1,375 @@
+"""The worker: joins every room that LiveKit gives it and records the teacher. Wiring only.
+
+python agent.py start      in production
+python agent.py dev        restarts whenever a .py file or .env is saved
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+# The framework would load a 244 MB end-of-turn model that a recorder never uses (fact 18).
+os.environ.setdefault("LIVEKIT_AGENTS_PRELOAD_LOCAL_INFERENCE", "0")
+
+import aiohttp
+from livekit import api
+from livekit.agents import (
+    AgentServer,
+    AutoSubscribe,
+    JobContext,
+    JobExecutorType,
+    JobProcess,
+    JobRequest,
+    WorkerPermissions,
+)
+from livekit.rtc._ffi_client import FfiClient
+
+from audio_processor import load_detector
+from capacity import default_max_rooms
+from config import Settings, environment
+from logs import set_up_logging
+from reconcile import Reconciler
+from recorder import RoomRecorder
+from segments import ConfigError, RecorderError, RoomInfo
+from storage import prepare_output_dir, recover_all
+
+logger = logging.getLogger("recorder")
+
+HERE = Path(__file__).resolve().parent
+STOP_TIMEOUT_SECONDS = 15.0
+SERVER_RETRY_SECONDS = (1, 2, 5, 10)
+FULL_LOAD = 1.0
+BUSIEST_LOAD = 0.65
+"""What we report just before we are full: the server gives no rooms to a worker at 0.7 or above (fact 12)."""
+
+# In a thread executor all rooms share one FFI client. Rooms that join together are fast, a crowd of them starves
+# the client until its 15 s patience ends and takes the process along (fact 18b).
+_joining = threading.BoundedSemaphore(4)
+_prewarming = threading.Lock()
+
+
+# --- the server ---
+
+
+class RecorderServer(AgentServer):
+    """An ``AgentServer`` that checks its surroundings before it takes rooms, and looks for rooms it has missed."""
+
+    def __init__(self, settings: Settings, problem: ConfigError | None) -> None:
+        self.settings = settings
+        self.max_rooms = settings.max_rooms or default_max_rooms()
+        self._problem = problem
+        is_thread = settings.job_executor == "thread"
+        super().__init__(
+            ws_url=settings.livekit_url,
+            api_key=settings.livekit_api_key,
+            api_secret=settings.livekit_api_secret,
+            host=settings.health_host,
+            port=settings.health_port,
+            permissions=least_permissions(settings),
+            job_executor_type=JobExecutorType.THREAD if is_thread else JobExecutorType.PROCESS,
+            num_idle_processes=1,
+            load_fnc=_load,
+            load_threshold=float("inf"),  # admission is ours, see request(): fact 12b
+            max_retry=sys.maxsize,
+            setup_fnc=prewarm,
+            log_level=settings.log_level,
+        )
+
+    async def run(self, *, devmode: bool = False, unregistered: bool = False) -> None:
+        """Checks settings, disk and server, recovers what a crash left, then serves until closed.
+
+        Raises:
+            RecorderError: something that only the operator can mend.
+        """
+        if self._problem is not None:
+            raise self._problem
+        prepare_output_dir(Path(self.settings.output_dir))
+        recovered = await asyncio.to_thread(recover_all, self.settings)
+        if recovered:
+            seconds = sum(record.duration_seconds for record in recovered)
+            logger.warning("Recovered %d segments (%.1f s) that a crash had left", len(recovered), seconds)
+        self._port = _free_port(self.settings.health_host, self.settings.health_port)
+        async with api.LiveKitAPI(
+            self.settings.livekit_url, self.settings.livekit_api_key, self.settings.livekit_api_secret
+        ) as livekit:
+            await _reach(livekit, self.settings)
+            reconciler = Reconciler(livekit, self.settings, self.is_recording)
+            self.once("worker_registered", lambda *_: self._on_registered())
+            rounds = asyncio.create_task(reconciler.run(), name="reconciler")
+            try:
+                await super().run(devmode=devmode, unregistered=unregistered)
+            finally:
+                rounds.cancel()
+
+    def is_recording(self, room_sid: str) -> bool:
+        """Whether a recorder of this worker is in the room, or on its way into it."""
+        return any(job.job.room.sid == room_sid for job in self.active_jobs)
+
+    def _on_registered(self) -> None:
+        logger.info(
+            "Registered with %s, ready for up to %d rooms, health on http://%s:%d/",
+            self.settings.livekit_url,
+            self.max_rooms,
+            self.settings.health_host,
+            self.worker_info.http_port,
+        )
+
+
+def least_permissions(settings: Settings) -> WorkerPermissions:
+    """What the recorder may do in a room: listen, and (unless hidden) say in its attributes whom it records."""
+    return WorkerPermissions(
+        can_publish=False,
+        can_subscribe=True,
+        can_publish_data=False,
+        can_update_metadata=not settings.hidden,
+        hidden=settings.hidden,
+    )
+
+
+def _load(worker: AgentServer) -> float:
+    """The load that the server and other workers see: rooms, not the host's CPU (fact 12)."""
+    assert isinstance(worker, RecorderServer)
+    rooms = len(worker.active_jobs)
+    return FULL_LOAD if rooms >= worker.max_rooms else BUSIEST_LOAD * rooms / worker.max_rooms
+
+
+def _free_port(host: str, port: int) -> int:
+    """``port``, or 0 (any free one) with a warning if it is taken: no reason to leave rooms unrecorded."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        if sys.platform != "win32":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            logger.warning(
+                "HEALTH_PORT=%d cannot be used (%s): using any free port", port, error.strerror or error
+            )
+            return 0
+    return port
+
+
+async def _reach(livekit: api.LiveKitAPI, settings: Settings) -> None:
+    """Returns when the server has taken our key. Tries for as long as the trouble may heal.
+
+    Raises:
+        ConfigError: the server refuses the key or the secret.
+    """
+    attempt = 0
+    while True:
+        try:
+            await livekit.room.list_rooms(api.ListRoomsRequest(names=["-"]))
+            return
+        except api.TwirpError as error:
+            if error.status in (401, 403):
+                raise ConfigError(
+                    f"LIVEKIT_API_KEY or LIVEKIT_API_SECRET is wrong: {settings.livekit_url} refuses them"
+                ) from None
+            reason = f"it answers {error.status} {error.code}"
+        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+            reason = str(error) or type(error).__name__
+        pause = SERVER_RETRY_SECONDS[min(attempt, len(SERVER_RETRY_SECONDS) - 1)]
+        logger.error(
+            "LIVEKIT_URL=%s cannot be reached: %s. Next try in %d s", settings.livekit_url, reason, pause
+        )
+        await asyncio.sleep(pause)
+        attempt += 1
+
+
+# --- jobs ---
+
+
+def prewarm(process: JobProcess) -> None:
+    """Loads Silero VAD and the native runtime once per process, before the first room."""
+    set_up_logging(server.settings.log_level, server.settings.log_format, colours=_wants_colours())
+    with _prewarming:
+        # Creating the client is not thread-safe: of ten first rooms, those that got a client of their own would
+        # wait for events that only the last one receives. That is what fact 18b saw.
+        _ = FfiClient.instance
+        process.userdata["new_detector"] = load_detector(server.settings.vad_runtime)
+
+
+async def request(request: JobRequest) -> None:
+    """Takes a room unless this worker is full or already records it. Always under the same identity (fact 13)."""
+    if server.is_recording(request.room.sid):
+        logger.info("Already recording: second request refused", extra={"room": request.room.name})
+        await request.reject(terminate=True)
+    elif len(server.active_jobs) >= server.max_rooms:
+        logger.error("Full with %d rooms (MAX_ROOMS)", server.max_rooms, extra={"room": request.room.name})
+        await request.reject(terminate=False)
+    else:
+        await request.accept(identity=server.settings.agent_identity, name=server.settings.agent_display_name)
+
+
+async def entrypoint(ctx: JobContext) -> None:
+    """Joins the room and starts recording. Returns at once; the room's events do the rest until it is over."""
+    recorder = RoomRecorder(ctx.room, _room_info(ctx), server.settings, ctx.proc.userdata["new_detector"])
+    ctx.proc.userdata["recorder"] = recorder
+    recorder.attach()
+    # Never cancelled in the middle: a connect that is broken off ends the whole process 15 s later.
+    await asyncio.to_thread(_joining.acquire)
+    try:
+        await ctx.connect(auto_subscribe=AutoSubscribe.SUBSCRIBE_NONE)
+    finally:
+        _joining.release()
+    recorder.begin()
+
+
+async def session_end(ctx: JobContext) -> None:
+    """Saves everything. The framework calls this at every ordinary end, before it leaves the room (fact 15)."""
+    recorder = ctx.proc.userdata.pop("recorder", None)
+    if recorder is not None:
+        await recorder.aclose()
+
+
+def _room_info(ctx: JobContext) -> RoomInfo:
+    room = ctx.job.room
+    created = room.creation_time_ms / 1000 or room.creation_time or time.time()
+    return RoomInfo(room.name, room.sid, datetime.fromtimestamp(created, timezone.utc))
+
+
+def _settings_or_problem() -> tuple[Settings, ConfigError | None]:
+    """Importing this module never fails over a wrong setting; running the server does."""
+    try:
+        return Settings.from_env(environment(HERE)), None
+    except ConfigError as problem:
+        return Settings(), problem
+
+
+server = RecorderServer(*_settings_or_problem())
+server.rtc_session(
+    entrypoint,
+    agent_name=server.settings.agent_name,
+    on_request=request,
+    on_session_end=session_end,
+)
+
+
+# --- the command line ---
+
+USAGE = "usage: python agent.py start | dev"
+
+
+def main(arguments: list[str]) -> int:
+    """Runs a command and returns the exit code: 0 after a signal, 1 for trouble at run time, 2 for wrong input."""
+    commands: dict[str, Callable[[], int]] = {"start": start, "dev": dev}
+    if len(arguments) != 1 or arguments[0] not in commands:
+        sys.stderr.write(USAGE + "\n")
+        return 0 if arguments in (["-h"], ["--help"]) else 2
+    return commands[arguments[0]]()
+
+
+def start() -> int:
+    """Serves until SIGTERM or Ctrl-C."""
+    set_up_logging(server.settings.log_level, server.settings.log_format, colours=_wants_colours())
+    try:
+        return asyncio.run(_serve_until_signal())
+    except ConfigError as error:
+        sys.stderr.write(_explained(error))
+        return 2
+    except RecorderError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+
+
+async def _serve_until_signal() -> int:
+    stopping = asyncio.Event()
+    _on_stop_signals(asyncio.get_running_loop(), stopping)
+    serving = asyncio.create_task(server.run(), name="server")
+    waiting = asyncio.create_task(stopping.wait(), name="signal")
+    await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    if serving.done():
+        waiting.cancel()
+        serving.result()  # raises what ended it
+        return 1
+    logger.info("Stopping: closing every open segment")
+    await _stop(serving)
+    return 0
+
+
+async def _stop(serving: asyncio.Task[None]) -> None:
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(server.aclose(), STOP_TIMEOUT_SECONDS)
+    serving.cancel()
+    with contextlib.suppress(asyncio.CancelledError, Exception):
+        await serving
+    logger.info("Stopped")
+
+
+def _on_stop_signals(loop: asyncio.AbstractEventLoop, stopping: asyncio.Event) -> None:
+    """The first signal stops in order, the second at once: what is on disk is valid at every moment."""
+
+    def on_signal(*_: Any) -> None:
+        if stopping.is_set():
+            os._exit(1)
+        loop.call_soon_threadsafe(stopping.set)
+
+    names = ("SIGINT", "SIGTERM", "SIGBREAK")
+    for number in (getattr(signal, name) for name in names if hasattr(signal, name)):
+        signal.signal(number, on_signal)
+
+
+def dev() -> int:
+    """Runs ``start`` in a child, and again whenever a source file or the settings are saved."""
+    import watchfiles
+
+    set_up_logging("INFO", "text", colours=_wants_colours())
+    with contextlib.suppress(KeyboardInterrupt):
+        child = _start_child()
+        try:
+            for changes in watchfiles.watch(HERE, watch_filter=_is_source, recursive=False):
+                names = ", ".join(sorted({Path(path).name for _, path in changes}))
+                logger.info("%s changed: restarting", names)
+                _stop_child(child)
+                child = _start_child()
+        finally:
+            _stop_child(child)
+    return 0
+
+
+def _is_source(_: object, path: str) -> bool:
+    name = Path(path).name
+    return name.endswith(".py") or name in (".env", ".env.local")
+
+
+def _start_child() -> subprocess.Popen[bytes]:
+    flags = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
+    return subprocess.Popen([sys.executable, str(HERE / "agent.py"), "start"], creationflags=flags)
+
+
+def _stop_child(child: subprocess.Popen[bytes]) -> None:
+    if child.poll() is None:
+        child.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM))
+    try:
+        child.wait(STOP_TIMEOUT_SECONDS + 5)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def _wants_colours() -> bool:
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+
+def _explained(error: ConfigError) -> str:
+    """The problems, and for a first start where settings go."""
+    if os.environ.get("LIVEKIT_URL") or (HERE / ".env").exists() or (HERE / ".env.local").exists():
+        return f"{error}\n"
+    hint = "Put the settings into a file named .env beside agent.py (start from .env.example) or the environment."
+    return f"{error}\n{hint}\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,423 @@
+"""Every setting, in one frozen object: its default, unit, bounds, and the line that is shown when it is wrong.
+
+:meth:`Settings.from_env` turns an environment into settings or raises one :class:`~segments.ConfigError` that
+names every wrong value. :func:`environment` is the only place that looks at the process and at ``.env`` files.
+The table in the README and ``.env.example`` are written by ``python config.py readme`` and ``python config.py
+env``; a test holds them to what is here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import string
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
+
+from dotenv import dotenv_values
+
+from segments import ConfigError
+
+ROOM_PLACEHOLDERS = ("room", "room_sid", "date")
+SEGMENT_PLACEHOLDERS = ("number", "time", "room", "identity", "source")
+
+_TRUE = ("true", "yes", "on", "1")
+_FALSE = ("false", "no", "off", "0")
+
+
+# --- kinds of settings ---
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a value is read: ``parse`` raises ValueError, ``allowed`` says what it would have accepted."""
+
+    parse: Callable[[str], Any]
+    allowed: str
+    section: str
+    help: str
+    secret: bool = False
+    required: bool = False
+
+
+def _setting(default: Any, kind: Kind) -> Any:
+    return dataclasses.field(default=default, metadata={"kind": kind}, repr=not kind.secret)
+
+
+def _text(
+    section: str,
+    default: str,
+    help: str,
+    *,
+    allowed: str = "any text",
+    parse: Callable[[str], str] = str,
+    secret: bool = False,
+    required: bool = False,
+) -> Any:
+    return _setting(default, Kind(parse, allowed, section, help, secret, required))
+
+
+def _number(section: str, default: float, low: float, high: float, unit: str, help: str) -> Any:
+    def parse(text: str) -> float:
+        value = float(text)
+        if not math.isfinite(value) or not low <= value <= high:
+            raise ValueError
+        return value
+
+    return _setting(default, Kind(parse, f"a number from {low:g} to {high:g} ({unit})", section, help))
+
+
+def _integer(section: str, default: int, low: int, high: int, unit: str, help: str) -> Any:
+    def parse(text: str) -> int:
+        value = int(text)
+        if not low <= value <= high:
+            raise ValueError
+        return value
+
+    return _setting(default, Kind(parse, f"a whole number from {low} to {high} ({unit})", section, help))
+
+
+def _flag(section: str, default: bool, help: str) -> Any:
+    def parse(text: str) -> bool:
+        word = text.casefold()
+        if word not in _TRUE + _FALSE:
+            raise ValueError
+        return word in _TRUE
+
+    return _setting(default, Kind(parse, "true or false", section, help))
+
+
+def _choice(section: str, default: str, choices: tuple[str, ...], help: str) -> Any:
+    def parse(text: str) -> str:
+        by_word = {choice.casefold(): choice for choice in choices}
+        if text.casefold() not in by_word:
+            raise ValueError
+        return by_word[text.casefold()]
+
+    return _setting(default, Kind(parse, " or ".join(choices), section, help))
+
+
+def _words(section: str, default: tuple[str, ...], help: str, *, required: bool = False) -> Any:
+    def parse(text: str) -> tuple[str, ...]:
+        words = tuple(word.strip() for word in text.split(",") if word.strip())
+        if required and not words:
+            raise ValueError
+        return words
+
+    return _setting(default, Kind(parse, "words separated by commas", section, help))
+
+
+def _server_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("ws", "wss", "http", "https") or not parts.hostname:
+        raise ValueError
+    _ = parts.port  # raises ValueError where it is not a number
+    return text
+
+
+def _time_zone(text: str) -> str:
+    try:
+        ZoneInfo(text)
+    except Exception as error:  # ZoneInfo raises KeyError, ValueError, OSError and IsADirectoryError
+        raise ValueError from error
+    return text
+
+
+def _template(placeholders: tuple[str, ...], one_of: tuple[str, ...]) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        names = []
+        for literal, name, spec, conversion in string.Formatter().parse(text):
+            if any(character in '<>:"/\\|?*' or ord(character) < 32 for character in literal):
+                raise ValueError
+            if name is not None:
+                if name not in placeholders or spec or conversion:
+                    raise ValueError
+                names.append(name)
+        if not set(names) & set(one_of):
+            raise ValueError
+        return text
+
+    return parse
+
+
+def _identity(text: str) -> str:
+    if not text or len(text.encode()) > 128 or not text.isprintable():
+        raise ValueError
+    return text
+
+
+# --- the settings ---
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings; the name in the environment is the field's name in capitals."""
+
+    livekit_url: str = _text(
+        "LiveKit",
+        "",
+        "address of your LiveKit server",
+        allowed="a URL such as wss://your-project.livekit.cloud or ws://127.0.0.1:7880",
+        parse=_server_url,
+        required=True,
+    )
+    livekit_api_key: str = _text(
+        "LiveKit", "", "API key", allowed="the server's API key", secret=True, required=True
+    )
+    livekit_api_secret: str = _text(
+        "LiveKit", "", "API secret", allowed="the API key's secret", secret=True, required=True
+    )
+    gemini_api_key: str = _text(
+        "Text", "", "Google AI Studio key; empty: audio only, no text", allowed="an API key", secret=True
+    )
+
+    output_dir: str = _text(
+        "Files", "./segments", "folder that holds one folder a room", allowed="a folder's path"
+    )
+    save_audio: bool = _flag(
+        "Files", True, "keep the WAV files; false: each goes as soon as its text is safe (needs text)"
+    )
+    save_translations: bool = _flag(
+        "Text", False, "write transcript and translations as .txt beside each WAV (needs a Gemini key)"
+    )
+    target_languages: tuple[str, ...] = _words(
+        "Text", (), "languages to translate into, BCP 47 tags separated by commas, such as es,ar"
+    )
+    gemini_model: str = _text("Text", "gemini-2.5-flash", "Gemini model", allowed="a model's name")
+    timezone: str = _text(
+        "Files",
+        "UTC",
+        "time zone of the times in file names (the manifest is always UTC)",
+        allowed="a zone such as UTC or Europe/Berlin",
+        parse=_time_zone,
+    )
+    room_dir: str = _text(
+        "Files",
+        "{room}",
+        "name of a room's folder; placeholders: {room}, {room_sid}, {date}",
+        allowed="a name with {room} or {room_sid}, and no slash",
+        parse=_template(ROOM_PLACEHOLDERS, ("room", "room_sid")),
+    )
+    segment_name: str = _text(
+        "Files",
+        "segment_{number}_{time}",
+        "name of a segment's files; placeholders: {number}, {time}, {room}, {identity}, {source}",
+        allowed="a name with {number}, and no slash",
+        parse=_template(SEGMENT_PLACEHOLDERS, ("number",)),
+    )
+    max_unsaved_seconds: float = _number(
+        "Files",
+        600,
+        10,
+        36_000,
+        "seconds",
+        "speech a room holds in memory while the disk refuses; beyond it the oldest goes (32 kB a second)",
+    )
+
+    record: str = _choice("Who", "teachers", ("teachers", "everyone"), "whose audio is recorded")
+    role_key: str = _text("Who", "role", "key of the role in the participant's metadata (a JSON object)")
+    teacher_roles: tuple[str, ...] = _words(
+        "Who", ("teacher",), "values of the role that mean teacher, separated by commas", required=True
+    )
+    role_attribute: str = _text(
+        "Who", "", "participant attribute that holds the role; set, it replaces the metadata"
+    )
+    role_trust: str = _choice(
+        "Who",
+        "metadata",
+        ("metadata", "strict"),
+        "strict: a participant whose token may change its own metadata is never a teacher",
+    )
+
+    agent_identity: str = _text(
+        "Agent",
+        "agent",
+        "identity in the rooms, the same for all workers: a second recorder replaces the first",
+        allowed="1 to 128 printable characters",
+        parse=_identity,
+    )
+    agent_display_name: str = _text(
+        "Agent", "Lesson recorder", "name under which people see that they are recorded"
+    )
+    agent_name: str = _text(
+        "Agent", "", "set: only rooms that ask for an agent of this name are recorded (explicit dispatch)"
+    )
+    hidden: bool = _flag("Agent", False, "join rooms invisibly (check that your law allows it)")
+
+    vad_runtime: str = _choice(
+        "Speech", "native", ("native", "onnx"), "how Silero VAD runs: native code, or the plugin's ONNX model"
+    )
+    speech_start_probability: float = _number(
+        "Speech", 0.4, 0.05, 0.95, "probability", "from here on a moment may begin speech"
+    )
+    speech_end_probability: float = _number(
+        "Speech", 0.2, 0.01, 0.95, "probability", "speech goes on until a moment falls below this"
+    )
+    min_speech_seconds: float = _number(
+        "Speech", 0.16, 0.032, 1, "seconds", "less speech than this is a cough or a click"
+    )
+    pre_roll_seconds: float = _number("Speech", 0.3, 0, 2, "seconds", "kept before the first sound of a word")
+    post_roll_seconds: float = _number("Speech", 0.2, 0, 2, "seconds", "kept after the last sound of a word")
+    pause_seconds: float = _number("Speech", 0.5, 0.1, 5, "seconds", "a pause this long ends a segment")
+    join_seconds: float = _number(
+        "Speech", 2, 0.1, 10, "seconds", "a segment that is still too short waits this long for more"
+    )
+    min_segment_seconds: float = _number("Speech", 2, 0, 30, "seconds", "what counts as too short")
+    max_segment_seconds: float = _number("Speech", 10, 3, 60, "seconds", "no file is longer than this")
+    frame_milliseconds: int = _integer(
+        "Speech", 96, 10, 200, "milliseconds", "audio handed over at once: more is cheaper, less is sooner"
+    )
+
+    job_executor: str = _choice(
+        "Worker",
+        "thread",
+        ("thread", "process"),
+        "one thread or one process for each room (see docs/architecture.md)",
+    )
+    max_rooms: int = _integer(
+        "Worker", 0, 0, 1000, "rooms", "rooms at once; 0: by the machine's memory and cores"
+    )
+    reconcile_seconds: float = _number(
+        "Worker", 5, 1, 3600, "seconds", "how often rooms without a recorder are looked for"
+    )
+    health_host: str = _text("Worker", "127.0.0.1", "address of the health answer", allowed="an address")
+    health_port: int = _integer(
+        "Worker", 8081, 0, 65535, "port", "port of the health answer; 0: any free one"
+    )
+    log_level: str = _choice(
+        "Worker", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR"), "least level of what is logged"
+    )
+    log_format: str = _choice("Worker", "text", ("text", "json"), "one readable line an event, or JSON")
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Settings:
+        """Reads and checks all settings. An empty value counts as not set.
+
+        Raises:
+            ConfigError: one line for each setting that is missing or wrong.
+        """
+        values: dict[str, Any] = {}
+        problems: list[str] = []
+        for field in dataclasses.fields(cls):
+            name, kind = field.name.upper(), field.metadata["kind"]
+            text = environ.get(name, "").strip()
+            if not text and kind.required:
+                problems.append(f"{name} is not set: it must be {kind.allowed}")
+            if not text:
+                continue
+            try:
+                values[field.name] = kind.parse(text)
+            except ValueError:
+                problems.append(_wrong(name, text, kind))
+        if not problems:
+            settings = cls(**values)
+            problems = settings._contradictions()
+        if problems:
+            raise ConfigError("\n".join(problems))
+        return settings
+
+    def _contradictions(self) -> list[str]:
+        """Settings that are right alone and wrong together."""
+        problems = []
+        if self.speech_end_probability > self.speech_start_probability:
+            problems.append(
+                f"SPEECH_END_PROBABILITY={self.speech_end_probability:g} is wrong: "
+                f"it must not exceed SPEECH_START_PROBABILITY ({self.speech_start_probability:g})"
+            )
+        shortest = max(self.min_segment_seconds + 1, 3 * (self.pre_roll_seconds + self.post_roll_seconds))
+        if self.max_segment_seconds < shortest:
+            problems.append(
+                f"MAX_SEGMENT_SECONDS={self.max_segment_seconds:g} is wrong: with these MIN_SEGMENT_SECONDS, "
+                f"PRE_ROLL_SECONDS and POST_ROLL_SECONDS it must be at least {shortest:g}"
+            )
+        if self.save_translations and not self.gemini_api_key:
+            problems.append("SAVE_TRANSLATIONS=true is wrong: it needs a GEMINI_API_KEY")
+        if not self.save_audio and not self.save_translations:
+            problems.append(
+                "SAVE_AUDIO=false is wrong: without SAVE_TRANSLATIONS=true nothing of the lesson would be kept"
+            )
+        return problems
+
+
+def _wrong(name: str, text: str, kind: Kind) -> str:
+    shown = "(hidden)" if kind.secret else _shortened(text)
+    return f"{name}={shown} is wrong: it must be {kind.allowed}"
+
+
+def _shortened(text: str) -> str:
+    printable = text.encode("unicode_escape").decode() if not text.isprintable() else text
+    return printable if len(printable) <= 80 else printable[:77] + "..."
+
+
+# --- where the values come from ---
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """The process's environment over ``.env.local`` over ``.env`` in ``folder``.
+
+    Raises:
+        ConfigError: one of the files cannot be read as UTF-8 text.
+    """
+    values: dict[str, str] = {}
+    for name in (".env", ".env.local"):
+        values.update(_read_env_file(folder / name))
+    return {**values, **os.environ}
+
+
+def _read_env_file(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    try:
+        # utf-8-sig: Windows' Notepad begins a file with a byte order mark. No interpolation: secrets contain "$".
+        found = dotenv_values(path, encoding="utf-8-sig", interpolate=False)
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not UTF-8 text: save it as UTF-8") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    return {name: value for name, value in found.items() if value is not None}
+
+
+# --- what documents them ---
+
+
+def _shown_default(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def readme_table() -> str:
+    """The settings as a Markdown table."""
+    lines = ["| setting | default | allowed | what it does |", "|---|---|---|---|"]
+    for field in dataclasses.fields(Settings):
+        kind = field.metadata["kind"]
+        default = "**required**" if kind.required else f"`{_shown_default(field.default)}`".replace("``", "")
+        lines.append(f"| `{field.name.upper()}` | {default} | {kind.allowed} | {kind.help} |")
+    return "\n".join(lines) + "\n"
+
+
+def env_example() -> str:
+    """The settings as a ``.env`` file: the required ones to fill in, the others with their defaults."""
+    lines = ["# Copy this file to .env and fill in the first three. Everything else has a default."]
+    sections = dict.fromkeys(field.metadata["kind"].section for field in dataclasses.fields(Settings))
+    for section in sections:
+        lines += ["", f"# --- {section} ---"]
+        for field in dataclasses.fields(Settings):
+            kind = field.metadata["kind"]
+            if kind.section != section:
+                continue
+            name, default = field.name.upper(), _shown_default(field.default)
+            lines += [f"# {kind.help}: {kind.allowed}", f"{'' if kind.required else '#'}{name}={default}"]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(readme_table() if sys.argv[1:] == ["readme"] else env_example())

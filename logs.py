@@ -1,0 +1,107 @@
+"""How the recorder speaks to the person who reads its log: one line an event, with room and participant.
+
+Text for people, JSON on request. Everything that came from outside is shown with its control characters escaped,
+so that a participant's name can neither forge a line nor turn the terminal around.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import unicodedata
+from datetime import datetime, timezone
+from typing import Any
+
+CONTEXT_FIELDS = ("room", "participant", "track")
+"""Fields of ``extra`` that are shown with a line."""
+
+_LEVEL_COLOURS = {"DEBUG": "\033[36m", "WARNING": "\033[33m", "ERROR": "\033[31m", "CRITICAL": "\033[31m"}
+
+
+def set_up_logging(level: str, log_format: str, *, colours: bool = False) -> None:
+    """Sends all logging to stdout in our format. The framework's own chatter is shown from WARNING, or at DEBUG."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter(colours=colours))
+    root = logging.getLogger()
+    handler.addFilter(_is_news)
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    is_debug = level == "DEBUG"
+    for name in (
+        "livekit",
+        "livekit.agents",
+        "asyncio",
+        "aiohttp.access",
+        "watchfiles",
+        "httpx",
+        "google_genai",
+    ):
+        logging.getLogger(name).setLevel(logging.INFO if is_debug else logging.WARNING)
+
+
+_HARMLESS = ("closed unexpectedly", "Attempted to drop unknown FFI handle", "no warmed process available")
+"""Lines of the native client and the framework that come with every ordinary end of a room."""
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    is_ours = record.name == "recorder"
+    return is_ours or not any(phrase in record.getMessage() for phrase in _HARMLESS)
+
+
+def printable(text: str) -> str:
+    """``text`` on one line: control, format and surrogate characters (Unicode category C) are escaped."""
+    return "".join(
+        f"\\u{ord(character):04x}" if unicodedata.category(character)[0] == "C" else character
+        for character in text
+    )
+
+
+def _context(record: logging.LogRecord) -> dict[str, str]:
+    found = {name: getattr(record, name, None) for name in CONTEXT_FIELDS}
+    return {name: str(value) for name, value in found.items() if value}
+
+
+def _reason(record: logging.LogRecord) -> str:
+    """The exception of a record in one line; where it was raised is for DEBUG."""
+    error = record.exc_info[1] if record.exc_info else None
+    return f": {type(error).__name__}: {error}" if error is not None else ""
+
+
+class TextFormatter(logging.Formatter):
+    """``2026-01-31 09:30:00.123 INFO  Segment saved ... room=math101 participant=anna``, times in UTC."""
+
+    def __init__(self, *, colours: bool = False) -> None:
+        super().__init__()
+        self._colours = colours
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = datetime.fromtimestamp(record.created, timezone.utc)
+        line = f"{moment:%Y-%m-%d %H:%M:%S}.{moment.microsecond // 1000:03d} {record.levelname:<7} "
+        line += record.getMessage() + _reason(record)
+        line += "".join(f" {name}={_quoted(value)}" for name, value in _context(record).items())
+        line = printable(line)
+        if record.exc_info and logging.getLogger().isEnabledFor(logging.DEBUG):
+            line += "\n" + self.formatException(record.exc_info)
+        colour = _LEVEL_COLOURS.get(record.levelname) if self._colours else None
+        return f"{colour}{line}\033[0m" if colour else line
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, message, room, participant, track, exception."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = datetime.fromtimestamp(record.created, timezone.utc)
+        line: dict[str, Any] = {
+            "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": record.levelname,
+            "message": record.getMessage(),
+            **_context(record),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=True)
+
+
+def _quoted(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False) if not value or " " in value or '"' in value else value

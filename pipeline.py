@@ -1,0 +1,302 @@
+"""What happens to a segment, in order: first it is made safe on disk, then it is handed on.
+
+One :class:`RoomPipeline` serves one room. Tracks put updates into its queue without ever waiting; one task takes
+them out in order and does the disk work on a thread of the room's own, so a disk that stalls delays the saving and
+nothing else. What is on disk before a segment ends is for the case of a crash; the truth comes with the end of the
+segment, whole, and is tried again until the disk takes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from audio_processor import Closed, Grown, Opened, Update
+from config import Settings
+from segments import (
+    SAMPLE_RATE,
+    Pcm,
+    RoomInfo,
+    SegmentRecord,
+    SpeechSegment,
+    StorageError,
+    StreamClock,
+    TrackInfo,
+    format_utc,
+)
+from storage import PartFile, RoomFolder
+
+logger = logging.getLogger("recorder")
+
+T = TypeVar("T")
+
+_Key = tuple[str, datetime, int]
+"""A segment while it is open: track, stream, first sample."""
+
+BATCH_SECONDS = 0.5
+"""Speech goes to disk in pieces of this length: what a crash can cost at most, with the 0.1 s of a frame."""
+
+STALL_SECONDS = 1.0
+"""A disk that takes longer for anything is worth a line in the log."""
+
+RETRY_SECONDS = (0.25, 0.5, 1.0, 2.0)
+CLOSE_TIMEOUT_SECONDS = 8.0
+"""How long the end of a room waits for a disk that refuses; hosts kill 10 s after their signal."""
+
+
+class Stage(Protocol):
+    """Something that happens to a segment after it is safe: text, captions, delivery. Must not block or raise."""
+
+    def segment_saved(self, record: SegmentRecord, path: Path) -> None: ...
+
+
+@dataclass
+class Totals:
+    """What a room came to."""
+
+    segments: int = 0
+    speech_seconds: float = 0.0
+    lost_seconds: float = 0.0
+    participants: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One update of one track."""
+
+    track: TrackInfo
+    clock: StreamClock
+    update: Update
+
+
+@dataclass
+class _Growing:
+    """Speech of one open segment that is not on its way to disk yet."""
+
+    pieces: list[Pcm] = field(default_factory=list)
+    samples: int = 0
+
+
+class TrackSink:
+    """One track's way into the pipeline: collects small pieces into batches, never waits."""
+
+    def __init__(self, track: TrackInfo, put: Callable[[_Item], None]) -> None:
+        self._track = track
+        self._put = put
+        self._growing: dict[int, _Growing] = {}
+
+    def take(self, update: Update, clock: StreamClock) -> None:
+        if isinstance(update, Grown):
+            self._grow(update, clock)
+            return
+        if isinstance(update, Closed):
+            self._growing.pop(update.segment.start_sample, None)  # the segment brings all of its PCM
+        self._put(_Item(self._track, clock, update))
+
+    def _grow(self, update: Grown, clock: StreamClock) -> None:
+        growing = self._growing.setdefault(update.start_sample, _Growing())
+        growing.pieces.append(update.pcm)
+        growing.samples += len(update.pcm)
+        if growing.samples >= BATCH_SECONDS * SAMPLE_RATE:
+            self._growing[update.start_sample] = _Growing()
+            self._put(_Item(self._track, clock, Grown(update.start_sample, np.concatenate(growing.pieces))))
+
+
+class RoomPipeline:
+    """Saves the segments of one room and hands them on. Create it on the room's event loop."""
+
+    def __init__(self, settings: Settings, room: RoomInfo, stages: Sequence[Stage] = ()) -> None:
+        self.totals = Totals()
+        self._settings = settings
+        self._room = room
+        self._stages = stages
+        self._folder: RoomFolder | None = None
+        self._parts: dict[_Key, PartFile] = {}
+        self._backlog: deque[_Item] = deque()
+        self._more = asyncio.Event()
+        self._disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="disk")
+        self._disk_trouble: str | None = None
+        self._closing_at: float | None = None
+        self._task = asyncio.create_task(self._work(), name=f"pipeline {room.name}")
+
+    def sink(self, track: TrackInfo) -> TrackSink:
+        return TrackSink(track, self._put)
+
+    async def aclose(self) -> Totals:
+        """Saves everything that has been taken. Call it after the last track has been closed."""
+        self._closing_at = time.monotonic() + CLOSE_TIMEOUT_SECONDS
+        self._more.set()
+        await self._task
+        self._disk.shutdown(wait=False)
+        return self.totals
+
+    def _put(self, item: _Item) -> None:
+        if isinstance(item.update, Closed):
+            self._forget_growth(_key(item, item.update.segment.start_sample))
+        self._backlog.append(item)
+        self._stay_within_bound()
+        self._more.set()
+
+    def _forget_growth(self, key: _Key) -> None:
+        """What waits to grow need not: the closed segment brings all of its PCM."""
+        self._backlog = deque(
+            item
+            for item in self._backlog
+            if not (isinstance(item.update, Grown) and _key(item, item.update.start_sample) == key)
+        )
+
+    def _stay_within_bound(self) -> None:
+        """Lets the oldest speech go when the disk has refused for longer than memory is allowed to hold."""
+        waiting = [item for item in self._backlog if isinstance(item.update, Closed)]
+        seconds = sum(_seconds(item) for item in waiting)
+        while seconds > self._settings.max_unsaved_seconds and len(waiting) > 1:
+            oldest = waiting.pop(0)
+            self._backlog.remove(oldest)
+            seconds -= _seconds(oldest)
+            self._lose(oldest, "memory for unsaved speech is full (MAX_UNSAVED_SECONDS)")
+
+    def _lose(self, item: _Item, reason: str) -> None:
+        assert isinstance(item.update, Closed)
+        segment = item.update.segment
+        self.totals.lost_seconds += segment.duration_seconds
+        logger.error(
+            "LOST %.1f s of speech from %s on: %s",
+            segment.duration_seconds,
+            format_utc(item.clock.at(segment.start_sample)),
+            reason,
+            extra=self._context(item),
+        )
+
+    async def _work(self) -> None:
+        await self._attempt(self._open_folder)
+        while self._backlog or self._closing_at is None:
+            if not self._backlog:
+                self._more.clear()
+                await self._more.wait()
+                continue
+            await self._handle(self._backlog.popleft())
+
+    async def _handle(self, item: _Item) -> None:
+        if isinstance(item.update, Opened):
+            await self._begin(item, item.update)
+        elif isinstance(item.update, Grown):
+            await self._append(item, item.update)
+        else:
+            await self._save(item, item.update.segment)
+
+    async def _save(self, item: _Item, segment: SpeechSegment) -> None:
+        """What happens to a segment, in order."""
+        record = await self._commit(item, segment)
+        if record is None:
+            return
+        self.totals.segments += 1
+        self.totals.speech_seconds += record.duration_seconds
+        self.totals.participants.add(record.participant_identity)
+        logger.info(
+            "Segment saved: %s, %.1f s, confidence %.2f, ended by %s",
+            record.file,
+            record.duration_seconds,
+            record.mean_probability or 0.0,
+            record.end_reason.value,
+            extra=self._context(item),
+        )
+        assert self._folder is not None
+        for stage in self._stages:
+            stage.segment_saved(record, self._folder.path / record.file)
+
+    # The disk: growing may fail, committing may not.
+
+    def _open_folder(self) -> RoomFolder:
+        if self._folder is None:
+            self._folder = RoomFolder.open(self._settings, self._room)
+        return self._folder
+
+    async def _begin(self, item: _Item, opened: Opened) -> None:
+        logger.info("Speech begun", extra=self._context(item))
+        part = await self._attempt(
+            lambda: self._new_part(item, opened.start_sample, opened.speech_start_sample)
+        )
+        if part is not None:
+            self._parts[_key(item, opened.start_sample)] = part
+
+    async def _append(self, item: _Item, grown: Grown) -> None:
+        part = self._parts.get(_key(item, grown.start_sample))
+        if part is not None:
+            await self._attempt(lambda: part.append(grown.pcm))
+
+    async def _commit(self, item: _Item, segment: SpeechSegment) -> SegmentRecord | None:
+        """Tries until the disk takes the segment. None when the room is over and the disk still refuses."""
+        pauses = itertools.chain(RETRY_SECONDS, itertools.repeat(RETRY_SECONDS[-1]))
+        while True:
+            record = await self._attempt(lambda: self._commit_once(item, segment))
+            if record is not None:
+                self._parts.pop(_key(item, segment.start_sample), None)
+                return record
+            if self._closing_at is not None and time.monotonic() > self._closing_at:
+                self._lose(item, f"the disk refuses until the end ({self._disk_trouble})")
+                return None
+            await asyncio.sleep(next(pauses))
+
+    def _commit_once(self, item: _Item, segment: SpeechSegment) -> SegmentRecord:
+        key = _key(item, segment.start_sample)
+        if key not in self._parts:
+            self._parts[key] = self._new_part(item, segment.start_sample, segment.speech_start_sample)
+        return self._parts[key].commit(segment)
+
+    def _new_part(self, item: _Item, start_sample: int, speech_sample: int) -> PartFile:
+        return self._open_folder().begin(item.track, item.clock, start_sample, speech_sample)
+
+    async def _attempt(self, work: Callable[[], T]) -> T | None:
+        """Does disk work on the disk thread. A refusal is said once, and so is its end."""
+        started = time.monotonic()
+        try:
+            result = await asyncio.get_running_loop().run_in_executor(self._disk, work)
+        except (
+            Exception
+        ) as error:  # whatever went wrong there, the segment is still in memory and is tried again
+            self._disk_refuses(error)
+            return None
+        self._disk_works(time.monotonic() - started)
+        return result
+
+    def _disk_refuses(self, error: Exception) -> None:
+        trouble = str(getattr(error, "strerror", None) or error) or type(error).__name__
+        if trouble != self._disk_trouble:
+            self._disk_trouble = trouble
+            logger.error(
+                "The disk refuses: %s. Speech is held in memory until it does not",
+                trouble,
+                extra={"room": self._room.name},
+                exc_info=None if isinstance(error, (OSError, StorageError)) else error,
+            )
+
+    def _disk_works(self, seconds: float) -> None:
+        if self._disk_trouble is not None:
+            self._disk_trouble = None
+            logger.warning("The disk works again", extra={"room": self._room.name})
+        if seconds > STALL_SECONDS:
+            logger.warning(
+                "The disk took %.1f s for one step; nothing is lost", seconds, extra={"room": self._room.name}
+            )
+
+    def _context(self, item: _Item) -> dict[str, str]:
+        return {"room": self._room.name, "participant": item.track.participant_identity}
+
+
+def _key(item: _Item, start_sample: int) -> _Key:
+    return item.track.track_sid, item.clock.anchor, start_sample
+
+
+def _seconds(item: _Item) -> float:
+    return item.update.segment.duration_seconds if isinstance(item.update, Closed) else 0.0

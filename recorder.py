@@ -1,0 +1,286 @@
+"""One room: who is in it, whom we listen to, and which of their tracks are being recorded.
+
+:class:`RoomRecorder` turns the room's events into subscriptions and :class:`~audio_processor.TrackProcessor` s. It
+lives on the room's event loop, and everything it owns is touched from there only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+from livekit import rtc
+
+from audio_processor import DetectorFactory, Segmenter, SegmenterOptions, TrackProcessor, open_stream
+from config import Settings
+from pipeline import RoomPipeline
+from roles import ParticipantFacts, RoleRules, Verdict
+from segments import EndReason, RoomInfo, TrackInfo
+
+logger = logging.getLogger("recorder")
+
+RECORDED_ATTRIBUTE = "recorded_participants"
+"""Our own participant attribute: a JSON list of the identities that are being recorded."""
+
+MAX_ANNOUNCED_PARTICIPANTS = 100
+"""LiveKit bounds the size of attributes (64 KiB by default)."""
+
+_SOURCES = {
+    rtc.TrackSource.SOURCE_MICROPHONE: "microphone",
+    rtc.TrackSource.SOURCE_SCREENSHARE_AUDIO: "screen_share_audio",
+}
+
+
+class RoomRecorder:
+    """Records the teachers of one room, from :meth:`attach` to :meth:`aclose`."""
+
+    def __init__(
+        self, room: rtc.Room, info: RoomInfo, settings: Settings, new_detector: DetectorFactory
+    ) -> None:
+        self._room = room
+        self._info = info
+        self._settings = settings
+        self._new_detector = new_detector
+        self._rules = RoleRules(settings)
+        self._pipeline = RoomPipeline(settings, info)
+        self._verdicts: dict[str, Verdict] = {}
+        self._warned: set[str] = set()
+        self._asked_for: set[str] = set()
+        self._tracks: dict[str, TrackProcessor] = {}
+        self._closing: dict[asyncio.Task[None], TrackProcessor | None] = {}
+        self._announced: list[str] = []
+        self._announcing: asyncio.Task[None] | None = None
+        self._is_closed = False
+
+    def attach(self) -> None:
+        """Listens to the room's events. Call it before connecting, so that none is missed."""
+        handlers = {
+            "participant_connected": self._on_participant_connected,
+            "participant_disconnected": self._on_participant_disconnected,
+            "participant_metadata_changed": lambda participant, *_: self._reconsider(participant),
+            "participant_attributes_changed": lambda _, participant: self._reconsider(participant),
+            "participant_permissions_changed": lambda participant, *_: self._reconsider(participant),
+            "track_published": lambda _, participant: self._reconsider(participant),
+            "track_unpublished": lambda publication, _: self._asked_for.discard(publication.sid),
+            "track_subscribed": self._on_track_subscribed,
+            "track_unsubscribed": self._on_track_unsubscribed,
+            "track_subscription_failed": self._on_track_subscription_failed,
+            "track_muted": self._on_track_muted,
+            "reconnecting": lambda: self._log(logging.WARNING, "Connection lost, reconnecting"),
+            "reconnected": lambda: self._log(logging.INFO, "Connection is back"),
+            "disconnected": self._on_disconnected,
+        }
+        for event, handler in handlers.items():
+            self._room.on(event, handler)  # type: ignore[arg-type]
+
+    def begin(self) -> None:
+        """Looks at who is there already. Call it right after connecting."""
+        people = len(self._room.remote_participants)
+        logger.info("Connected to room %s (%d participants)", self._info.name, people)
+        for participant in list(self._room.remote_participants.values()):
+            self._on_participant_connected(participant)
+
+    async def aclose(self) -> None:
+        """Closes every track and saves every segment. Idempotent; called before the room is disconnected."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if self._announcing is not None:
+            self._announcing.cancel()
+        for sid in list(self._tracks):
+            self._close_track(sid, EndReason.SHUTDOWN)
+        if self._closing:
+            await asyncio.wait(list(self._closing))
+        totals = await self._pipeline.aclose()
+        self._log(
+            logging.INFO,
+            f"Room over: {totals.segments} segments, {totals.speech_seconds:.1f} s of speech of "
+            f"{len(totals.participants)} participants, {totals.lost_seconds:.1f} s lost",
+        )
+
+    # People.
+
+    def _on_participant_connected(self, participant: rtc.RemoteParticipant) -> None:
+        verdict = self._judge(participant)
+        self._log(
+            logging.INFO,
+            f"Participant joined: {verdict.role}, {'recorded' if verdict.is_recorded else 'not recorded'}",
+            participant,
+        )
+        self._reconsider(participant)
+
+    def _on_participant_disconnected(self, participant: rtc.RemoteParticipant) -> None:
+        identity = participant.identity
+        for sid, processor in list(self._tracks.items()):
+            if processor.track.participant_identity == identity:
+                self._close_track(sid, EndReason.LEFT)
+        for processor_closing in self._closing.values():
+            if processor_closing is not None and processor_closing.track.participant_identity == identity:
+                processor_closing.end_reason = EndReason.LEFT
+        verdict = self._verdicts.pop(identity, None)
+        self._log(
+            logging.INFO, f"Participant left: {verdict.role if verdict else 'unknown role'}", participant
+        )
+        self._announce()
+
+    def _reconsider(self, participant: rtc.Participant) -> None:
+        """Brings the subscriptions of a participant in line with what it is now."""
+        if not isinstance(participant, rtc.RemoteParticipant) or self._is_closed:
+            return
+        before = self._verdicts.get(participant.identity)
+        verdict = self._judge(participant)
+        if before is not None and before.is_recorded != verdict.is_recorded:
+            change = "is now recorded" if verdict.is_recorded else "is no longer recorded"
+            self._log(logging.INFO, f"Role changed to {verdict.role}: {change}", participant)
+        for publication in list(participant.track_publications.values()):
+            if publication.kind == rtc.TrackKind.KIND_AUDIO:
+                self._apply(verdict, publication, participant)
+        self._announce()
+
+    def _judge(self, participant: rtc.RemoteParticipant) -> Verdict:
+        verdict = self._rules.judge(_facts(participant))
+        self._verdicts[participant.identity] = verdict
+        if verdict.warning and participant.sid not in self._warned:
+            self._warned.add(participant.sid)
+            self._log(logging.WARNING, f"Participant {verdict.warning}", participant)
+        return verdict
+
+    # Tracks.
+
+    def _apply(
+        self, verdict: Verdict, publication: rtc.RemoteTrackPublication, participant: rtc.RemoteParticipant
+    ) -> None:
+        sid = publication.sid
+        if verdict.is_recorded and sid not in self._asked_for:
+            self._asked_for.add(sid)
+            publication.set_subscribed(True)
+        elif not verdict.is_recorded and sid in self._asked_for:
+            self._asked_for.discard(sid)
+            publication.set_subscribed(False)
+            self._close_track(sid, EndReason.ROLE_LOST)
+        elif not verdict.is_recorded and sid not in self._warned:
+            self._warned.add(sid)
+            self._log(
+                logging.INFO, f"Track refused: its participant is not recorded ({verdict.role})", participant
+            )
+
+    def _on_track_subscribed(
+        self,
+        track: rtc.RemoteTrack,
+        publication: rtc.RemoteTrackPublication,
+        participant: rtc.RemoteParticipant,
+    ) -> None:
+        if track.kind != rtc.TrackKind.KIND_AUDIO or self._is_closed:
+            return
+        if not self._judge(participant).is_recorded:  # demoted while the subscription was on its way
+            self._asked_for.discard(publication.sid)
+            publication.set_subscribed(False)
+            return
+        self._close_track(publication.sid, EndReason.UNPUBLISHED)
+        info = TrackInfo(
+            participant_identity=participant.identity,
+            participant_name=participant.name,
+            track_sid=publication.sid,
+            source=_SOURCES.get(publication.source, "unknown"),
+        )
+        processor = TrackProcessor(
+            track=info,
+            stream=open_stream(track, self._settings.frame_milliseconds),
+            detector=self._new_detector(),
+            segmenter=Segmenter(SegmenterOptions.from_settings(self._settings)),
+            sink=self._pipeline.sink(info),
+        )
+        processor.start()
+        self._tracks[publication.sid] = processor
+        self._log(logging.INFO, f"Track subscribed: {info.source} {info.track_sid}", participant)
+        self._announce()
+
+    def _on_track_unsubscribed(
+        self, _: rtc.RemoteTrack, publication: rtc.RemoteTrackPublication, participant: rtc.RemoteParticipant
+    ) -> None:
+        # Whether the participant leaves altogether is said by the events right behind this one.
+        self._asked_for.discard(publication.sid)
+        self._close_track(publication.sid, EndReason.UNPUBLISHED)
+
+    def _on_track_subscription_failed(
+        self, participant: rtc.RemoteParticipant, track_sid: str, error: str
+    ) -> None:
+        self._asked_for.discard(track_sid)
+        self._log(logging.ERROR, f"Track {track_sid} cannot be subscribed: {error}", participant)
+        self._background(self._ask_again(participant))
+
+    async def _ask_again(self, participant: rtc.RemoteParticipant) -> None:
+        await asyncio.sleep(1)
+        if self._room.remote_participants.get(participant.identity) is participant:
+            self._reconsider(participant)
+
+    def _on_track_muted(self, _: rtc.Participant, publication: rtc.TrackPublication) -> None:
+        processor = self._tracks.get(publication.sid)
+        if processor is not None:
+            processor.mute()
+
+    def _on_disconnected(self, reason: rtc.DisconnectReason.ValueType) -> None:
+        name = rtc.DisconnectReason.Name(reason)
+        if name == "DUPLICATE_IDENTITY":
+            self._log(logging.WARNING, "Another recorder has taken over this room")
+        else:
+            self._log(logging.INFO, f"Disconnected from room: {name}")
+        for sid in list(self._tracks):
+            self._close_track(sid, EndReason.SHUTDOWN)
+
+    def _close_track(self, sid: str, reason: EndReason) -> None:
+        """Stops listening at once (fact 2); what has been heard is saved in the background."""
+        processor = self._tracks.pop(sid, None)
+        if processor is not None:
+            processor.end_reason = reason
+            self._background(processor.aclose(), processor)
+
+    def _background(self, work: Coroutine[Any, Any, None], processor: TrackProcessor | None = None) -> None:
+        task = asyncio.create_task(work)
+        self._closing[task] = processor
+        task.add_done_callback(self._on_background_done)
+
+    def _on_background_done(self, task: asyncio.Task[None]) -> None:
+        self._closing.pop(task, None)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("Closing a track failed", exc_info=task.exception(), extra={"room": self._info.name})
+
+    # The announcement: people can see who is recorded.
+
+    def _announce(self) -> None:
+        if self._settings.hidden or self._is_closed:
+            return
+        if self._announcing is None or self._announcing.done():
+            self._announcing = asyncio.create_task(self._keep_announcing())
+
+    async def _keep_announcing(self) -> None:
+        while (identities := self._recorded_identities()) != self._announced:
+            self._announced = identities
+            try:
+                await self._room.local_participant.set_attributes(
+                    {RECORDED_ATTRIBUTE: json.dumps(identities)}
+                )
+            except Exception as error:  # an announcement that fails must not end the recording
+                self._log(logging.WARNING, f"The list of recorded participants could not be shown: {error}")
+
+    def _recorded_identities(self) -> list[str]:
+        identities = {processor.track.participant_identity for processor in self._tracks.values()}
+        return sorted(identities)[:MAX_ANNOUNCED_PARTICIPANTS]
+
+    def _log(self, level: int, message: str, participant: rtc.Participant | None = None) -> None:
+        context = {"room": self._info.name, "participant": participant.identity if participant else None}
+        logger.log(level, "%s", message, extra=context)
+
+
+def _facts(participant: rtc.RemoteParticipant) -> ParticipantFacts:
+    return ParticipantFacts(
+        sid=participant.sid,
+        identity=participant.identity,
+        is_standard=participant.kind == rtc.ParticipantKind.PARTICIPANT_KIND_STANDARD,
+        metadata=participant.metadata,
+        attributes=participant.attributes,
+        can_update_metadata=participant.permissions.can_update_metadata,
+    )

@@ -1,0 +1,236 @@
+"""The records that travel through the recorder, and the errors it raises.
+
+Everything here is data: frozen, without behaviour beyond its own derived values, and without any import from
+the rest of the project. Times inside one audio stream are counted in samples at ``SAMPLE_RATE``; wall-clock
+times are aware UTC datetimes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+SAMPLE_RATE = 16_000
+"""Samples per second of everything recorded: the rate of Silero VAD and of every speech recogniser since."""
+
+BYTES_PER_SAMPLE = 2
+MANIFEST_SCHEMA_VERSION = 1
+
+Pcm = npt.NDArray[np.int16]
+"""PCM s16le, mono, shape (n,), at ``SAMPLE_RATE``."""
+
+
+class RecorderError(Exception):
+    """Base of every error this project raises on purpose. The subclass says who must act."""
+
+
+class ConfigError(RecorderError):
+    """The operator must act: a setting is missing or wrong. One line of text per problem."""
+
+
+class StorageError(RecorderError):
+    """The disk must act: a folder or file cannot be read or written just now."""
+
+
+class RetryLater(RecorderError):
+    """The other side must act: worth trying again after ``after_seconds`` (None: the caller's own backoff)."""
+
+    def __init__(self, message: str, after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.after_seconds = after_seconds
+
+
+class Refused(RecorderError):
+    """Nobody can act: the other side will never accept this item. The text says why."""
+
+
+class EndReason(str, Enum):
+    """Why a segment ended."""
+
+    PAUSE = "pause"
+    """A natural pause."""
+    MAX_LENGTH = "max_length"
+    """The longest allowed length; the next segment begins at exactly the next sample."""
+    MUTED = "muted"
+    UNPUBLISHED = "unpublished"
+    LEFT = "left"
+    """The participant left or lost the connection."""
+    ROLE_LOST = "role_lost"
+    """The participant is no longer one who is recorded."""
+    SHUTDOWN = "shutdown"
+    """The room or the recorder ended."""
+    RECOVERED = "recovered"
+    """Found after a crash; what had been written is kept."""
+
+
+@dataclass(frozen=True)
+class SpeechSegment:
+    """One piece of speech as the segmenter cut it. Sample numbers count from the start of its stream."""
+
+    start_sample: int
+    """First sample of ``pcm`` (pre-roll included)."""
+    speech_start_sample: int
+    """Where the first word began."""
+    pcm: Pcm
+    """PCM s16le mono, shape (n,), 16 kHz."""
+    mean_probability: float
+    """Mean speech probability (0 to 1) over the windows that counted as speech."""
+    lowest_probability: float
+    """Lowest speech probability (0 to 1) among the windows that counted as speech."""
+    end_reason: EndReason
+
+    @property
+    def end_sample(self) -> int:
+        """One past the last sample."""
+        return self.start_sample + len(self.pcm)
+
+    @property
+    def duration_seconds(self) -> float:
+        return len(self.pcm) / SAMPLE_RATE
+
+
+@dataclass(frozen=True)
+class RoomInfo:
+    """The room a segment was spoken in, as LiveKit names it."""
+
+    name: str
+    sid: str
+    started_at: datetime
+    """When the session began (the room's creation, UTC); segment offsets count from here."""
+
+
+@dataclass(frozen=True)
+class TrackInfo:
+    """Who speaks, on which track."""
+
+    participant_identity: str
+    participant_name: str
+    track_sid: str
+    source: str
+    """``microphone``, ``screen_share_audio`` or ``unknown``."""
+
+
+@dataclass(frozen=True)
+class StreamClock:
+    """Turns sample numbers into wall-clock time, from one anchor per stream (fact 4: samples are wall time)."""
+
+    anchor: datetime
+    """UTC time of sample 0."""
+
+    def at(self, sample: int) -> datetime:
+        return self.anchor + timedelta(seconds=sample / SAMPLE_RATE)
+
+
+@dataclass(frozen=True)
+class SegmentRecord:
+    """One committed segment: a line of the manifest.
+
+    ``start`` and ``end`` bound the audio in the file. ``None`` stands where a crash left no way to know.
+    """
+
+    number: int
+    file: str
+    room_name: str
+    room_sid: str
+    participant_identity: str
+    participant_name: str
+    track_sid: str
+    track_source: str
+    start: datetime
+    end: datetime
+    offset_seconds: float | None
+    duration_seconds: float
+    mean_probability: float | None
+    lowest_probability: float | None
+    end_reason: EndReason
+    sha256: str
+    sample_rate: int = SAMPLE_RATE
+    schema_version: int = MANIFEST_SCHEMA_VERSION
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary of plain JSON values, keys in a fixed and readable order."""
+        return {
+            "schema_version": self.schema_version,
+            "number": self.number,
+            "file": self.file,
+            "room_name": self.room_name,
+            "room_sid": self.room_sid,
+            "participant_identity": self.participant_identity,
+            "participant_name": self.participant_name,
+            "track_sid": self.track_sid,
+            "track_source": self.track_source,
+            "start": format_utc(self.start),
+            "end": format_utc(self.end),
+            "offset_seconds": _rounded(self.offset_seconds, 3),
+            "duration_seconds": round(self.duration_seconds, 3),
+            "sample_rate": self.sample_rate,
+            "mean_probability": _rounded(self.mean_probability, 4),
+            "lowest_probability": _rounded(self.lowest_probability, 4),
+            "end_reason": self.end_reason.value,
+            "sha256": self.sha256,
+        }
+
+    @classmethod
+    def from_json(cls, line: dict[str, Any]) -> SegmentRecord:
+        """The record a manifest line describes.
+
+        Raises:
+            ValueError, KeyError, TypeError: the line is not one of ours.
+        """
+        return cls(
+            number=int(line["number"]),
+            file=str(line["file"]),
+            room_name=str(line["room_name"]),
+            room_sid=str(line["room_sid"]),
+            participant_identity=str(line["participant_identity"]),
+            participant_name=str(line["participant_name"]),
+            track_sid=str(line["track_sid"]),
+            track_source=str(line["track_source"]),
+            start=parse_utc(line["start"]),
+            end=parse_utc(line["end"]),
+            offset_seconds=_optional_float(line["offset_seconds"]),
+            duration_seconds=float(line["duration_seconds"]),
+            mean_probability=_optional_float(line["mean_probability"]),
+            lowest_probability=_optional_float(line["lowest_probability"]),
+            end_reason=EndReason(line["end_reason"]),
+            sha256=str(line["sha256"]),
+            sample_rate=int(line["sample_rate"]),
+            schema_version=int(line["schema_version"]),
+        )
+
+
+@dataclass(frozen=True)
+class Translation:
+    """The text of one segment: what was said, and the same in other languages."""
+
+    language: str
+    """BCP 47 tag of what was spoken."""
+    transcript: str
+    translations: dict[str, str]
+    """Text by BCP 47 tag."""
+
+
+def format_utc(moment: datetime) -> str:
+    """ISO 8601 in UTC with milliseconds, such as ``2025-10-08T14:05:23.120Z``."""
+    return moment.astimezone(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def parse_utc(text: str) -> datetime:
+    """The inverse of :func:`format_utc`. Raises ValueError for anything else."""
+    moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    if moment.tzinfo is None:
+        raise ValueError(f"a time without a zone: {text!r}")
+    return moment
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
+
+
+def _optional_float(value: Any) -> float | None:
+    return None if value is None else float(value)
