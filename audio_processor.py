@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from enum import Enum
-from typing import Protocol, Union
+from typing import Protocol
 
 import numpy as np
 from livekit import rtc
@@ -123,7 +123,7 @@ class Closed:
     segment: SpeechSegment
 
 
-Update = Union[Opened, Grown, Closed]
+Update = Opened | Grown | Closed
 
 
 @dataclass(frozen=True)

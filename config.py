@@ -415,7 +415,7 @@ def env_example() -> str:
             if kind.section != section:
                 continue
             name, default = field.name.upper(), _shown_default(field.default)
-            lines += [f"# {kind.help}: {kind.allowed}", f"{'' if kind.required else '#'}{name}={default}"]
+            lines += [f"# {kind.help} [{kind.allowed}]", f"{'' if kind.required else '#'}{name}={default}"]
     return "\n".join(lines) + "\n"
 
 
