@@ -108,11 +108,25 @@ class RecorderServer(AgentServer):
             await _reach(livekit, self.settings)
             reconciler = Reconciler(livekit, self.settings, self.is_recording)
             self.once("worker_registered", lambda *_: self._on_registered())
-            rounds = asyncio.create_task(reconciler.run(), name="reconciler")
+            helpers = [asyncio.create_task(reconciler.run(), name="reconciler")]
+            helpers += self._text_service()
             try:
                 await super().run(devmode=devmode, unregistered=unregistered)
             finally:
-                rounds.cancel()
+                for helper in helpers:
+                    helper.cancel()
+                await asyncio.gather(*helpers, return_exceptions=True)
+
+    def _text_service(self) -> list[asyncio.Task[None]]:
+        """Writes text beside the recordings, if that is wanted. Gemini's library is imported only then."""
+        if not self.settings.save_translations:
+            logger.info("Audio only; for transcripts set GEMINI_API_KEY and SAVE_TRANSLATIONS=true")
+            return []
+        from texts import TextService
+        from translator import GeminiTranslator
+
+        service = TextService(self.settings, GeminiTranslator(self.settings))
+        return [asyncio.create_task(service.run(), name="texts")]
 
     def is_recording(self, room_sid: str) -> bool:
         """Whether a recorder of this worker is in the room, or on its way into it."""
