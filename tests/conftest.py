@@ -1,0 +1,65 @@
+"""Fixtures: a real livekit-server for the whole run, and workers that end with their test."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+import pytest
+import pytest_asyncio
+
+from devtools.livekit_server import LiveKitServer, find_or_build
+from devtools.worker import Worker
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A run that is told to end clears up like one that is interrupted: no server or worker stays behind."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+@pytest.fixture(scope="session")
+def livekit_server_binary() -> Path:
+    return find_or_build(print)
+
+
+@pytest.fixture(scope="session")
+def livekit_server(
+    livekit_server_binary: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LiveKitServer]:
+    """One for all tests: use room names of your own. A test that stops or restarts a server makes its own."""
+    log = tmp_path_factory.mktemp("livekit") / "livekit-server.log"
+    with LiveKitServer(livekit_server_binary, log=log) as server:
+        yield server
+
+
+class StartWorker(Protocol):
+    """``await worker(...)``: a running worker, its output in the test's own folder."""
+
+    async def __call__(
+        self, *, server: LiveKitServer | None = None, output_dir: Path | None = None, **settings: str
+    ) -> Worker: ...
+
+
+@pytest_asyncio.fixture
+async def worker(livekit_server: LiveKitServer, tmp_path: Path) -> AsyncIterator[StartWorker]:
+    """Starts workers: ``recorder = await worker(RECORD="everyone")``. They are stopped when the test is over."""
+    started: list[Worker] = []
+
+    async def start(
+        *, server: LiveKitServer | None = None, output_dir: Path | None = None, **settings: str
+    ) -> Worker:
+        made = Worker(server or livekit_server, output_dir or tmp_path / "segments", settings=settings)
+        started.append(made)
+        await made.start()
+        return made
+
+    yield start
+    for one in started:
+        await one.stop()

@@ -1,0 +1,64 @@
+"""What end-to-end tests share: looking into the folders that the worker leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import soundfile  # type: ignore[import-untyped]
+
+TEACHER = json.dumps({"role": "teacher"})
+STUDENT = json.dumps({"role": "student"})
+
+POLL_SECONDS = 0.05
+
+Record = dict[str, Any]
+"""One line of a manifest."""
+
+
+def manifest(room_dir: Path) -> list[Record]:
+    """The segments of a room, by number; none while there is no manifest."""
+    path = room_dir / "segments.jsonl"
+    if not path.exists():
+        return []
+    complete, _, _ = path.read_text(encoding="utf-8").rpartition("\n")  # the last line may be half written
+    records = [json.loads(line) for line in complete.splitlines()]
+    return sorted(records, key=lambda record: int(record["number"]))
+
+
+def recorded(room_dir: Path, identity: str | None = None, **wanted: object) -> npt.NDArray[np.int16]:
+    """All WAVs of a room one after another, by number; of one participant, and with these values in the manifest."""
+    conditions = {**({"participant_identity": identity} if identity is not None else {}), **wanted}
+    parts = [
+        samples(room_dir / record["file"])
+        for record in manifest(room_dir)
+        if all(record[key] == value for key, value in conditions.items())
+    ]
+    return np.concatenate(parts) if parts else np.zeros(0, np.int16)
+
+
+def samples(path: Path) -> npt.NDArray[np.int16]:
+    """A segment's sound; checks that it is what it claims to be."""
+    pcm, rate = soundfile.read(path, dtype="int16")
+    assert (rate, pcm.ndim) == (16_000, 1), f"{path.name} is {rate} Hz with {pcm.ndim} dimensions"
+    return np.asarray(pcm, dtype=np.int16)
+
+
+async def until(condition: Callable[[], object], what: str, timeout: float = 20.0) -> None:
+    """Waits until a condition holds, and fails the test with ``what`` if it does not come to that."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout:g} s: {what}"
+        await asyncio.sleep(POLL_SECONDS)
+
+
+async def segments_of(room_dir: Path, count: int, timeout: float = 20.0) -> list[Record]:
+    """The manifest of a room as soon as it holds this many segments."""
+    await until(lambda: len(manifest(room_dir)) >= count, f"{count} segments in {room_dir.name}", timeout)
+    return manifest(room_dir)
