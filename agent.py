@@ -21,9 +21,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    # As a container's first process we get no signal without a handler, and the imports below take seconds.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+
 # The framework would load a 244 MB end-of-turn model that a recorder never uses (fact 18).
 os.environ.setdefault("LIVEKIT_AGENTS_PRELOAD_LOCAL_INFERENCE", "0")
 
+import slim  # noqa: F401, I001  (before the framework)
 import aiohttp
 from livekit import api
 from livekit.agents import (
@@ -70,6 +75,7 @@ class RecorderServer(AgentServer):
     def __init__(self, settings: Settings, problem: ConfigError | None) -> None:
         self.settings = settings
         self.max_rooms = settings.max_rooms or default_max_rooms()
+        self.is_serving = False
         self._problem = problem
         is_thread = settings.job_executor == "thread"
         super().__init__(
@@ -85,6 +91,7 @@ class RecorderServer(AgentServer):
             load_threshold=float("inf"),  # admission is ours, see request(): fact 12b
             max_retry=sys.maxsize,
             setup_fnc=prewarm,
+            preload_modules=["slim"],
             log_level=settings.log_level,
         )
 
@@ -106,11 +113,17 @@ class RecorderServer(AgentServer):
             self.settings.livekit_url, self.settings.livekit_api_key, self.settings.livekit_api_secret
         ) as livekit:
             await _reach(livekit, self.settings)
-            reconciler = Reconciler(livekit, self.settings, self.is_recording)
-            self.once("worker_registered", lambda *_: self._on_registered())
-            helpers = [asyncio.create_task(reconciler.run(), name="reconciler")]
-            helpers += self._text_service()
+            helpers = self._text_service()
+
+            def on_registered(*_: object) -> None:
+                # Not before: a recorder that is asked for while nobody can take it would be lost.
+                self._say_ready()
+                reconciler = Reconciler(livekit, self.settings, self.is_recording)
+                helpers.append(asyncio.create_task(reconciler.run(), name="reconciler"))
+
+            self.once("worker_registered", on_registered)
             try:
+                self.is_serving = True
                 await super().run(devmode=devmode, unregistered=unregistered)
             finally:
                 for helper in helpers:
@@ -132,7 +145,7 @@ class RecorderServer(AgentServer):
         """Whether a recorder of this worker is in the room, or on its way into it."""
         return any(job.job.room.sid == room_sid for job in self.active_jobs)
 
-    def _on_registered(self) -> None:
+    def _say_ready(self) -> None:
         logger.info(
             "Registered with %s, ready for up to %d rooms, health on http://%s:%d/",
             self.settings.livekit_url,
@@ -314,8 +327,9 @@ async def _serve_until_signal() -> int:
 
 
 async def _stop(serving: asyncio.Task[None]) -> None:
-    with contextlib.suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(server.aclose(), STOP_TIMEOUT_SECONDS)
+    if server.is_serving:
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(server.aclose(), STOP_TIMEOUT_SECONDS)
     serving.cancel()
     with contextlib.suppress(asyncio.CancelledError, Exception):
         await serving

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import psutil
 
@@ -27,22 +27,29 @@ def default_max_rooms() -> int:
 
 
 def _memory_megabytes() -> float:
-    """The machine's memory, or the container's limit (cgroup v2, then v1)."""
+    """The machine's memory, or the limit of a control group around us."""
     limits = [int(psutil.virtual_memory().total)]
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        text = _read(path)
-        if text.isdigit():
-            limits.append(int(text))
+    files = [folder + "/memory.max" for folder in _control_groups()]
+    files.append("/sys/fs/cgroup/memory/memory.limit_in_bytes")  # version 1
+    limits += [int(text) for text in map(_read, files) if text.isdigit()]
     return min(limits) / 2**20
 
 
 def _cores() -> float:
-    """The machine's cores, or the container's share of them (cgroup v2)."""
-    cores = float(os.cpu_count() or 1)
-    quota, _, period = _read("/sys/fs/cgroup/cpu.max").partition(" ")
-    if quota.isdigit() and period.isdigit():
-        cores = min(cores, int(quota) / int(period))
-    return cores
+    """The machine's cores, or the share of them that a control group around us allows."""
+    cores = [float(os.cpu_count() or 1)]
+    for folder in _control_groups():
+        quota, _, period = _read(folder + "/cpu.max").partition(" ")
+        if quota.isdigit() and period.isdigit():
+            cores.append(int(quota) / int(period))
+    return min(cores)
+
+
+def _control_groups() -> list[str]:
+    """Our control group (version 2) and those around it, as folders. In a container only its root can be seen."""
+    own = next((line[3:] for line in _read("/proc/self/cgroup").splitlines() if line.startswith("0::")), "/")
+    path = PurePosixPath(own)
+    return [f"/sys/fs/cgroup{str(one).rstrip('/')}" for one in (path, *path.parents)]
 
 
 def _read(path: str) -> str:

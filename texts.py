@@ -82,6 +82,7 @@ class TextService:
             for task in list(self._running.values()):
                 task.cancel()
             await asyncio.gather(*self._running.values(), return_exceptions=True)
+            await self._translator.aclose()
 
     # What there is to do.
 

@@ -68,6 +68,10 @@ class Translator(Protocol):
         """
         ...
 
+    async def aclose(self) -> None:
+        """Lets go of connections."""
+        ...
+
 
 class GeminiTranslator:
     """Google's Gemini through ``google-genai`` and an AI Studio key.
@@ -108,6 +112,9 @@ class GeminiTranslator:
             input_tokens=(usage.prompt_token_count or 0) if usage else 0,
             output_tokens=(usage.candidates_token_count or 0) if usage else 0,
         )
+
+    async def aclose(self) -> None:
+        await self._client.aio.aclose()
 
     async def _call(self, content: types.Content) -> types.GenerateContentResponse:
         from google.genai import errors
@@ -211,13 +218,16 @@ def plain(text: object) -> str:
 
 
 def _sorted_out(error: Any) -> RetryLater | Refused:
-    """Whether an API error may heal. Its text is shortened and never holds the key (that travels as a header)."""
+    """Whether an API error may heal, which a wrong key or model does too. Only what is wrong with the segment itself
+    is refused. The text is shortened and never holds the key (that travels as a header)."""
     said = f"{error.code} {error.status}: {' '.join(str(error.message).split())[:200]}"
-    if error.code in (408, 429) or error.code >= 500:
-        return RetryLater(said, _retry_hint(error.details))
     if error.code in (401, 403) or "API_KEY_INVALID" in str(error.details):
         return RetryLater(f"GEMINI_API_KEY is refused ({said})", after_seconds=60.0)
-    return Refused(said)
+    if error.code == 404:
+        return RetryLater(f"GEMINI_MODEL is not known ({said})", after_seconds=60.0)
+    if error.code in (400, 413):
+        return Refused(said)
+    return RetryLater(said, _retry_hint(error.details))
 
 
 def _retry_hint(details: Any) -> float | None:
