@@ -96,7 +96,7 @@ class RecorderServer(AgentServer):
         )
 
     async def run(self, *, devmode: bool = False, unregistered: bool = False) -> None:
-        """Checks settings, disk and server, recovers what a crash left, then serves until closed.
+        """Checks settings, disk and server, then serves until closed.
 
         Raises:
             RecorderError: something that only the operator can mend.
@@ -104,16 +104,12 @@ class RecorderServer(AgentServer):
         if self._problem is not None:
             raise self._problem
         prepare_output_dir(Path(self.settings.output_dir))
-        recovered = await asyncio.to_thread(recover_all, self.settings)
-        if recovered:
-            seconds = sum(record.duration_seconds for record in recovered)
-            logger.warning("Recovered %d segments (%.1f s) that a crash had left", len(recovered), seconds)
         self._port = _free_port(self.settings.health_host, self.settings.health_port)
         async with api.LiveKitAPI(
             self.settings.livekit_url, self.settings.livekit_api_key, self.settings.livekit_api_secret
         ) as livekit:
             await _reach(livekit, self.settings)
-            helpers = self._text_service()
+            helpers = [asyncio.create_task(_recover(self.settings), name="recovery"), *self._text_service()]
 
             def on_registered(*_: object) -> None:
                 # Not before: a recorder that is asked for while nobody can take it would be lost.
@@ -153,6 +149,18 @@ class RecorderServer(AgentServer):
             self.settings.health_host,
             self.worker_info.http_port,
         )
+
+
+async def _recover(settings: Settings) -> None:
+    """Turns what a crash left into segments while rooms are already being recorded: each part has a lock."""
+    try:
+        recovered = await asyncio.to_thread(recover_all, settings)
+    except OSError as error:
+        logger.error("What a crash may have left cannot be looked for: %s", error.strerror or error)
+        return
+    if recovered:
+        seconds = sum(record.duration_seconds for record in recovered)
+        logger.warning("Recovered %d segments (%.1f s) that a crash had left", len(recovered), seconds)
 
 
 def least_permissions(settings: Settings) -> WorkerPermissions:

@@ -488,6 +488,7 @@ class TrackProcessor:
     """Why the track ends; whoever closes it may still refine this until the last frame has been taken."""
 
     _clock: StreamClock | None = None
+    _has_spoken: bool = False
     _remainder: Pcm = field(default_factory=lambda: np.empty(0, np.int16))
     _flush_at_sample: int | None = None
     _task: asyncio.Task[None] | None = None
@@ -520,8 +521,7 @@ class TrackProcessor:
             self._pass_on(self.segmenter.finish(self.end_reason, self._remainder))
 
     def _take(self, pcm: Pcm) -> None:
-        if self._clock is None:
-            self._clock = StreamClock(_utc_now() - timedelta(seconds=len(pcm) / SAMPLE_RATE))
+        self._keep_time(len(pcm))
         if len(self._remainder):
             pcm = np.concatenate([self._remainder, pcm])
         whole = len(pcm) - len(pcm) % WINDOW_SAMPLES
@@ -533,9 +533,19 @@ class TrackProcessor:
             self._flush_at_sample = None
             self._pass_on(self.segmenter.finish(EndReason.MUTED))
 
+    def _keep_time(self, arrived: int) -> None:
+        """Anchors the stream: a frame can come late and never early, so until somebody speaks the earliest counts."""
+        if self._has_spoken:
+            return
+        heard = self.segmenter.position + len(self._remainder) + arrived
+        anchor = _utc_now() - timedelta(seconds=heard / SAMPLE_RATE)
+        if self._clock is None or anchor < self._clock.anchor:
+            self._clock = StreamClock(anchor)
+
     def _pass_on(self, updates: list[Update]) -> None:
         for update in updates:
             assert self._clock is not None, "a segment without a single frame"
+            self._has_spoken = True
             self.sink.take(update, self._clock)
 
 

@@ -64,7 +64,7 @@ class RoomRecorder:
             "participant_attributes_changed": lambda _, participant: self._reconsider(participant),
             "participant_permissions_changed": lambda participant, *_: self._reconsider(participant),
             "track_published": lambda _, participant: self._reconsider(participant),
-            "track_unpublished": lambda publication, _: self._asked_for.discard(publication.sid),
+            "track_unpublished": self._on_track_unpublished,
             "track_subscribed": self._on_track_subscribed,
             "track_unsubscribed": self._on_track_unsubscribed,
             "track_subscription_failed": self._on_track_subscription_failed,
@@ -121,6 +121,7 @@ class RoomRecorder:
             if processor_closing is not None and processor_closing.track.participant_identity == identity:
                 processor_closing.end_reason = EndReason.LEFT
         verdict = self._verdicts.pop(identity, None)
+        self._warned.discard(participant.sid)
         self._log(
             logging.INFO, f"Participant left: {verdict.role if verdict else 'unknown role'}", participant
         )
@@ -204,6 +205,12 @@ class RoomRecorder:
         # Whether the participant leaves altogether is said by the events right behind this one.
         self._asked_for.discard(publication.sid)
         self._close_track(publication.sid, EndReason.UNPUBLISHED)
+
+    def _on_track_unpublished(
+        self, publication: rtc.RemoteTrackPublication, _: rtc.RemoteParticipant
+    ) -> None:
+        self._asked_for.discard(publication.sid)
+        self._warned.discard(publication.sid)
 
     def _on_track_subscription_failed(
         self, participant: rtc.RemoteParticipant, track_sid: str, error: str
