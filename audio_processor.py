@@ -223,7 +223,8 @@ class Segmenter:
             self._begin_or_continue_onset()
             return self._open_segment() if self._onset_windows >= self._min_speech else []
         self._silent_windows += 1
-        if self.state is SpeechState.ONSET and self._silent_windows > self._min_speech:
+        is_too_thin = len(self._waiting) > self._pre_roll + self._max_segment // 2
+        if self.state is SpeechState.ONSET and (self._silent_windows > self._min_speech or is_too_thin):
             self.state = SpeechState.SILENCE
         if self.state is SpeechState.SILENCE:
             del self._waiting[: -self._pre_roll or None]
@@ -316,7 +317,7 @@ class Segmenter:
         In the later half of the segment: the middle of the longest pause, else the quietest moment. Only where a
         pause is longer than post-roll and pre-roll together do the parts not meet: the silence between is dropped.
         """
-        earliest = max(self._min_segment, len(opened.windows) // 2)
+        earliest = min(max(self._min_segment, len(opened.windows) // 2), len(opened.windows) - 1)
         pauses = [pause for pause in _pauses(opened.windows) if (pause[0] + pause[1]) // 2 >= earliest]
         if not pauses:
             quietest = _quietest_boundary(opened.windows, earliest)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import re
 import string
 import sys
 from collections.abc import Callable, Mapping
@@ -26,6 +27,11 @@ from segments import ConfigError
 
 ROOM_PLACEHOLDERS = ("room", "room_sid", "date")
 SEGMENT_PLACEHOLDERS = ("number", "time", "room", "identity", "source")
+
+DEVICE_NAME = re.compile(
+    r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³]) *(\..*)?", re.IGNORECASE
+)
+"""What Windows takes for a device, whatever its ending."""
 
 _TRUE = ("true", "yes", "on", "1")
 _FALSE = ("false", "no", "off", "0")
@@ -131,19 +137,30 @@ def _time_zone(text: str) -> str:
 
 def _template(placeholders: tuple[str, ...], one_of: tuple[str, ...]) -> Callable[[str], str]:
     def parse(text: str) -> str:
-        names = []
-        for literal, name, spec, conversion in string.Formatter().parse(text):
-            if any(character in '<>:"/\\|?*' or ord(character) < 32 for character in literal):
-                raise ValueError
-            if name is not None:
-                if name not in placeholders or spec or conversion:
-                    raise ValueError
-                names.append(name)
+        pieces = list(string.Formatter().parse(text))
+        names = [name for _, name, _, _ in pieces if name is not None]
+        if any(spec or conversion for _, _, spec, conversion in pieces) or not set(names) <= set(
+            placeholders
+        ):
+            raise ValueError
+        literals = "".join(literal for literal, _, _, _ in pieces)
+        if len(literals.encode()) > 24 or not literals.isprintable() or set(literals) & set('<>:"/\\|?*{}'):
+            raise ValueError
+        if text[0] in ". " or text[-1] in ". " or DEVICE_NAME.fullmatch(text):
+            raise ValueError
         if not set(names) & set(one_of):
             raise ValueError
+        if any(character.isdigit() or character in "{}" for character in _neighbours(text, "{number}")):
+            raise ValueError  # such a number could not be read back from a name
         return text
 
     return parse
+
+
+def _neighbours(text: str, part: str) -> str:
+    """The characters directly before and behind each ``part`` of ``text``."""
+    pieces = text.split(part)
+    return "".join(piece[-1:] for piece in pieces[:-1]) + "".join(piece[:1] for piece in pieces[1:])
 
 
 def _identity(text: str) -> str:
@@ -208,7 +225,7 @@ class Settings:
         "Files",
         "segment_{number}_{time}",
         "name of a segment's files; placeholders: {number}, {time}, {room}, {identity}, {source}",
-        allowed="a name with {number}, and no slash",
+        allowed="a name with {number} not next to a digit or a placeholder, and no slash",
         parse=_template(SEGMENT_PLACEHOLDERS, ("number",)),
     )
     max_unsaved_seconds: float = _number(

@@ -125,6 +125,8 @@ class RoomPipeline:
         self._parts: dict[_Key, PartFile] = {}
         self._backlog: deque[_Item] = deque()
         self._more = asyncio.Event()
+        self._let_go: set[_Key] = set()
+        """Segments that will never be committed."""
         self._disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="disk")
         self._disk_trouble: str | None = None
         self._closing_at: float | None = None
@@ -138,8 +140,17 @@ class RoomPipeline:
         self._closing_at = time.monotonic() + CLOSE_TIMEOUT_SECONDS
         self._more.set()
         await self._task
+        if self._parts or self._let_go:
+            await self._attempt(self._leave_nothing_open)
         self._disk.shutdown(wait=False)
         return self.totals
+
+    def _leave_nothing_open(self) -> None:
+        """Makes segments of what is on disk of speech that memory had to let go."""
+        for part in self._parts.values():
+            part.abandon()
+        self._parts.clear()
+        self._open_folder().recover()
 
     def _put(self, item: _Item) -> None:
         if isinstance(item.update, Closed):
@@ -169,6 +180,7 @@ class RoomPipeline:
     def _lose(self, item: _Item, reason: str) -> None:
         assert isinstance(item.update, Closed)
         segment = item.update.segment
+        self._let_go.add(_key(item, segment.start_sample))
         self.totals.lost_seconds += segment.duration_seconds
         logger.error(
             "LOST %.1f s of speech from %s on: %s",
@@ -223,6 +235,8 @@ class RoomPipeline:
         return self._folder
 
     async def _begin(self, item: _Item, opened: Opened) -> None:
+        if _key(item, opened.start_sample) in self._let_go:
+            return
         logger.info("Speech begun", extra=self._context(item))
         part = await self._attempt(
             lambda: self._new_part(item, opened.start_sample, opened.speech_start_sample)

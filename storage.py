@@ -21,11 +21,12 @@ import json
 import logging
 import os
 import re
+import string
 import struct
 import sys
 import time
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -33,9 +34,10 @@ from types import TracebackType
 from typing import IO, Any
 from zoneinfo import ZoneInfo
 
+import numpy as np
 import soundfile
 
-from config import Settings
+from config import DEVICE_NAME, Settings
 from segments import (
     BYTES_PER_SAMPLE,
     SAMPLE_RATE,
@@ -64,8 +66,7 @@ PRIVATE_FOLDER = 0o700
 
 # --- names ---
 
-_DEVICE_NAME = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
-_LOOKS_HASHED = re.compile(r"-[0-9a-f]{10}\Z")
+_LOOKS_HASHED = re.compile(r"-[0-9a-f]{10}\Z", re.IGNORECASE)
 _NAME_BYTES = 80
 """Leaves room for the rest of a file name within 255 bytes, and of a path within Windows' 260 characters."""
 
@@ -78,7 +79,7 @@ def safe_name(text: str) -> str:
     """
     cleaned = "".join(character if _is_harmless(character) else "_" for character in text)
     cleaned = _shortened(unicodedata.normalize("NFC", cleaned)).strip(" .") or "_"
-    if _DEVICE_NAME.fullmatch(cleaned):
+    if DEVICE_NAME.fullmatch(cleaned):
         cleaned = f"_{cleaned}"
     if cleaned == text and not _LOOKS_HASHED.search(text):
         return text
@@ -120,14 +121,24 @@ class SegmentNames:
 
     def number_in(self, file_name: str) -> int | None:
         """The segment number in the name of any of its files; None for a name that is not of this template."""
-        pattern = re.escape(self.template).replace(r"\{", "{").replace(r"\}", "}")
-        pattern = pattern.replace("{number}", r"(?P<number>\d{3,})", 1).replace("{number}", r"\d{3,}")
-        pattern = re.sub(r"\{(room|identity|source|time)\}", lambda match: _PLACEHOLDER[match[1]], pattern)
-        found = re.match(pattern, file_name.removeprefix("."))
+        pattern = ""
+        for literal, name, _, _ in string.Formatter().parse(self.template):
+            pattern += re.escape(literal)
+            if name is not None:
+                # The same number may stand in a name twice; one of them is enough.
+                pattern += r"\d{3,}" if name == "number" and "<number>" in pattern else _PLACEHOLDER[name]
+        found = re.fullmatch(pattern + _ENDING, file_name.removeprefix("."))
         return int(found["number"]) if found else None
 
 
-_PLACEHOLDER = {"time": r"\d{8}_\d{6}", "room": r".+?", "identity": r".+?", "source": r"[a-z_]+"}
+_PLACEHOLDER = {
+    "number": r"(?P<number>\d{3,})",
+    "time": r"\d{8}_\d{6}",
+    "room": r".+",
+    "identity": r".+",
+    "source": r"[a-z_]+",
+}
+_ENDING = r"(\.wav|\.wav\.part|\.json|_[A-Za-z0-9-]+\.txt)?"
 
 
 # --- locks and other small tools of the trade ---
@@ -192,6 +203,11 @@ def _write_all(file: IO[bytes], data: bytes) -> None:
         view = view[file.write(view) :]
 
 
+def _sync_file(path: Path) -> None:
+    with _open_private(path, os.O_RDWR) as file:
+        os.fsync(file.fileno())
+
+
 def _sync_folder(folder: Path) -> None:
     """Makes renames and new names in ``folder`` last. Windows and some network disks cannot; they need not."""
     if sys.platform == "win32":
@@ -248,7 +264,8 @@ class RoomFolder:
         self.path = path
         self.room = room
         self._names = names
-        self._highest_number: int | None = None
+        self._highest_number = 0
+        self._manifest_bytes_read = 0
 
     @classmethod
     def open(cls, settings: Settings, room: RoomInfo) -> RoomFolder:
@@ -259,8 +276,12 @@ class RoomFolder:
         """
         names = SegmentNames.from_settings(settings)
         folder = cls(_folder_for(settings, room, names.zone), room, names)
-        recover_folder(folder.path, names)
+        folder.recover()
         return folder
+
+    def recover(self) -> list[SegmentRecord]:
+        """Makes segments of what a crash has left in the folder."""
+        return recover_folder(self.path, self._names)
 
     def begin(self, track: TrackInfo, clock: StreamClock, start_sample: int, speech_sample: int) -> PartFile:
         """Reserves the next number and creates the files of a segment that is being spoken.
@@ -270,18 +291,26 @@ class RoomFolder:
         """
         self.path.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
         with FolderLock(self.path):
-            number = self._next_number()
-            stem = self._names.stem(number, clock.at(speech_sample), self.room, track)
-            note = _OpenNote(number, f"{stem}.wav", self.room, track, clock.anchor, start_sample)
-            return PartFile.create(self.path, note)
+            taken = os.listdir(self.path)
+            number = self._highest_known(taken) + 1
+            while (note := self._note(number, track, clock, start_sample, speech_sample)).is_taken(taken):
+                number += 1
+            part = PartFile.create(self.path, note)
+            self._highest_number = number
+            return part
 
-    def _next_number(self) -> int:
-        """One more than any number in the manifest (read once) or in a file name (other recorders write too)."""
-        if self._highest_number is None:
-            self._highest_number = max((record.number for record in read_manifest(self.path)), default=0)
-        in_names = (self._names.number_in(name) or 0 for name in os.listdir(self.path))
-        self._highest_number = max(self._highest_number, *in_names, 0) + 1
-        return self._highest_number
+    def _note(
+        self, number: int, track: TrackInfo, clock: StreamClock, start_sample: int, speech_sample: int
+    ) -> _OpenNote:
+        stem = self._names.stem(number, clock.at(speech_sample), self.room, track)
+        return _OpenNote(number, f"{stem}.wav", self.room, track, clock.anchor, start_sample)
+
+    def _highest_known(self, names: list[str]) -> int:
+        """The highest number in what is new in the manifest and in the names (other recorders write too)."""
+        lines, self._manifest_bytes_read = _new_lines(self.path, self._manifest_bytes_read)
+        in_manifest = [record.number for record in _records(lines, self.path)]
+        in_names = [self._names.number_in(name) or 0 for name in names]
+        return max(self._highest_number, *in_manifest, *in_names, 0)
 
 
 def _folder_for(settings: Settings, room: RoomInfo, zone: ZoneInfo) -> Path:
@@ -319,6 +348,10 @@ class _OpenNote:
     @property
     def path_name(self) -> str:
         return f".{Path(self.file).stem}.json"
+
+    def is_taken(self, names: list[str]) -> bool:
+        """Whether any file of this segment is there already. A template can make two numbers look alike."""
+        return bool({self.file, self.file + PART_SUFFIX, self.path_name} & set(names))
 
     @property
     def start(self) -> datetime:
@@ -385,16 +418,26 @@ class PartFile:
         self._folder = folder
         self._note = note
         self._file = file
-        self._samples = 0
-        """How many samples are known to be in the file."""
+        self._safe_samples = 0
+        """How many samples are certain to be on the disk."""
+        self._unsafe: list[Pcm] = []
+        """What came after them: a refused write or sync leaves it open what of it is on the disk."""
+        self._may_be_listed = False
 
     @classmethod
     def create(cls, folder: Path, note: _OpenNote) -> PartFile:
-        """Creates both files. The caller holds the folder's lock."""
-        _write_whole(folder / note.path_name, json.dumps(note.to_json(), ensure_ascii=False).encode())
+        """Creates both files, or neither. The caller holds the folder's lock."""
         part = cls(folder, note, None)
-        part._file = part._create_file()
-        _sync_folder(folder)
+        try:
+            _write_whole(folder / note.path_name, json.dumps(note.to_json(), ensure_ascii=False).encode())
+            part._file = part._create_file()
+            _sync_folder(folder)
+        except BaseException:
+            part.abandon()
+            for path in (part._part_path, folder / note.path_name):
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
+            raise
         return part
 
     @property
@@ -413,8 +456,15 @@ class PartFile:
     def append(self, pcm: Pcm) -> None:
         """Adds PCM and makes it last. The header is patched after the samples: it never promises what is not there."""
         assert self._file is not None, "a committed segment cannot grow"
-        self._write_at_end(pcm)
-        os.fsync(self._file.fileno())
+        self._unsafe.append(pcm)
+        self._write_behind_what_is_safe(np.concatenate(self._unsafe))
+
+    def abandon(self) -> None:
+        """Lets go of the file; recovery makes a segment of what is in it."""
+        if self._file is not None:
+            file, self._file = self._file, None
+            with contextlib.suppress(OSError):
+                file.close()
 
     def commit(self, segment: SpeechSegment) -> SegmentRecord:
         """Gives the segment its final bounds, its name and its line in the manifest.
@@ -425,7 +475,7 @@ class PartFile:
         self._bring_to(segment.pcm)
         with FolderLock(self._folder):
             if sys.platform == "win32":
-                self._close_file()  # Windows renames no open file; elsewhere ours stays locked to the end
+                self.abandon()  # Windows renames no open file; elsewhere ours stays locked to the end
             os.replace(self._part_path, self._final_path)
             _sync_folder(self._folder)
             record = self._note.record(
@@ -434,22 +484,31 @@ class PartFile:
                 segment.end_reason,
                 (segment.mean_probability, segment.lowest_probability),
             )
-            append_manifest(self._folder, record)
-            (self._folder / self._note.path_name).unlink(missing_ok=True)
-        self._close_file()
+            self._list(record)
+            with contextlib.suppress(OSError):  # a note that stays is cleared away by the next recovery
+                (self._folder / self._note.path_name).unlink(missing_ok=True)
+        self.abandon()
         return record
+
+    def _list(self, record: SegmentRecord) -> None:
+        """Adds the line, once: a refused attempt may have written it all the same."""
+        if self._may_be_listed and any(one.file == record.file for one in read_manifest(self._folder)):
+            _sync_file(self._folder / MANIFEST)
+            return
+        self._may_be_listed = True
+        append_manifest(self._folder, record)
 
     def _bring_to(self, pcm: Pcm) -> None:
         """Makes the part hold exactly ``pcm``: shorter after a split, else by what had not been written yet."""
         if not self._is_still_there():
-            self._close_file()
+            self.abandon()
             self._file = self._create_file()
         assert self._file is not None
-        if len(pcm) < self._samples:
-            self._samples = len(pcm)
-        self._write_at_end(pcm[self._samples :])
-        self._file.truncate(WAV_HEADER_BYTES + len(pcm) * BYTES_PER_SAMPLE)
-        os.fsync(self._file.fileno())
+        self._safe_samples = min(self._safe_samples, len(pcm))
+        self._unsafe = []
+        self._write_header(self._safe_samples)
+        self._file.truncate(WAV_HEADER_BYTES + self._safe_samples * BYTES_PER_SAMPLE)
+        self._write_behind_what_is_safe(pcm[self._safe_samples :])
 
     def _is_still_there(self) -> bool:
         if self._file is None:
@@ -461,7 +520,7 @@ class PartFile:
 
     def _create_file(self) -> IO[bytes]:
         file = _open_private(self._part_path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-        self._samples = 0
+        self._safe_samples = 0
         try:
             if not _try_lock(file):
                 raise StorageError(f"{self._part_path.name} is being written by another recorder")
@@ -471,20 +530,20 @@ class PartFile:
             raise
         return file
 
-    def _write_at_end(self, pcm: Pcm) -> None:
-        """Adds samples, then lets the header say so. After an error the next call writes over what came of it."""
+    def _write_behind_what_is_safe(self, pcm: Pcm) -> None:
+        """Adds samples, then lets the header say so, then syncs. What fails is written over by the next call."""
         assert self._file is not None
-        self._file.seek(WAV_HEADER_BYTES + self._samples * BYTES_PER_SAMPLE)
+        self._file.seek(WAV_HEADER_BYTES + self._safe_samples * BYTES_PER_SAMPLE)
         _write_all(self._file, _pcm_bytes(pcm))
-        self._file.seek(0)
-        _write_all(self._file, wav_header(self._samples + len(pcm)))
-        self._samples += len(pcm)
+        self._write_header(self._safe_samples + len(pcm))
+        os.fsync(self._file.fileno())
+        self._safe_samples += len(pcm)
+        self._unsafe = []
 
-    def _close_file(self) -> None:
-        if self._file is not None:
-            file, self._file = self._file, None
-            with contextlib.suppress(OSError):
-                file.close()
+    def _write_header(self, samples: int) -> None:
+        assert self._file is not None
+        self._file.seek(0)
+        _write_all(self._file, wav_header(samples))
 
 
 def _pcm_bytes(pcm: Pcm) -> bytes:
@@ -506,31 +565,34 @@ def append_manifest(folder: Path, record: SegmentRecord) -> None:
     line = json.dumps(record.to_json(), ensure_ascii=False).encode() + b"\n"
     file = _open_private(folder / MANIFEST, os.O_RDWR | os.O_CREAT)
     with file:
-        size = _end_of_last_line(file)
+        end, fragment = _last_fragment(file)
+        if _is_record(fragment):  # only its line end is missing
+            end, line = end + len(fragment), b"\n" + line
         try:
-            file.truncate(size)
-            file.seek(size)
+            file.truncate(end)
+            file.seek(end)
             _write_all(file, line)
             os.fsync(file.fileno())
         except OSError:
             with contextlib.suppress(OSError):
-                file.truncate(size)
+                file.truncate(end)
             raise
     _sync_folder(folder)
 
 
-def _end_of_last_line(file: IO[bytes]) -> int:
-    """Where the next line belongs: the end of the file, or, after a torn line, where that one began."""
-    size = file.seek(0, os.SEEK_END)
-    while size:
-        start = max(0, size - 4096)
+def _last_fragment(file: IO[bytes]) -> tuple[int, bytes]:
+    """Where the last whole line ends, and what stands behind it."""
+    position = file.seek(0, os.SEEK_END)
+    fragment = b""
+    while position:
+        start = max(0, position - 4096)
         file.seek(start)
-        chunk = file.read(size - start)
-        newline = chunk.rfind(b"\n")
+        fragment = file.read(position - start) + fragment
+        newline = fragment.rfind(b"\n")
         if newline >= 0:
-            return start + newline + 1
-        size = start
-    return 0
+            return start + newline + 1, fragment[newline + 1 :]
+        position = start
+    return 0, fragment
 
 
 def read_manifest(folder: Path) -> Iterator[SegmentRecord]:
@@ -544,11 +606,40 @@ def read_manifest(folder: Path) -> Iterator[SegmentRecord]:
     except FileNotFoundError:
         return
     with manifest:
-        for count, line in enumerate(manifest, start=1):
-            try:
-                yield SegmentRecord.from_json(json.loads(line))
-            except (ValueError, KeyError, TypeError, RecursionError):
-                logger.warning("Line %d of %s is broken and was skipped", count, folder / MANIFEST)
+        yield from _records(manifest, folder)
+
+
+def _records(lines: Iterable[bytes], folder: Path) -> Iterator[SegmentRecord]:
+    for count, line in enumerate(lines, start=1):
+        record = _record_in(line)
+        if record is not None:
+            yield record
+        else:
+            logger.warning("Line %d of %s is broken and was skipped", count, folder / MANIFEST)
+
+
+def _record_in(line: bytes) -> SegmentRecord | None:
+    try:
+        return SegmentRecord.from_json(json.loads(line))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        return None
+
+
+def _is_record(line: bytes) -> bool:
+    return _record_in(line) is not None
+
+
+def _new_lines(folder: Path, start: int) -> tuple[list[bytes], int]:
+    """The whole lines of the manifest behind byte ``start``, and where they end."""
+    try:
+        with open(folder / MANIFEST, "rb") as manifest:
+            if manifest.seek(0, os.SEEK_END) < start:
+                start = 0  # somebody has replaced it
+            manifest.seek(start)
+            whole, newline, _ = manifest.read().rpartition(b"\n")
+    except FileNotFoundError:
+        return [], 0
+    return whole.splitlines(), start + len(whole) + len(newline)
 
 
 # --- after a crash ---
@@ -574,53 +665,62 @@ def recover_folder(folder: Path, names: SegmentNames) -> list[SegmentRecord]:
     Raises:
         OSError: the folder cannot be read or written.
     """
-    if not _has_leftovers(folder, names):
+    if not _Recovery(folder, names).finds_anything():
         return []
     with FolderLock(folder):
         return _Recovery(folder, names).run()
 
 
-def _has_leftovers(folder: Path, names: SegmentNames) -> bool:
-    """Whether recovery has anything to do; a folder of somebody else's is left alone."""
-    entries = os.listdir(folder)
-    if any(entry.endswith(".wav" + PART_SUFFIX) or _is_note(entry) for entry in entries):
-        return True
-    is_ours = MANIFEST in entries
-    waves = {
-        entry
-        for entry in entries
-        if entry.endswith(".wav") and (is_ours or names.number_in(entry) is not None)
-    }
-    return bool(waves - {record.file for record in read_manifest(folder)}) if waves else False
-
-
-def _is_note(entry: str) -> bool:
-    return entry.startswith(".") and entry.endswith(".json")
-
-
 class _Recovery:
-    """One pass over one folder, whose lock is held."""
+    """One pass over one folder. Files that nothing shows to be ours are left alone."""
 
     def __init__(self, folder: Path, names: SegmentNames) -> None:
         self._folder = folder
         self._names = names
         self._records = list(read_manifest(folder))
-        self._known_files = {record.file for record in self._records}
+        self._is_ours = bool(self._records)
+
+    def finds_anything(self) -> bool:
+        """Whether there is anything to do. Needs no lock: what changes meanwhile has a living owner."""
+        return bool(self._parts() or self._unlisted_wavs() or self._notes())
 
     def run(self) -> list[SegmentRecord]:
+        """Does it. The caller holds the folder's lock."""
         recovered = [
             record for part in self._abandoned_parts() if (record := self._adopt_part(*part)) is not None
         ]
-        recovered += [self._adopt_wav(path) for path in self._unlisted_wavs()]
+        recovered += [self._adopt_wav(path) for path in self._unlisted_wavs() if _is_abandoned(path)]
         self._remove_stale_notes()
         return recovered
+
+    # What is ours: it has a note, or a name like ours, or (a WAV) our format in a folder with our manifest.
+
+    def _parts(self) -> list[Path]:
+        found = _files(self._folder, ".wav" + PART_SUFFIX)
+        return [path for path in found if self._is_known(path.name.removesuffix(PART_SUFFIX))]
+
+    def _unlisted_wavs(self) -> list[Path]:
+        listed = {record.file for record in self._records}
+        unlisted = [path for path in _files(self._folder, ".wav") if path.name not in listed]
+        return [path for path in unlisted if self._is_known(path.name, self._is_ours) and _samples_in(path)]
+
+    def _notes(self) -> list[Path]:
+        """Notes without a living part."""
+        return [
+            path
+            for path in _files(self._folder, ".json")
+            if path.name.startswith(".")
+            and self._is_known(f"{path.stem[1:]}.wav")
+            and not (self._folder / f"{path.stem[1:]}.wav{PART_SUFFIX}").exists()
+        ]
+
+    def _is_known(self, file: str, is_ours: bool = False) -> bool:
+        return is_ours or self._names.number_in(file) is not None or self._note_of(file) is not None
 
     def _abandoned_parts(self) -> list[tuple[Path, _OpenNote, int]]:
         """Parts that nobody writes, with their notes and lengths, overlaps resolved, in the order spoken."""
         found = []
-        for path in sorted(self._folder.glob("*.wav" + PART_SUFFIX)):
-            if not _is_abandoned(path):
-                continue
+        for path in filter(_is_abandoned, self._parts()):
             note = self._note_of(path.name.removesuffix(PART_SUFFIX)) or self._guessed_note(path)
             found.append((path, note, _samples_in(path)))
         found.sort(key=lambda part: part[1].start)
@@ -628,7 +728,10 @@ class _Recovery:
 
     def _adopt_part(self, path: Path, note: _OpenNote, samples: int) -> SegmentRecord | None:
         final = self._folder / note.file
-        if samples == 0 or self._is_committed(note):
+        has_more = (
+            final.exists() and _samples_in(final) >= samples
+        )  # renamed before, and being written once more
+        if samples == 0 or has_more or self._is_committed(note):
             path.unlink()
             return None
         with _open_private(path, os.O_RDWR) as file:
@@ -650,23 +753,16 @@ class _Recovery:
             record = replace(record, offset_seconds=None)
         append_manifest(self._folder, record)
         self._records.append(record)
-        self._known_files.add(record.file)
         (self._folder / note.path_name).unlink(missing_ok=True)
         return record
 
     def _is_committed(self, note: _OpenNote) -> bool:
         """Whether the manifest has this segment: the disk refused to let go of the part, not to take the WAV."""
         start = format_utc(note.start)
-        return any(
+        return note.track.track_sid != "" and any(
             record.track_sid == note.track.track_sid and format_utc(record.start) == start
             for record in self._records
         )
-
-    def _unlisted_wavs(self) -> list[Path]:
-        waves = (path for path in sorted(self._folder.glob("*.wav")) if path.name not in self._known_files)
-        return [
-            path for path in waves if not path.is_symlink() and _is_abandoned(path) and _samples_in(path) > 0
-        ]
 
     def _note_of(self, file: str) -> _OpenNote | None:
         try:
@@ -695,10 +791,14 @@ class _Recovery:
         )
 
     def _remove_stale_notes(self) -> None:
-        for path in self._folder.glob(".*.json"):
-            stem = path.name[1:].removesuffix(".json")
-            if not (self._folder / f"{stem}.wav{PART_SUFFIX}").exists():
-                path.unlink(missing_ok=True)
+        for path in self._notes():
+            path.unlink(missing_ok=True)
+
+
+def _files(folder: Path, ending: str) -> list[Path]:
+    """Regular files whose names end so, sorted; neither folders that are called like one nor links."""
+    paths = (folder / name for name in sorted(os.listdir(folder)) if name.endswith(ending))
+    return [path for path in paths if path.is_file() and not path.is_symlink()]
 
 
 def _is_abandoned(path: Path) -> bool:
@@ -708,27 +808,35 @@ def _is_abandoned(path: Path) -> bool:
 
 
 def _samples_in(path: Path) -> int:
-    """Samples in a WAV of ours. What a part holds beyond its header's promise was written just before the crash."""
+    """Samples in a WAV of ours, 0 for anything else.
+
+    What a part holds beyond its header's promise was written just before the crash.
+    """
     if path.name.endswith(PART_SUFFIX):
         return max(0, path.stat().st_size - WAV_HEADER_BYTES) // BYTES_PER_SAMPLE
     try:
         info = soundfile.info(path)
     except (soundfile.SoundFileError, OSError):
-        logger.warning("%s is not a readable WAV file and was left alone", path.name)
         return 0
-    return int(info.frames)
+    is_ours = (info.samplerate, info.channels, info.subtype) == (SAMPLE_RATE, 1, "PCM_16")
+    return int(info.frames) if is_ours else 0
 
 
 def _without_overlaps(parts: list[tuple[Path, _OpenNote, int]]) -> list[tuple[Path, _OpenNote, int]]:
     """At a split the next part takes over the end of the one before; a crash in between leaves it in both."""
     kept: list[tuple[Path, _OpenNote, int]] = []
+    last_of_stream: dict[tuple[TrackInfo, datetime], int] = {}
     for path, note, samples in parts:
-        before = kept[-1] if kept else None
-        if before and (before[1].track, before[1].anchor) == (note.track, note.anchor):
-            before_end = before[1].start_sample + before[2]
+        stream = (note.track, note.anchor)
+        if note.track.track_sid and stream in last_of_stream:
+            index = last_of_stream[stream]
+            before_path, before, before_samples = kept[index]
+            before_end = before.start_sample + before_samples
             if note.start_sample + samples <= before_end:
                 samples = 0
             elif note.start_sample < before_end:
-                kept[-1] = (before[0], before[1], note.start_sample - before[1].start_sample)
+                kept[index] = (before_path, before, note.start_sample - before.start_sample)
+        if samples:
+            last_of_stream[stream] = len(kept)
         kept.append((path, note, samples))
     return kept
