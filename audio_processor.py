@@ -514,7 +514,10 @@ class TrackProcessor:
     async def _listen(self) -> None:
         try:
             async for event in self.stream:
-                self._take(np.frombuffer(event.frame.data, dtype=np.int16))
+                try:
+                    self._take(np.frombuffer(event.frame.data, dtype=np.int16))
+                except Exception:  # one bad frame must not end the recording of a track
+                    logger.exception("A frame of %s could not be looked at", self.track.track_sid)
             if self.end_reason is EndReason.UNPUBLISHED:
                 await asyncio.sleep(REASON_GRACE_SECONDS)
         finally:

@@ -6,6 +6,7 @@ so that a participant's name can neither forge a line nor turn the terminal arou
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import sys
@@ -21,6 +22,8 @@ _LEVEL_COLOURS = {"DEBUG": "\033[36m", "WARNING": "\033[33m", "ERROR": "\033[31m
 
 def set_up_logging(level: str, log_format: str, *, colours: bool = False) -> None:
     """Sends all logging to stdout in our format. The framework's own chatter is shown from WARNING, or at DEBUG."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a console that cannot show a name loses no line
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter(colours=colours))
     root = logging.getLogger()
@@ -44,15 +47,19 @@ _HARMLESS = ("closed unexpectedly", "Attempted to drop unknown FFI handle", "no 
 """Lines of the native client and the framework that come with every ordinary end of a room."""
 
 
+_NOT_PRINTABLE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+"""Unicode categories that would break a line or hide in it."""
+
+
 def _is_news(record: logging.LogRecord) -> bool:
     is_ours = record.name == "recorder"
     return is_ours or not any(phrase in record.getMessage() for phrase in _HARMLESS)
 
 
 def printable(text: str) -> str:
-    """``text`` on one line: control, format and surrogate characters (Unicode category C) are escaped."""
+    """``text`` on one line: control, format and surrogate characters and line separators are escaped."""
     return "".join(
-        f"\\u{ord(character):04x}" if unicodedata.category(character)[0] == "C" else character
+        f"\\u{ord(character):04x}" if unicodedata.category(character) in _NOT_PRINTABLE else character
         for character in text
     )
 
@@ -104,4 +111,6 @@ class JsonFormatter(logging.Formatter):
 
 
 def _quoted(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False) if not value or " " in value or '"' in value else value
+    """A value that could pass for more than one field, in quotes."""
+    needs_quotes = any(character.isspace() or character in '"=' for character in value)
+    return json.dumps(value, ensure_ascii=False) if needs_quotes else value

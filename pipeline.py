@@ -55,6 +55,10 @@ CLOSE_TIMEOUT_SECONDS = 8.0
 """How long the end of a room waits for a disk that refuses; hosts kill 10 s after their signal."""
 
 
+HANGING_SECONDS = 1.0
+"""A disk that neither takes nor refuses anything is waited for so much longer, and no more."""
+
+
 class Stage(Protocol):
     """Something that happens to a segment after it is safe: text, captions, delivery. Must not block or raise."""
 
@@ -139,11 +143,21 @@ class RoomPipeline:
         """Saves everything that has been taken. Call it after the last track has been closed."""
         self._closing_at = time.monotonic() + CLOSE_TIMEOUT_SECONDS
         self._more.set()
+        await asyncio.wait({self._task}, timeout=CLOSE_TIMEOUT_SECONDS + HANGING_SECONDS)
+        if not self._task.done():
+            self._task.cancel()
+            self._lose_all("the disk does not answer")
+            return self.totals
         await self._task
         if self._parts or self._let_go:
             await self._attempt(self._leave_nothing_open)
         self._disk.shutdown(wait=False)
         return self.totals
+
+    def _lose_all(self, reason: str) -> None:
+        for item in self._backlog:
+            if isinstance(item.update, Closed):
+                self._lose(item, reason)
 
     def _leave_nothing_open(self) -> None:
         """Makes segments of what is on disk of speech that memory had to let go."""

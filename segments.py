@@ -182,8 +182,10 @@ class SegmentRecord:
         Raises:
             ValueError, KeyError, TypeError: the line is not one of ours.
         """
+        if not isinstance(line["number"], int):
+            raise ValueError(f"no segment number: {line['number']!r}")
         return cls(
-            number=int(line["number"]),
+            number=line["number"],
             file=str(line["file"]),
             room_name=str(line["room_name"]),
             room_sid=str(line["room_sid"]),
@@ -222,6 +224,8 @@ def format_utc(moment: datetime) -> str:
 
 def parse_utc(text: str) -> datetime:
     """The inverse of :func:`format_utc`. Raises ValueError for anything else."""
+    if not isinstance(text, str):
+        raise ValueError(f"no time: {text!r}")
     moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
     if moment.tzinfo is None:
         raise ValueError(f"a time without a zone: {text!r}")

@@ -519,11 +519,12 @@ class PartFile:
             return False
 
     def _create_file(self) -> IO[bytes]:
-        file = _open_private(self._part_path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        file = _open_private(self._part_path, os.O_RDWR | os.O_CREAT)
         self._safe_samples = 0
         try:
             if not _try_lock(file):
                 raise StorageError(f"{self._part_path.name} is being written by another recorder")
+            file.truncate(0)
             _write_all(file, wav_header(0))
         except BaseException:
             file.close()

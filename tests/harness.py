@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import soundfile  # type: ignore[import-untyped]
+import soundfile
 
 TEACHER = json.dumps({"role": "teacher"})
 STUDENT = json.dumps({"role": "student"})

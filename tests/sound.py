@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import soundfile  # type: ignore[import-untyped]
+import soundfile
 
 IntArray = npt.NDArray[np.int16]
 FloatArray = npt.NDArray[np.float32]

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -26,13 +27,15 @@ pytestmark = pytest.mark.e2e
 POSIX_ONLY = pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
 
 
-def run(*arguments: str, cwd: Path = AGENT.parent, **settings: str) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str, settings: Mapping[str, str] | None = None, cwd: Path = AGENT.parent
+) -> subprocess.CompletedProcess[str]:
     """Runs ``python agent.py`` to its end, with these settings and no others."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LIVEKIT_")}
     return subprocess.run(
         [sys.executable, "agent.py", *arguments],
         cwd=cwd,
-        env={**kept, **settings},
+        env={**kept, **(settings or {})},
         capture_output=True,
         encoding="utf-8",
         timeout=60,
@@ -61,7 +64,7 @@ def test_with_nothing_set_it_says_what_to_put_where(project: Path) -> None:
 
 def test_a_wrong_value_is_one_line(project: Path) -> None:
     (project / ".env").write_text("LIVEKIT_URL=ws://127.0.0.1:1\nLIVEKIT_API_KEY=k\nLIVEKIT_API_SECRET=s\n")
-    result = run("start", cwd=project, SAVE_AUDIO="maybe")
+    result = run("start", cwd=project, settings={"SAVE_AUDIO": "maybe"})
     assert result.returncode == 2
     assert result.stderr == "SAVE_AUDIO=maybe is wrong: it must be true or false\n"
 
@@ -76,7 +79,7 @@ def test_a_wrong_command_shows_the_right_ones(project: Path, arguments: list[str
 def test_an_output_dir_that_cannot_be_used_is_one_line(livekit_server: LiveKitServer, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
-    result = run("start", **livekit_server.environment(), OUTPUT_DIR=str(file))
+    result = run("start", settings={**livekit_server.environment(), "OUTPUT_DIR": str(file)})
     assert result.returncode == 1
     assert result.stderr.startswith(f"OUTPUT_DIR={file} cannot be used: ")
     assert result.stderr.count("\n") == 1
@@ -86,7 +89,7 @@ def test_an_output_dir_that_cannot_be_used_is_one_line(livekit_server: LiveKitSe
     sys.platform == "win32" or os.geteuid() != 0, reason="only root can mount a read-only folder"
 )
 def test_a_read_only_output_dir_is_one_line(livekit_server: LiveKitServer) -> None:
-    result = run("start", **livekit_server.environment(), OUTPUT_DIR="/proc/segments")
+    result = run("start", settings={**livekit_server.environment(), "OUTPUT_DIR": "/proc/segments"})
     assert result.returncode == 1
     assert result.stderr.startswith("OUTPUT_DIR=/proc/segments cannot be used: ")
 
@@ -94,7 +97,7 @@ def test_a_read_only_output_dir_is_one_line(livekit_server: LiveKitServer) -> No
 @pytest.mark.parametrize("wrong", ["LIVEKIT_API_KEY", "LIVEKIT_API_SECRET"])
 def test_a_wrong_key_ends_it_with_one_line(livekit_server: LiveKitServer, tmp_path: Path, wrong: str) -> None:
     settings = {**livekit_server.environment(), wrong: "x" * 40, "OUTPUT_DIR": str(tmp_path / "segments")}
-    result = run("start", **settings)
+    result = run("start", settings=settings)
     assert result.returncode == 2
     assert result.stderr == (
         f"LIVEKIT_API_KEY or LIVEKIT_API_SECRET is wrong: {livekit_server.url} refuses them\n"

@@ -1,0 +1,86 @@
+"""The benchmarks that need no server, in a few seconds: figures come out, and the promises about speech hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from benchmarks import corpus, disk, offline, speech, vad
+from benchmarks.figures import Figure, Options, Outcome, markdown_table, table
+
+QUICK = Options(runs=1, quick=True, say=lambda line: None)
+
+
+def values(outcome: Outcome, what: str) -> list[float]:
+    """Our values of all figures whose name holds this."""
+    found = [figure.value for figure in outcome.figures if what in figure.what]
+    assert found, f"no figure about {what!r}"
+    return found
+
+
+def test_no_word_is_lost_none_is_doubled_and_no_file_is_too_long() -> None:
+    outcome = speech.measure(QUICK)
+    assert len(outcome.figures) == 5 * len(speech.CONDITIONS)
+    assert max(values(outcome, "lost")) <= 0.5
+    assert max(values(outcome, "doubled")) == 0
+    assert 0 < max(values(outcome, "longest")) <= 10
+
+
+def test_the_stock_recipe_loses_what_is_cut_off() -> None:
+    (cut_off,) = (condition for condition in speech.CONDITIONS if not condition.ends_by_itself)
+    clips = cut_off.make(corpus.shipped(), 0, 20)
+    assert speech.score(clips, offline.stock).lost_percent > 10
+
+
+def test_recordings_of_your_own_are_labelled_by_their_energy(tmp_path: Path) -> None:
+    import soundfile
+
+    made = corpus.recording(corpus.shipped(), seed=0, seconds=20, pause=lambda _: 1.0)
+    soundfile.write(tmp_path / "talk.wav", made.pcm, corpus.RATE)
+    found = corpus.from_folder(tmp_path)
+    labelled = sum(int(one.labels.sum()) for one in found) / corpus.RATE
+    assert labelled == pytest.approx(made.speech_seconds, rel=0.1)
+
+
+def test_a_second_of_speech_has_its_size_on_disk() -> None:
+    (figure,) = disk.measure(QUICK).figures
+    assert 32 < figure.value < 35
+    assert figure.other_value == pytest.approx(96, rel=0.01)
+
+
+def test_the_voice_detector_path_gives_figures() -> None:
+    native, onnx = vad.measure(QUICK).figures
+    assert 0 < native.value < onnx.value
+    assert native.ratio is not None
+
+
+@pytest.mark.parametrize(
+    ("figure", "passed"),
+    [
+        (Figure("a", "MB", [1, 2, 9], at_most=2), True),
+        (Figure("a", "MB", [1, 2, 9], at_most=2, judged_by_worst=True), False),
+        (Figure("a", "rooms", [10, 9, 10], at_least=10, judged_by_worst=True), False),
+        (Figure("a", "s", [1, 2], [4, 4], ratio_at_most=0.4), True),
+        (Figure("a", "s", [1, 2], [4, 4], ratio_at_most=0.3), False),
+        (Figure("a", "s", [0], [0], ratio_at_most=1), True),
+        (Figure("a", "s", [1]), None),
+    ],
+)
+def test_a_figure_is_held_to_its_target(figure: Figure, passed: bool | None) -> None:
+    assert figure.passed is passed
+
+
+def test_an_outcome_is_the_same_after_it_was_kept(tmp_path: Path) -> None:
+    outcome = Outcome("disk", [Figure("a", "MB", [1.0], [2.0], at_most=3)], ["said"])
+    outcome.save(tmp_path)
+    assert Outcome.load(tmp_path, "disk") == outcome
+    assert Outcome.load(tmp_path, "vad") is None
+    assert _lines(table(outcome.figures)) == 2
+    assert _lines(markdown_table(outcome.figures)) == 3
+
+
+def _lines(text: str) -> int:
+    lines: Sequence[str] = text.splitlines()
+    return len(lines)

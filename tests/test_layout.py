@@ -1,0 +1,122 @@
+"""The shape of the project: which module may know which, and that documents say what the code does."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from config import env_example, readme_table
+
+ROOT = Path(__file__).resolve().parent.parent
+MODULES = sorted(path.stem for path in ROOT.glob("*.py"))
+PROGRAMS = {"agent", "dev"}
+"""May import anything, and nothing imports them."""
+
+MAY_IMPORT: dict[str, set[str]] = {
+    "segments": {"numpy"},
+    "config": {"segments", "dotenv"},
+    "roles": {"config"},
+    "logs": set(),
+    "capacity": {"psutil"},
+    "slim": set(),
+    "audio_processor": {"segments", "config", "livekit", "numpy"},
+    "storage": {"segments", "config", "numpy", "soundfile"},
+    "pipeline": {"audio_processor", "segments", "config", "storage", "numpy"},
+    "translator": {"segments", "config", "google", "soundfile"},
+    "texts": {"segments", "config", "storage", "translator", "aiofiles"},
+    "reconcile": {"config", "roles", "livekit"},
+    "recorder": {
+        "audio_processor",
+        "config",
+        "livekit",
+        "pipeline",
+        "roles",
+        "segments",
+        "storage",
+        "texts",
+        "translator",
+    },
+}
+"""Besides the standard library. Data flows one way: later modules know earlier ones, never back."""
+
+ONLY_WHEN_USED = {"google"}
+"""Large, and not everybody needs them: imported by the function that does."""
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """The first parts of everything that is imported, wherever that stands."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "a relative import: the root is no package"
+            yield (node.module or "").partition(".")[0]
+
+
+def parsed(module: str) -> ast.Module:
+    return ast.parse((ROOT / f"{module}.py").read_text(encoding="utf-8"))
+
+
+def at_once(module: str) -> Iterator[str]:
+    """What a module imports when it is imported itself."""
+    for node in parsed(module).body:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield from imports(node)
+
+
+def test_every_module_has_its_place() -> None:
+    assert set(MODULES) == PROGRAMS | MAY_IMPORT.keys(), "the table of imports names other modules"
+
+
+@pytest.mark.parametrize("module", sorted(MAY_IMPORT))
+def test_a_module_imports_only_what_it_may_know(module: str) -> None:
+    foreign = set(imports(parsed(module))) - sys.stdlib_module_names - MAY_IMPORT[module]
+    assert not foreign, f"{module}.py must not import {sorted(foreign)}"
+
+
+def test_knowledge_goes_one_way() -> None:
+    order: list[str] = []
+    waiting = dict(MAY_IMPORT)
+    while waiting:
+        ready = [name for name, known in waiting.items() if not known & waiting.keys()]
+        assert ready, f"these know each other: {sorted(waiting)}"
+        order += ready
+        waiting = {name: known for name, known in waiting.items() if name not in ready}
+    assert order[-1] == "recorder"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nobody_imports_a_program(module: str) -> None:
+    assert not set(imports(parsed(module))) & PROGRAMS - {module}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_what_is_large_is_imported_when_it_is_used(module: str) -> None:
+    assert not set(at_once(module)) & ONLY_WHEN_USED
+
+
+def test_the_root_is_no_package() -> None:
+    """The framework looks for its worker upwards through packages, and would leave the project."""
+    assert not (ROOT / "__init__.py").exists()
+
+
+def document(name: str) -> str:
+    path = ROOT / name
+    if not path.exists():
+        pytest.skip(f"{name} is not written yet")
+    return path.read_text(encoding="utf-8")
+
+
+def test_the_readme_has_every_setting() -> None:
+    assert readme_table() in document("README.md"), (
+        "put the output of `python config.py readme` into README.md"
+    )
+
+
+def test_the_example_has_every_setting() -> None:
+    example = document(".env.example")
+    assert example == env_example(), "put the output of `python config.py env` into .env.example"

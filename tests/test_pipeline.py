@@ -1,0 +1,481 @@
+"""One room's pipeline on a real folder: what a slow, a full and a dead disk may cost, and what not."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import gc
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from disk import (
+    ANNA,
+    BOB,
+    CLOCK,
+    ROOM,
+    RefusingDisk,
+    assert_sound,
+    leftovers,
+    manifest,
+    noise,
+    place,
+    segment_of,
+    settings_for,
+)
+from harness import samples, until
+
+import pipeline
+from audio_processor import Closed, Grown, Opened
+from pipeline import RoomPipeline, Totals, TrackSink
+from segments import SAMPLE_RATE, EndReason, Pcm, SegmentRecord, StreamClock, TrackInfo
+from storage import PartFile, RoomFolder, recover_all
+
+FOR_EVER = 10**9
+
+
+@pytest.fixture(autouse=True)
+def quick_to_try_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "RETRY_SECONDS", (0.01, 0.02))
+    monkeypatch.setattr(pipeline, "CLOSE_TIMEOUT_SECONDS", 0.3)
+
+
+@pytest.fixture(autouse=True)
+def every_line(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "recorder")
+
+
+def lines(caplog: pytest.LogCaptureFixture, level: int = logging.DEBUG) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= level]
+
+
+def grow(sink: TrackSink, pcm: Pcm, start: int, clock: StreamClock = CLOCK) -> None:
+    """A segment opens and is spoken, 96 ms at a time."""
+    sink.take(Opened(start, start), clock)
+    for first in range(0, len(pcm), 1_536):
+        sink.take(Grown(start, pcm[first : first + 1_536]), clock)
+
+
+def close(sink: TrackSink, pcm: Pcm, start: int, reason: EndReason = EndReason.PAUSE) -> None:
+    sink.take(Closed(segment_of(pcm, start, reason)), CLOCK)
+
+
+def speak(sink: TrackSink, pcm: Pcm, start: int = 0) -> None:
+    grow(sink, pcm, start)
+    close(sink, pcm, start)
+
+
+def spoken(folder: Path, track: TrackInfo = ANNA) -> dict[int, Pcm]:
+    """The sound of a participant's segments, by the sample they begin at."""
+    return {
+        place(line): samples(folder / line["file"])
+        for line in manifest(folder)
+        if line["participant_identity"] == track.participant_identity
+    }
+
+
+def assert_spoken(folder: Path, wanted: dict[int, Pcm], track: TrackInfo = ANNA) -> None:
+    seen = spoken(folder, track)
+    assert sorted(seen) == sorted(wanted), "segments"
+    for start, pcm in wanted.items():
+        np.testing.assert_array_equal(seen[start], pcm)
+
+
+def lecture(segments: int, seconds: float = 1.0) -> dict[int, Pcm]:
+    length = round(seconds * SAMPLE_RATE)
+    return {index * 2 * length: noise(length, seed=index) for index in range(segments)}
+
+
+# --- a disk that works ---
+
+
+async def test_segments_are_saved_in_the_order_told(tmp_path: Path) -> None:
+    room = RoomPipeline(settings_for(tmp_path), ROOM)
+    sink, wanted = room.sink(ANNA), lecture(5)
+    for start, pcm in wanted.items():
+        speak(sink, pcm, start)
+    await room.aclose()
+    records = assert_sound(tmp_path / "math101")
+    assert [line["number"] for line in records] == [1, 2, 3, 4, 5]
+    assert [place(line) for line in records] == list(wanted)
+    assert_spoken(tmp_path / "math101", wanted)
+
+
+async def test_two_teachers_share_one_numbering_and_nothing_else(tmp_path: Path) -> None:
+    room = RoomPipeline(settings_for(tmp_path), ROOM)
+    anna, bob = room.sink(ANNA), room.sink(BOB)
+    of_anna, of_bob = noise(32_000, seed=1), noise(24_000, seed=2)
+    grow(anna, of_anna, 0)
+    grow(bob, of_bob, 0)
+    close(anna, of_anna, 0)
+    close(bob, of_bob, 0)
+    totals = await room.aclose()
+    assert [line["number"] for line in assert_sound(tmp_path / "math101")] == [1, 2]
+    assert_spoken(tmp_path / "math101", {0: of_anna}, ANNA)
+    assert_spoken(tmp_path / "math101", {0: of_bob}, BOB)
+    assert totals == Totals(segments=2, speech_seconds=3.5, participants={"anna", "bob"})
+
+
+async def test_two_streams_of_one_track_are_two_segments(tmp_path: Path) -> None:
+    """A full reconnect: the same track, counted from a new beginning."""
+    room = RoomPipeline(settings_for(tmp_path), ROOM)
+    sink = room.sink(ANNA)
+    later = StreamClock(CLOCK.anchor.replace(minute=30))
+    grow(sink, noise(16_000), 0)
+    grow(room.sink(ANNA), noise(16_000, seed=1), 0, later)
+    close(sink, noise(16_000), 0)
+    room.sink(ANNA).take(Closed(segment_of(noise(16_000, seed=1))), later)
+    await room.aclose()
+    first, second = assert_sound(tmp_path / "math101")
+    assert (first["start"], second["start"]) == ("2025-10-08T14:05:23.000Z", "2025-10-08T14:30:23.000Z")
+
+
+async def test_a_room_in_which_nobody_speaks_saves_nothing(tmp_path: Path) -> None:
+    assert await RoomPipeline(settings_for(tmp_path), ROOM).aclose() == Totals()
+    assert manifest(tmp_path / "math101") == []
+
+
+async def test_a_room_that_is_silent_in_the_end_closes_at_once(tmp_path: Path) -> None:
+    room = RoomPipeline(settings_for(tmp_path), ROOM)
+    speak(room.sink(ANNA), noise(16_000))
+    await until(lambda: room.totals.segments == 1, "the segment is saved")
+    await asyncio.sleep(0.05)
+    assert (await asyncio.wait_for(room.aclose(), 5)).segments == 1
+
+
+async def test_a_saved_segment_is_held_no_longer(tmp_path: Path) -> None:
+    room = RoomPipeline(settings_for(tmp_path), ROOM)
+    for start, pcm in lecture(5).items():
+        speak(room.sink(ANNA), pcm, start)
+    await until(lambda: room.totals.segments == 5, "the segments are saved")
+    assert not [held for held in gc.get_objects() if isinstance(held, PartFile)]
+    await room.aclose()
+    await until(lambda: not disk_threads(), "the disk's thread has ended")
+
+
+def disk_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("disk")]
+
+
+async def test_the_log_says_what_was_begun_and_saved(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    room = RoomPipeline(settings_for(tmp_path), ROOM)
+    sink = room.sink(ANNA)
+    grow(sink, noise(40_000), 0)
+    close(sink, noise(40_000), 0, EndReason.MUTED)
+    await room.aclose()
+    assert lines(caplog) == [
+        "Speech begun",
+        "Segment saved: segment_001_20251008_140523.wav, 2.5 s, confidence 0.90, ended by muted",
+    ]
+    for record in caplog.records:
+        assert record.__dict__["room"] == "math101" and record.__dict__["participant"] == "anna"
+
+
+async def test_what_comes_after_saving_is_told_of_files_that_are_there(tmp_path: Path) -> None:
+    told: list[tuple[int, bool]] = []
+
+    class Listener:
+        def segment_saved(self, record: SegmentRecord, path: Path) -> None:
+            told.append((record.number, path.exists() and path.name == record.file))
+
+    room = RoomPipeline(settings_for(tmp_path), ROOM, [Listener(), Listener()])
+    for start, pcm in lecture(2).items():
+        speak(room.sink(ANNA), pcm, start)
+    await room.aclose()
+    assert told == [(1, True), (1, True), (2, True), (2, True)]
+
+
+async def test_speech_is_on_disk_before_it_ends(tmp_path: Path) -> None:
+    room = RoomPipeline(settings_for(tmp_path), ROOM)
+    sink, pcm = room.sink(ANNA), noise(48_000)
+    grow(sink, pcm, 0)
+    part = tmp_path / "math101" / "segment_001_20251008_140523.wav.part"
+    enough = len(pcm) - (pipeline.BATCH_SECONDS + 0.1) * SAMPLE_RATE
+    await until(lambda: part.exists() and len(samples(part)) >= enough, "the part has grown")
+    np.testing.assert_array_equal(samples(part), pcm[: len(samples(part))])
+    close(sink, pcm, 0)
+    await room.aclose()
+    assert_spoken(tmp_path / "math101", {0: pcm})
+
+
+async def test_at_a_split_each_part_has_its_own(tmp_path: Path) -> None:
+    room = RoomPipeline(settings_for(tmp_path), ROOM)
+    sink, pcm, middle = room.sink(ANNA), noise(64_000), 32_000
+    grow(sink, pcm[:48_000], 0)
+    sink.take(Opened(middle, middle), CLOCK)
+    sink.take(Grown(middle, pcm[middle:48_000]), CLOCK)
+    close(sink, pcm[:middle], 0, EndReason.MAX_LENGTH)
+    sink.take(Grown(middle, pcm[48_000:]), CLOCK)
+    close(sink, pcm[middle:], middle)
+    await room.aclose()
+    assert_sound(tmp_path / "math101")
+    assert_spoken(tmp_path / "math101", {0: pcm[:middle], middle: pcm[middle:]})
+
+
+# --- a disk that is slow ---
+
+
+@pytest.mark.parametrize("method", ["append", "commit"])
+async def test_a_disk_that_stalls_delays_nothing_but_the_saving(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, method: str
+) -> None:
+    work, stalls = getattr(PartFile, method), iter([1.2])
+
+    def slow(self: PartFile, *arguments: Any) -> Any:
+        time.sleep(next(stalls, 0))
+        return work(self, *arguments)
+
+    monkeypatch.setattr(PartFile, method, slow)
+    longest_gap = 0.0
+
+    async def tick() -> None:
+        nonlocal longest_gap
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(0.01)
+            longest_gap = max(longest_gap, time.monotonic() - before)
+
+    ticking = asyncio.create_task(tick())
+    room = RoomPipeline(settings_for(tmp_path), ROOM)
+    sink, wanted = room.sink(ANNA), lecture(4)
+    for start, pcm in wanted.items():
+        grow(sink, pcm, start)
+        await asyncio.sleep(0.05)
+        close(sink, pcm, start)
+        await asyncio.sleep(0.05)
+    await room.aclose()
+    ticking.cancel()
+    assert longest_gap < 0.5, "the event loop stood still"
+    assert_sound(tmp_path / "math101")
+    assert_spoken(tmp_path / "math101", wanted)
+    (said,) = lines(caplog, logging.WARNING)
+    assert said.startswith("The disk took 1.") and said.endswith("nothing is lost")
+
+
+class Gate:
+    """Holds the disk up until it is opened."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._open = threading.Event()
+        opened = RoomFolder.open.__func__  # type: ignore[attr-defined]
+
+        def held_up(cls: type[RoomFolder], *arguments: Any) -> RoomFolder:
+            self._open.wait(20)
+            folder = opened(cls, *arguments)
+            assert isinstance(folder, RoomFolder)
+            return folder
+
+        monkeypatch.setattr(RoomFolder, "open", classmethod(held_up))
+
+    def open(self) -> None:
+        self._open.set()
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    gate = Gate(monkeypatch)
+    yield gate
+    gate.open()
+
+
+async def test_what_waits_to_grow_is_dropped_when_the_segment_brings_it_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gate: Gate
+) -> None:
+    appended: list[int] = []
+    append = PartFile.append
+
+    def watched(self: PartFile, pcm: Pcm) -> None:
+        appended.append(len(pcm))
+        append(self, pcm)
+
+    monkeypatch.setattr(PartFile, "append", watched)
+    room = RoomPipeline(settings_for(tmp_path), ROOM)
+    anna, bob = room.sink(ANNA), room.sink(BOB)
+    speak(anna, noise(32_000), 0)
+    grow(bob, noise(32_000, seed=1), 0)
+    gate.open()
+    await until(lambda: sum(appended) >= 16_000, "the open segment has grown")
+    close(bob, noise(32_000, seed=1), 0)
+    await room.aclose()
+    assert sum(appended) <= 32_000, "the closed segment was written twice"
+    assert_spoken(tmp_path / "math101", {0: noise(32_000)}, ANNA)
+    assert_spoken(tmp_path / "math101", {0: noise(32_000, seed=1)}, BOB)
+
+
+async def test_when_memory_is_full_the_oldest_speech_goes_and_the_log_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, gate: Gate
+) -> None:
+    room = RoomPipeline(settings_for(tmp_path, max_unsaved_seconds=3.0), ROOM)
+    sink, wanted = room.sink(ANNA), lecture(8)
+    for start, pcm in wanted.items():
+        speak(sink, pcm, start)
+    gate.open()
+    totals = await room.aclose()
+    kept = dict(list(wanted.items())[-3:])
+    assert_spoken(tmp_path / "math101", kept)
+    lost = lines(caplog, logging.ERROR)
+    assert len(lost) == 5
+    assert lost[0].startswith("LOST 1.0 s of speech from 2025-10-08T14:05:23.000Z on: ")
+    assert all("MAX_UNSAVED_SECONDS" in line for line in lost)
+    assert totals == Totals(segments=3, speech_seconds=3, lost_seconds=5, participants={"anna"})
+
+
+async def test_speech_that_memory_let_go_leaves_nothing_behind(tmp_path: Path, gate: Gate) -> None:
+    room = RoomPipeline(settings_for(tmp_path, max_unsaved_seconds=3.0), ROOM)
+    for start, pcm in lecture(8).items():
+        speak(room.sink(ANNA), pcm, start)
+    gate.open()
+    await room.aclose()
+    assert_sound(tmp_path / "math101")
+
+
+async def test_a_segment_longer_than_the_bound_is_kept_while_it_is_the_last(
+    tmp_path: Path, gate: Gate
+) -> None:
+    room = RoomPipeline(settings_for(tmp_path, max_unsaved_seconds=1.0), ROOM)
+    for start, pcm in (wanted := lecture(2, seconds=2)).items():
+        speak(room.sink(ANNA), pcm, start)
+    gate.open()
+    assert (await room.aclose()).lost_seconds == 2
+    (_, last) = wanted
+    assert_spoken(tmp_path / "math101", {last: wanted[last]})
+
+
+# --- a disk that refuses ---
+
+
+async def test_a_disk_that_refuses_for_a_while_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk, wanted = RefusingDisk(monkeypatch), lecture(4)
+    disk.refuse(errno.ENOSPC, 0, FOR_EVER)
+    room = RoomPipeline(settings_for(tmp_path), ROOM)
+    for start, pcm in wanted.items():
+        speak(room.sink(ANNA), pcm, start)
+        await asyncio.sleep(0.03)
+    assert len(disk.refused) > 3
+    disk.relent()
+    totals = await room.aclose()
+    assert_spoken(tmp_path / "math101", wanted)
+    assert (totals.segments, totals.lost_seconds) == (4, 0)
+    troubles = lines(caplog, logging.WARNING)
+    assert troubles == [
+        "The disk refuses: No space left on device. Speech is held in memory until it does not",
+        "The disk works again",
+    ]
+
+
+async def test_a_disk_that_fills_up_in_mid_sentence_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, pcm = RefusingDisk(monkeypatch), noise(80_000)
+    room = RoomPipeline(settings_for(tmp_path), ROOM)
+    sink, folder = room.sink(ANNA), tmp_path / "math101"
+    sink.take(Opened(0, 0), CLOCK)
+    for index, first in enumerate(range(0, len(pcm), 16_000)):
+        if index == 1:
+            disk.refuse(errno.ENOSPC, 0, FOR_EVER)
+        if index == 3:
+            disk.relent()
+        sink.take(Grown(0, pcm[first : first + 16_000]), CLOCK)
+        await asyncio.sleep(0.05)
+    close(sink, pcm, 0)
+    await room.aclose()
+    assert disk.refused
+    assert_sound(folder)
+    assert_spoken(folder, {0: pcm})
+
+
+async def test_an_hour_without_a_disk_leaves_no_gap_in_the_numbers_and_no_file_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk often still makes a file, and then takes nothing into it."""
+    disk, wanted = RefusingDisk(monkeypatch), lecture(3)
+    room = RoomPipeline(settings_for(tmp_path), ROOM)
+    await until(lambda: (tmp_path / "math101").is_dir(), "the folder is there")
+    refuses = disk.refuses
+    monkeypatch.setattr(disk, "refuses", lambda step: step == "write" and refuses(step))
+    disk.refuse(errno.ENOSPC, 0, FOR_EVER)
+    for start, pcm in wanted.items():
+        speak(room.sink(ANNA), pcm, start)
+    await until(lambda: len(disk.refused) > 10, "the disk has refused often")
+    disk.relent()
+    await room.aclose()
+    assert_spoken(tmp_path / "math101", wanted)
+    assert leftovers(tmp_path / "math101") == []
+    assert [line["number"] for line in manifest(tmp_path / "math101")] == [1, 2, 3]
+
+
+async def test_a_disk_that_refuses_to_the_end_holds_nobody_up_and_the_log_says_what_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = RefusingDisk(monkeypatch)
+    disk.refuse(errno.EROFS, 0, FOR_EVER)
+    room = RoomPipeline(settings_for(tmp_path), ROOM)
+    for start, pcm in lecture(3).items():
+        speak(room.sink(ANNA), pcm, start)
+    began = time.monotonic()
+    totals = await room.aclose()
+    assert time.monotonic() - began < 3
+    assert len(disk.refused) < 500, "the disk was asked without a pause"
+    disk.relent()
+    assert totals == Totals(lost_seconds=3)
+    lost = [line for line in lines(caplog, logging.ERROR) if line.startswith("LOST 1.0 s of speech from ")]
+    assert len(lost) == 3
+    assert all("Read-only file system" in line for line in lost)
+    assert lines(caplog).count("Speech begun") == 3
+
+
+async def test_a_disk_that_dies_in_mid_sentence_leaves_no_file_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The part stays locked as long as it is open, and would never be recovered by this process."""
+    disk, pcm = RefusingDisk(monkeypatch), noise(32_000)
+    room = RoomPipeline(settings_for(tmp_path), ROOM)
+    sink, folder = room.sink(ANNA), tmp_path / "math101"
+    grow(sink, pcm, 0)
+    await until(lambda: list(folder.glob("*.part")), "the part is there")
+    await asyncio.sleep(0.05)
+    disk.refuse(errno.EIO, 0, FOR_EVER)
+    close(sink, pcm, 0)
+    await room.aclose()
+    disk.relent()
+    (record,) = recover_all(settings_for(tmp_path))
+    assert record.end_reason is EndReason.RECOVERED
+    assert record.duration_seconds >= 2 - pipeline.BATCH_SECONDS - 0.1
+
+
+async def test_a_bug_on_the_disk_thread_is_a_refusal_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    commit, troubles = PartFile.commit, iter([ValueError("odd"), KeyError("odder")])
+
+    def buggy(self: PartFile, *arguments: Any) -> Any:
+        trouble = next(troubles, None)
+        if trouble is not None:
+            raise trouble
+        return commit(self, *arguments)
+
+    monkeypatch.setattr(PartFile, "commit", buggy)
+    room = RoomPipeline(settings_for(tmp_path), ROOM)
+    speak(room.sink(ANNA), noise(16_000))
+    await room.aclose()
+    assert_spoken(tmp_path / "math101", {0: noise(16_000)})
+    first = next(record for record in caplog.records if record.levelno == logging.ERROR)
+    assert "odd" in first.getMessage() and first.exc_info, "a bug is shown with its place"
+
+
+async def test_the_folder_of_a_hostile_room_is_below_the_output_folder(tmp_path: Path) -> None:
+    room = RoomPipeline(settings_for(tmp_path), replace(ROOM, name="../../x\x00\n"))
+    speak(room.sink(ANNA), noise(16_000))
+    await room.aclose()
+    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    assert len(assert_sound(folder)) == 1
