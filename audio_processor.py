@@ -490,6 +490,7 @@ class TrackProcessor:
 
     _clock: StreamClock | None = None
     _has_spoken: bool = False
+    _is_deaf: bool = False
     _remainder: Pcm = field(default_factory=lambda: np.empty(0, np.int16))
     _flush_at_sample: int | None = None
     _task: asyncio.Task[None] | None = None
@@ -514,10 +515,7 @@ class TrackProcessor:
     async def _listen(self) -> None:
         try:
             async for event in self.stream:
-                try:
-                    self._take(np.frombuffer(event.frame.data, dtype=np.int16))
-                except Exception:  # one bad frame must not end the recording of a track
-                    logger.exception("A frame of %s could not be looked at", self.track.track_sid)
+                self._take(np.frombuffer(event.frame.data, dtype=np.int16))
             if self.end_reason is EndReason.UNPUBLISHED:
                 await asyncio.sleep(REASON_GRACE_SECONDS)
         finally:
@@ -531,11 +529,22 @@ class TrackProcessor:
         whole = len(pcm) - len(pcm) % WINDOW_SAMPLES
         for start in range(0, whole, WINDOW_SAMPLES):
             window = pcm[start : start + WINDOW_SAMPLES]
-            self._pass_on(self.segmenter.push(window, self.detector.probability(window)))
+            self._pass_on(self.segmenter.push(window, self._probability(window)))
         self._remainder = pcm[whole:]
         if self._flush_at_sample is not None and self.segmenter.position >= self._flush_at_sample:
             self._flush_at_sample = None
             self._pass_on(self.segmenter.finish(EndReason.MUTED))
+
+    def _probability(self, window: Pcm) -> float:
+        try:
+            return self.detector.probability(window)
+        except Exception as error:  # a model that breaks must not cost a word: everything is recorded then
+            if not self._is_deaf:
+                self._is_deaf = True
+                logger.error(
+                    "Silero VAD fails: %s is recorded with its silence", self.track.track_sid, exc_info=error
+                )
+            return 1.0
 
     def _keep_time(self, arrived: int) -> None:
         """Anchors the stream: a frame can come late and never early, so until somebody speaks the earliest counts."""

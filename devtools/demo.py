@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-import soundfile  # type: ignore[import-untyped]
+import soundfile
 
 from devtools.listening import SAMPLE_RATE, share_heard
 from devtools.livekit_server import LiveKitServer, ServerUnavailable, find_or_build

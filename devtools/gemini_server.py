@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import soundfile  # type: ignore[import-untyped]
+import soundfile
 from aiohttp import web
 
 KEY = "stand-in-key"

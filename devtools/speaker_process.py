@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-import soundfile  # type: ignore[import-untyped]
+import soundfile
 
 from devtools.speakers import SPEECH_RATE, Server, Speaker, token
 

@@ -29,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import soundfile  # type: ignore[import-untyped]
+import soundfile
 
 FloatArray = npt.NDArray[np.float64]
 
