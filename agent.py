@@ -408,4 +408,9 @@ def _explained(error: ConfigError) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    # Everything is saved and closed. The native client may abort while the interpreter goes down, so it does not.
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
