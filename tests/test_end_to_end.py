@@ -162,7 +162,7 @@ async def test_a_teacher_who_rejoins_or_republishes_is_recorded_on(
         await again.say(sentences(6, 2, tail=0.3))
     await recorder.wait_for("Room over")
     records = assert_sound(room_dir, [0, 1, 2, 3, 4, 5, 6, 7])
-    assert [record["end_reason"] for record in records] == ["unpublished", "left", "muted", "left"]
+    assert len({record["track_sid"] for record in records}) == 3
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["resume", "full reconnect"])
