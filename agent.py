@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ logger = logging.getLogger("recorder")
 HERE = Path(__file__).resolve().parent
 STOP_TIMEOUT_SECONDS = 15.0
 SERVER_RETRY_SECONDS = (1, 2, 5, 10)
+JOIN_POLL_SECONDS = 0.02
 FULL_LOAD = 1.0
 BUSIEST_LOAD = 0.65
 """What we report just before we are full: the server gives no rooms to a worker at 0.7 or above (fact 12)."""
@@ -76,6 +77,7 @@ class RecorderServer(AgentServer):
         self.settings = settings
         self.max_rooms = settings.max_rooms or default_max_rooms()
         self.is_serving = False
+        self._being_taken: dict[str, str] = {}
         self._problem = problem
         is_thread = settings.job_executor == "thread"
         super().__init__(
@@ -139,7 +141,22 @@ class RecorderServer(AgentServer):
 
     def is_recording(self, room_sid: str) -> bool:
         """Whether a recorder of this worker is in the room, or on its way into it."""
-        return any(job.job.room.sid == room_sid for job in self.active_jobs)
+        return room_sid in self._rooms_by_job().values()
+
+    def rooms_taken(self) -> int:
+        return len(self._rooms_by_job())
+
+    @contextlib.contextmanager
+    def taking(self, job_id: str, room_sid: str) -> Iterator[None]:
+        """Counts a room from the moment we say yes: ten may be offered before the first of them has begun."""
+        self._being_taken[job_id] = room_sid
+        try:
+            yield
+        finally:
+            del self._being_taken[job_id]
+
+    def _rooms_by_job(self) -> dict[str, str]:
+        return {**self._being_taken, **{job.job.id: job.job.room.sid for job in self.active_jobs}}
 
     def _say_ready(self) -> None:
         logger.info(
@@ -177,7 +194,7 @@ def least_permissions(settings: Settings) -> WorkerPermissions:
 def _load(worker: AgentServer) -> float:
     """The load that the server and other workers see: rooms, not the host's CPU (fact 12)."""
     assert isinstance(worker, RecorderServer)
-    rooms = len(worker.active_jobs)
+    rooms = worker.rooms_taken()
     return FULL_LOAD if rooms >= worker.max_rooms else BUSIEST_LOAD * rooms / worker.max_rooms
 
 
@@ -228,7 +245,8 @@ async def _reach(livekit: api.LiveKitAPI, settings: Settings) -> None:
 
 def prewarm(process: JobProcess) -> None:
     """Loads Silero VAD and the native runtime once per process, before the first room."""
-    set_up_logging(server.settings.log_level, server.settings.log_format, colours=_wants_colours())
+    if process.executor_type is JobExecutorType.PROCESS:
+        set_up_logging(server.settings.log_level, server.settings.log_format, colours=_wants_colours())
     with _prewarming:
         # Creating the client is not thread-safe: of ten first rooms, those that got a client of their own would
         # wait for events that only the last one receives. That is what fact 18b saw.
@@ -241,11 +259,14 @@ async def request(request: JobRequest) -> None:
     if server.is_recording(request.room.sid):
         logger.info("Already recording: second request refused", extra={"room": request.room.name})
         await request.reject(terminate=True)
-    elif len(server.active_jobs) >= server.max_rooms:
+    elif server.rooms_taken() >= server.max_rooms:
         logger.error("Full with %d rooms (MAX_ROOMS)", server.max_rooms, extra={"room": request.room.name})
         await request.reject(terminate=False)
     else:
-        await request.accept(identity=server.settings.agent_identity, name=server.settings.agent_display_name)
+        with server.taking(request.id, request.room.sid):
+            await request.accept(
+                identity=server.settings.agent_identity, name=server.settings.agent_display_name
+            )
 
 
 async def entrypoint(ctx: JobContext) -> None:
@@ -254,7 +275,8 @@ async def entrypoint(ctx: JobContext) -> None:
     ctx.proc.userdata["recorder"] = recorder
     recorder.attach()
     # Never cancelled in the middle: a connect that is broken off ends the whole process 15 s later.
-    await asyncio.to_thread(_joining.acquire)
+    while not _joining.acquire(blocking=False):  # noqa: ASYNC110  (shared by threads; a cancelled wait takes no place)
+        await asyncio.sleep(JOIN_POLL_SECONDS)
     try:
         await ctx.connect(auto_subscribe=AutoSubscribe.SUBSCRIBE_NONE)
     finally:
@@ -316,6 +338,9 @@ def start() -> int:
         return 2
     except RecorderError as error:
         sys.stderr.write(f"{error}\n")
+        return 1
+    except Exception as error:  # one line for people; where it came from is for LOG_LEVEL=DEBUG
+        logger.critical("The worker ended", exc_info=error)
         return 1
 
 
