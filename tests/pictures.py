@@ -57,7 +57,8 @@ def sound(windows: int, loudness: str | None = None, seed: int = 0) -> Pcm:
     if loudness is None:
         loudness = "9" * windows
     pieces = [random.permutation(one) * int(digit) // 9 for digit in loudness]
-    return np.concatenate([np.zeros(0), *pieces]).astype(np.int16)
+    pcm: Pcm = np.concatenate([np.zeros(0), *pieces]).astype(np.int16)
+    return pcm
 
 
 def windows_of(pcm: Pcm) -> list[Pcm]:

@@ -269,7 +269,8 @@ class _Recording:
         """Samples start <= i < end of the recording, zeros where there are none."""
         wanted = np.arange(start, end) + OVERLAP
         inside = (wanted >= 0) & (wanted < self._padded.size)
-        return self._padded.take(wanted, mode="clip") * inside
+        samples: FloatArray = self._padded.take(wanted, mode="clip") * inside
+        return samples
 
     def scores(self, template: FloatArray) -> FloatArray:
         """Normalised cross-correlation, -1 to 1; at i is the score of a template that starts at i - OVERLAP."""
@@ -285,7 +286,8 @@ def _normalised(correlation: FloatArray, running_energy: EnergyArray, template: 
     """The correlation divided by the energies of the template and of the stretch it was laid over."""
     own = float(_running_energy(template)[-1])
     local = running_energy[template.size :] - running_energy[: -template.size]
-    return (correlation / np.sqrt(np.maximum(local, FAINTEST * own) * own)).astype(np.float32)
+    scores: FloatArray = (correlation / np.sqrt(np.maximum(local, FAINTEST * own) * own)).astype(np.float32)
+    return scores
 
 
 def _running_energy(samples: FloatArray) -> EnergyArray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,6 +116,13 @@ def test_the_readme_has_every_setting() -> None:
     assert readme_table() in document("README.md"), (
         "put the output of `python config.py readme` into README.md"
     )
+
+
+def test_every_command_in_the_readme_is_one() -> None:
+    commands = set(re.findall(r"python (agent|dev|config)\.py (\w+)", document("README.md")))
+    assert {("dev", "demo"), ("dev", "test"), ("agent", "dev"), ("agent", "start")} <= commands
+    for program, command in commands:
+        assert f'"{command}"' in (ROOT / f"{program}.py").read_text(encoding="utf-8"), f"{program}.py {command}"
 
 
 def test_the_example_has_every_setting() -> None:

@@ -178,7 +178,8 @@ def through_opus(pcm: IntArray, bits_per_second: int) -> IntArray:
 def resampled(pcm: IntArray, rate: int, new_rate: int) -> IntArray:
     resampler = av.AudioResampler(format="s16", layout="mono", rate=new_rate)
     frames = [*resampler.resample(audio_frame(pcm, rate)), *resampler.resample(None)]
-    return np.concatenate([frame.to_ndarray()[0] for frame in frames]).astype(np.int16)
+    heard: IntArray = np.concatenate([frame.to_ndarray()[0] for frame in frames]).astype(np.int16)
+    return heard
 
 
 def audio_frame(pcm: IntArray, rate: int) -> av.AudioFrame:
