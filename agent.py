@@ -27,6 +27,8 @@ if __name__ == "__main__":
 
 # The framework would load a 244 MB end-of-turn model that a recorder never uses (fact 18).
 os.environ.setdefault("LIVEKIT_AGENTS_PRELOAD_LOCAL_INFERENCE", "0")
+# Nor does it need a watch over each room's event loop, which wakes two threads some fifty times a second.
+os.environ.setdefault("LIVEKIT_AGENTS_LOOP_BLOCK_WARN_MS", "0")
 
 import slim  # noqa: F401, I001  (before the framework)
 import aiohttp
@@ -93,7 +95,12 @@ class RecorderServer(AgentServer):
             load_threshold=float("inf"),  # admission is ours, see request(): fact 12b
             max_retry=sys.maxsize,
             setup_fnc=prewarm,
-            preload_modules=["slim"],
+            preload_modules=[
+                "slim",
+                "recorder",
+                "reconcile",
+                "capacity",
+            ],  # shared by the processes of all rooms
             log_level=settings.log_level,
         )
 
