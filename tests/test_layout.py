@@ -122,7 +122,9 @@ def test_every_command_in_the_readme_is_one() -> None:
     commands = set(re.findall(r"python (agent|dev|config)\.py (\w+)", document("README.md")))
     assert {("dev", "demo"), ("dev", "test"), ("agent", "dev"), ("agent", "start")} <= commands
     for program, command in commands:
-        assert f'"{command}"' in (ROOT / f"{program}.py").read_text(encoding="utf-8"), f"{program}.py {command}"
+        assert f'"{command}"' in (ROOT / f"{program}.py").read_text(encoding="utf-8"), (
+            f"{program}.py {command}"
+        )
 
 
 def test_the_example_has_every_setting() -> None:

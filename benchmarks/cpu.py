@@ -1,0 +1,71 @@
+"""CPU time of the worker and everything it starts, in real time, user and system, while teachers lecture: for one room
+and for ten, in CPU seconds an hour of one room. 3600 would be a whole core for each room.
+
+"Receive only" is a worker that does no more than take the frames, of the same length and rate as ours, and drop them
+(`benchmarks/receive_agent.py`). What a worker uses without any room is in all figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmarks.figures import Figure, Options, Outcome
+from benchmarks.loads import MANY, Session, sessions, window_seconds
+from benchmarks.recipes import PROCESSES, RECEIVE_ONLY, STOCK_UNLIMITED, THREADS
+
+NAME = "cpu"
+
+STOCK_RATIO = 1 / 3
+RECEIVE_RATIO = 1.3
+MOST_CORES = 0.5
+UNIT = "CPU s per room-hour"
+
+
+def measure(options: Options) -> Outcome:
+    found = sessions(options)
+    figures = []
+    for recipe in (THREADS, PROCESSES):
+        ours = found[recipe.name]
+        stock, receive = found[STOCK_UNLIMITED.name], found[RECEIVE_ONLY.name]
+        for rooms, per_room in ((1, _one), (MANY, _many)):
+            what = f"{recipe.name}: {'one room' if rooms == 1 else f'{rooms} rooms'}"
+            figures.append(
+                Figure(what, UNIT, per_room(ours), per_room(stock), digits=0, ratio_at_most=STOCK_RATIO)
+            )
+            if recipe is THREADS:
+                against = Figure(
+                    what,
+                    UNIT,
+                    per_room(ours),
+                    per_room(receive),
+                    RECEIVE_ONLY.name,
+                    digits=0,
+                    ratio_at_most=RECEIVE_RATIO,
+                )
+                figures.append(against)
+        figures.append(
+            Figure(
+                f"{recipe.name}: {MANY} rooms",
+                "cores",
+                _cores(ours),
+                _cores(stock),
+                digits=2,
+                at_most=MOST_CORES,
+            )
+        )
+    loads = [load for listed in found.values() for session in listed for load in (session.one, session.many)]
+    others = max(load.others_cores for load in loads)
+    note = f"Windows of {window_seconds(options):.0f} s; in any of them, others used at most {others:.0%} of a core."
+    return Outcome(NAME, figures, [note])
+
+
+def _one(found: Sequence[Session]) -> list[float]:
+    return [session.one.cpu_seconds_per_hour for session in found]
+
+
+def _many(found: Sequence[Session]) -> list[float]:
+    return [session.many.cpu_seconds_per_hour / session.many.rooms for session in found]
+
+
+def _cores(found: Sequence[Session]) -> list[float]:
+    return [session.many.cores for session in found]

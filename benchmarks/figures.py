@@ -1,0 +1,156 @@
+"""What a benchmark finds out: figures, each with what it is held to."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+Report = Callable[[str], None]
+"""Takes one line for the person who waits."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What all benchmarks are told."""
+
+    runs: int = 3
+    quick: bool = False
+    """A few seconds, to see that everything works; the figures say little."""
+    full: bool = False
+    """As many rooms and runs as the promises name: 200 rooms come and gone, 20 runs of ten rooms."""
+    speech: Path | None = None
+    """A folder of recordings to use as speech, besides what is shipped."""
+    say: Report = print
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured quantity. The values of ours and of what it is compared with belong together, run by run."""
+
+    what: str
+    unit: str
+    ours: Sequence[float]
+    other: Sequence[float] = ()
+    other_name: str = "stock"
+    digits: int = 1
+    at_most: float | None = None
+    at_least: float | None = None
+    ratio_at_most: float | None = None
+    judged_by_worst: bool = False
+    """Every run must hold the target, and the worst is what is shown. Otherwise it is the median that counts."""
+
+    @property
+    def value(self) -> float:
+        return self._shown(self.ours)
+
+    @property
+    def other_value(self) -> float | None:
+        return self._shown(self.other) if self.other else None
+
+    @property
+    def ratio(self) -> float | None:
+        """Of the runs' own ratios the median, or the worst. None where there is nothing to divide by."""
+        pairs = list(zip(self.ours, self.other, strict=False))
+        if not pairs or any(not other for _, other in pairs):
+            return None
+        return self._shown([ours / other for ours, other in pairs])
+
+    @property
+    def passed(self) -> bool | None:
+        """None where nothing was promised."""
+        promises = []
+        if self.at_most is not None:
+            promises.append(self.value <= self.at_most)
+        if self.at_least is not None:
+            promises.append(self.value >= self.at_least)
+        if self.ratio_at_most is not None:
+            promises.append(self._within_ratio(self.ratio_at_most))
+        return all(promises) if promises else None
+
+    @property
+    def target(self) -> str:
+        parts = []
+        if self.at_most is not None:
+            parts.append(f"at most {self.at_most:g}")
+        if self.at_least is not None:
+            parts.append(f"at least {self.at_least:g}")
+        if self.ratio_at_most is not None:
+            parts.append(f"at most {self.ratio_at_most:.3g} x {self.other_name}")
+        return ", ".join(parts)
+
+    @property
+    def verdict(self) -> str:
+        return {True: "PASS", False: "MISS", None: ""}[self.passed]
+
+    def cells(self) -> list[str]:
+        """The row of a table under :data:`HEADINGS`."""
+        other = "" if self.other_value is None else f"{self.other_value:.{self.digits}f}"
+        if other and self.other_name != "stock":
+            other += f" ({self.other_name})"
+        return [
+            f"{self.what} [{self.unit}]",
+            self.target,
+            f"{self.value:.{self.digits}f}",
+            other,
+            "" if self.ratio is None else f"{self.ratio:.2f}",
+            f"{len(self.ours)}{', worst' if self.judged_by_worst and len(self.ours) > 1 else ''}",
+            self.verdict,
+        ]
+
+    def _within_ratio(self, limit: float) -> bool:
+        if self.ratio is None:
+            return self.value <= limit * (self.other_value or 0.0)
+        return self.ratio <= limit
+
+    def _shown(self, values: Sequence[float]) -> float:
+        if not self.judged_by_worst:
+            return statistics.median(values)
+        return min(values) if self.at_least is not None else max(values)
+
+
+HEADINGS = ["what", "target", "ours", "stock", "ratio", "runs", ""]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one benchmark came to, with what is worth telling besides its figures."""
+
+    benchmark: str
+    figures: Sequence[Figure]
+    notes: Sequence[str] = field(default_factory=tuple)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Outcome:
+        figures = [Figure(**figure) for figure in content["figures"]]
+        return cls(content["benchmark"], figures, content["notes"])
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.to_json(), indent=1)
+        (folder / f"{self.benchmark}.json").write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path, benchmark: str) -> Outcome | None:
+        path = folder / f"{benchmark}.json"
+        return cls.from_json(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+
+
+def table(figures: Sequence[Figure]) -> str:
+    """Figures as aligned columns, for a terminal."""
+    rows = [HEADINGS, *(figure.cells() for figure in figures)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def markdown_table(figures: Sequence[Figure]) -> str:
+    """The same as Markdown."""
+    rows = [HEADINGS, ["---"] * len(HEADINGS), *(figure.cells() for figure in figures)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)

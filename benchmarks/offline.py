@@ -1,0 +1,110 @@
+"""Both recipes on samples instead of rooms: what they would have saved of a recording, and where in it that lies."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from livekit import rtc
+from livekit.agents.vad import VADEvent, VADEventType
+from livekit.plugins import silero
+
+from audio_processor import (
+    WINDOW_SAMPLES,
+    Closed,
+    DetectorFactory,
+    Segmenter,
+    SegmenterOptions,
+    load_detector,
+)
+from segments import SAMPLE_RATE, EndReason, SpeechSegment
+
+Pcm = npt.NDArray[np.int16]
+
+STOCK_FRAME = SAMPLE_RATE // 100
+"""What an AudioStream hands over by default: 10 ms."""
+
+
+class Saved(NamedTuple):
+    """One file: samples start <= i < end of the recording."""
+
+    start: int
+    end: int
+
+
+def ours(pcm: Pcm, runtime: str = "native") -> list[Saved]:
+    """What the recorder saves of a track that ends with the recording."""
+    return [Saved(segment.start_sample, segment.end_sample) for segment in our_segments(pcm, runtime)]
+
+
+def our_segments(pcm: Pcm, runtime: str = "native") -> list[SpeechSegment]:
+    detector, segmenter = _detectors(runtime)(), Segmenter(SegmenterOptions())
+    updates = []
+    whole = pcm.size - pcm.size % WINDOW_SAMPLES
+    for start in range(0, whole, WINDOW_SAMPLES):
+        window = pcm[start : start + WINDOW_SAMPLES]
+        updates += segmenter.push(window, detector.probability(window))
+    updates += segmenter.finish(EndReason.LEFT, pcm[whole:])
+    segments = [update.segment for update in updates if isinstance(update, Closed)]
+    for segment in segments:
+        _check(pcm, Saved(segment.start_sample, segment.end_sample), segment.pcm)
+    return segments
+
+
+def stock(pcm: Pcm) -> list[Saved]:
+    """What the stock recipe saves of it, from END_OF_SPEECH to END_OF_SPEECH."""
+    saved = []
+    start = 0
+    for event in asyncio.run(plugin_events(pcm)):
+        samples = _samples(event)
+        if event.type == VADEventType.START_OF_SPEECH:
+            start = event.samples_index - samples.size
+        elif event.type == VADEventType.END_OF_SPEECH:
+            saved.append(Saved(start, start + samples.size))
+            _check(pcm, saved[-1], samples)
+    return saved
+
+
+async def plugin_events(
+    pcm: Pcm, rate: int = SAMPLE_RATE, frame_samples: int = STOCK_FRAME
+) -> list[VADEvent]:
+    """Every event of the plugin's stream but the one per inference."""
+    stream = _plugin().stream()
+    for frame in frames(pcm, rate, frame_samples):
+        stream.push_frame(frame)
+    stream.end_input()
+    events = [event async for event in stream if event.type != VADEventType.INFERENCE_DONE]
+    await stream.aclose()
+    return events
+
+
+def frames(pcm: Pcm, rate: int, frame_samples: int) -> Iterator[rtc.AudioFrame]:
+    for start in range(0, pcm.size, frame_samples):
+        piece = pcm[start : start + frame_samples]
+        yield rtc.AudioFrame(piece.tobytes(), rate, 1, piece.size)
+
+
+def _samples(event: VADEvent) -> Pcm:
+    return np.concatenate([np.frombuffer(frame.data, np.int16) for frame in event.frames])
+
+
+@cache
+def _plugin() -> silero.VAD:
+    plugin = silero.VAD.load()
+    assert isinstance(plugin, silero.VAD)
+    return plugin
+
+
+@cache
+def _detectors(runtime: str) -> DetectorFactory:
+    return load_detector(runtime)
+
+
+def _check(pcm: Pcm, place: Saved, saved: Pcm) -> None:
+    """A figure about the wrong place would be worse than none."""
+    if not np.array_equal(pcm[place.start : place.end], saved):
+        raise ValueError(f"what was saved is not samples {place.start} to {place.end} of the recording")

@@ -1,0 +1,85 @@
+"""The workers that are compared, each a process started as an operator starts it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from devtools import worker
+from devtools.livekit_server import NEW_PROCESS_GROUP, LiveKitServer
+from devtools.worker import AGENT, REGISTERED, START_SECONDS, Worker
+
+HERE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A worker to measure: its script, the line that says it is ready, and its settings."""
+
+    name: str
+    script: Path
+    ready: str = REGISTERED
+    settings: Mapping[str, str] = field(default_factory=dict)
+    saves_at_end: bool = True
+    """Whether it is worth the wait to end it in order."""
+
+
+THREADS = Recipe("ours, threads", AGENT, settings={"JOB_EXECUTOR": "thread"})
+PROCESSES = Recipe("ours, processes", AGENT, settings={"JOB_EXECUTOR": "process"})
+STOCK = Recipe("stock", HERE / "stock_agent.py", "registered worker", saves_at_end=False)
+STOCK_UNLIMITED = Recipe(
+    "stock",
+    STOCK.script,
+    STOCK.ready,
+    {"STOCK_TAKES_EVERY_ROOM": "1"},
+    saves_at_end=False,
+)
+RECEIVE_ONLY = Recipe("receive only", HERE / "receive_agent.py", "registered worker", saves_at_end=False)
+
+
+class RecipeWorker(Worker):
+    """A worker made after a recipe: ``async with RecipeWorker(recipe, server, folder) as worker``."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        server: LiveKitServer,
+        output_dir: Path,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(server, output_dir, settings={**recipe.settings, **(settings or {})})
+        self.recipe = recipe
+
+    async def start(self) -> None:
+        self.launch()
+        try:
+            await self.wait_for(self.recipe.ready, START_SECONDS)
+        except BaseException:
+            self.kill()
+            raise
+
+    def launch(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, str(self.recipe.script), "start"],
+            cwd=AGENT.parent,
+            env=worker._environment(self._settings),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+            start_new_session=True,
+            creationflags=NEW_PROCESS_GROUP,
+        )
+        self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
+        self._reader.start()
+
+    async def stop(self) -> int:
+        if self.recipe.saves_at_end:
+            return await super().stop()
+        self.kill()
+        return self.exit_code or 0
