@@ -8,13 +8,13 @@ from pathlib import Path, PurePosixPath
 import psutil
 
 WORKER_MEGABYTES = 160
-"""The worker with its first room (docs/architecture.md has the measurement)."""
+"""The worker with its first room; measured 131 (docs/benchmarks.md)."""
 
 ROOM_MEGABYTES = 8
 """Each further room, with half a minute of speech that waits for the disk."""
 
 ROOMS_PER_CORE = 16
-"""Ten rooms measured 33 to 46 % of a core (fact 18b); half of the core is left for the rest."""
+"""Ten rooms measured less than half a core (docs/benchmarks.md); a part of the core is left for the rest."""
 
 MOST_ROOMS = 200
 
