@@ -66,6 +66,8 @@ class SegmenterOptions:
     """A segment that is still too short waits so long for the next utterance."""
     min_segment_seconds: float = 2.0
     """What is long enough."""
+    fill_seconds: float = 0.5
+    """A segment that stays too short keeps up to so much more of the silence behind it, to be long enough."""
     max_segment_seconds: float = 10.0
     """No file is longer than this, rolls included."""
 
@@ -80,6 +82,7 @@ class SegmenterOptions:
             pause_seconds=settings.pause_seconds,
             join_seconds=settings.join_seconds,
             min_segment_seconds=settings.min_segment_seconds,
+            fill_seconds=settings.fill_seconds,
             max_segment_seconds=settings.max_segment_seconds,
         )
 
@@ -165,6 +168,7 @@ class Segmenter:
         self._pause = max(1, _windows(options.pause_seconds))
         self._join = max(self._pause, _windows(options.join_seconds))
         self._min_segment = _windows(options.min_segment_seconds)
+        self._fill = _windows(options.fill_seconds)
         # A remainder of less than a window may follow the last one at the end of a stream; it must fit as well.
         max_samples = int(options.max_segment_seconds * SAMPLE_RATE)
         self._max_segment = (max_samples - (WINDOW_SAMPLES - 1)) // WINDOW_SAMPLES
@@ -288,7 +292,10 @@ class Segmenter:
         return silent >= limit or len(opened.windows) >= self._max_segment
 
     def _close_at_pause(self, opened: _OpenSegment) -> list[Update]:
-        end = min(opened.speech_end + self._post_roll, len(opened.windows))
+        end = opened.speech_end + self._post_roll
+        if end < self._min_segment:
+            end = min(self._min_segment, end + self._fill)
+        end = min(end, len(opened.windows))
         rest = opened.windows[end:]
         updates = self._close(opened, end, EndReason.PAUSE)
         self.state = SpeechState.SILENCE

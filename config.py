@@ -286,6 +286,14 @@ class Settings:
         "Speech", 2, 0.1, 10, "seconds", "a segment that is still too short waits this long for more"
     )
     min_segment_seconds: float = _number("Speech", 2, 0, 30, "seconds", "what counts as too short")
+    fill_seconds: float = _number(
+        "Speech",
+        0.5,
+        0,
+        2,
+        "seconds",
+        "more of the silence behind it that a segment keeps that stays too short",
+    )
     max_segment_seconds: float = _number("Speech", 10, 3, 60, "seconds", "no file is longer than this")
     frame_milliseconds: int = _integer(
         "Speech", 96, 10, 200, "milliseconds", "audio handed over at once: more is cheaper, less is sooner"

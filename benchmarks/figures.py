@@ -96,10 +96,15 @@ class Figure:
             self.target,
             f"{self.value:.{self.digits}f}",
             other,
-            "" if self.ratio is None else f"{self.ratio:.2f}",
+            self._shown_ratio(),
             f"{len(self.ours)}{', worst' if self.judged_by_worst and len(self.ours) > 1 else ''}",
             self.verdict,
         ]
+
+    def _shown_ratio(self) -> str:
+        """Nothing where it would be the worst of ratios that nobody asked for."""
+        is_telling = self.ratio_at_most is not None or not self.judged_by_worst
+        return f"{self.ratio:.2f}" if self.ratio is not None and is_telling else ""
 
     def _within_ratio(self, limit: float) -> bool:
         if self.ratio is None:

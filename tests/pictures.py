@@ -27,6 +27,7 @@ SHORT_PICTURES: dict[str, int] = {
     "pause": 4,
     "join": 8,
     "min_segment": 8,
+    "fill": 0,
     "maximum": 24,
 }
 """Lengths in windows. Every picture is drawn with these, unless it names others."""
@@ -46,6 +47,7 @@ def options(**windows: int) -> SegmenterOptions:
         pause_seconds=seconds["pause"],
         join_seconds=seconds["join"],
         min_segment_seconds=seconds["min_segment"],
+        fill_seconds=seconds["fill"],
         max_segment_seconds=seconds["maximum"] + (WINDOW_SAMPLES - 0.5) / SAMPLE_RATE,
     )
 

@@ -223,6 +223,20 @@ def test_a_short_utterance_does_not_wait_for_ever() -> None:
     assert segment.end_reason is EndReason.PAUSE
 
 
+def test_a_segment_that_stays_too_short_keeps_more_of_the_silence_behind_it() -> None:
+    assert_picture(
+        "....SSS..................",
+        "..[======]...............",
+        fill=3,
+    )
+    assert_picture(
+        "....SSS..................",
+        "..[========].............",
+        fill=3,
+        min_segment=20,
+    )
+
+
 def test_what_is_long_enough_includes_the_rolls() -> None:
     assert_picture(
         "....SSSS......SSSSSSSS......",
