@@ -15,7 +15,7 @@ from segments import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIRED = {
-    "LIVEKIT_URL": "wss://school.livekit.cloud",
+    "LIVEKIT_URL": "wss://school.example",
     "LIVEKIT_API_KEY": "APIxyz",
     "LIVEKIT_API_SECRET": "s3cr3t-s3cr3t-s3cr3t",
 }
