@@ -30,6 +30,8 @@ if __name__ == "__main__":
 os.environ.setdefault("LIVEKIT_AGENTS_PRELOAD_LOCAL_INFERENCE", "0")
 # Nor does it need a watch over each room's event loop, which wakes two threads some fifty times a second.
 os.environ.setdefault("LIVEKIT_AGENTS_LOOP_BLOCK_WARN_MS", "0")
+# Where rooms are processes: glibc would keep a heap for each of their threads, two megabytes a room.
+os.environ.setdefault("MALLOC_ARENA_MAX", "1")
 
 import slim  # noqa: F401, I001  (before the framework)
 import aiohttp
