@@ -175,7 +175,7 @@ def _transaction(
 ) -> Callable[Concatenate[Outbox, P], Coroutine[Any, Any, T]]:
     """Makes a method's body one transaction on the outbox's thread, done anew where the file turns out to be broken."""
 
-    async def method(self: Outbox, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def method(self: Outbox, /, *args: P.args, **kwargs: P.kwargs) -> T:
         work = functools.partial(self._attempt, functools.partial(body, self, *args, **kwargs))
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
