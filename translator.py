@@ -391,6 +391,8 @@ def _sorted_out(error: Any) -> RetryLater | Refused:
         return RetryLater(f"Gemini refuses the key or credentials ({said})", OPERATOR_PAUSE_SECONDS)
     if error.code == 404:
         return RetryLater(f"GEMINI_MODEL is not known ({said})", OPERATOR_PAUSE_SECONDS)
+    if error.status == "FAILED_PRECONDITION":
+        return RetryLater(f"Gemini is not available to this account ({said})", OPERATOR_PAUSE_SECONDS)
     if error.code == 413:
         return Refused(said)
     if error.code == 400:

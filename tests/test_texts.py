@@ -422,6 +422,7 @@ HEALS = [
     "language missing",
     "path as language",
     "wrong key",
+    "no billing",
 ]
 FINAL = {"blocked": "SAFETY", "unsafe": "SAFETY", "413": "too large"}
 
@@ -499,6 +500,38 @@ async def test_a_segment_that_alone_is_not_taken_is_refused(tmp_path: Path, gemi
     async with service(settings):
         lines = await outcomes_of(tmp_path, 3)
     assert [line["number"] for line in lines if "refused" in line] == [3]
+
+
+async def test_two_in_a_row_that_are_not_taken_are_not_both_at_fault(
+    tmp_path: Path, gemini: GeminiServer
+) -> None:
+    """Google may change what it takes while the worker runs: one segment may pay for that, not all."""
+    settings = settings_for(tmp_path, GEMINI_MAX_AT_ONCE="1")
+    spoken(settings, 1)
+    async with service(settings) as (running, _):
+        await outcomes_of(tmp_path, 1)
+        gemini.spoil = lambda call: "400"
+        spoken(settings, 4, first=1)
+        await until(lambda: running.costs.failed_calls >= 4, "some attempts", 60)
+        gemini.spoil = lambda call: ""
+        lines = await outcomes_of(tmp_path, 5)
+    assert sum("refused" in line for line in lines) == 1
+
+
+async def test_a_name_that_is_too_long_for_its_text_is_refused(tmp_path: Path, gemini: GeminiServer) -> None:
+    if sys.platform == "win32":
+        pytest.skip("Windows says it otherwise")
+    settings = settings_for(tmp_path, SEGMENT_NAME="{number}_{identity}_{room}_abc")
+    long = TrackInfo("i" * 100, "Anna", "TR_1", "microphone")
+    (record,) = spoken(settings, room=RoomInfo("r" * 200, "RM_1", NOW), track=long)
+    folder = next(path for path in tmp_path.iterdir() if path.is_dir())
+    name = "x" * 250 + ".wav"
+    (folder / record.file).rename(folder / name)
+    line = (folder / MANIFEST).read_text().replace(record.file, name)
+    (folder / MANIFEST).write_text(line)
+    async with service(settings):
+        (outcome,) = await outcomes_of(tmp_path, 1, folder.name)
+    assert outcome["refused"] == "the name of its text file is too long"
 
 
 async def test_an_answer_that_is_always_bad_is_given_up(tmp_path: Path, gemini: GeminiServer) -> None:
