@@ -347,8 +347,9 @@ class Outbox:
 
     async def aclose(self) -> None:
         """Gives back what is claimed and lets go of the files. Idempotent."""
-        with contextlib.suppress(StorageError, RuntimeError):
-            await self._give_back_all()
+        if self._presence is not None:  # else it was never used, and need not be created now
+            with contextlib.suppress(StorageError):
+                await self._give_back_all()
         await asyncio.to_thread(self._thread.shutdown)
         self._disconnect()
         if self._presence is not None:

@@ -124,6 +124,13 @@ async def test_the_files_are_private(tmp_path: Path) -> None:
         assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
 
 
+async def test_an_outbox_that_nobody_uses_leaves_no_trace(tmp_path: Path) -> None:
+    async with opened(tmp_path) as box:
+        pass
+    await box.aclose()
+    assert list(tmp_path.iterdir()) == []
+
+
 # --- files that grow ---
 
 
