@@ -139,6 +139,10 @@ class TextService:
             self._report_lessons(0)
             await self._translator.aclose()
 
+    def costs_by_lesson(self) -> dict[tuple[str, str], TextCosts]:
+        """What each lesson's text has taken, by folder and room SID; lessons of long ago are left out."""
+        return {key: lesson.costs for key, lesson in self._lessons.items()}
+
     async def backlog(self) -> Backlog:
         """What waits for its text."""
         return await self._outbox.backlog(TEXT)
