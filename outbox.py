@@ -233,7 +233,7 @@ class Outbox:
     def _insert(self, works: Sequence[Work]) -> int:
         now, added = time.time(), 0
         for work in works:
-            payload = json.dumps(work.payload, ensure_ascii=False)
+            payload = json.dumps(work.payload)
             row = (work.kind, work.folder, work.file, work.moment, payload, now, now)
             added += self._run(
                 "INSERT OR IGNORE INTO work (kind, folder, file, moment, payload, not_before, created)"
@@ -500,10 +500,11 @@ class Outbox:
 
 
 _COLUMNS = "folder, file, moment, payload, attempts"
+# What is due in more than a day was put off by a clock that has been set back since.
 _DUE = {
     Order.NEWEST_FIRST: f"""
         SELECT {_COLUMNS} FROM work
-        WHERE kind = :kind AND state = 'pending' AND owner = '' AND not_before <= :now
+        WHERE kind = :kind AND state = 'pending' AND owner = '' AND (not_before <= :now OR not_before > :now + 86400)
         ORDER BY moment DESC, file DESC LIMIT :most""",
     # From room to room by the index: a room's backlog may be long, and only its oldest item counts.
     Order.ROOMS_IN_ORDER: f"""
@@ -518,7 +519,7 @@ _DUE = {
             SELECT file FROM work
             WHERE kind = :kind AND state = 'pending' AND folder = room.name
             ORDER BY moment, file LIMIT 1)
-        WHERE owner = '' AND not_before <= :now
+        WHERE owner = '' AND (not_before <= :now OR not_before > :now + 86400)
         ORDER BY moment, file LIMIT :most""",
 }
 

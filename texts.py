@@ -129,6 +129,10 @@ class TextService:
                     self._disk_trouble = ""
                 except (StorageError, OSError) as error:
                     self._disk_refuses(error)
+                except (
+                    Exception
+                ) as error:  # not foreseen: what is under way goes on, and the next round tries again
+                    logger.error("Looking for missing text failed", exc_info=error)
                 self._report_lessons(QUIET_SECONDS)
                 await self._until_news()
         finally:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -105,6 +107,7 @@ async def test_lines_that_are_not_ours_are_skipped(tmp_path: Path, caplog: pytes
         json.dumps({**segment(2).to_json(), "file": "../x.wav"}),
         json.dumps({**segment(2).to_json(), "file": "..\\x.wav"}),
         json.dumps({**segment(2).to_json(), "caption_languages": 5}),
+        json.dumps({**segment(2).to_json(), "file": "\udc80.wav"}),
     ]
     with (tmp_path / "a" / MANIFEST).open("a") as file:
         file.writelines(line + "\n" for line in bad)
@@ -113,6 +116,15 @@ async def test_lines_that_are_not_ours_are_skipped(tmp_path: Path, caplog: pytes
         await ManifestFeed(box, tmp_path, "text", everything).look_everywhere()
         assert await waiting(box) == [("a", 1), ("a", 3)]
     assert caplog.text.count("is broken and was skipped") == len(bad)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are Unicode elsewhere")
+async def test_foreign_folders_are_left_alone(tmp_path: Path) -> None:
+    commit(tmp_path / "a", 1)
+    commit(Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff")), 1)
+    async with opened(tmp_path) as box:
+        await ManifestFeed(box, tmp_path, "text", everything).look_everywhere()
+        assert await waiting(box) == [("a", 1)]
 
 
 async def test_a_manifest_that_was_rewritten_is_read_anew(tmp_path: Path) -> None:

@@ -83,6 +83,19 @@ async def test_what_is_to_be_tried_later_is_not_due_now(tmp_path: Path) -> None:
         assert due_in is not None and 900 < due_in <= 1_000
 
 
+async def test_a_clock_that_is_set_back_puts_nothing_off_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path) as box:
+        await box.add([item(1)])
+        (work,) = await box.claim("text", Order.NEWEST_FIRST)
+        await box.retry(work, 60)
+        assert await claimed(box) == []
+        now = time.time()
+        monkeypatch.setattr(time, "time", lambda: now - 10 * 86_400)
+        assert await claimed(box) == ["math101/1"]
+
+
 async def test_rooms_keep_their_order_and_do_not_wait_for_each_other(tmp_path: Path) -> None:
     async with opened(tmp_path) as box:
         await box.add([item(2), item(1), item(3, "physics"), item(4, "physics")])

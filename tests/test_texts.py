@@ -797,6 +797,18 @@ async def test_a_folder_that_is_taken_away_is_left_alone(tmp_path: Path, gemini:
     assert not (tmp_path / "math101").exists()
 
 
+async def test_a_room_whose_name_is_no_unicode_gets_its_text(tmp_path: Path, gemini: GeminiServer) -> None:
+    settings = settings_for(tmp_path)
+    spoken(settings)
+    path = tmp_path / "math101" / MANIFEST
+    path.write_text(
+        path.read_text().replace('"anna"', '"\\udc80"').replace('"room_name": "', '"room_name": "\\udc80')
+    )
+    async with service(settings):
+        (line,) = await outcomes_of(tmp_path, 1)
+    assert line["participant_identity"] == "\udc80"
+
+
 # --- SAVE_AUDIO=false ---
 
 
