@@ -147,7 +147,7 @@ class RecorderServer(AgentServer):
                 # Not before: a recorder that is asked for while nobody can take it would be lost.
                 self._say_ready()
                 reconciler = Reconciler(
-                    livekit, self.settings, self.max_rooms, self.is_recording, self.has_capacity
+                    livekit, self.settings, self.is_recording, self.rooms_taken, self.has_capacity
                 )
                 helpers.append(asyncio.create_task(reconciler.run(), name="reconciler"))
 
