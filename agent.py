@@ -188,11 +188,11 @@ async def _recover(settings: Settings) -> None:
 
 
 def least_permissions(settings: Settings) -> WorkerPermissions:
-    """What the recorder may do in a room: listen, and (unless hidden) say in its attributes whom it records."""
+    """What the recorder may do in a room: listen, show captions, and (unless hidden) say whom it records."""
     return WorkerPermissions(
         can_publish=False,
         can_subscribe=True,
-        can_publish_data=False,
+        can_publish_data=settings.captions,
         can_update_metadata=not settings.hidden,
         hidden=settings.hidden,
     )

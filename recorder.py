@@ -15,6 +15,7 @@ from typing import Any
 from livekit import rtc
 
 from audio_processor import DetectorFactory, Segmenter, SegmenterOptions, TrackProcessor, open_stream
+from captions import Captions
 from config import Settings
 from languages import language_tag_or_empty
 from pipeline import RoomPipeline
@@ -49,7 +50,9 @@ class RoomRecorder:
         self._settings = settings
         self._new_detector = new_detector
         self._rules = RoleRules(settings)
-        self._pipeline = RoomPipeline(settings, info, wishes=self._wishes)
+        self._captions = Captions(room, info, settings) if settings.captions else None
+        stages = [self._captions] if self._captions else []
+        self._pipeline = RoomPipeline(settings, info, stages, wishes=self._wishes)
         self._verdicts: dict[str, Verdict] = {}
         self._warned: set[str] = set()
         self._asked_for: set[str] = set()
@@ -63,6 +66,7 @@ class RoomRecorder:
         """Listens to the room's events. Call it before connecting, so that none is missed."""
         handlers = {
             "participant_connected": self._on_participant_connected,
+            "participant_active": self._on_participant_active,
             "participant_disconnected": self._on_participant_disconnected,
             "participant_metadata_changed": lambda participant, *_: self._reconsider(participant),
             "participant_attributes_changed": lambda _, participant: self._reconsider(participant),
@@ -84,6 +88,8 @@ class RoomRecorder:
         """Looks at who is there already. Call it right after connecting."""
         people = len(self._room.remote_participants)
         logger.info("Connected to room %s (%d participants)", self._info.name, people)
+        if self._captions is not None:
+            self._captions.begin()
         for participant in list(self._room.remote_participants.values()):
             self._on_participant_connected(participant)
 
@@ -99,6 +105,8 @@ class RoomRecorder:
         if self._closing:
             await asyncio.wait(list(self._closing))
         totals = await self._pipeline.aclose()
+        if self._captions is not None:
+            await self._captions.aclose()
         self._log(
             logging.INFO,
             f"Room over: {totals.segments} segments, {totals.speech_seconds:.1f} s of speech of "
@@ -115,6 +123,11 @@ class RoomRecorder:
             participant,
         )
         self._reconsider(participant)
+
+    def _on_participant_active(self, participant: rtc.RemoteParticipant) -> None:
+        """From now on, and not before, it receives data."""
+        if self._captions is not None:
+            self._captions.greet(participant)
 
     def _on_participant_disconnected(self, participant: rtc.RemoteParticipant) -> None:
         identity = participant.identity
@@ -265,7 +278,10 @@ class RoomRecorder:
         """As of now, while the segment ends; the speaker may be gone already."""
         speaker = self._room.remote_participants.get(track.participant_identity)
         spoken = speaker.attributes.get(SPEAKING_LANGUAGE_ATTRIBUTE, "") if speaker else ""
-        return TextWishes(speaking_language=language_tag_or_empty(spoken))
+        return TextWishes(
+            speaking_language=language_tag_or_empty(spoken),
+            caption_languages=self._captions.languages() if self._captions else (),
+        )
 
     # The announcement: people can see who is recorded.
 
