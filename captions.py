@@ -8,7 +8,6 @@ fails in it, reaches the recording.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import os
@@ -51,6 +50,8 @@ SEND_SECONDS = 5.0
 """A caption that cannot be sent within this is let go."""
 CLOSE_SECONDS = 3.0
 """How long the end of a room waits for the captions of its last sentences."""
+HANGING_SECONDS = 1.0
+"""A room or a disk that does not answer is waited for so much longer, and no more."""
 RECENT_CAPTIONS = 5
 RECENT_SECONDS = 120.0
 """What somebody who joins late still gets to see."""
@@ -281,7 +282,7 @@ class Captions:
         self._recent: deque[tuple[float, Caption]] = deque(maxlen=RECENT_CAPTIONS)
         self._sent = 0
         self._trouble: str | None = None
-        self._is_closing = False
+        self._closing_at: float | None = None
         self._more = asyncio.Event()
         self._disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="captions")
         self._stop_listening = doorbell.listen(TEXTS, self._on_ring)
@@ -313,10 +314,10 @@ class Captions:
 
     async def aclose(self) -> None:
         """Waits a moment for what is on its way, if there is anybody to read it."""
-        self._is_closing = True
+        patience = CLOSE_SECONDS if self._has_readers() else 0.0
+        self._closing_at = time.monotonic() + patience
         self._more.set()
-        if self._has_readers():
-            await asyncio.wait({self._task}, timeout=CLOSE_SECONDS)
+        await asyncio.wait({self._task}, timeout=patience + HANGING_SECONDS)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         self._stop_listening()
@@ -324,7 +325,7 @@ class Captions:
         self._log(logging.INFO, f"Captions over: {self._sent} shown, {self._order.skipped} came too late")
 
     async def _work(self) -> None:
-        while self._order.is_waiting or not self._is_closing:
+        while not self._is_over():
             await self._something_to_do()
             try:
                 await self._read_texts()
@@ -337,10 +338,17 @@ class Captions:
 
     async def _something_to_do(self) -> None:
         """A ring of the doorbell, or the next look at the file while a text is awaited."""
-        timeout = LOOK_SECONDS if self._order.is_waiting else None
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._more.wait(), timeout)
+        loop = asyncio.get_running_loop()
+        next_look = loop.call_later(LOOK_SECONDS, self._more.set) if self._order.is_waiting else None
+        await self._more.wait()
         self._more.clear()
+        if next_look is not None:
+            next_look.cancel()
+
+    def _is_over(self) -> bool:
+        if self._closing_at is None:
+            return False
+        return not self._order.is_waiting or time.monotonic() >= self._closing_at
 
     async def _read_texts(self) -> None:
         if self._follower is None or not self._order.is_waiting:
