@@ -278,6 +278,7 @@ class Captions:
         self._order = CaptionOrder()
         self._follower: TextsFollower | None = None
         self._folder: Path | None = None
+        self._wanted: tuple[str, ...] = ()
         self._newcomers: set[str] = set()
         self._recent: deque[tuple[float, Caption]] = deque(maxlen=RECENT_CAPTIONS)
         self._sent = 0
@@ -288,13 +289,20 @@ class Captions:
         self._stop_listening = doorbell.listen(TEXTS, self._on_ring)
         self._task = asyncio.create_task(self._work(), name=f"captions {info.name}")
 
+    def attach(self) -> None:
+        """Listens to the room's events. Call it before connecting."""
+        self._room.on("participant_active", self._greet)  # before that it receives no data
+        for event in ("participant_connected", "participant_disconnected", "participant_attributes_changed"):
+            self._room.on(event, self._on_wishes_changed)  # type: ignore[arg-type]
+
     def begin(self) -> None:
         """Call it right after connecting."""
+        self._on_wishes_changed()
         choices = json.dumps(language_choices(offered_languages(self._settings)), ensure_ascii=False)
         self._room.local_participant.register_rpc_method(LANGUAGES_METHOD, lambda _: choices)
 
     def languages(self) -> tuple[str, ...]:
-        """What the people who are in the room now want to read."""
+        """What the people who are in the room now want to read, besides what is spoken."""
         people = (one for one in self._room.remote_participants.values() if _is_person(one))
         wishes = (one.attributes.get(LANGUAGE_ATTRIBUTE, "") for one in people)
         return wanted_languages(wishes, allowed_languages(self._settings))
@@ -305,12 +313,6 @@ class Captions:
             self._follower = TextsFollower(path.parent / TEXTS)
         self._order.spoken(record, time.monotonic())
         self._more.set()
-
-    def greet(self, participant: rtc.RemoteParticipant) -> None:
-        """Shows the last captions to somebody who has just come, and can receive data."""
-        if self._recent and _is_person(participant):
-            self._newcomers.add(participant.identity)
-            self._more.set()
 
     async def aclose(self) -> None:
         """Waits a moment for what is on its way, if there is anybody to read it."""
@@ -344,6 +346,18 @@ class Captions:
         self._more.clear()
         if next_look is not None:
             next_look.cancel()
+
+    def _greet(self, participant: rtc.RemoteParticipant) -> None:
+        """Somebody has come who may have missed captions."""
+        if self._recent and _is_person(participant):
+            self._newcomers.add(participant.identity)
+            self._more.set()
+
+    def _on_wishes_changed(self, *_: object) -> None:
+        wanted = self.languages()
+        if wanted != self._wanted:
+            self._wanted = wanted
+            self._log(logging.INFO, f"Captions are wanted in {', '.join(wanted) or 'no other language'}")
 
     def _is_over(self) -> bool:
         if self._closing_at is None:

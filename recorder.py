@@ -66,7 +66,6 @@ class RoomRecorder:
         """Listens to the room's events. Call it before connecting, so that none is missed."""
         handlers = {
             "participant_connected": self._on_participant_connected,
-            "participant_active": self._on_participant_active,
             "participant_disconnected": self._on_participant_disconnected,
             "participant_metadata_changed": lambda participant, *_: self._reconsider(participant),
             "participant_attributes_changed": lambda _, participant: self._reconsider(participant),
@@ -83,6 +82,8 @@ class RoomRecorder:
         }
         for event, handler in handlers.items():
             self._room.on(event, handler)  # type: ignore[arg-type]
+        if self._captions is not None:
+            self._captions.attach()
 
     def begin(self) -> None:
         """Looks at who is there already. Call it right after connecting."""
@@ -123,11 +124,6 @@ class RoomRecorder:
             participant,
         )
         self._reconsider(participant)
-
-    def _on_participant_active(self, participant: rtc.RemoteParticipant) -> None:
-        """From now on, and not before, it receives data."""
-        if self._captions is not None:
-            self._captions.greet(participant)
 
     def _on_participant_disconnected(self, participant: rtc.RemoteParticipant) -> None:
         identity = participant.identity

@@ -349,6 +349,7 @@ class StubRoom:
         self.remote_participants: dict[str, Any] = {}
         self.streams: list[dict[str, Any]] = []
         self.packets: list[rtc.Transcription] = []
+        self.handlers: dict[str, Callable[..., None]] = {}
         self.methods: dict[str, Callable[[Any], str]] = {}
         self.trouble: Callable[[], Any] | None = None
 
@@ -365,6 +366,12 @@ class StubRoom:
 
     async def publish_transcription(self, transcription: rtc.Transcription) -> None:
         self.packets.append(transcription)
+
+    def on(self, event: str, handler: Callable[..., None]) -> None:
+        self.handlers[event] = handler
+
+    def come(self, participant: Any) -> None:
+        self.handlers["participant_active"](participant)
 
     def join(self, identity: str, language: str = "", kind: Any = None) -> Any:
         class Participant:
@@ -392,6 +399,7 @@ def room() -> StubRoom:
 @pytest_asyncio.fixture
 async def shown(room: StubRoom) -> AsyncIterator[Captions]:
     made = Captions(cast(rtc.Room, room), RoomInfo("lesson", "RM_1", BEGAN), SETTINGS)
+    made.attach()
     made.begin()
     yield made
     await made.aclose()
@@ -488,15 +496,15 @@ async def test_a_caption_that_cannot_be_sent_is_let_go(
 
 
 async def test_who_joins_late_sees_the_last_captions(shown: Captions, room: StubRoom, tmp_path: Path) -> None:
-    shown.greet(room.join("early"))
+    room.come(room.join("early"))
     for number in range(1, 9):
         shown.segment_saved(record(number), tmp_path / "segment.wav")
         add(tmp_path / "texts.jsonl", line(number, translations={}))
     await until(lambda: len(room.shown()) == 8, "all captions")
     before = len(room.packets)
-    shown.greet(room.join("sam"))
-    shown.greet(room.join("zoe"))
-    shown.greet(room.join("egress", kind=rtc.ParticipantKind.PARTICIPANT_KIND_EGRESS))
+    room.come(room.join("sam"))
+    room.come(room.join("zoe"))
+    room.come(room.join("egress", kind=rtc.ParticipantKind.PARTICIPANT_KIND_EGRESS))
     await until(lambda: len(room.shown(["sam", "zoe"])) == 5, "the last five")
     assert room.shown(["sam", "zoe"]) == [f"Sentence {number}." for number in range(4, 9)]
     assert len(room.packets) == before
@@ -507,7 +515,7 @@ async def test_who_is_gone_again_gets_nothing(shown: Captions, room: StubRoom, t
     shown.segment_saved(record(1), tmp_path / "segment.wav")
     add(tmp_path / "texts.jsonl", line(1, translations={}))
     await until(lambda: len(room.shown()) == 1, "the caption")
-    shown.greet(room.join("sam"))
+    room.come(room.join("sam"))
     del room.remote_participants["sam"]
     shown.segment_saved(record(2), tmp_path / "segment.wav")
     add(tmp_path / "texts.jsonl", line(2, translations={}))
