@@ -13,7 +13,7 @@ import logging
 import os
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,9 @@ from languages import is_same_language, language_tag_or_empty
 from segments import RoomInfo, SegmentRecord, Translation
 
 logger = logging.getLogger("recorder")
+
+_Message = Coroutine[Any, Any, None]
+"""One text stream or packet that is still to be sent."""
 
 TEXTS = "texts.jsonl"
 TOPIC = "lk.transcription"
@@ -397,7 +400,7 @@ class Captions:
 
     # Both ways that clients listen to: fact 24.
 
-    def _streams(self, caption: Caption, to: Sequence[str] = ()) -> list[Any]:
+    def _streams(self, caption: Caption, to: Sequence[str] = ()) -> list[_Message]:
         return [self._stream(caption, tag, text, to) for tag, text in caption.by_language().items()]
 
     async def _stream(self, caption: Caption, language: str, text: str, to: Sequence[str]) -> None:
@@ -410,7 +413,7 @@ class Captions:
         await writer.write(text)
         await writer.aclose()
 
-    def _packets(self, caption: Caption) -> list[Any]:
+    def _packets(self, caption: Caption) -> list[_Message]:
         return [self._packet(caption, tag, text) for tag, text in caption.by_language().items()]
 
     async def _packet(self, caption: Caption, language: str, text: str) -> None:
@@ -427,7 +430,7 @@ class Captions:
             rtc.Transcription(record.participant_identity, record.track_sid, [segment])
         )
 
-    async def _send(self, messages: Sequence[Any]) -> bool:
+    async def _send(self, messages: Sequence[_Message]) -> bool:
         try:
             sending = asyncio.gather(*messages, return_exceptions=True)
             for outcome in await asyncio.wait_for(sending, SEND_SECONDS):
