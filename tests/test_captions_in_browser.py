@@ -121,13 +121,15 @@ class Reader:
 
 
 def texts_on_disk(folder: Path) -> dict[str, dict[str, str]]:
-    """By the id of the segment, and by language, in the order spoken; what was said as "original"."""
+    """What is to be shown: by start, in milliseconds since 1970, and by language; what was said as "original"."""
     starts = {record["number"]: parse_utc(record["start"]).timestamp() for record in manifest(folder)}
     found = {}
     for text in (folder / "texts.jsonl").read_text(encoding="utf-8").splitlines():
         line = json.loads(text)
-        texts = {**line["translations"], line["language"]: line["transcript"], "original": line["transcript"]}
-        found[f"{round(starts[line['number']] * 1000)}"] = texts
+        said = line["transcript"]
+        if said:
+            texts = {**line["translations"], line["language"]: said, "original": said}
+            found[str(round(starts[line["number"]] * 1000))] = texts
     return found
 
 
