@@ -99,7 +99,10 @@ function LanguageMenu({ wanted, onChange }: { wanted: string; onChange: (code: s
 function Captions(props: { lines: Line[]; withOriginal: boolean; isTeacher: boolean }) {
   const { lines, withOriginal, isTeacher } = props;
   const end = useRef<HTMLLIElement>(null);
-  useEffect(() => end.current?.scrollIntoView({ behavior: "smooth", block: "end" }), [lines.length]);
+  useEffect(() => {
+    // In braces: browsers begin to return a promise here, which React would take for a clean-up.
+    end.current?.scrollIntoView({ behavior: "smooth", block: "end" });
+  }, [lines.length]);
   if (!lines.length) {
     return (
       <main className="empty">
