@@ -128,9 +128,7 @@ class RecorderServer(AgentServer):
             self.settings.livekit_url, self.settings.livekit_api_key, self.settings.livekit_api_secret
         ) as livekit:
             await _reach(livekit, self.settings)
-            helpers = [
-                asyncio.create_task(_recover(self.settings), name="recovery"),
-            ]
+            helpers = [asyncio.create_task(_recover(self.settings), name="recovery")]
             if self.texts is not None:
                 helpers.append(asyncio.create_task(self.texts.run(), name="texts"))
 
