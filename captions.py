@@ -382,11 +382,10 @@ class Captions:
             return
         for shown_at, caption in list(self._recent):
             if time.monotonic() - shown_at <= RECENT_SECONDS:
-                # Text streams only: packets cannot be addressed, and everybody else has had this caption.
-                await self._send(self._streams(caption, newcomers))
+                await self._send(caption, newcomers)
 
     async def _show(self, caption: Caption) -> None:
-        if not await self._send([*self._streams(caption), *self._packets(caption)]):
+        if not await self._send(caption):
             return
         self._sent += 1
         self._recent.append((time.monotonic(), caption))
@@ -398,10 +397,27 @@ class Captions:
             caption.record.participant_identity,
         )
 
-    # Both ways that clients listen to: fact 24.
+    async def _send(self, caption: Caption, to: Sequence[str] = ()) -> bool:
+        try:
+            await asyncio.wait_for(self._publish(caption, to), SEND_SECONDS)
+        except Exception as error:  # a lost connection, a time-out: the next caption may get through
+            self._is_troubled(error)
+            return False
+        if self._trouble is not None:
+            self._trouble = None
+            self._log(logging.WARNING, "Captions are shown again")
+        return True
 
-    def _streams(self, caption: Caption, to: Sequence[str] = ()) -> list[_Message]:
-        return [self._stream(caption, tag, text, to) for tag, text in caption.by_language().items()]
+    async def _publish(self, caption: Caption, to: Sequence[str]) -> None:
+        """The original first, so that clients know which it is; then all translations at once."""
+        original, *translations = caption.by_language().items()
+        await _all_of(self._messages(caption, *original, to))
+        await _all_of([one for item in translations for one in self._messages(caption, *item, to)])
+
+    def _messages(self, caption: Caption, language: str, text: str, to: Sequence[str]) -> list[_Message]:
+        """Both ways that clients listen to (fact 24). Packets cannot be addressed: they are for everybody."""
+        stream = self._stream(caption, language, text, to)
+        return [stream] if to else [stream, self._packet(caption, language, text)]
 
     async def _stream(self, caption: Caption, language: str, text: str, to: Sequence[str]) -> None:
         writer = await self._room.local_participant.stream_text(
@@ -412,9 +428,6 @@ class Captions:
         )
         await writer.write(text)
         await writer.aclose()
-
-    def _packets(self, caption: Caption) -> list[_Message]:
-        return [self._packet(caption, tag, text) for tag, text in caption.by_language().items()]
 
     async def _packet(self, caption: Caption, language: str, text: str) -> None:
         segment = rtc.TranscriptionSegment(
@@ -429,20 +442,6 @@ class Captions:
         await self._room.local_participant.publish_transcription(
             rtc.Transcription(record.participant_identity, record.track_sid, [segment])
         )
-
-    async def _send(self, messages: Sequence[_Message]) -> bool:
-        try:
-            sending = asyncio.gather(*messages, return_exceptions=True)
-            for outcome in await asyncio.wait_for(sending, SEND_SECONDS):
-                if isinstance(outcome, BaseException):
-                    raise outcome
-        except Exception as error:  # a lost connection, a time-out: the next caption may get through
-            self._is_troubled(error)
-            return False
-        if self._trouble is not None:
-            self._trouble = None
-            self._log(logging.WARNING, "Captions are shown again")
-        return True
 
     def _is_troubled(self, error: Exception) -> None:
         """Said once until it is over."""
@@ -461,6 +460,13 @@ class Captions:
 
     def _log(self, level: int, message: str, participant: str | None = None) -> None:
         logger.log(level, "%s", message, extra={"room": self._info.name, "participant": participant})
+
+
+async def _all_of(messages: Sequence[_Message]) -> None:
+    """Sends all, even if one fails; raises what the first of them came to."""
+    for outcome in await asyncio.gather(*messages, return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            raise outcome
 
 
 def stream_attributes(caption: Caption, language: str) -> dict[str, str]:

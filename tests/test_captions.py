@@ -410,7 +410,7 @@ async def test_a_caption_goes_both_ways_on_behalf_of_the_teacher(
 ) -> None:
     shown.segment_saved(record(1), tmp_path / "segment_001.wav")
     add(tmp_path / "texts.jsonl", line(1))
-    await until(lambda: len(room.packets) == 2, "both languages")
+    await until(lambda: len(room.packets) == 2 == len(room.streams), "both languages")
     original, translation = room.streams
     assert (original["text"], translation["text"]) == ("Sentence 1.", "Frase 1.")
     assert original["topic"] == "lk.transcription"
