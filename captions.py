@@ -296,7 +296,7 @@ class Captions:
         """Listens to the room's events. Call it before connecting."""
         self._room.on("participant_active", self._greet)  # before that it receives no data
         for event in ("participant_connected", "participant_disconnected", "participant_attributes_changed"):
-            self._room.on(event, self._on_wishes_changed)  # type: ignore[arg-type]
+            self._room.on(event, self._on_wishes_changed)
 
     def begin(self) -> None:
         """Call it right after connecting."""

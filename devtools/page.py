@@ -64,9 +64,11 @@ def _npm(*arguments: str) -> None:
         env=environ,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
     )
     if done.returncode:
-        raise PageUnavailable(f"npm {arguments[0]} failed:\n{str(done.stdout, 'utf-8', 'replace').strip()}")
+        raise PageUnavailable(f"npm {arguments[0]} failed:\n{str(done.stdout).strip()}")
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pytest
@@ -121,7 +121,11 @@ def recorder(worker: StartWorker, gemini: GeminiServer) -> StartRecorder:
     """A worker that shows captions, with the stand-in for Gemini."""
 
     async def start(**settings: str) -> Worker:
-        fixed = {"CAPTIONS": "true", "GEMINI_API_KEY": KEY, "GOOGLE_GEMINI_BASE_URL": gemini.url}
+        fixed: dict[str, Any] = {
+            "CAPTIONS": "true",
+            "GEMINI_API_KEY": KEY,
+            "GOOGLE_GEMINI_BASE_URL": gemini.url,
+        }
         return await worker(**{**fixed, **ONE_CAPTION_EACH, **settings})
 
     return start
