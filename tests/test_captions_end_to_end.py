@@ -86,6 +86,10 @@ class Student:
         )
         return list(json.loads(answer))
 
+    async def has_read(self, count: int) -> None:
+        """So many captions as they were spoken, both ways."""
+        await until(lambda: len(self.texts("en")) == count == len(self.packet_texts("en")), "captions")
+
     def texts(self, language: str) -> list[str]:
         """What came as text streams in a language, in the order it came."""
         return [text for _, text, attributes in self.streams if attributes["language"] == language]
@@ -193,20 +197,18 @@ async def test_students_choose_and_nobody_asks_nothing_is_translated(
         await until(lambda: "agent" in student.room.remote_participants, "the recorder")
         assert [one["code"] for one in await student.languages()] == ["es", "ar"]
         await say(teacher, 0)
+        await student.has_read(1)
         wishes = [("es-MX", "es"), ("xx; drop table", "no other language"), ("ar", "ar")]
         for number, (wish, understood) in enumerate(wishes, 1):
             before = len(running.lines)
             await student.ask_for(wish)
             await running.wait_for(f"Captions are wanted in {understood}", skip_lines=before)
             await say(teacher, number)
-        await until(lambda: len(student.texts("en")) == 4, "captions")
+            await student.has_read(number + 1)
+        await until(lambda: student.texts("ar"), "the last translation")
         await student.speaker.leave()
-    assert [call.languages for call in sorted(gemini.calls, key=lambda call: call.at)] == [
-        [],
-        ["es"],
-        [],
-        ["ar"],
-    ]
+    languages = [call.languages for call in sorted(gemini.calls, key=lambda call: call.at)]
+    assert languages == [[], ["es"], [], ["ar"]]
     assert student.texts("es") == in_spanish(1)
     assert student.texts("ar") == [f"{MARKERS[3].text} [ar]"]
 
