@@ -476,6 +476,8 @@ class Settings:
                 problems.append(
                     f"{name.upper()}=true is wrong: it needs a GEMINI_API_KEY, or a GOOGLE_CLOUD_PROJECT"
                 )
+        if self.captions and self.hidden:
+            problems.append("CAPTIONS=true is wrong: nobody sees who shows them with HIDDEN=true")
         if not self.save_audio and not self.save_translations:
             problems.append(
                 "SAVE_AUDIO=false is wrong: without SAVE_TRANSLATIONS=true nothing of the lesson would be kept"

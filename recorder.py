@@ -18,6 +18,7 @@ from livekit import rtc
 
 import liveness
 from audio_processor import DetectorFactory, Segmenter, SegmenterOptions, TrackProcessor, open_stream
+from captions import Captions
 from config import Settings
 from languages import language_tag_or_empty
 from pipeline import RoomPipeline
@@ -57,7 +58,9 @@ class RoomRecorder:
         self._settings = settings
         self._new_detector = new_detector
         self._rules = RoleRules(settings)
-        self._pipeline = RoomPipeline(settings, info, wishes=self._wishes)
+        self._captions = Captions(room, info, settings) if settings.captions else None
+        stages = [self._captions] if self._captions else []
+        self._pipeline = RoomPipeline(settings, info, stages, wishes=self._wishes)
         self._verdicts: dict[str, Verdict] = {}
         self._warned: set[str] = set()
         self._asked_for: set[str] = set()
@@ -93,6 +96,8 @@ class RoomRecorder:
         }
         for event, handler in handlers.items():
             self._room.on(event, handler)  # type: ignore[arg-type]
+        if self._captions is not None:
+            self._captions.attach()
 
     def begin(self) -> None:
         """Looks at who is there already. Call it right after connecting."""
@@ -106,6 +111,8 @@ class RoomRecorder:
             for participant in self._room.remote_participants.values()
             for sid in participant.track_publications
         }
+        if self._captions is not None:
+            self._captions.begin()
         for participant in list(self._room.remote_participants.values()):
             self._on_participant_connected(participant)
 
@@ -123,6 +130,8 @@ class RoomRecorder:
         if self._closing:
             await asyncio.wait(list(self._closing))
         totals = await self._pipeline.aclose()
+        if self._captions is not None:
+            await self._captions.aclose()
         self._log(
             logging.INFO,
             f"Room over: {totals.segments} segments, {totals.speech_seconds:.1f} s of speech of "
@@ -348,7 +357,10 @@ class RoomRecorder:
         """As of now, while the segment ends; the speaker may be gone already."""
         speaker = self._room.remote_participants.get(track.participant_identity)
         spoken = speaker.attributes.get(SPEAKING_LANGUAGE_ATTRIBUTE, "") if speaker else ""
-        return TextWishes(speaking_language=language_tag_or_empty(spoken))
+        return TextWishes(
+            speaking_language=language_tag_or_empty(spoken),
+            caption_languages=self._captions.languages() if self._captions else (),
+        )
 
     # The announcement: people can see who is recorded.
 

@@ -305,6 +305,11 @@ def test_translations_need_a_key() -> None:
     assert settings(SAVE_TRANSLATIONS="true", GEMINI_API_KEY="key").save_translations
 
 
+def test_captions_come_from_somebody_who_can_be_seen() -> None:
+    (line,) = problems(CAPTIONS="true", GEMINI_API_KEY="k", HIDDEN="true")
+    assert line.startswith("CAPTIONS=true is wrong: ") and line.endswith("HIDDEN=true")
+
+
 def test_something_of_the_lesson_must_be_kept() -> None:
     (line,) = problems(SAVE_AUDIO="false")
     assert line.startswith("SAVE_AUDIO=false is wrong: ")

@@ -20,6 +20,7 @@ PROGRAMS = {"agent", "dev"}
 MAY_IMPORT: dict[str, set[str]] = {
     "segments": {"numpy"},
     "languages": set(),
+    "language_names": set(),
     "doorbell": set(),
     "config": {"languages", "segments", "dotenv"},
     "roles": {"config"},
@@ -46,8 +47,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         "text_files",
         "translator",
     },
+    "captions": {"config", "doorbell", "language_names", "languages", "livekit", "segments"},
     "recorder": {
         "audio_processor",
+        "captions",
         "config",
         "languages",
         "livekit",
