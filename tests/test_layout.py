@@ -24,6 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "logs": set(),
     "capacity": {"psutil"},
     "slim": set(),
+    "vitals": set(),
     "audio_processor": {"segments", "config", "livekit", "numpy"},
     "storage": {"segments", "config", "numpy", "soundfile"},
     "pipeline": {"audio_processor", "segments", "config", "storage", "numpy"},
