@@ -40,6 +40,7 @@ import soundfile
 from config import DEVICE_NAME, Settings
 from segments import (
     BYTES_PER_SAMPLE,
+    NO_WISHES,
     SAMPLE_RATE,
     EndReason,
     Pcm,
@@ -48,6 +49,7 @@ from segments import (
     SpeechSegment,
     StorageError,
     StreamClock,
+    TextWishes,
     TrackInfo,
     format_utc,
     parse_utc,
@@ -144,7 +146,7 @@ _ENDING = r"(\.wav|\.wav\.part|\.json|_[A-Za-z0-9-]+\.txt)?"
 # --- locks and other small tools of the trade ---
 
 
-def _try_lock(file: IO[bytes]) -> bool:
+def try_lock(file: IO[bytes]) -> bool:
     """Locks an open file for this handle; False if another handle holds it. The system unlocks it at a crash."""
     try:
         if sys.platform == "win32":
@@ -174,9 +176,9 @@ class FolderLock:
         self._file: IO[bytes] | None = None
 
     def __enter__(self) -> None:
-        file = _open_private(self._path, os.O_RDWR | os.O_CREAT)
+        file = open_private(self._path, os.O_RDWR | os.O_CREAT)
         try:
-            while not _try_lock(file):
+            while not try_lock(file):
                 time.sleep(0.005)
         except BaseException:
             file.close()
@@ -188,7 +190,7 @@ class FolderLock:
             self._file.close()
 
 
-def _open_private(path: Path, flags: int) -> IO[bytes]:
+def open_private(path: Path, flags: int) -> IO[bytes]:
     """An unbuffered binary file, 0600 if it is new."""
     descriptor = os.open(
         path, flags | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0), PRIVATE_FILE
@@ -204,7 +206,7 @@ def _write_all(file: IO[bytes], data: bytes) -> None:
 
 
 def _sync_file(path: Path) -> None:
-    with _open_private(path, os.O_RDWR) as file:
+    with open_private(path, os.O_RDWR) as file:
         os.fsync(file.fileno())
 
 
@@ -363,6 +365,7 @@ class _OpenNote:
         sha256: str,
         end_reason: EndReason,
         probabilities: tuple[float, float] | None = None,
+        wishes: TextWishes = NO_WISHES,
     ) -> SegmentRecord:
         return SegmentRecord(
             number=self.number,
@@ -381,6 +384,8 @@ class _OpenNote:
             lowest_probability=probabilities[1] if probabilities else None,
             end_reason=end_reason,
             sha256=sha256,
+            speaking_language=wishes.speaking_language,
+            caption_languages=wishes.caption_languages,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -466,7 +471,7 @@ class PartFile:
             with contextlib.suppress(OSError):
                 file.close()
 
-    def commit(self, segment: SpeechSegment) -> SegmentRecord:
+    def commit(self, segment: SpeechSegment, wishes: TextWishes = NO_WISHES) -> SegmentRecord:
         """Gives the segment its final bounds, its name and its line in the manifest.
 
         Safe to repeat after an error: whatever had been done is done over from the segment's own PCM.
@@ -483,6 +488,7 @@ class PartFile:
                 hashlib.sha256(wav_header(len(segment.pcm)) + _pcm_bytes(segment.pcm)).hexdigest(),
                 segment.end_reason,
                 (segment.mean_probability, segment.lowest_probability),
+                wishes,
             )
             self._list(record)
             with contextlib.suppress(OSError):  # a note that stays is cleared away by the next recovery
@@ -519,10 +525,10 @@ class PartFile:
             return False
 
     def _create_file(self) -> IO[bytes]:
-        file = _open_private(self._part_path, os.O_RDWR | os.O_CREAT)
+        file = open_private(self._part_path, os.O_RDWR | os.O_CREAT)
         self._safe_samples = 0
         try:
-            if not _try_lock(file):
+            if not try_lock(file):
                 raise StorageError(f"{self._part_path.name} is being written by another recorder")
             file.truncate(0)
             _write_all(file, wav_header(0))
@@ -552,7 +558,7 @@ def _pcm_bytes(pcm: Pcm) -> bytes:
 
 
 def _write_whole(path: Path, data: bytes) -> None:
-    file = _open_private(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    file = open_private(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     with file:
         _write_all(file, data)
         os.fsync(file.fileno())
@@ -564,7 +570,7 @@ def _write_whole(path: Path, data: bytes) -> None:
 def append_manifest(folder: Path, record: SegmentRecord) -> None:
     """Adds a line and makes it last. The caller holds the folder's lock. A line that a full disk tore is taken back."""
     line = json.dumps(record.to_json(), ensure_ascii=False).encode() + b"\n"
-    file = _open_private(folder / MANIFEST, os.O_RDWR | os.O_CREAT)
+    file = open_private(folder / MANIFEST, os.O_RDWR | os.O_CREAT)
     with file:
         end, fragment = _last_fragment(file)
         if _is_record(fragment):  # only its line end is missing
@@ -735,7 +741,7 @@ class _Recovery:
         if samples == 0 or has_more or self._is_committed(note):
             path.unlink()
             return None
-        with _open_private(path, os.O_RDWR) as file:
+        with open_private(path, os.O_RDWR) as file:
             file.truncate(WAV_HEADER_BYTES + samples * BYTES_PER_SAMPLE)
             _write_all(file, wav_header(samples))
             os.fsync(file.fileno())
@@ -804,8 +810,8 @@ def _files(folder: Path, ending: str) -> list[Path]:
 
 def _is_abandoned(path: Path) -> bool:
     """Whether no recorder, this one or another, has its hand on the file."""
-    with _open_private(path, os.O_RDWR) as file:
-        return _try_lock(file)
+    with open_private(path, os.O_RDWR) as file:
+        return try_lock(file)
 
 
 def _samples_in(path: Path) -> int:
