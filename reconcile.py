@@ -17,6 +17,7 @@ from livekit.protocol import models
 
 from config import Settings
 from roles import ParticipantFacts, RoleRules
+from vitals import vitals
 
 logger = logging.getLogger("recorder")
 
@@ -77,6 +78,7 @@ class Reconciler:
 
     async def _ask_for_recorder(self, room: models.Room) -> None:
         self._asked_at[room.sid] = time.monotonic()
+        vitals.adopted()
         logger.info("A teacher without a recorder: asking for one", extra={"room": room.name})
         await self._livekit.agent_dispatch.create_dispatch(
             api.CreateAgentDispatchRequest(agent_name=self._settings.agent_name, room=room.name)

@@ -18,8 +18,10 @@ from audio_processor import DetectorFactory, Segmenter, SegmenterOptions, TrackP
 from config import Settings
 from languages import language_tag_or_empty
 from pipeline import RoomPipeline
+from pulse import start_room
 from roles import ParticipantFacts, RoleRules, Verdict
 from segments import EndReason, RoomInfo, TextWishes, TrackInfo
+from vitals import vitals
 
 logger = logging.getLogger("recorder")
 
@@ -49,9 +51,11 @@ class RoomRecorder:
         self._settings = settings
         self._new_detector = new_detector
         self._rules = RoleRules(settings)
+        self._pulse = start_room(info.sid)
         self._pipeline = RoomPipeline(settings, info, wishes=self._wishes)
         self._verdicts: dict[str, Verdict] = {}
         self._warned: set[str] = set()
+        self._undecipherable: set[str] = set()
         self._asked_for: set[str] = set()
         self._tracks: dict[str, TrackProcessor] = {}
         self._closing: dict[asyncio.Task[None], TrackProcessor | None] = {}
@@ -74,7 +78,8 @@ class RoomRecorder:
             "track_subscription_failed": self._on_track_subscription_failed,
             "track_muted": self._on_track_muted,
             "reconnecting": lambda: self._log(logging.WARNING, "Connection lost, reconnecting"),
-            "reconnected": lambda: self._log(logging.INFO, "Connection is back"),
+            "reconnected": self._on_reconnected,
+            "e2ee_state_changed": self._on_encryption_state,
             "disconnected": self._on_disconnected,
         }
         for event, handler in handlers.items():
@@ -99,6 +104,7 @@ class RoomRecorder:
         if self._closing:
             await asyncio.wait(list(self._closing))
         totals = await self._pipeline.aclose()
+        self._pulse.cancel()
         self._log(
             logging.INFO,
             f"Room over: {totals.segments} segments, {totals.speech_seconds:.1f} s of speech of "
@@ -126,6 +132,7 @@ class RoomRecorder:
                 processor_closing.end_reason = EndReason.LEFT
         verdict = self._verdicts.pop(identity, None)
         self._warned.discard(participant.sid)
+        self._undecipherable.discard(participant.sid)
         self._log(
             logging.INFO, f"Participant left: {verdict.role if verdict else 'unknown role'}", participant
         )
@@ -159,6 +166,8 @@ class RoomRecorder:
         self, verdict: Verdict, publication: rtc.RemoteTrackPublication, participant: rtc.RemoteParticipant
     ) -> None:
         sid = publication.sid
+        if verdict.is_recorded and not self._has_key_for(publication, participant):
+            return
         if verdict.is_recorded and sid not in self._asked_for:
             self._asked_for.add(sid)
             publication.set_subscribed(True)
@@ -171,6 +180,32 @@ class RoomRecorder:
             self._log(
                 logging.INFO, f"Track refused: its participant is not recorded ({verdict.role})", participant
             )
+
+    def _has_key_for(
+        self, publication: rtc.RemoteTrackPublication, participant: rtc.RemoteParticipant
+    ) -> bool:
+        """Whether a track is not encrypted end to end, or we have a passphrase. Without one it is only noise."""
+        if publication.encryption_type == rtc.EncryptionType.NONE or self._settings.e2ee_passphrase:
+            return True
+        self._say_undecipherable(participant, "no E2EE_PASSPHRASE is set")
+        return False
+
+    def _on_encryption_state(
+        self, participant: rtc.Participant | None, state: rtc.EncryptionState.ValueType
+    ) -> None:
+        states = rtc.EncryptionState
+        is_failure = state in (states.DECRYPTION_FAILED, states.MISSING_KEY, states.INTERNAL_ERROR)
+        if is_failure and isinstance(participant, rtc.RemoteParticipant):
+            self._say_undecipherable(participant, "E2EE_PASSPHRASE is not the one of this room")
+
+    def _say_undecipherable(self, participant: rtc.RemoteParticipant, why: str) -> None:
+        """Once a participant."""
+        if participant.sid in self._undecipherable:
+            return
+        self._undecipherable.add(participant.sid)
+        vitals.undecipherable()
+        message = f"NOT RECORDED: the sound is encrypted end to end, and {why}"
+        self._log(logging.ERROR, message, participant)
 
     def _on_track_subscribed(
         self,
@@ -200,6 +235,7 @@ class RoomRecorder:
         )
         processor.start()
         self._tracks[publication.sid] = processor
+        self._tell_teachers()
         self._log(logging.INFO, f"Track subscribed: {info.source} {info.track_sid}", participant)
         self._announce()
 
@@ -233,6 +269,10 @@ class RoomRecorder:
         if processor is not None:
             processor.mute()
 
+    def _on_reconnected(self) -> None:
+        vitals.reconnected()
+        self._log(logging.INFO, "Connection is back")
+
     def _on_disconnected(self, reason: rtc.DisconnectReason.ValueType) -> None:
         name = rtc.DisconnectReason.Name(reason)
         if name == "DUPLICATE_IDENTITY":
@@ -246,8 +286,13 @@ class RoomRecorder:
         """Stops listening at once (fact 2); what has been heard is saved in the background."""
         processor = self._tracks.pop(sid, None)
         if processor is not None:
+            self._tell_teachers()
             processor.end_reason = reason
             self._background(processor.aclose(), processor)
+
+    def _tell_teachers(self) -> None:
+        teachers = {processor.track.participant_identity for processor in self._tracks.values()}
+        vitals.teachers(self._info.sid, len(teachers))
 
     def _background(self, work: Coroutine[Any, Any, None], processor: TrackProcessor | None = None) -> None:
         task = asyncio.create_task(work)
@@ -292,6 +337,14 @@ class RoomRecorder:
     def _log(self, level: int, message: str, participant: rtc.Participant | None = None) -> None:
         context = {"room": self._info.name, "participant": participant.identity if participant else None}
         logger.log(level, "%s", message, extra=context)
+
+
+def encryption_options(settings: Settings) -> rtc.E2EEOptions | None:
+    """What deciphers tracks that are encrypted end to end as LiveKit's client libraries do it; None without a key."""
+    if not settings.e2ee_passphrase:
+        return None
+    keys = rtc.KeyProviderOptions(shared_key=settings.e2ee_passphrase.encode())
+    return rtc.E2EEOptions(key_provider_options=keys)
 
 
 def _facts(participant: rtc.RemoteParticipant) -> ParticipantFacts:

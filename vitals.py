@@ -2,7 +2,7 @@
 
 One :class:`Vitals` a process, here as ``vitals``. Rooms are threads and write into it from their own event loops, so
 it has a lock; every call is short and none raises, waits, or does I/O. Rooms that are processes (JOB_EXECUTOR=process)
-each have their own, and tell the worker's about it once a second: :mod:`health` carries the reports.
+each have their own, and tell the worker's about it once a second: :mod:`pulse` carries the reports.
 
 No name of a room or a person is kept: what is told here may be read by whoever reaches the port. The log has the names.
 """
@@ -12,12 +12,15 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import logging
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
+
+logger = logging.getLogger("recorder")
 
 WORKER = "worker"
 """Stands where a room would, for what belongs to no room."""
@@ -108,6 +111,10 @@ class Figure:
     labels: tuple[tuple[str, str], ...] = ()
 
 
+Source = Callable[[], Awaitable[Iterable[Figure]]]
+"""Another part of the worker that has figures of its own. Where it raises, its figures are missing."""
+
+
 @dataclass
 class _Report:
     """What the process of a room said last."""
@@ -168,7 +175,7 @@ class Vitals:
 
     @contextlib.contextmanager
     def disk_step(self, room: str) -> Iterator[None]:
-        """Around everything that waits for the disk: takes its time, and notices when it never ends."""
+        """Around everything that waits for the disk: measures it, and notices when it does not end."""
         started = self._clock()
         self._set(room, disk_asked_at=started)
         try:
@@ -176,9 +183,10 @@ class Vitals:
         finally:
             seconds = self._clock() - started
             self._set(room, disk_asked_at=None)
-            with self._lock:
-                self._totals.disk_seconds += seconds
-                self._totals.disk_steps[bisect_left(LATENCY_BOUNDS, seconds)] += 1
+            if room != WORKER:  # it only tries the disk; what counts is what speech waits for
+                with self._lock:
+                    self._totals.disk_seconds += seconds
+                    self._totals.disk_steps[bisect_left(LATENCY_BOUNDS, seconds)] += 1
 
     def _set(self, room: str, **values: Any) -> None:
         with self._lock:
@@ -232,13 +240,19 @@ class Vitals:
         with self._lock:
             self._server_lost_at = None
 
-    def add_source(self, source: Callable[[], Iterable[Figure]]) -> None:
-        """``source`` is asked for its figures whenever somebody measures; it must neither wait nor raise."""
+    def add_source(self, source: Source) -> None:
+        """``source`` is asked for its figures whenever somebody measures, on the worker's event loop."""
         self._sources.append(source)
 
-    def figures(self) -> list[Figure]:
-        """What the other parts tell of themselves just now."""
-        return [figure for source in self._sources for figure in source()]
+    async def figures(self) -> list[Figure]:
+        """What the other parts tell of themselves just now. One that cannot does not silence the others."""
+        found: list[Figure] = []
+        for source in self._sources:
+            try:
+                found += await source()
+            except Exception as error:
+                logger.debug("Figures are missing", exc_info=error)
+        return found
 
     # Reading it.
 
