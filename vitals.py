@@ -135,7 +135,7 @@ class Vitals:
         self._rooms: dict[str, RoomState] = {}
         self._reports: dict[int, _Report] = {}
         self._server_lost_at: float | None = None
-        self._sources: list[Callable[[], Iterable[Figure]]] = []
+        self._sources: list[Source] = []
 
     # Rooms, and how they are. ``room`` is a sid, or WORKER.
 
