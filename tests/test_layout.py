@@ -35,7 +35,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pipeline": {"audio_processor", "doorbell", "segments", "config", "storage", "vitals", "numpy"},
     "translator": {"segments", "config", "google", "soundfile"},
     "texts": {"segments", "config", "storage", "translator", "aiofiles"},
-    "reconcile": {"config", "roles", "vitals", "livekit"},
+    "liveness": {"livekit"},
+    "reconcile": {"config", "liveness", "roles", "vitals", "livekit"},
     "check": {
         "audio_processor",
         "config",
@@ -52,6 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "config",
         "languages",
         "livekit",
+        "liveness",
         "pipeline",
         "pulse",
         "roles",
