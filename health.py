@@ -37,9 +37,13 @@ async def health_answer(
 ) -> AsyncIterator[int]:
     """Answers until left, and keeps an eye on the worker's own loop, its server and its disk. Yields the port, 0 if
     there is none to be had: no reason to leave rooms unrecorded."""
-    vitals.add_source(_Capacity(max_rooms).figures)
     disk = _DiskProof(Path(settings.output_dir))
-    vitals.add_source(disk.figures)
+
+    async def figures() -> list[Figure]:
+        capacity = Figure("max_rooms", "Rooms that this worker takes (MAX_ROOMS)", max_rooms)
+        return [capacity, *disk.figures()]
+
+    vitals.add_source(figures)
     async with contextlib.AsyncExitStack() as stack:
         if settings.job_executor == "process":
             await stack.enter_async_context(reports_of_rooms())
@@ -135,20 +139,10 @@ class _DiskProof:
         self._trouble = trouble
         vitals.disk_refuses(WORKER, trouble)  # by nothing, where there is none
 
-    async def figures(self) -> list[Figure]:
+    def figures(self) -> list[Figure]:
         if self._free_bytes is None:
             return []
         return [Figure("disk_free_bytes", "Free space where OUTPUT_DIR is", self._free_bytes)]
-
-
-class _Capacity:
-    """How many rooms fit."""
-
-    def __init__(self, max_rooms: int) -> None:
-        self._max_rooms = max_rooms
-
-    async def figures(self) -> list[Figure]:
-        return [Figure("max_rooms", "Rooms that this worker takes (MAX_ROOMS)", self._max_rooms)]
 
 
 # --- as Prometheus reads it ---
