@@ -47,7 +47,9 @@ async def health_answer(
     async with contextlib.AsyncExitStack() as stack:
         if settings.job_executor == "process":
             await stack.enter_async_context(reports_of_rooms())
-        runner = web.AppRunner(health_app(vitals, with_metrics=settings.metrics), access_log=None)
+        runner = web.AppRunner(
+            health_app(vitals, with_metrics=settings.metrics), access_log=None, shutdown_timeout=1
+        )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         tasks = [asyncio.create_task(beat_for_worker(is_connected)), asyncio.create_task(disk.run())]
