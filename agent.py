@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
     # As a container's first process we get no signal without a handler, and the imports below take seconds.
@@ -53,11 +53,15 @@ from capacity import default_max_rooms
 from config import Settings, environment
 from health import health_answer
 from logs import set_up_logging
+from outbox import Outbox
 from reconcile import Reconciler, ask_for_recorder, is_wanted
 from recorder import RoomRecorder, encryption_options
 from segments import ConfigError, RecorderError, RoomInfo
 from storage import prepare_output_dir, recover_all
 from vitals import vitals
+
+if TYPE_CHECKING:
+    from texts import TextService
 
 logger = logging.getLogger("recorder")
 
@@ -93,6 +97,7 @@ class RecorderServer(AgentServer):
         self._livekit: api.LiveKitAPI | None = None
         self.recorders: dict[str, tuple[asyncio.AbstractEventLoop, RoomRecorder]] = {}
         """By job, with the event loop to be called on. Empty where rooms are processes."""
+        self.texts: TextService | None = None
         self._being_taken: dict[str, str] = {}
         self.problem = problem
         is_thread = settings.job_executor == "thread"
@@ -128,6 +133,8 @@ class RecorderServer(AgentServer):
         if self.problem is not None:
             raise self.problem
         prepare_output_dir(Path(self.settings.output_dir))
+        outbox = Outbox(Path(self.settings.output_dir))
+        self.texts = self._text_service(outbox)
         async with (
             health_answer(self.settings, self.max_rooms, self.is_connected) as health_port,
             api.LiveKitAPI(
@@ -136,7 +143,10 @@ class RecorderServer(AgentServer):
         ):
             self._livekit = livekit
             await _reach(livekit, self.settings)
-            helpers = [asyncio.create_task(_recover(self.settings), name="recovery"), *self._text_service()]
+            helpers = [asyncio.create_task(_recover(self.settings), name="recovery")]
+            if self.texts is not None:
+                vitals.add_source(self.texts.figures)
+                helpers.append(asyncio.create_task(self.texts.run(), name="texts"))
 
             def on_registered(*_: object) -> None:
                 # Not before: a recorder that is asked for while nobody can take it would be lost.
@@ -156,17 +166,24 @@ class RecorderServer(AgentServer):
                 for helper in helpers:
                     helper.cancel()
                 await asyncio.gather(*helpers, return_exceptions=True)
+                await outbox.aclose()
 
-    def _text_service(self) -> list[asyncio.Task[None]]:
-        """Writes text beside the recordings, if that is wanted. Gemini's library is imported only then."""
-        if not self.settings.save_translations:
-            logger.info("Audio only; for transcripts set GEMINI_API_KEY and SAVE_TRANSLATIONS=true")
-            return []
+    def _text_service(self, outbox: Outbox) -> TextService | None:
+        """Gets the text of what is recorded, if that is wanted. Gemini's library is imported only then.
+
+        Raises:
+            ConfigError: a file that the settings name cannot be used.
+        """
+        if not self.settings.wants_text:
+            logger.info(
+                "Audio only. For transcripts and translations set GEMINI_API_KEY (or GOOGLE_CLOUD_PROJECT) and "
+                "SAVE_TRANSLATIONS=true, for live captions CAPTIONS=true"
+            )
+            return None
         from texts import TextService
         from translator import GeminiTranslator
 
-        service = TextService(self.settings, GeminiTranslator(self.settings))
-        return [asyncio.create_task(service.run(), name="texts")]
+        return TextService(self.settings, GeminiTranslator(self.settings), outbox)
 
     def is_connected(self) -> bool:
         """Whether the server can reach this worker now."""

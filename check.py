@@ -1,7 +1,7 @@
 """``python agent.py check``: tries everything a lesson will need, before the lesson does. One line each.
 
     ok     disk      /data/segments: written, synced and renamed in 4 ms; 11.2 GB free, 104 hours of speech
-    WRONG  key       the server refuses LIVEKIT_API_SECRET: copy key and secret again from the server's project
+    WRONG  key       the server refuses LIVEKIT_API_KEY with LIVEKIT_API_SECRET: copy both again from the server's ...
 
 A probe returns what it found, or raises :class:`Wrong`, which says what to do. Other parts of the worker bring probes
 of their own (where recordings are delivered to).
@@ -77,7 +77,7 @@ def probes(settings: Settings) -> list[Probe]:
         Probe("clock", lambda: _clock(settings)),
         Probe("key", lambda: _key(settings)),
     ]
-    if settings.gemini_api_key:
+    if settings.has_gemini:
         found.append(Probe("Gemini", lambda: _gemini(settings)))
     return found
 
@@ -232,43 +232,45 @@ async def _key(settings: Settings) -> str:
 def _why_not(error: api.TwirpError) -> str:
     if error.status not in (401, 403):
         return f"the server answers {error.status} {error.code}: look at its log"
-    if "api key" in error.message.casefold():
-        name = "LIVEKIT_API_KEY, it has no such key"
-    else:
-        name = "LIVEKIT_API_SECRET (or the clock is wrong)"
-    return f"the server refuses {name}: copy key and secret again from the server's project or configuration"
+    return (
+        "the server refuses LIVEKIT_API_KEY with LIVEKIT_API_SECRET: copy both again from the server's project or "
+        "configuration (a clock that is wrong has the same effect)"
+    )
 
 
 # --- Gemini ---
 
 
 async def _gemini(settings: Settings) -> str:
-    """Asks for the model's description, which costs nothing and takes the same key as a transcript."""
-    from google import genai
-    from google.genai import errors, types
+    from google.auth.exceptions import GoogleAuthError
+    from google.genai import errors
 
-    options = types.HttpOptions(
-        base_url=settings.google_gemini_base_url or None,
-        timeout=int(GEMINI_TIMEOUT_SECONDS * 1000),
-        retry_options=types.HttpRetryOptions(attempts=1),
-    )
-    client = genai.Client(api_key=settings.gemini_api_key, vertexai=False, http_options=options)
+    from translator import GeminiTranslator
+
     try:
-        await client.aio.models.get(model=settings.gemini_model)
+        translator = GeminiTranslator(settings)
+    except ConfigError as error:
+        raise Wrong(str(error)) from None
+    try:
+        await asyncio.wait_for(translator.find_model(), GEMINI_TIMEOUT_SECONDS)
     except errors.APIError as error:
         raise Wrong(_gemini_says(error, settings.gemini_model)) from None
+    except GoogleAuthError:
+        raise Wrong(
+            "Vertex AI refuses the credentials: set GOOGLE_APPLICATION_CREDENTIALS, or GEMINI_API_KEY for AI Studio"
+        ) from None
     except Exception as error:  # every transport's own
         raise Wrong(f"cannot be reached ({type(error).__name__}): does the firewall let us out?") from None
     finally:
         with contextlib.suppress(Exception):
-            await client.aio.aclose()
-    return f"takes the key and has {settings.gemini_model}"
+            await translator.aclose()
+    return f"accepts us and has {settings.gemini_model}"
 
 
 def _gemini_says(error: object, model: str) -> str:
     code, message = getattr(error, "code", None), str(getattr(error, "message", "") or error)
     if code in (401, 403) or "api key" in message.casefold():
-        return "GEMINI_API_KEY is refused: make one at https://aistudio.google.com/apikey"
+        return "GEMINI_API_KEY (or the project) is refused: make a key at https://aistudio.google.com/apikey"
     if code == 404:
         return f"there is no model {model}: set GEMINI_MODEL to one that this key may use"
     if code == 429:

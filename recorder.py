@@ -42,6 +42,9 @@ WATCH_SECONDS = 1.0
 MAX_ANNOUNCED_PARTICIPANTS = 100
 """LiveKit bounds the size of attributes (64 KiB by default)."""
 
+UNDECIPHERABLE_PACKETS = 100
+"""So many in a row, about two seconds, and the passphrase is another."""
+
 _SOURCES = {
     rtc.TrackSource.SOURCE_MICROPHONE: "microphone",
     rtc.TrackSource.SOURCE_SCREENSHARE_AUDIO: "screen_share_audio",
@@ -220,10 +223,20 @@ class RoomRecorder:
     def _on_encryption_state(
         self, participant: rtc.Participant | None, state: rtc.EncryptionState.ValueType
     ) -> None:
-        states = rtc.EncryptionState
-        is_failure = state in (states.DECRYPTION_FAILED, states.MISSING_KEY, states.INTERNAL_ERROR)
-        if is_failure and isinstance(participant, rtc.RemoteParticipant):
-            self._say_undecipherable(participant, "E2EE_PASSPHRASE is not the one of this room")
+        if not isinstance(participant, rtc.RemoteParticipant):
+            return
+        if state == rtc.EncryptionState.DECRYPTION_FAILED:
+            self._say_undecipherable(participant, "E2EE_PASSPHRASE is not the one it uses")
+            self._try_passphrase_again()
+        elif state == rtc.EncryptionState.OK and participant.sid in self._undecipherable:
+            self._undecipherable.discard(participant.sid)
+            self._log(logging.INFO, "The encrypted sound can be deciphered now", participant)
+
+    def _try_passphrase_again(self) -> None:
+        """A key that has failed too often is never tried again, not even on the participant's next track."""
+        keys = self._room.e2ee_manager.key_provider
+        if keys is not None:
+            keys.set_shared_key(self._settings.e2ee_passphrase.encode(), 0)
 
     def _say_undecipherable(self, participant: rtc.RemoteParticipant, why: str) -> None:
         """Once a participant."""
@@ -438,7 +451,11 @@ def encryption_options(settings: Settings) -> rtc.E2EEOptions | None:
     """What deciphers tracks that are encrypted end to end as LiveKit's client libraries do it; None without a key."""
     if not settings.e2ee_passphrase:
         return None
-    keys = rtc.KeyProviderOptions(shared_key=settings.e2ee_passphrase.encode())
+    keys = rtc.KeyProviderOptions(
+        shared_key=settings.e2ee_passphrase.encode(),
+        ratchet_window_size=0,  # as browsers have it; else each piece of a foreign sound costs sixteen derived keys
+        failure_tolerance=UNDECIPHERABLE_PACKETS,  # with the default of -1 nobody is told
+    )
     return rtc.E2EEOptions(key_provider_options=keys)
 
 

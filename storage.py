@@ -205,7 +205,7 @@ def open_private(path: Path, flags: int) -> IO[bytes]:
     return os.fdopen(descriptor, "r+b", buffering=0)
 
 
-def _write_all(file: IO[bytes], data: bytes) -> None:
+def write_all(file: IO[bytes], data: bytes) -> None:
     """Writes everything: a full disk may take a part of it, without an error, before it refuses the rest."""
     view = memoryview(data)
     while view:
@@ -217,7 +217,7 @@ def _sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Makes renames and new names in ``folder`` last. Windows and some network disks cannot; they need not."""
     if sys.platform == "win32":
         return
@@ -275,7 +275,7 @@ def prove_disk(folder: Path) -> int:
     try:
         _write_whole(part, bytes(65_536))
         os.replace(part, proof)
-        _sync_folder(folder)
+        sync_folder(folder)
     finally:
         for path in (part, proof):
             with contextlib.suppress(OSError):
@@ -323,7 +323,7 @@ class RoomFolder:
             if file.read() != self.room.sid.encode():
                 file.seek(0)
                 file.truncate()
-                _write_all(file, self.room.sid.encode())
+                write_all(file, self.room.sid.encode())
         os.utime(path, (until.timestamp(), until.timestamp()))
 
     def heard_before(self) -> datetime | None:
@@ -497,7 +497,7 @@ class PartFile:
         try:
             _write_whole(folder / note.path_name, json.dumps(note.to_json(), ensure_ascii=False).encode())
             part._file = part._create_file()
-            _sync_folder(folder)
+            sync_folder(folder)
         except BaseException:
             part.abandon()
             for path in (part._part_path, folder / note.path_name):
@@ -543,7 +543,7 @@ class PartFile:
             if sys.platform == "win32":
                 self.abandon()  # Windows renames no open file; elsewhere ours stays locked to the end
             os.replace(self._part_path, self._final_path)
-            _sync_folder(self._folder)
+            sync_folder(self._folder)
             record = self._note.record(
                 len(segment.pcm),
                 hashlib.sha256(wav_header(len(segment.pcm)) + _pcm_bytes(segment.pcm)).hexdigest(),
@@ -592,7 +592,7 @@ class PartFile:
             if not try_lock(file):
                 raise StorageError(f"{self._part_path.name} is being written by another recorder")
             file.truncate(0)
-            _write_all(file, wav_header(0))
+            write_all(file, wav_header(0))
         except BaseException:
             file.close()
             raise
@@ -602,7 +602,7 @@ class PartFile:
         """Adds samples, then lets the header say so, then syncs. What fails is written over by the next call."""
         assert self._file is not None
         self._file.seek(WAV_HEADER_BYTES + self._safe_samples * BYTES_PER_SAMPLE)
-        _write_all(self._file, _pcm_bytes(pcm))
+        write_all(self._file, _pcm_bytes(pcm))
         self._write_header(self._safe_samples + len(pcm))
         os.fsync(self._file.fileno())
         self._safe_samples += len(pcm)
@@ -611,7 +611,7 @@ class PartFile:
     def _write_header(self, samples: int) -> None:
         assert self._file is not None
         self._file.seek(0)
-        _write_all(self._file, wav_header(samples))
+        write_all(self._file, wav_header(samples))
 
 
 def _pcm_bytes(pcm: Pcm) -> bytes:
@@ -621,7 +621,7 @@ def _pcm_bytes(pcm: Pcm) -> bytes:
 def _write_whole(path: Path, data: bytes) -> None:
     file = open_private(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     with file:
-        _write_all(file, data)
+        write_all(file, data)
         os.fsync(file.fileno())
 
 
@@ -643,13 +643,13 @@ def _append_line(path: Path, entry: dict[str, Any]) -> None:
         try:
             file.truncate(end)
             file.seek(end)
-            _write_all(file, line)
+            write_all(file, line)
             os.fsync(file.fileno())
         except OSError:
             with contextlib.suppress(OSError):
                 file.truncate(end)
             raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def _is_whole(fragment: bytes) -> bool:
@@ -828,10 +828,10 @@ class _Recovery:
             return None
         with open_private(path, os.O_RDWR) as file:
             file.truncate(WAV_HEADER_BYTES + samples * BYTES_PER_SAMPLE)
-            _write_all(file, wav_header(samples))
+            write_all(file, wav_header(samples))
             os.fsync(file.fileno())
         os.replace(path, final)
-        _sync_folder(self._folder)
+        sync_folder(self._folder)
         return self._list(note, samples)
 
     def _adopt_wav(self, path: Path) -> SegmentRecord:

@@ -45,12 +45,7 @@ class Server:
         try:
             claims = api.TokenVerifier(KEY, SECRET).verify(token)
         except Exception as error:
-            message = (
-                "invalid API key: unknown"
-                if "issuer" in str(error).casefold()
-                else "go-jose: error in cryptography"
-            )
-            return web.json_response({"code": "unauthenticated", "msg": message}, status=401)
+            return web.json_response({"code": "unauthenticated", "msg": str(error)}, status=401)
         assert claims.video is not None
         assert claims.video.room_list
         return web.Response(body=ListRoomsResponse().SerializeToString(), content_type="application/protobuf")
@@ -138,24 +133,21 @@ async def test_wrong_settings_are_a_line_each(capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize(
-    ("changes", "text"),
-    [
-        ({"LIVEKIT_API_KEY": "other"}, "LIVEKIT_API_KEY"),
-        ({"LIVEKIT_API_SECRET": "another-secret-of-32-characters-!"}, "LIVEKIT_API_SECRET"),
-    ],
+    "changes",
+    [{"LIVEKIT_API_KEY": "other"}, {"LIVEKIT_API_SECRET": "another-secret-of-32-characters-!"}],
+    ids=["key", "secret"],
 )
 async def test_a_refused_key(
     server: Server,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     changes: dict[str, str],
-    text: str,
 ) -> None:
     assert await check(settings_for(server, tmp_path, **changes), None) == 1
     seen = said(capsys)
     assert seen["server"][0] == "ok"
     assert seen["key"][0] == "WRONG"
-    assert text in seen["key"][1]
+    assert "LIVEKIT_API_KEY with LIVEKIT_API_SECRET" in seen["key"][1]
     assert not any(value in str(seen) for value in changes.values()), "no secret is shown"
 
 
@@ -231,7 +223,7 @@ async def test_a_disk_that_is_nearly_full(
 @pytest.mark.parametrize(
     ("key", "status", "text"),
     [
-        ("bad-key", 200, "GEMINI_API_KEY is refused"),
+        ("bad-key", 200, "is refused"),
         ("good-key", 404, "GEMINI_MODEL"),
         ("good-key", 429, "quota"),
         ("good-key", 500, "answers 500"),

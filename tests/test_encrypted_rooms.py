@@ -17,7 +17,15 @@ MARKERS = sound.markers()
 PASSPHRASE = "correct horse battery staple"
 
 
-async def lesson(server: LiveKitServer, recorder: Worker, room: str, said: str, passphrase: str = "") -> None:
+async def lesson(
+    server: LiveKitServer,
+    recorder: Worker,
+    room: str,
+    said: str,
+    passphrase: str = "",
+    *,
+    over: str = "Room over: ",
+) -> None:
     """A teacher publishes, says three markers as soon as the log says ``said``, and leaves."""
     async with await Speaker.join(server, room, "anna", metadata=TEACHER, passphrase=passphrase) as teacher:
         before = len(recorder.lines)
@@ -26,7 +34,7 @@ async def lesson(server: LiveKitServer, recorder: Worker, room: str, said: str, 
         await teacher.silence(0.5)
         await teacher.say(sound.sequence(MARKERS[:3], 0.3, lead_seconds=0, tail_seconds=0.5)[0])
         await teacher.silence(1)
-    await recorder.wait_for("Room over: ", skip_lines=before)
+    await recorder.wait_for(over, skip_lines=before)
 
 
 def heard(recorder: Worker, room: str) -> list[int]:
@@ -65,12 +73,26 @@ async def test_without_a_passphrase_nothing_is_recorded_and_the_log_says_so_once
     assert manifest(recorder.output_dir / "shut") == []
 
 
-async def test_with_another_passphrase_nothing_is_recorded_and_the_log_says_so_once(
+async def test_with_another_passphrase_no_word_is_recorded_and_the_log_says_so_once(
     livekit_server: LiveKitServer, worker: StartWorker
 ) -> None:
     recorder = await worker(E2EE_PASSPHRASE="wrong horse")
-    await lesson(livekit_server, recorder, "misread", "Track subscribed", PASSPHRASE)
+    await lesson(livekit_server, recorder, "misread", "NOT RECORDED", PASSPHRASE)
     lines = [line for line in recorder.lines if "NOT RECORDED" in line]
     assert len(lines) == 1
-    assert "E2EE_PASSPHRASE is not the one of this room room=misread participant=anna" in lines[0]
-    assert manifest(recorder.output_dir / "misread") == []
+    assert "E2EE_PASSPHRASE is not the one it uses room=misread participant=anna" in lines[0]
+    assert heard(recorder, "misread") == []
+
+
+async def test_a_participant_who_comes_again_with_the_right_passphrase_is_recorded(
+    livekit_server: LiveKitServer, worker: StartWorker
+) -> None:
+    """A key that has failed is not forgotten for the rest of the room."""
+    recorder = await worker(E2EE_PASSPHRASE=PASSPHRASE)
+    async with await Speaker.join(livekit_server, "again", "bob"):  # keeps the room open
+        await lesson(livekit_server, recorder, "again", "NOT RECORDED", "mistyped", over="Participant left")
+        await lesson(
+            livekit_server, recorder, "again", "Track subscribed", PASSPHRASE, over="Participant left"
+        )
+        await segments_of(recorder.output_dir / "again", 1)
+    assert heard(recorder, "again") == [0, 1, 2]

@@ -128,15 +128,14 @@ def test_check_against_a_real_server(livekit_server: LiveKitServer, tmp_path: Pa
     assert [line.split()[:2] for line in well.stdout.splitlines()] == [
         ["ok", name] for name in ("settings", "disk", "VAD", "server", "clock", "key")
     ]
-    for changes, problem in (
-        ({"LIVEKIT_API_SECRET": "a-wrong-secret-that-is-long-enough"}, "LIVEKIT_API_SECRET"),
-        ({"LIVEKIT_API_KEY": "no-such-key"}, "LIVEKIT_API_KEY"),
+    for changes in (
+        {"LIVEKIT_API_SECRET": "a-wrong-secret-that-is-long-enough"},
+        {"LIVEKIT_API_KEY": "no-such-key"},
     ):
         refused = check(**changes)
         assert (refused.returncode, refused.stderr) == (1, "")
         (line,) = [line for line in refused.stdout.splitlines() if not line.startswith("ok ")]
         assert line.startswith("WRONG  key ")
-        assert problem in line
     unset = check(LIVEKIT_URL="")
     assert unset.returncode == 2
     assert unset.stdout.startswith("WRONG  settings  LIVEKIT_URL is not set")
