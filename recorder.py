@@ -45,6 +45,9 @@ MAX_ANNOUNCED_PARTICIPANTS = 100
 UNDECIPHERABLE_PACKETS = 100
 """So many in a row, about two seconds, and the passphrase is another."""
 
+PASSPHRASE_SECONDS = 5.0
+"""How often it is tried again, in case that it becomes the right one."""
+
 _SOURCES = {
     rtc.TrackSource.SOURCE_MICROPHONE: "microphone",
     rtc.TrackSource.SOURCE_SCREENSHARE_AUDIO: "screen_share_audio",
@@ -80,6 +83,7 @@ class RoomRecorder:
         """Tracks that bring no sound, since when (monotonic clock)."""
         self._is_reconnecting = False
         self._watching: asyncio.Task[None] | None = None
+        self._trying: asyncio.Task[None] | None = None
         self._is_closed = False
 
     def attach(self) -> None:
@@ -110,6 +114,7 @@ class RoomRecorder:
         logger.info("Connected to room %s (%d participants)", self._info.name, people)
         self._room.local_participant.register_rpc_method(liveness.METHOD, self._say_alive)
         self._watching = asyncio.create_task(self._watch(), name=f"watch {self._info.name}")
+        self._trying = asyncio.create_task(self._keep_trying_passphrase())
         self._pipeline.listen()
         self._there_before_us = {
             sid
@@ -124,7 +129,7 @@ class RoomRecorder:
         if self._is_closed:
             return
         self._is_closed = True
-        for task in (self._announcing, self._watching):
+        for task in (self._announcing, self._watching, self._trying):
             if task is not None:
                 task.cancel()
         self._pipeline.stop_listening()
@@ -227,16 +232,17 @@ class RoomRecorder:
             return
         if state == rtc.EncryptionState.DECRYPTION_FAILED:
             self._say_undecipherable(participant, "E2EE_PASSPHRASE is not the one it uses")
-            self._try_passphrase_again()
         elif state == rtc.EncryptionState.OK and participant.sid in self._undecipherable:
             self._undecipherable.discard(participant.sid)
             self._log(logging.INFO, "The encrypted sound can be deciphered now", participant)
 
-    def _try_passphrase_again(self) -> None:
-        """A key that has failed too often is never tried again, not even on the participant's next track."""
-        keys = self._room.e2ee_manager.key_provider
-        if keys is not None:
-            keys.set_shared_key(self._settings.e2ee_passphrase.encode(), 0)
+    async def _keep_trying_passphrase(self) -> None:
+        """A key that has failed too often is not tried again until it is set again: the other side may have erred."""
+        while self._settings.e2ee_passphrase:
+            await asyncio.sleep(PASSPHRASE_SECONDS)
+            keys = self._room.e2ee_manager.key_provider
+            if self._undecipherable and keys is not None:
+                keys.set_shared_key(self._settings.e2ee_passphrase.encode(), 0)
 
     def _say_undecipherable(self, participant: rtc.RemoteParticipant, why: str) -> None:
         """Once a participant."""
