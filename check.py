@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import ssl
 import sys
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -30,11 +32,12 @@ from livekit import api
 from audio_processor import WINDOW_SAMPLES, NativeDetector, load_detector
 from config import Settings
 from logs import printable
-from segments import BYTES_PER_SAMPLE, SAMPLE_RATE, ConfigError
+from segments import BYTES_PER_SAMPLE, SAMPLE_RATE, ConfigError, RecorderError
 from storage import prove_disk
 
 TIMEOUT_SECONDS = 10.0
 GEMINI_TIMEOUT_SECONDS = 20.0
+TARGET_TIMEOUT_SECONDS = 30.0
 
 MOST_CLOCK_ERROR_SECONDS = 5.0
 """Tokens are valid for minutes and times in manifests should be right; a Date header has whole seconds."""
@@ -54,6 +57,31 @@ class Probe:
     name: str
     run: Callable[[], Awaitable[str]]
     """Returns what it found; raises Wrong. Anything else that it raises is shown, too."""
+
+
+class Target(Protocol):
+    """A place where recordings are delivered to."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def check(self) -> None:
+        """Raises a RecorderError if it would take nothing just now."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+def probes_of_targets(targets: Sequence[Target], problems: Sequence[str]) -> list[Probe]:
+    """A probe for each target, and one for each line that says why there is none."""
+
+    async def is_wrong(problem: str) -> str:
+        raise Wrong(problem)
+
+    return [
+        *(Probe("delivery", functools.partial(is_wrong, problem)) for problem in problems),
+        *(Probe("delivery", functools.partial(_target, target)) for target in targets),
+    ]
 
 
 async def check(settings: Settings, problem: ConfigError | None, more: Sequence[Probe] = ()) -> int:
@@ -98,6 +126,18 @@ async def _try(probe: Probe) -> bool:
 def _say(verdict: str, name: str, text: str) -> None:
     sys.stdout.write(f"{verdict:<6} {name:<9} {printable(text)}\n")
     sys.stdout.flush()
+
+
+async def _target(target: Target) -> str:
+    try:
+        await asyncio.wait_for(target.check(), TARGET_TIMEOUT_SECONDS)
+    except asyncio.TimeoutError:
+        raise Wrong(f"{target.name} does not answer within {TARGET_TIMEOUT_SECONDS:.0f} s") from None
+    except RecorderError as error:
+        raise Wrong(f"{target.name}: {error}") from None
+    finally:
+        await target.aclose()
+    return f"{target.name} takes what it is given"
 
 
 # --- this machine ---

@@ -16,9 +16,9 @@ from aiohttp import web
 from livekit import api
 from livekit.protocol.room import ListRoomsResponse
 
-from check import Probe, Wrong, check
+from check import Probe, Wrong, check, probes_of_targets
 from config import Settings
-from segments import ConfigError
+from segments import ConfigError, RetryLater
 
 KEY, SECRET = "devkey", "a-secret-of-at-least-32-characters"
 
@@ -237,6 +237,53 @@ async def test_a_gemini_that_does_not_help(
     verdict, line = said(capsys)["Gemini"]
     assert verdict == "WRONG"
     assert text in line
+
+
+@dataclass
+class Shelf:
+    """A place where recordings are delivered to."""
+
+    name: str
+    trouble: Exception | None = None
+    is_closed: bool = False
+
+    async def check(self) -> None:
+        if self.trouble is not None:
+            raise self.trouble
+
+    async def aclose(self) -> None:
+        self.is_closed = True
+
+
+@pytest.mark.parametrize(
+    ("trouble", "verdict", "text"),
+    [
+        (None, "ok", "s3 lessons takes what it is given"),
+        (ConfigError("there is no bucket lessons"), "WRONG", "s3 lessons: there is no bucket lessons"),
+        (RetryLater("it answers 503"), "WRONG", "s3 lessons: it answers 503"),
+    ],
+)
+async def test_where_recordings_go_is_tried(
+    server: Server,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    trouble: Exception | None,
+    verdict: str,
+    text: str,
+) -> None:
+    shelf = Shelf("s3 lessons", trouble)
+    code = await check(settings_for(server, tmp_path), None, probes_of_targets([shelf], []))
+    assert code == (1 if trouble else 0)
+    assert said(capsys)["delivery"] == (verdict, text)
+    assert shelf.is_closed
+
+
+async def test_a_target_that_cannot_even_be_made_is_named(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = probes_of_targets([], ["S3_BUCKET is not set"])
+    assert await check(settings_for(server, tmp_path), None, more) == 1
+    assert said(capsys)["delivery"] == ("WRONG", "S3_BUCKET is not set")
 
 
 async def test_other_parts_bring_probes_of_their_own(
