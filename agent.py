@@ -51,11 +51,12 @@ from livekit.rtc._ffi_client import FfiClient
 from audio_processor import load_detector
 from capacity import default_max_rooms
 from config import Settings, environment
+from encryption import encryption_options
 from health import health_answer
 from logs import set_up_logging
 from outbox import Outbox
 from reconcile import Reconciler, ask_for_recorder, is_wanted
-from recorder import RoomRecorder, encryption_options
+from recorder import RoomRecorder
 from segments import ConfigError, RecorderError, RoomInfo
 from storage import prepare_output_dir, recover_all
 from vitals import vitals
@@ -378,7 +379,8 @@ async def entrypoint(ctx: JobContext) -> None:
         await asyncio.sleep(JOIN_POLL_SECONDS)
     try:
         await ctx.connect(
-            encryption=encryption_options(server.settings), auto_subscribe=AutoSubscribe.SUBSCRIBE_NONE
+            encryption=encryption_options(server.settings.e2ee_passphrase),
+            auto_subscribe=AutoSubscribe.SUBSCRIBE_NONE,
         )
     finally:
         _joining.release()

@@ -19,6 +19,7 @@ from livekit import rtc
 import liveness
 from audio_processor import DetectorFactory, Segmenter, SegmenterOptions, TrackProcessor, open_stream
 from config import Settings
+from encryption import Encryption
 from languages import language_tag_or_empty
 from pipeline import RoomPipeline
 from pulse import start_room
@@ -42,12 +43,6 @@ WATCH_SECONDS = 1.0
 MAX_ANNOUNCED_PARTICIPANTS = 100
 """LiveKit bounds the size of attributes (64 KiB by default)."""
 
-UNDECIPHERABLE_PACKETS = 100
-"""So many in a row, about two seconds, and the passphrase is another."""
-
-PASSPHRASE_SECONDS = 5.0
-"""How often it is tried again, in case that it becomes the right one."""
-
 _SOURCES = {
     rtc.TrackSource.SOURCE_MICROPHONE: "microphone",
     rtc.TrackSource.SOURCE_SCREENSHARE_AUDIO: "screen_share_audio",
@@ -69,7 +64,7 @@ class RoomRecorder:
         self._pipeline = RoomPipeline(settings, info, wishes=self._wishes)
         self._verdicts: dict[str, Verdict] = {}
         self._warned: set[str] = set()
-        self._undecipherable: set[str] = set()
+        self._encryption = Encryption(room, settings.e2ee_passphrase, self._log)
         self._asked_for: set[str] = set()
         self._tracks: dict[str, TrackProcessor] = {}
         self._closing: dict[asyncio.Task[None], TrackProcessor | None] = {}
@@ -102,7 +97,7 @@ class RoomRecorder:
             "track_muted": self._on_track_muted,
             "reconnecting": self._on_reconnecting,
             "reconnected": self._on_reconnected,
-            "e2ee_state_changed": self._on_encryption_state,
+            "e2ee_state_changed": self._encryption.on_state_changed,
             "disconnected": self._on_disconnected,
         }
         for event, handler in handlers.items():
@@ -114,7 +109,7 @@ class RoomRecorder:
         logger.info("Connected to room %s (%d participants)", self._info.name, people)
         self._room.local_participant.register_rpc_method(liveness.METHOD, self._say_alive)
         self._watching = asyncio.create_task(self._watch(), name=f"watch {self._info.name}")
-        self._trying = asyncio.create_task(self._keep_trying_passphrase())
+        self._trying = asyncio.create_task(self._encryption.keep_trying())
         self._pipeline.listen()
         self._there_before_us = {
             sid
@@ -167,7 +162,7 @@ class RoomRecorder:
                 processor_closing.end_reason = EndReason.LEFT
         verdict = self._verdicts.pop(identity, None)
         self._warned.discard(participant.sid)
-        self._undecipherable.discard(participant.sid)
+        self._encryption.forget(participant)
         self._log(
             logging.INFO, f"Participant left: {verdict.role if verdict else 'unknown role'}", participant
         )
@@ -201,7 +196,7 @@ class RoomRecorder:
         self, verdict: Verdict, publication: rtc.RemoteTrackPublication, participant: rtc.RemoteParticipant
     ) -> None:
         sid = publication.sid
-        if verdict.is_recorded and not self._has_key_for(publication, participant):
+        if verdict.is_recorded and not self._encryption.has_key_for(publication, participant):
             return
         if verdict.is_recorded and sid not in self._asked_for:
             self._asked_for.add(sid)
@@ -215,43 +210,6 @@ class RoomRecorder:
             self._log(
                 logging.INFO, f"Track refused: its participant is not recorded ({verdict.role})", participant
             )
-
-    def _has_key_for(
-        self, publication: rtc.RemoteTrackPublication, participant: rtc.RemoteParticipant
-    ) -> bool:
-        """Whether a track is not encrypted end to end, or we have a passphrase. Without one it is only noise."""
-        if publication.encryption_type == rtc.EncryptionType.NONE or self._settings.e2ee_passphrase:
-            return True
-        self._say_undecipherable(participant, "no E2EE_PASSPHRASE is set")
-        return False
-
-    def _on_encryption_state(
-        self, participant: rtc.Participant | None, state: rtc.EncryptionState.ValueType
-    ) -> None:
-        if not isinstance(participant, rtc.RemoteParticipant):
-            return
-        if state == rtc.EncryptionState.DECRYPTION_FAILED:
-            self._say_undecipherable(participant, "E2EE_PASSPHRASE is not the one it uses")
-        elif state == rtc.EncryptionState.OK and participant.sid in self._undecipherable:
-            self._undecipherable.discard(participant.sid)
-            self._log(logging.INFO, "The encrypted sound can be deciphered now", participant)
-
-    async def _keep_trying_passphrase(self) -> None:
-        """A key that has failed too often is not tried again until it is set again: the other side may have erred."""
-        while self._settings.e2ee_passphrase:
-            await asyncio.sleep(PASSPHRASE_SECONDS)
-            keys = self._room.e2ee_manager.key_provider
-            if self._undecipherable and keys is not None:
-                keys.set_shared_key(self._settings.e2ee_passphrase.encode(), 0)
-
-    def _say_undecipherable(self, participant: rtc.RemoteParticipant, why: str) -> None:
-        """Once a participant."""
-        if participant.sid in self._undecipherable:
-            return
-        self._undecipherable.add(participant.sid)
-        vitals.undecipherable()
-        message = f"NOT RECORDED: the sound is encrypted end to end, and {why}"
-        self._log(logging.ERROR, message, participant)
 
     def _on_track_subscribed(
         self,
@@ -451,18 +409,6 @@ class RoomRecorder:
     def _log(self, level: int, message: str, participant: rtc.Participant | None = None) -> None:
         context = {"room": self._info.name, "participant": participant.identity if participant else None}
         logger.log(level, "%s", message, extra=context)
-
-
-def encryption_options(settings: Settings) -> rtc.E2EEOptions | None:
-    """What deciphers tracks that are encrypted end to end as LiveKit's client libraries do it; None without a key."""
-    if not settings.e2ee_passphrase:
-        return None
-    keys = rtc.KeyProviderOptions(
-        shared_key=settings.e2ee_passphrase.encode(),
-        ratchet_window_size=0,  # as browsers have it; else each piece of a foreign sound costs sixteen derived keys
-        failure_tolerance=UNDECIPHERABLE_PACKETS,  # with the default of -1 nobody is told
-    )
-    return rtc.E2EEOptions(key_provider_options=keys)
 
 
 def _facts(participant: rtc.RemoteParticipant) -> ParticipantFacts:

@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "outbox": {"segments", "storage"},
     "pipeline": {"audio_processor", "doorbell", "segments", "config", "storage", "vitals", "numpy"},
     "liveness": {"livekit"},
+    "encryption": {"vitals", "livekit"},
     "reconcile": {"config", "liveness", "roles", "vitals", "livekit"},
     "feed": {"segments", "storage", "outbox"},
     "text_files": {"aiofiles", "doorbell", "segments", "storage", "outbox"},
@@ -65,6 +66,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "recorder": {
         "audio_processor",
         "config",
+        "encryption",
         "languages",
         "livekit",
         "liveness",
