@@ -239,6 +239,16 @@ async def test_a_gemini_that_does_not_help(
     assert text in line
 
 
+async def test_credentials_that_are_not_there(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vertex = {"GOOGLE_CLOUD_PROJECT": "school", "GOOGLE_APPLICATION_CREDENTIALS": str(tmp_path / "none.json")}
+    assert await check(settings_for(server, tmp_path, **vertex), None) == 1
+    verdict, line = said(capsys)["Gemini"]
+    assert verdict == "WRONG"
+    assert "GOOGLE_APPLICATION_CREDENTIALS" in line
+
+
 @dataclass
 class Shelf:
     """A place where recordings are delivered to."""
