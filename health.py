@@ -1,7 +1,9 @@
-"""What the worker answers when it is asked how it is: ``/`` for whoever restarts it, ``/metrics`` for Prometheus.
+"""What the worker answers when it is asked how it is: ``/`` for people, ``/live`` for whatever restarts it by itself,
+``/metrics`` for Prometheus.
 
-``/`` is 200 ``OK``, or 503 with one plain line that says what is wrong. Nothing here names a room or a person, and
-nothing else is answered: the framework's own server, which tells more, is closed by :mod:`agent`.
+``/`` is 200 ``OK``, or 503 with one plain line that says what is wrong; ``/live`` is so only where a restart is the
+cure. Nothing here names a room or a person, and nothing else is answered: the framework's own server, which tells more,
+is closed by :mod:`agent`.
 """
 
 from __future__ import annotations
@@ -83,12 +85,14 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> int:
 
 
 def health_app(of: Vitals, *, with_metrics: bool) -> web.Application:
-    """The two answers, about ``of``."""
+    """The answers, about ``of``."""
 
     async def health(_: web.Request) -> web.Response:
-        problems = of.snapshot().problems
-        text = "; ".join(problems) if problems else "OK"
-        return web.Response(status=503 if problems else 200, text=text + "\n")
+        return _verdict(of.snapshot().problems)
+
+    async def live(_: web.Request) -> web.Response:
+        seen = of.snapshot()
+        return _verdict(seen.problems if seen.needs_restart else [])
 
     async def metrics(_: web.Request) -> web.Response:
         text = exposition(of.snapshot(), await of.figures())
@@ -96,9 +100,14 @@ def health_app(of: Vitals, *, with_metrics: bool) -> web.Application:
 
     app = web.Application()
     app.router.add_get("/", health)
+    app.router.add_get("/live", live)
     if with_metrics:
         app.router.add_get("/metrics", metrics)
     return app
+
+
+def _verdict(problems: list[str]) -> web.Response:
+    return web.Response(status=503 if problems else 200, text=("; ".join(problems) or "OK") + "\n")
 
 
 # --- the disk ---

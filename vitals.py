@@ -28,6 +28,9 @@ WORKER = "worker"
 STUCK_SECONDS = 30.0
 """An event loop that has not run for so long is stuck; so is a disk that has not answered."""
 
+DEAF_PATIENCE_SECONDS = 60.0
+"""For so long a deaf room tries to hear again by itself, before only a restart is left."""
+
 SERVER_PATIENCE_SECONDS = 120.0
 """How long the worker may be without its server before that is a sickness: restarts of a server are none."""
 
@@ -97,6 +100,8 @@ class Snapshot:
     rooms: list[RoomState]
     problems: list[str]
     """What makes the worker sick, a plain sentence each. Empty: it is healthy."""
+    needs_restart: bool
+    """Whether a restart is the cure. For a disk or a server it is none, and would lose what memory holds."""
 
 
 @dataclass(frozen=True)
@@ -267,7 +272,7 @@ class Vitals:
                 totals.add(report.totals)
                 rooms += report.rooms
                 every += report.rooms
-        return Snapshot(totals, rooms, _problems(every, server_lost_at, now))
+        return Snapshot(totals, rooms, _problems(every, server_lost_at, now), _needs_restart(every, now))
 
     # Rooms that are processes.
 
@@ -319,6 +324,11 @@ def _problems(rooms: list[RoomState], server_lost_at: float | None, now: float) 
     if apart > SERVER_PATIENCE_SECONDS:
         problems.append(f"no connection to the LiveKit server for {apart:.0f} s")
     return problems
+
+
+def _needs_restart(rooms: list[RoomState], now: float) -> bool:
+    is_stuck = any(now - state.alive_at > STUCK_SECONDS for state in rooms)
+    return is_stuck or _longest([state.deaf_since for state in rooms], now) > DEAF_PATIENCE_SECONDS
 
 
 def _longest(moments: Iterable[float | None], now: float) -> float:

@@ -107,12 +107,30 @@ async def test_a_sick_worker_says_why_in_one_line(tmp_path: Path, vitals: Vitals
         room.cancel()
 
 
+async def test_only_what_a_restart_cures_asks_for_one(
+    tmp_path: Path, vitals: Vitals, clock: Callable[[float], None]
+) -> None:
+    """While the disk refuses, a restart would lose what memory holds."""
+    async with answering(tmp_path, is_connected=False) as url:
+        room = pulse.start_room("RM_1")
+        vitals.disk_refuses("RM_1", "No space left on device")
+        clock(130)
+        await until_status(url, 503, "no connection")
+        await until_status(f"{url}/live", 200, "OK")
+        vitals.deaf("RM_1", time.monotonic() + 130 - 61)
+        await until_status(f"{url}/live", 503, "deaf in 1 room")
+        vitals.hears("RM_1")
+        await until_status(f"{url}/live", 200, "OK")
+        room.cancel()
+
+
 async def test_a_room_whose_loop_is_stuck_is_a_sickness_until_it_ends(
     tmp_path: Path, vitals: Vitals, clock: Callable[[float], None]
 ) -> None:
     async with answering(tmp_path) as url:
         vitals.room_opened("RM_1")  # and nobody says that it is alive
         clock(40)
+        await until_status(f"{url}/live", 503, "event loops stuck")
         await until_status(url, 503, "event loops stuck")
         vitals.room_closed("RM_1")
         await until_status(url, 200, "OK")
