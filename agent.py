@@ -2,6 +2,7 @@
 
 python agent.py start      in production
 python agent.py dev        restarts whenever a .py file or .env is saved
+python agent.py check      tries settings, disk, server and key before a lesson does
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import gc
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -51,12 +51,15 @@ from livekit.rtc._ffi_client import FfiClient
 from audio_processor import load_detector
 from capacity import default_max_rooms
 from config import Settings, environment
+from encryption import encryption_options
+from health import health_answer
 from logs import set_up_logging
 from outbox import Outbox
 from reconcile import Reconciler, ask_for_recorder, is_wanted
 from recorder import RoomRecorder
 from segments import ConfigError, RecorderError, RoomInfo
 from storage import prepare_output_dir, recover_all
+from vitals import vitals
 
 if TYPE_CHECKING:
     from texts import TextService
@@ -97,14 +100,14 @@ class RecorderServer(AgentServer):
         """By job, with the event loop to be called on. Empty where rooms are processes."""
         self.texts: TextService | None = None
         self._being_taken: dict[str, str] = {}
-        self._problem = problem
+        self.problem = problem
         is_thread = settings.job_executor == "thread"
         super().__init__(
             ws_url=settings.livekit_url,
             api_key=settings.livekit_api_key,
             api_secret=settings.livekit_api_secret,
-            host=settings.health_host,
-            port=settings.health_port,
+            host="127.0.0.1",  # the framework's own answers tell names to anyone: ours replace them, see run()
+            port=0,
             permissions=least_permissions(settings),
             job_executor_type=JobExecutorType.THREAD if is_thread else JobExecutorType.PROCESS,
             num_idle_processes=1,
@@ -128,24 +131,29 @@ class RecorderServer(AgentServer):
         Raises:
             RecorderError: something that only the operator can mend.
         """
-        if self._problem is not None:
-            raise self._problem
+        if self.problem is not None:
+            raise self.problem
         prepare_output_dir(Path(self.settings.output_dir))
         outbox = Outbox(Path(self.settings.output_dir))
         self.texts = self._text_service(outbox)
-        self._port = _free_port(self.settings.health_host, self.settings.health_port)
-        async with api.LiveKitAPI(
-            self.settings.livekit_url, self.settings.livekit_api_key, self.settings.livekit_api_secret
-        ) as livekit:
+        async with (
+            health_answer(self.settings, self.max_rooms, self.is_connected) as health_port,
+            api.LiveKitAPI(
+                self.settings.livekit_url, self.settings.livekit_api_key, self.settings.livekit_api_secret
+            ) as livekit,
+        ):
             self._livekit = livekit
             await _reach(livekit, self.settings)
             helpers = [asyncio.create_task(_recover(self.settings), name="recovery")]
             if self.texts is not None:
+                vitals.add_source(self.texts.figures)
                 helpers.append(asyncio.create_task(self.texts.run(), name="texts"))
 
             def on_registered(*_: object) -> None:
                 # Not before: a recorder that is asked for while nobody can take it would be lost.
-                self._say_ready()
+                self._say_ready(health_port)
+                assert self._http_server is not None
+                helpers.append(asyncio.create_task(self._http_server.aclose(), name="framework's health"))
                 reconciler = Reconciler(
                     livekit, self.settings, self.is_recording, self.rooms_taken, self.has_capacity
                 )
@@ -177,6 +185,10 @@ class RecorderServer(AgentServer):
         from translator import GeminiTranslator
 
         return TextService(self.settings, GeminiTranslator(self.settings), outbox)
+
+    def is_connected(self) -> bool:
+        """Whether the server can reach this worker now."""
+        return self.is_serving and not self._connecting
 
     def is_recording(self, room_sid: str) -> bool:
         """Whether a recorder of this worker is in the room, or on its way into it."""
@@ -242,13 +254,13 @@ class RecorderServer(AgentServer):
     def _rooms_by_job(self) -> dict[str, str]:
         return {**self._being_taken, **{job.job.id: job.job.room.sid for job in self.active_jobs}}
 
-    def _say_ready(self) -> None:
+    def _say_ready(self, health_port: int) -> None:
         logger.info(
             "Registered with %s, ready for up to %d rooms, health on http://%s:%d/",
             self.settings.livekit_url,
             self.max_rooms,
             self.settings.health_host,
-            self.worker_info.http_port,
+            health_port,
         )
 
 
@@ -282,21 +294,6 @@ def _load(worker: AgentServer) -> float:
     assert isinstance(worker, RecorderServer)
     rooms = worker.rooms_taken()
     return FULL_LOAD if not worker.has_capacity() else BUSIEST_LOAD * rooms / worker.max_rooms
-
-
-def _free_port(host: str, port: int) -> int:
-    """``port``, or 0 (any free one) with a warning if it is taken: no reason to leave rooms unrecorded."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        if sys.platform != "win32":
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            logger.warning(
-                "HEALTH_PORT=%d cannot be used (%s): using any free port", port, error.strerror or error
-            )
-            return 0
-    return port
 
 
 async def _reach(livekit: api.LiveKitAPI, settings: Settings) -> None:
@@ -360,6 +357,7 @@ async def request(request: JobRequest) -> None:
         logger.info("Already recording: second request refused", extra={"room": request.room.name})
         await request.reject(terminate=True)
     elif server.rooms_taken() >= server.max_rooms:
+        vitals.refused_room()
         logger.error("Full with %d rooms (MAX_ROOMS)", server.max_rooms, extra={"room": request.room.name})
         await request.reject(terminate=False)
     else:
@@ -380,7 +378,10 @@ async def entrypoint(ctx: JobContext) -> None:
     while not _joining.acquire(blocking=False):  # noqa: ASYNC110  (shared by threads; a cancelled wait takes no place)
         await asyncio.sleep(JOIN_POLL_SECONDS)
     try:
-        await ctx.connect(auto_subscribe=AutoSubscribe.SUBSCRIBE_NONE)
+        await ctx.connect(
+            encryption=encryption_options(server.settings.e2ee_passphrase),
+            auto_subscribe=AutoSubscribe.SUBSCRIBE_NONE,
+        )
     finally:
         _joining.release()
     recorder.begin()
@@ -419,12 +420,12 @@ server.rtc_session(
 
 # --- the command line ---
 
-USAGE = "usage: python agent.py start | dev"
+USAGE = "usage: python agent.py start | dev | check"
 
 
 def main(arguments: list[str]) -> int:
     """Runs a command and returns the exit code: 0 after a signal, 1 for trouble at run time, 2 for wrong input."""
-    commands: dict[str, Callable[[], int]] = {"start": start, "dev": dev}
+    commands: dict[str, Callable[[], int]] = {"start": start, "dev": dev, "check": check_all}
     if len(arguments) != 1 or arguments[0] not in commands:
         sys.stderr.write(USAGE + "\n")
         return 0 if arguments in (["-h"], ["--help"]) else 2
@@ -445,6 +446,16 @@ def start() -> int:
     except Exception as error:  # one line for people; where it came from is for LOG_LEVEL=DEBUG
         logger.critical("The worker ended", exc_info=error)
         return 1
+
+
+def check_all() -> int:
+    """Tries everything that a lesson will need, one line each."""
+    from check import check
+
+    set_up_logging("ERROR", "text")
+    with contextlib.suppress(KeyboardInterrupt):
+        return asyncio.run(check(server.settings, server.problem))
+    return 130
 
 
 async def _serve_until_signal() -> int:

@@ -26,6 +26,7 @@ from livekit.protocol import models
 import liveness
 from config import Settings
 from roles import ParticipantFacts, RoleRules
+from vitals import vitals
 
 logger = logging.getLogger("recorder")
 
@@ -207,6 +208,7 @@ class Reconciler:
         self._asked_at[room.sid] = time.monotonic()
         if await self._dispatches(room) != before or await self._listed_recorder(room) is not None:
             return
+        vitals.adopted()
         logger.info("A teacher without a recorder: asking for one", extra={"room": room.name})
         await ask_for_recorder(self._livekit, self._settings, room.name)
 

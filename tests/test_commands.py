@@ -73,7 +73,7 @@ def test_a_wrong_value_is_one_line(project: Path) -> None:
 def test_a_wrong_command_shows_the_right_ones(project: Path, arguments: list[str]) -> None:
     result = run(*arguments, cwd=project)
     assert result.returncode == 2
-    assert result.stderr == "usage: python agent.py start | dev\n"
+    assert result.stderr == "usage: python agent.py start | dev | check\n"
 
 
 def test_an_output_dir_that_cannot_be_used_is_one_line(livekit_server: LiveKitServer, tmp_path: Path) -> None:

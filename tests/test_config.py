@@ -19,7 +19,7 @@ REQUIRED = {
     "LIVEKIT_API_KEY": "APIxyz",
     "LIVEKIT_API_SECRET": "s3cr3t-s3cr3t-s3cr3t",
 }
-SECRETS = ("LIVEKIT_API_KEY", "LIVEKIT_API_SECRET", "GEMINI_API_KEY")
+SECRETS = ("LIVEKIT_API_KEY", "LIVEKIT_API_SECRET", "E2EE_PASSPHRASE", "GEMINI_API_KEY")
 
 
 def settings(**changes: str) -> Settings:
