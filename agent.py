@@ -18,8 +18,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
@@ -46,6 +48,7 @@ from livekit.agents import (
     WorkerPermissions,
 )
 from livekit.protocol import agent
+from livekit.rtc import _ffi_client
 from livekit.rtc._ffi_client import FfiClient
 
 from audio_processor import load_detector
@@ -65,6 +68,12 @@ if TYPE_CHECKING:
     from texts import TextService
 
 logger = logging.getLogger("recorder")
+
+PANIC_SIGNAL = signal.SIGABRT
+"""What a panic of the native client sends to its own process. At SIGTERM, as the library has it, it would look like an
+ordinary stop, and the process of a job would ignore it and hear nothing for ever (fact 23).
+"""
+_ffi_client.__dict__["signal"] = SimpleNamespace(SIGTERM=PANIC_SIGNAL)
 
 HERE = Path(__file__).resolve().parent
 STOP_TIMEOUT_SECONDS = 15.0
@@ -458,25 +467,37 @@ def check_all() -> int:
     return 130
 
 
+@dataclass
+class _Stop:
+    """Why and whether the worker has to stop."""
+
+    requested: asyncio.Event = field(default_factory=asyncio.Event)
+    has_panicked: bool = False
+
+
 async def _serve_until_signal() -> int:
-    stopping = asyncio.Event()
-    _on_stop_signals(asyncio.get_running_loop(), stopping)
+    stop = _Stop()
+    _on_stop_signals(asyncio.get_running_loop(), stop)
     serving = asyncio.create_task(server.run(), name="server")
-    waiting = asyncio.create_task(stopping.wait(), name="signal")
+    waiting = asyncio.create_task(stop.requested.wait(), name="signal")
     await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
     if serving.done():
         waiting.cancel()
         serving.result()  # raises what ended it
         return 1
-    logger.info("Stopping: closing every open segment")
-    await _stop(serving)
-    return 0
+    if stop.has_panicked:
+        logger.critical("The native client has failed: saving what has been heard, to be started again")
+    else:
+        logger.info("Stopping: closing every open segment")
+    await _stop(serving, leaves_at_once=stop.has_panicked)
+    return 1 if stop.has_panicked else 0
 
 
-async def _stop(serving: asyncio.Task[None]) -> None:
+async def _stop(serving: asyncio.Task[None], *, leaves_at_once: bool) -> None:
     if server.is_serving:
         await server.stop_taking_rooms()
-        await (server.rooms_over() if server.settings.on_stop == "drain" else server.hand_over())
+        if not leaves_at_once:
+            await (server.rooms_over() if server.settings.on_stop == "drain" else server.hand_over())
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(server.aclose(), STOP_TIMEOUT_SECONDS)
     serving.cancel()
@@ -485,15 +506,16 @@ async def _stop(serving: asyncio.Task[None]) -> None:
     logger.info("Stopped")
 
 
-def _on_stop_signals(loop: asyncio.AbstractEventLoop, stopping: asyncio.Event) -> None:
+def _on_stop_signals(loop: asyncio.AbstractEventLoop, stop: _Stop) -> None:
     """The first signal stops in order, the second at once: what is on disk is valid at every moment."""
 
-    def on_signal(*_: Any) -> None:
-        if stopping.is_set():
+    def on_signal(number: int, _: Any) -> None:
+        if stop.requested.is_set():
             os._exit(1)
-        loop.call_soon_threadsafe(stopping.set)
+        stop.has_panicked = number == PANIC_SIGNAL
+        loop.call_soon_threadsafe(stop.requested.set)
 
-    names = ("SIGINT", "SIGTERM", "SIGBREAK")
+    names = ("SIGINT", "SIGTERM", "SIGBREAK", PANIC_SIGNAL.name)
     for number in (getattr(signal, name) for name in names if hasattr(signal, name)):
         signal.signal(number, on_signal)
 
