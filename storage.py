@@ -612,14 +612,15 @@ def read_manifest(folder: Path) -> Iterator[SegmentRecord]:
 
 def _records(lines: Iterable[bytes], folder: Path) -> Iterator[SegmentRecord]:
     for count, line in enumerate(lines, start=1):
-        record = _record_in(line)
+        record = record_in(line)
         if record is not None:
             yield record
         else:
             logger.warning("Line %d of %s is broken and was skipped", count, folder / MANIFEST)
 
 
-def _record_in(line: bytes) -> SegmentRecord | None:
+def record_in(line: bytes) -> SegmentRecord | None:
+    """The record that a line of a manifest describes; None for anything else."""
     try:
         return SegmentRecord.from_json(json.loads(line))
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
@@ -627,7 +628,7 @@ def _record_in(line: bytes) -> SegmentRecord | None:
 
 
 def _is_record(line: bytes) -> bool:
-    return _record_in(line) is not None
+    return record_in(line) is not None
 
 
 def _new_lines(folder: Path, start: int) -> tuple[list[bytes], int]:
@@ -690,7 +691,7 @@ class _Recovery:
         recovered = [
             record for part in self._abandoned_parts() if (record := self._adopt_part(*part)) is not None
         ]
-        recovered += [self._adopt_wav(path) for path in self._unlisted_wavs() if _is_abandoned(path)]
+        recovered += [self._adopt_wav(path) for path in self._unlisted_wavs() if is_abandoned(path)]
         self._remove_stale_notes()
         return recovered
 
@@ -721,7 +722,7 @@ class _Recovery:
     def _abandoned_parts(self) -> list[tuple[Path, _OpenNote, int]]:
         """Parts that nobody writes, with their notes and lengths, overlaps resolved, in the order spoken."""
         found = []
-        for path in filter(_is_abandoned, self._parts()):
+        for path in filter(is_abandoned, self._parts()):
             note = self._note_of(path.name.removesuffix(PART_SUFFIX)) or self._guessed_note(path)
             found.append((path, note, _samples_in(path)))
         found.sort(key=lambda part: part[1].start)
@@ -802,7 +803,7 @@ def _files(folder: Path, ending: str) -> list[Path]:
     return [path for path in paths if path.is_file() and not path.is_symlink()]
 
 
-def _is_abandoned(path: Path) -> bool:
+def is_abandoned(path: Path) -> bool:
     """Whether no recorder, this one or another, has its hand on the file."""
     with _open_private(path, os.O_RDWR) as file:
         return _try_lock(file)
