@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from config import Settings
 from segments import InputError, SegmentRecord, StorageError
-from storage import MANIFEST, PART_SUFFIX, SegmentNames, is_abandoned, record_in, safe_name
+from storage import MANIFEST, PART_SUFFIX, FolderLock, SegmentNames, is_abandoned, record_in, safe_name
 
 TEXTS = "texts.jsonl"
 
@@ -40,6 +40,8 @@ class Text:
     refused: str | None = None
     """Why there will never be a text."""
     model: str | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Names of the text files beside the WAV, by language."""
 
     @property
     def transcript(self) -> str | None:
@@ -219,7 +221,23 @@ class Room:
 
     def parts_being_written(self) -> list[str]:
         """Names of the files that a recorder has its hand on at this moment."""
-        return [path.name for path in self.parts() if not _is_let_go(path)]
+        parts = self.parts()
+        if not parts:
+            return []
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):  # a folder that cannot be written has no recorder either
+                stack.enter_context(
+                    FolderLock(self.path)
+                )  # our look must not meet a part that is being begun
+            return [path.name for path in parts if not _is_let_go(path)]
+
+    def line_count(self) -> int:
+        """About how many segments there are: the manifest's lines, counted quickly."""
+        try:
+            with open(self.path / MANIFEST, "rb") as file:
+                return sum(piece.count(b"\n") for piece in iter(lambda: file.read(1 << 20), b""))
+        except OSError:
+            return 0
 
     def parts(self) -> list[Path]:
         """What has not become a segment: being spoken right now, or left by a crash."""
@@ -330,15 +348,15 @@ class Texts:
         """What is known of a segment's words; None if its text is still to come."""
         line = self._line(record.number)
         if line is None:
-            return self._from_files(record, None, self._tags(record), None)
+            files = _files_of(record, self._tags(record))
+            return Text(None, self._read(files), files=files) if files else None
         if line.get("refused") is not None:
             return Text(None, {}, refused=str(line["refused"]))
         spoken, model = _tag(line.get("language")), _text(line.get("model"))
-        if not isinstance(line.get("transcript"), str):
-            return self._from_files(record, spoken, self._tags(record), model) or Text(
-                spoken, {}, model=model
-            )
-        return Text(spoken, _quoted(line, spoken), model=model)
+        if isinstance(line.get("transcript"), str):
+            return Text(spoken, _quoted(line, spoken), model=model, files=_named_files(record, line))
+        files = _files_of(record, self._tags(record))
+        return Text(spoken, self._read(files), model=model, files=_named_files(record, line))
 
     def close(self) -> None:
         if self._file is not None:
@@ -382,12 +400,24 @@ class Texts:
             self._tags_of_stem = _tags_by_stem(self._folder)
         return self._tags_of_stem.get(Path(record.file).stem, [])
 
-    def _from_files(
-        self, record: SegmentRecord, spoken: str | None, tags: list[str], model: str | None
-    ) -> Text | None:
-        stem = Path(record.file).stem
-        found = {tag: text for tag in tags if (text := _read(self._folder / f"{stem}_{tag}.txt")) is not None}
-        return Text(spoken, found, model=model) if found else None
+    def _read(self, files: Mapping[str, str]) -> dict[str, str]:
+        found = {tag: _content(self._folder / file) for tag, file in files.items()}
+        return {tag: text for tag, text in found.items() if text}
+
+
+def _files_of(record: SegmentRecord, tags: Iterable[str]) -> dict[str, str]:
+    return {tag: f"{Path(record.file).stem}_{tag}.txt" for tag in tags}
+
+
+def _named_files(record: SegmentRecord, line: Mapping[str, Any]) -> dict[str, str]:
+    """Those of the files that a line names whose names are a segment's, by language."""
+    names = line.get("files")
+    stem = f"{Path(record.file).stem}_"
+    texts = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+    tags = {name.removeprefix(stem).removesuffix(".txt"): name for name in texts}
+    return {
+        tag: name for tag, name in tags.items() if LANGUAGE_TAG.fullmatch(tag) and name == f"{stem}{tag}.txt"
+    }
 
 
 def entry_in(line: bytes) -> dict[str, Any] | None:
@@ -429,7 +459,7 @@ def _tags_by_stem(folder: Path) -> dict[str, list[str]]:
     return found
 
 
-def _read(path: Path) -> str | None:
+def _content(path: Path) -> str | None:
     try:
         if path.is_symlink():
             return None

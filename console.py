@@ -84,6 +84,8 @@ def duration(seconds: float) -> str:
 def progress(what: str, total: float, unit: str = "") -> Iterator[Advance]:
     """A bar on a terminal, now and then a line elsewhere. Yields what is to be called with every bit of work done.
 
+    Answer only when it is over: the bar has the terminal to itself.
+
     rich draws the bar: typer brings it along, and it knows the terminals of all three systems.
     """
     if sys.stderr.isatty():
@@ -106,7 +108,10 @@ def _bar(what: str, total: float, unit: str) -> Iterator[Advance]:
         TextColumn(f"{{task.completed:,.0f}} of {{task.total:,.0f}} {unit}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    whole = Console(stderr=True)
+    with Progress(
+        *columns, console=whole, transient=True, redirect_stdout=False, redirect_stderr=False
+    ) as bar:
         task = bar.add_task(escape(printable(what)), total=total)
         yield lambda amount: bar.advance(task, amount)
 

@@ -22,6 +22,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+import checking
 import listing
 from console import TROUBLE, WRONG_INPUT, tell
 from segments import ConfigError, InputError, RecorderError
@@ -29,6 +30,9 @@ from segments import ConfigError, InputError, RecorderError
 COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
     "Look": {
         "list": listing.list_lessons,
+    },
+    "Keep": {
+        "check": checking.check,
     },
 }
 """Every command by heading and name: a function whose annotations are its options and whose docstring is its help."""

@@ -644,6 +644,46 @@ def _new_lines(folder: Path, start: int) -> tuple[list[bytes], int]:
     return whole.splitlines(), start + len(whole) + len(newline)
 
 
+# --- mending by hand ---
+
+
+def mend_wav(path: Path, samples: int) -> None:
+    """Gives a WAV of ours the header it should have, and takes away what stands behind its last sample."""
+    with _open_private(path, os.O_RDWR) as file:
+        file.truncate(WAV_HEADER_BYTES + samples * BYTES_PER_SAMPLE)
+        _write_all(file, wav_header(samples))
+        os.fsync(file.fileno())
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Writes a small file, 0600, that is there whole or not at all, and lasts."""
+    whole = path.with_name(f".{path.name}.new")
+    _write_whole(whole, data)
+    os.replace(whole, path)
+    _sync_folder(path.parent)
+
+
+def set_broken_lines_aside(folder: Path) -> int:
+    """Moves the manifest's broken lines into ``segments.jsonl.broken``, and returns how many there were.
+
+    Nothing is thrown away: the WAV such a line spoke of becomes an unlisted one, which recovery lists anew.
+
+    Raises:
+        OSError: the disk does not let it; the manifest is as it was.
+    """
+    with FolderLock(folder):
+        manifest = folder / MANIFEST
+        lines = manifest.read_bytes().splitlines(keepends=True) if manifest.exists() else []
+        broken = [line for line in lines if record_in(line) is None]
+        if not broken:
+            return 0
+        with _open_private(folder / f"{MANIFEST}.broken", os.O_RDWR | os.O_CREAT | os.O_APPEND) as aside:
+            _write_all(aside, b"".join(line.rstrip(b"\r\n") + b"\n" for line in broken))
+            os.fsync(aside.fileno())
+        write_private(manifest, b"".join(line for line in lines if record_in(line) is not None))
+        return len(broken)
+
+
 # --- after a crash ---
 
 
@@ -736,10 +776,7 @@ class _Recovery:
         if samples == 0 or has_more or self._is_committed(note):
             path.unlink()
             return None
-        with _open_private(path, os.O_RDWR) as file:
-            file.truncate(WAV_HEADER_BYTES + samples * BYTES_PER_SAMPLE)
-            _write_all(file, wav_header(samples))
-            os.fsync(file.fileno())
+        mend_wav(path, samples)
         os.replace(path, final)
         _sync_folder(self._folder)
         return self._list(note, samples)

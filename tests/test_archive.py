@@ -140,7 +140,8 @@ def test_texts_come_from_the_files_where_no_line_quotes_them(tmp_path: Path) -> 
     note(folder.path, {"number": 1, "file": one.file, "language": "en", "files": []})
     with Room(folder.path).texts() as texts:
         assert texts.get(one) == Text("en", {"en": "Hello", "es": "Hola"})
-        assert texts.get(two) == Text(None, {"pt-BR": "Olá"})
+        olá = two.file.replace(".wav", "_pt-BR.txt")
+        assert texts.get(two) == Text(None, {"pt-BR": "Olá"}, files={"pt-BR": olá})
 
 
 def test_texts_of_a_hostile_file_are_bounded_to_the_folder(tmp_path: Path) -> None:
