@@ -42,6 +42,7 @@ from segments import (
     BYTES_PER_SAMPLE,
     SAMPLE_RATE,
     EndReason,
+    InputError,
     Pcm,
     RoomInfo,
     SegmentRecord,
@@ -186,6 +187,45 @@ class FolderLock:
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         if self._file is not None:
             self._file.close()
+
+
+class Reservation:
+    """``with Reservation(folder, "FILE_1"):`` keeps that work for this process; another one is turned away.
+
+    Raises:
+        InputError: somebody else is at it.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._path = folder / f".{name}.lock"
+        self._file: IO[bytes] | None = None
+
+    def __enter__(self) -> None:
+        while self._file is None:
+            file = _open_private(self._path, os.O_RDWR | os.O_CREAT)
+            if not _try_lock(file):
+                file.close()
+                raise InputError(
+                    f"{self._path.parent.name}: the same is being done by another process right now"
+                )
+            if _is_still_at(file, self._path):
+                self._file = file
+            else:  # whoever had it has just finished, and removed it
+                file.close()
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # Windows removes no open file
+                self._path.unlink()
+            self._file.close()
+
+
+def _is_still_at(file: IO[bytes], path: Path) -> bool:
+    """Whether the name still means this open file."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except OSError:
+        return False
 
 
 def _open_private(path: Path, flags: int) -> IO[bytes]:
@@ -511,12 +551,7 @@ class PartFile:
         self._write_behind_what_is_safe(pcm[self._safe_samples :])
 
     def _is_still_there(self) -> bool:
-        if self._file is None:
-            return False
-        try:
-            return os.path.samestat(os.fstat(self._file.fileno()), os.stat(self._part_path))
-        except OSError:
-            return False
+        return self._file is not None and _is_still_at(self._file, self._part_path)
 
     def _create_file(self) -> IO[bytes]:
         file = _open_private(self._part_path, os.O_RDWR | os.O_CREAT)
