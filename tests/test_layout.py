@@ -14,7 +14,7 @@ from config import env_example, readme_table
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(path.stem for path in ROOT.glob("*.py"))
-PROGRAMS = {"agent", "dev"}
+PROGRAMS = {"agent", "dev", "lessons"}
 """May import anything, and nothing imports them."""
 
 MAY_IMPORT: dict[str, set[str]] = {
@@ -33,6 +33,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "translator": {"segments", "config", "google", "soundfile"},
     "texts": {"segments", "config", "storage", "translator", "aiofiles"},
     "reconcile": {"config", "roles", "livekit"},
+    "archive": {"config", "segments", "storage"},
+    "console": {"config", "logs", "rich"},
+    "checking": {"archive", "config", "console", "segments", "soundfile", "storage", "typer"},
+    "listing": {"archive", "console", "segments", "typer"},
     "recorder": {
         "audio_processor",
         "config",
@@ -46,7 +50,10 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 """Besides the standard library. Data flows one way: later modules know earlier ones, never back."""
 
-ONLY_WHEN_USED = {"google"}
+COMMANDS = {"checking", "listing"}
+"""The commands of lessons.py: nothing of the recorder knows them."""
+
+ONLY_WHEN_USED = {"google", "rich"}
 """Large, and not everybody needs them: imported by the function that does."""
 
 
@@ -97,6 +104,11 @@ def test_nobody_imports_a_program(module: str) -> None:
     assert not set(imports(parsed(module))) & PROGRAMS - {module}
 
 
+@pytest.mark.parametrize("module", sorted(MAY_IMPORT.keys() - COMMANDS))
+def test_the_recorder_knows_no_command(module: str) -> None:
+    assert not set(imports(parsed(module))) & COMMANDS
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_what_is_large_is_imported_when_it_is_used(module: str) -> None:
     assert not set(at_once(module)) & ONLY_WHEN_USED
@@ -121,7 +133,7 @@ def test_the_readme_has_every_setting() -> None:
 
 
 def test_every_command_in_the_readme_is_one() -> None:
-    commands = set(re.findall(r"python (agent|dev|config)\.py (\w+)", document("README.md")))
+    commands = set(re.findall(r"python (agent|dev|config|lessons)\.py (\w+)", document("README.md")))
     assert {("dev", "demo"), ("dev", "test"), ("agent", "dev"), ("agent", "start")} <= commands
     for program, command in commands:
         assert f'"{command}"' in (ROOT / f"{program}.py").read_text(encoding="utf-8"), (
