@@ -131,7 +131,11 @@ class RecorderServer(AgentServer):
                 asyncio.create_task(_recover(self.settings), name="recovery"),
             ]
             if texts is not None:
+                from search_index import FreshIndex
+
+                index = FreshIndex(Path(self.settings.output_dir))
                 helpers.append(asyncio.create_task(texts.run(), name="texts"))
+                helpers.append(asyncio.create_task(index.run(), name="search index"))
 
             def on_registered(*_: object) -> None:
                 # Not before: a recorder that is asked for while nobody can take it would be lost.

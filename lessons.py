@@ -24,6 +24,7 @@ from typer.core import TyperGroup
 
 import checking
 import listing
+import searching
 import segmenting
 from console import TROUBLE, WRONG_INPUT, tell
 from segments import ConfigError, InputError, RecorderError
@@ -31,6 +32,7 @@ from segments import ConfigError, InputError, RecorderError
 COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
     "Look": {
         "list": listing.list_lessons,
+        "search": searching.search,
     },
     "Make": {
         "segment": segmenting.segment,
