@@ -93,7 +93,7 @@ def question(text: str) -> list[tuple[str, ...]]:
     Every sign in it is a sign: there are no operators. A single character of a script without spaces is the beginning
     of a pair, which ends in ``*``.
     """
-    asked = []
+    asked: list[tuple[str, ...]] = []
     for found in _word().findall(text):
         for run in _runs(fold(found)):
             if not _spaceless.match(run):

@@ -248,7 +248,7 @@ class SearchIndex:
             ).fetchall()
         except sqlite3.Error as error:
             raise StorageError(f"{self._path} cannot be read: {error}") from None
-        return [Segment(*row[:10], json.loads(row[10])) for row in rows]
+        return [Segment(*row[:9], spoken=row[9], texts=json.loads(row[10])) for row in rows]
 
 
 @contextlib.contextmanager
@@ -354,11 +354,11 @@ class _Folder:
             if entry is not None and row is not None:
                 found.append((row[0], row[2], text_of_line(path, row[1], entry)))
         latest = {row: (before, text) for row, before, text in found}
-        for row in sorted(latest):  # in order of time, which is how FTS5 takes them fastest
-            before, text = latest[row]
+        for place in sorted(latest):  # in order of time, which is how FTS5 takes them fastest
+            before, text = latest[place]
             if before is not None:
-                self._unlist(row, json.loads(before))
-            self._list(row, text)
+                self._unlist(place, json.loads(before))
+            self._list(place, text)
 
     def _row_of(self, number: int) -> tuple[int, str, str | None] | None:
         if not -(2**63) <= number < 2**63:
