@@ -25,6 +25,7 @@ from typer.core import TyperGroup
 
 import checking
 import listing
+import playing
 import searching
 import segmenting
 import transcribing
@@ -35,6 +36,7 @@ COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
     "Look": {
         "list": listing.list_lessons,
         "search": searching.search,
+        "play": playing.play,
     },
     "Make": {
         "segment": segmenting.segment,

@@ -106,6 +106,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "translator",
         "typer",
     },
+    "playing": {"archive", "config", "console", "segments", "typer"},
     "listing": {"archive", "console", "segments", "typer"},
     "recorder": {
         "audio_processor",
@@ -120,7 +121,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 """Besides the standard library. Data flows one way: later modules know earlier ones, never back."""
 
-COMMANDS = {"checking", "listing", "searching", "segmenting", "transcribing"}
+COMMANDS = {"checking", "listing", "playing", "searching", "segmenting", "transcribing"}
 """The commands of lessons.py: nothing of the recorder knows them."""
 
 ONLY_WHEN_USED = {"google", "rich"}
