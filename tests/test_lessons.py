@@ -137,8 +137,8 @@ def test_a_room_that_is_being_recorded_is_shown_so(tmp_path: Path) -> None:
 
 
 def test_no_server_and_no_key_are_needed(archive: Path) -> None:
-    nothing = dict.fromkeys(("LIVEKIT_URL", "LIVEKIT_API_KEY", "LIVEKIT_API_SECRET"), "")
-    assert run("list", output_dir=archive, SAVE_TRANSLATIONS="true", **nothing).code == 0
+    result = run("list", output_dir=archive, SAVE_TRANSLATIONS="true", LIVEKIT_URL="", LIVEKIT_API_KEY="")
+    assert result.code == 0
 
 
 def test_a_wrong_setting_is_one_line(archive: Path) -> None:
