@@ -19,7 +19,10 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from delivery import DeliveryService
 
 if __name__ == "__main__":
     # As a container's first process we get no signal without a handler, and the imports below take seconds.
@@ -79,6 +82,8 @@ class RecorderServer(AgentServer):
         self.settings = settings
         self.max_rooms = settings.max_rooms or default_max_rooms()
         self.is_serving = False
+        self.delivery: DeliveryService | None = None
+        """Its status() has the backlog of each target."""
         self._being_taken: dict[str, str] = {}
         self._problem = problem
         is_thread = settings.job_executor == "thread"
@@ -118,7 +123,11 @@ class RecorderServer(AgentServer):
             self.settings.livekit_url, self.settings.livekit_api_key, self.settings.livekit_api_secret
         ) as livekit:
             await _reach(livekit, self.settings)
-            helpers = [asyncio.create_task(_recover(self.settings), name="recovery"), *self._text_service()]
+            helpers = [
+                asyncio.create_task(_recover(self.settings), name="recovery"),
+                *self._text_service(),
+                *self._delivery_service(),
+            ]
 
             def on_registered(*_: object) -> None:
                 # Not before: a recorder that is asked for while nobody can take it would be lost.
@@ -145,6 +154,24 @@ class RecorderServer(AgentServer):
 
         service = TextService(self.settings, GeminiTranslator(self.settings))
         return [asyncio.create_task(service.run(), name="texts")]
+
+    def _delivery_service(self) -> list[asyncio.Task[None]]:
+        """Brings the recordings to where they last, if that is wanted, and watches over the disk."""
+        from retention import Housekeeping
+        from targets import open_targets
+
+        targets, problems = open_targets(self.settings)
+        for problem in problems:
+            logger.error("%s. Recording goes on locally", problem)
+        housekeeping = Housekeeping(self.settings, targets, is_complete=not problems)
+        tasks = [asyncio.create_task(housekeeping.run(), name="housekeeping")]
+        if targets:
+            from delivery import DeliveryService
+            from outbox import Outbox
+
+            self.delivery = DeliveryService(self.settings, targets, Outbox(Path(self.settings.output_dir)))
+            tasks.append(asyncio.create_task(self.delivery.run(), name="delivery"))
+        return tasks
 
     def is_recording(self, room_sid: str) -> bool:
         """Whether a recorder of this worker is in the room, or on its way into it."""

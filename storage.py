@@ -655,7 +655,7 @@ def _new_lines(folder: Path, start: int) -> tuple[list[bytes], int]:
 
 def mend_wav(path: Path, samples: int) -> None:
     """Gives a WAV of ours the header it should have, and takes away what stands behind its last sample."""
-    with _open_private(path, os.O_RDWR) as file:
+    with open_private(path, os.O_RDWR) as file:
         file.truncate(WAV_HEADER_BYTES + samples * BYTES_PER_SAMPLE)
         _write_all(file, wav_header(samples))
         os.fsync(file.fileno())
@@ -683,7 +683,7 @@ def set_broken_lines_aside(folder: Path) -> int:
         broken = [line for line in lines if record_in(line) is None]
         if not broken:
             return 0
-        with _open_private(folder / f"{MANIFEST}.broken", os.O_RDWR | os.O_CREAT | os.O_APPEND) as aside:
+        with open_private(folder / f"{MANIFEST}.broken", os.O_RDWR | os.O_CREAT | os.O_APPEND) as aside:
             _write_all(aside, b"".join(line.rstrip(b"\r\n") + b"\n" for line in broken))
             os.fsync(aside.fileno())
         write_private(manifest, b"".join(line for line in lines if record_in(line) is not None))
