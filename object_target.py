@@ -9,6 +9,7 @@ each other's. S3 gets a SHA-256 with every object and checks it before it says y
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from config import Settings
-from segments import ConfigError, RecorderError, Refused, RetryLater, SegmentRecord, TextRecord
+from segments import ConfigError, RecorderError, Refused, RetryLater, SegmentRecord
 from storage import MANIFEST, record_in
 from targets import CALL_TIMEOUT_SECONDS, Item, Lists, Selection, Sound, Words, file_bytes, sound_bytes
 
@@ -143,9 +144,7 @@ class ObjectTarget:
         for file, size in ((TEXTS, item.texts_bytes), (MANIFEST, item.manifest_bytes)):
             if size:
                 ours = _whole_lines((await asyncio.to_thread(file_bytes, item.folder / file))[:size])
-                await self._replace(
-                    f"{item.folder.name}/{file}", lambda there, ours=ours: _merged(there, ours)
-                )
+                await self._replace(f"{item.folder.name}/{file}", functools.partial(_merged, ours))
 
     async def _replace(self, key: str, change: Callable[[list[bytes]], list[bytes]]) -> None:
         """Changes a list of lines, and begins anew if somebody else does so at the same time."""
@@ -306,7 +305,7 @@ def _whole_lines(data: bytes) -> list[bytes]:
     return (whole + newline).splitlines(keepends=True)
 
 
-def _merged(there: list[bytes], ours: list[bytes]) -> list[bytes]:
+def _merged(ours: list[bytes], there: list[bytes]) -> list[bytes]:
     """What is there, in its order, and behind it what is new. A list's last word about a segment counts."""
     known = set(there)
     return there + [line for line in ours if line not in known]
@@ -323,17 +322,6 @@ def _belongs_to(name: str, chosen: Mapping[str, object]) -> bool:
     """Whether an object is a chosen segment's WAV, or one of its texts."""
     stem = name.removesuffix(".txt").rpartition("_")[0]
     return name in chosen or (name.endswith(".txt") and f"{stem}.wav" in chosen)
-
-
-def texts_in(lines: bytes) -> list[TextRecord]:
-    """The text records among some lines."""
-    found = []
-    for line in _whole_lines(lines):
-        try:
-            found.append(TextRecord.from_json(json.loads(line)))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            continue
-    return found
 
 
 # --- errors ---

@@ -223,7 +223,7 @@ class PostgresTarget:
             done = {row[0] for row in rows}
             for version, statements in enumerate(MIGRATIONS, start=1):
                 if version not in done:
-                    await connection.execute(statements)  # type: ignore[arg-type]
+                    await connection.execute(statements)
                     await connection.execute(
                         "INSERT INTO voice_segmenter_migrations (version) VALUES (%s)", (version,)
                     )
@@ -235,7 +235,7 @@ class PostgresTarget:
                     "schema": sql.Identifier(found[0] if found else "public"),
                 }
                 rights = _RIGHTS + (_RIGHT_TO_REMOVE if may_remove else "")
-                await connection.execute(sql.SQL(rights).format(**names))  # type: ignore[arg-type]
+                await connection.execute(sql.SQL(rights).format(**names))
         return applied
 
     # Connections. Everything below runs on the thread's loop.
@@ -257,7 +257,7 @@ class PostgresTarget:
             was_idle = bool(self._idle)
             try:
                 async with self._connection() as connection:
-                    await connection.execute(statement, values)  # type: ignore[arg-type]
+                    await connection.execute(statement, values)
                 return
             except psycopg.OperationalError as error:
                 # A connection that the other side has closed while it was idle is no trouble worth a pause.

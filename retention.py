@@ -137,7 +137,7 @@ def _filter(path: Path, is_chosen: Callable[[bytes], bool]) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Removes a room's lists and its folder, if nothing else is in it: what is not ours stays, and so does the folder."""
+    """Removes a room's lists, and its folder unless something is in it that is not ours."""
     for name in (DELIVERED, TEXTS, MANIFEST, LOCK_FILE):
         (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
