@@ -194,7 +194,7 @@ class S3Server:
         connection = http.client.HTTPConnection("127.0.0.1", self._moto_port, timeout=30)
         try:
             headers = {
-                "Authorization": "AWS4-HMAC-SHA256 Credential=x/20200101/x/s3/aws4_request",
+                "Authorization": f"AWS4-HMAC-SHA256 Credential=x/20200101/{REGION}/s3/aws4_request",
                 **(headers or {}),
             }
             connection.request(method, path, body, headers)
