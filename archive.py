@@ -42,6 +42,8 @@ class Text:
     model: str | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     """Names of the text files beside the WAV, by language."""
+    is_audio_kept: bool = True
+    """False: the WAV goes, or has gone, now that its text is safe (SAVE_AUDIO=false)."""
 
     @property
     def transcript(self) -> str | None:
@@ -352,11 +354,18 @@ class Texts:
             return Text(None, self._read(files), files=files) if files else None
         if line.get("refused") is not None:
             return Text(None, {}, refused=str(line["refused"]))
-        spoken, model = _tag(line.get("language")), _text(line.get("model"))
+        spoken = _tag(line.get("language"))
         if isinstance(line.get("transcript"), str):
-            return Text(spoken, _quoted(line, spoken), model=model, files=_named_files(record, line))
-        files = _files_of(record, self._tags(record))
-        return Text(spoken, self._read(files), model=model, files=_named_files(record, line))
+            texts = _quoted(line, spoken)
+        else:
+            texts = self._read(_files_of(record, self._tags(record)))
+        return Text(
+            spoken,
+            texts,
+            model=_text(line.get("model")),
+            files=_named_files(record, line),
+            is_audio_kept=line.get("is_audio_kept") is not False,
+        )
 
     def close(self) -> None:
         if self._file is not None:

@@ -22,15 +22,15 @@ from pathlib import Path
 
 import doorbell
 from config import Settings
+from deliverables import CALL_TIMEOUT_SECONDS, Item, Lists, Sound, Target, Words
 from ledger import Key, Ledger, lists_key, note, sound_key, words_key
 from outbox import Bookmark, Order, Outbox, Work, new_lines
 from segments import ConfigError, RecorderError, Refused, RetryLater, SegmentRecord, StorageError, TextRecord
 from storage import MANIFEST, read_manifest, record_in
-from targets import CALL_TIMEOUT_SECONDS, Item, Lists, Sound, Target, Words
+from text_files import TEXTS
 
 logger = logging.getLogger("recorder")
 
-TEXTS = "texts.jsonl"
 
 LOOK_SECONDS = 2.0
 """How often folders are looked at that nobody rings for."""
@@ -85,7 +85,6 @@ class DeliveryService:
     def __init__(
         self, settings: Settings, targets: Sequence[Target], outbox: Outbox, backoff: Backoff | None = None
     ) -> None:
-        self._outbox = outbox
         self._lanes = [_Lane(settings, target, outbox, backoff or Backoff()) for target in targets]
 
     def status(self) -> list[Status]:
@@ -117,10 +116,9 @@ class DeliveryService:
             await lane.count()
 
     async def aclose(self) -> None:
-        """Idempotent."""
+        """Lets go of the targets; the outbox is the caller's. Idempotent."""
         for lane in self._lanes:
             await lane.aclose()
-        await self._outbox.aclose()
 
     def _wake(self, path: Path) -> None:
         for lane in self._lanes:

@@ -23,7 +23,9 @@ import typer
 from typer.core import TyperGroup
 
 import checking
+import delivery_commands
 import listing
+import segmenting
 from console import TROUBLE, WRONG_INPUT, tell
 from segments import ConfigError, InputError, RecorderError
 
@@ -31,8 +33,16 @@ COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
     "Look": {
         "list": listing.list_lessons,
     },
+    "Make": {
+        "segment": segmenting.segment,
+    },
     "Keep": {
         "check": checking.check,
+        "migrate": delivery_commands.migrate,
+        "deliver": delivery_commands.deliver,
+        "prune": delivery_commands.prune,
+        "link": delivery_commands.link,
+        "erase": delivery_commands.erase,
     },
 }
 """Every command by heading and name: a function whose annotations are its options and whose docstring is its help."""
@@ -54,6 +64,13 @@ class Program(TyperGroup):
             raise  # whoever read our answer has seen enough
         except OSError as error:
             tell(f"{error.filename or 'The disk'}: {error.strerror or error}")
+            raise typer.Exit(TROUBLE) from None
+        except Exception as error:
+            if type(error).__module__.partition(".")[0] == "typer":
+                raise  # a wrong option, or the end of a command
+            # Ours to mend; where it came from is for --verbose.
+            logging.getLogger("recorder").debug("Something unforeseen", exc_info=error)
+            tell(f"Something unforeseen, please report it: {type(error).__name__}: {error}")
             raise typer.Exit(TROUBLE) from None
 
 

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from config import Settings
+from deliverables import CALL_TIMEOUT_SECONDS, Item, Lists, Selection, Sound, Words, file_bytes, sound_bytes
 from segments import ConfigError, RecorderError, Refused, RetryLater, SegmentRecord
 from storage import MANIFEST, record_in
-from targets import CALL_TIMEOUT_SECONDS, Item, Lists, Selection, Sound, Words, file_bytes, sound_bytes
+from text_files import TEXTS
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-TEXTS = "texts.jsonl"
 PROBE = ".delivery-check"
 """An empty object below the prefix: that it can be written is the proof that anything can."""
 
@@ -117,7 +117,7 @@ class ObjectTarget:
         await self._write(PROBE, b"", mode="overwrite")
 
     async def put(self, item: Item) -> None:
-        """See :class:`~targets.Target`."""
+        """See :class:`~deliverables.Target`."""
         folder = item.folder.name
         if isinstance(item, Sound):
             data = await asyncio.to_thread(sound_bytes, item)
@@ -226,7 +226,7 @@ class ObjectTarget:
     async def remove(
         self, selection: Selection, known: Mapping[str, Sequence[SegmentRecord]], *, only_count: bool = False
     ) -> int:
-        """See :class:`~targets.Target`."""
+        """See :class:`~deliverables.Target`."""
         count = 0
         for folder in await self._folders():
             count += await self._remove_in(folder, selection, known.get(folder, ()), only_count)

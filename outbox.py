@@ -238,6 +238,12 @@ class Outbox:
             )
         return added
 
+    @_transaction
+    def begin_anew(self, kind: str) -> None:
+        """Forgets all items of a kind that nobody is at, and how far files have been read for it."""
+        self._run("DELETE FROM work WHERE kind = ? AND owner = ''", kind)
+        self._run("DELETE FROM bookmark WHERE kind = ?", kind)
+
     # Emptying it.
 
     @_transaction
@@ -283,6 +289,11 @@ class Outbox:
             "SELECT state FROM work WHERE kind = ? AND folder = ? AND file = ?", kind, folder, file
         )
         return State(row[0]) if row else None
+
+    @_transaction
+    def generation(self) -> int:
+        """A number that changes when the outbox was begun anew, and with it all bookmarks."""
+        return int(self._one("PRAGMA application_id")[0])
 
     @_transaction
     def backlog(self, kind: str) -> Backlog:
@@ -506,7 +517,11 @@ def _prepare(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA synchronous = NORMAL")
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version == 0:
-        connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        generation = secrets.randbelow(2**31 - 1) + 1
+        connection.executescript(
+            f"BEGIN; {_SCHEMA} PRAGMA application_id = {generation};"
+            f" PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+        )
     elif version != SCHEMA_VERSION:
         raise sqlite3.DatabaseError(f"it is of version {version}")
 

@@ -20,8 +20,8 @@ from contextlib import asynccontextmanager
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from deliverables import CALL_TIMEOUT_SECONDS, Item, Lists, Selection, Sound, Words, sound_bytes
 from segments import ConfigError, EndReason, RecorderError, Refused, RetryLater, SegmentRecord, TextRecord
-from targets import CALL_TIMEOUT_SECONDS, Item, Lists, Selection, Sound, Words, sound_bytes
 
 if TYPE_CHECKING:
     import psycopg
@@ -149,7 +149,7 @@ class PostgresTarget:
         await self._thread.run(self._in_time(self._try_insert()))
 
     async def put(self, item: Item) -> None:
-        """See :class:`~targets.Target`. The lists are in the rows' columns."""
+        """See :class:`~deliverables.Target`. The lists are in the rows' columns."""
         if not isinstance(item, Lists):
             await self._thread.run(self._in_time(self._put(item)))
 
@@ -179,7 +179,7 @@ class PostgresTarget:
     async def remove(
         self, selection: Selection, known: Mapping[str, Sequence[SegmentRecord]], *, only_count: bool = False
     ) -> int:
-        """See :class:`~targets.Target`."""
+        """See :class:`~deliverables.Target`."""
         values = {
             "room": _storable(selection.room),
             "participant": _storable(selection.participant),

@@ -18,12 +18,13 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from config import Settings
-from delivery import TEXTS, is_ours, is_plain_name, key_of_lists, text_in
+from deliverables import Selection, Target
+from delivery import is_ours, is_plain_name, key_of_lists, text_in
 from ledger import DELIVERED, Ledger, forget, sound_key, words_key
 from outbox import Bookmark, new_lines
 from segments import RecorderError, SegmentRecord, TextRecord
 from storage import LOCK_FILE, MANIFEST, PART_SUFFIX, FolderLock, read_manifest, record_in, write_private
-from targets import Selection, Target
+from text_files import TEXTS
 
 logger = logging.getLogger("recorder")
 

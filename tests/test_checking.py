@@ -84,9 +84,11 @@ def test_a_wav_may_be_gone_where_only_text_is_kept(folder: RoomFolder) -> None:
     record = next(Room(folder.path).records())
     wav(folder, 1).unlink()
     line = {"number": 1, "file": record.file, "language": "en", "transcript": "Hello", "translations": {}}
-    (folder.path / "texts.jsonl").write_text(json.dumps(line) + "\n")
-    report = look(folder, Wanted(audio=False))
-    assert kinds(report) == [Kind.TEXT_MISSING, Kind.TEXT_MISSING]
+    texts = folder.path / "texts.jsonl"
+    texts.write_text(json.dumps({**line, "is_audio_kept": False}) + "\n")
+    assert kinds(look(folder)) == [Kind.TEXT_MISSING, Kind.TEXT_MISSING]
+    texts.write_text(json.dumps(line) + "\n")
+    assert kinds(look(folder)) == [Kind.MISSING_WAV, Kind.TEXT_MISSING, Kind.TEXT_MISSING]
 
 
 def test_changed_sound_is_found_by_its_checksum(folder: RoomFolder) -> None:

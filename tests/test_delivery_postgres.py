@@ -17,13 +17,13 @@ from lessons_on_disk import BEN, sha256, spoken, with_texts
 from psycopg.rows import dict_row
 
 from config import Settings
+from deliverables import Selection, Sound
 from delivery import Backoff, DeliveryService
 from devtools.postgres_server import PostgresServer, PostgresUnavailable
 from ledger import Ledger
 from outbox import Outbox
 from postgres_target import PostgresTarget, id_of
 from segments import ConfigError, RecorderError, Refused, RetryLater, SegmentRecord
-from targets import Selection, Sound
 
 FAST = Backoff(0.02, 0.1)
 SOON = 60.0
@@ -78,17 +78,19 @@ def settings_for(url: str, folder: Path) -> Settings:
     return Settings.from_env({"DATABASE_URL": url, "OUTPUT_DIR": str(folder)}, for_worker=False)
 
 
-def service_for(settings: Settings) -> DeliveryService:
+def service_for(settings: Settings, outbox: Outbox) -> DeliveryService:
     targets = [PostgresTarget(settings.database_url)]
-    return DeliveryService(settings, targets, Outbox(Path(settings.output_dir)), FAST)
+    return DeliveryService(settings, targets, outbox, FAST)
 
 
 async def deliver(settings: Settings, patience: float = SOON) -> bool:
-    service = service_for(settings)
+    outbox = Outbox(Path(settings.output_dir))
+    service = service_for(settings, outbox)
     try:
         return await service.drain(patience)
     finally:
         await service.aclose()
+        await outbox.aclose()
 
 
 def is_all_there(server: PostgresServer, records: list[SegmentRecord]) -> bool:
@@ -153,7 +155,8 @@ async def test_an_outage_costs_time_and_nothing_else(
 ) -> None:
     settings = settings_for(database.url(), tmp_path)
     records = spoken(settings, count=2)
-    service = service_for(settings)
+    outbox = Outbox(Path(settings.output_dir))
+    service = service_for(settings, outbox)
     task = asyncio.create_task(service.run())
     try:
         await until(lambda: is_all_there(database, records), "the first two", SOON)
@@ -166,6 +169,7 @@ async def test_an_outage_costs_time_and_nothing_else(
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+        await outbox.aclose()
     assert "works again" in caplog.text
     assert database.password not in caplog.text
 

@@ -52,15 +52,16 @@ def settings_for(s3: S3Server, folder: Path, **more: str) -> Settings:
     return Settings.from_env(environ, for_worker=False)
 
 
-def service_for(settings: Settings) -> DeliveryService:
+def service_for(settings: Settings, outbox: Outbox) -> DeliveryService:
     targets, problems = open_targets(settings)
     assert not problems
-    return DeliveryService(settings, targets, Outbox(Path(settings.output_dir)), FAST)
+    return DeliveryService(settings, targets, outbox, FAST)
 
 
 @contextlib.asynccontextmanager
 async def serving(settings: Settings) -> AsyncIterator[DeliveryService]:
-    service = service_for(settings)
+    outbox = Outbox(Path(settings.output_dir))
+    service = service_for(settings, outbox)
     task = asyncio.create_task(service.run())
     try:
         yield service
@@ -68,14 +69,17 @@ async def serving(settings: Settings) -> AsyncIterator[DeliveryService]:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+        await outbox.aclose()
 
 
 async def deliver(settings: Settings, patience: float = SOON) -> bool:
-    service = service_for(settings)
+    outbox = Outbox(Path(settings.output_dir))
+    service = service_for(settings, outbox)
     try:
         return await service.drain(patience)
     finally:
         await service.aclose()
+        await outbox.aclose()
 
 
 def is_all_there(s3: S3Server, records: list[SegmentRecord], room: str = "math101") -> bool:
@@ -258,8 +262,8 @@ async def test_lists_name_only_what_is_there_and_lead_nowhere_else(s3: S3Server,
     }
     (tmp_path / "out" / "math101" / "texts.jsonl").write_text(json.dumps(line) + "\n")
     evil = {**records[0].to_json(), "file": "../../secret.wav"}
-    with open(tmp_path / "out" / "math101" / "segments.jsonl", "a") as manifest:
-        manifest.write(json.dumps(evil) + "\n")
+    manifest = tmp_path / "out" / "math101" / "segments.jsonl"
+    manifest.write_text(manifest.read_text() + json.dumps(evil) + "\n")
     assert await deliver(settings)
     assert not [data for data in s3.objects().values() if data == b"secret"]
 

@@ -30,12 +30,76 @@ MAY_IMPORT: dict[str, set[str]] = {
     "storage": {"segments", "config", "numpy", "soundfile"},
     "outbox": {"segments", "storage"},
     "pipeline": {"audio_processor", "doorbell", "segments", "config", "storage", "numpy"},
-    "translator": {"segments", "config", "google", "soundfile"},
-    "texts": {"segments", "config", "storage", "translator", "aiofiles"},
+    "feed": {"segments", "storage", "outbox"},
+    "text_files": {"aiofiles", "doorbell", "segments", "storage", "outbox"},
+    "translator": {"languages", "segments", "config", "google", "soundfile"},
+    "texts": {
+        "doorbell",
+        "languages",
+        "segments",
+        "config",
+        "storage",
+        "outbox",
+        "feed",
+        "text_files",
+        "translator",
+    },
+    "deliverables": {"segments"},
+    "object_target": {"config", "deliverables", "segments", "storage", "text_files", "obstore"},
+    "postgres_target": {"deliverables", "segments", "psycopg"},
+    "targets": {"config", "deliverables", "object_target", "postgres_target", "segments"},
+    "ledger": {"segments", "storage"},
+    "delivery": {
+        "config",
+        "deliverables",
+        "doorbell",
+        "ledger",
+        "outbox",
+        "segments",
+        "storage",
+        "text_files",
+    },
+    "retention": {
+        "config",
+        "deliverables",
+        "delivery",
+        "ledger",
+        "outbox",
+        "segments",
+        "storage",
+        "text_files",
+    },
+    "delivery_commands": {
+        "config",
+        "console",
+        "deliverables",
+        "delivery",
+        "ledger",
+        "object_target",
+        "outbox",
+        "postgres_target",
+        "retention",
+        "segments",
+        "storage",
+        "targets",
+        "typer",
+    },
     "reconcile": {"config", "roles", "livekit"},
     "archive": {"config", "segments", "storage"},
     "console": {"config", "logs", "rich"},
     "checking": {"archive", "config", "console", "segments", "soundfile", "storage", "typer"},
+    "decoding": {"av", "numpy", "segments"},
+    "importing": {
+        "audio_processor",
+        "config",
+        "console",
+        "decoding",
+        "numpy",
+        "pipeline",
+        "segments",
+        "storage",
+    },
+    "segmenting": {"console", "importing", "segments", "storage", "typer"},
     "listing": {"archive", "console", "segments", "typer"},
     "recorder": {
         "audio_processor",
@@ -50,10 +114,10 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 """Besides the standard library. Data flows one way: later modules know earlier ones, never back."""
 
-COMMANDS = {"checking", "listing"}
+COMMANDS = {"checking", "delivery_commands", "listing", "segmenting"}
 """The commands of lessons.py: nothing of the recorder knows them."""
 
-ONLY_WHEN_USED = {"google", "rich"}
+ONLY_WHEN_USED = {"google", "obstore", "psycopg", "rich"}
 """Large, and not everybody needs them: imported by the function that does."""
 
 
