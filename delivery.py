@@ -232,7 +232,11 @@ class _Lane:
             self._trouble(RetryLater("something unforeseen"))
 
     async def _rest(self, seconds: float) -> None:
-        """Until something has ended or grown, or for so long."""
+        """Until something has ended, grown or become due, or for so long."""
+        if not self._running:
+            with contextlib.suppress(StorageError):
+                due = await self._outbox.due_in(self._kind)
+                seconds = seconds if due is None else min(seconds, max(0.01, due))
         pause = self._not_before - time.monotonic()
         seconds = min(seconds, pause) if pause > 0 else seconds
         if pause > 0:

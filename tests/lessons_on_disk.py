@@ -57,14 +57,16 @@ def with_texts(folder: Path, records: Sequence[SegmentRecord]) -> list[TextRecor
         for language, text in texts.items():
             (folder / f"{stem}_{language}.txt").write_text(text + "\n", encoding="utf-8")
         text_record = TextRecord(
-            record.number,
-            record.file,
-            record.end + timedelta(seconds=2),
-            "en",
-            texts["en"],
-            {"es": texts["es"]},
-            tuple(f"{stem}_{language}.txt" for language in texts),
-            "a-model",
+            number=record.number,
+            file=record.file,
+            at=record.end + timedelta(seconds=2),
+            start=record.start,
+            participant_identity=record.participant_identity,
+            language="en",
+            transcript=texts["en"],
+            translations={"es": texts["es"]},
+            files=tuple(f"{stem}_{language}.txt" for language in texts),
+            model="a-model",
         )
         with open(folder / "texts.jsonl", "a", encoding="utf-8", newline="\n") as file:
             file.write(json.dumps(text_record.to_json(), ensure_ascii=False) + "\n")
