@@ -66,6 +66,8 @@ class Gate:
     key_secret: str = KEY_SECRET
     requests: list[Request] = field(default_factory=list)
     """All that were let through, without their bodies."""
+    stored: Callable[[Request], object] = lambda request: None
+    """Called when a request has been carried out and its answer is not on its way yet."""
 
     def fail_next(self, *faults: str, method: str = "PUT") -> None:
         """The next requests of this method fail so, one after the other; then all is well."""
@@ -290,6 +292,7 @@ class _Front(BaseHTTPRequestHandler):
         kept = {name: value for name, value in request.headers.items() if name not in ("host", "connection")}
         status, headers, body = type(self).ask(request.method, request.path, kept, request.body)
         self.gate.requests.append(Request(request.method, request.path, request.headers, b""))
+        self.gate.stored(request)
         if hang_up:
             self._hang_up()
             return
