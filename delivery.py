@@ -284,6 +284,8 @@ class _Lane:
             pass  # the whole room has been erased meanwhile
         except OSError as error:
             self._trouble(StorageError(f"the record of deliveries cannot be written: {error.strerror}"))
+            await self._insist(self._outbox.retry, work, self._backoff.pause(work.attempts + 1))
+            return
         if refusal:
             logger.error("%s is set aside, %s: %s", work.file, self._target.name, refusal, extra=_room(item))
             await self._insist(self._outbox.refuse, work, refusal)
@@ -387,12 +389,12 @@ class _Feed:
         for folder, sizes in (await asyncio.to_thread(self._sizes)).items():
             seen = self._seen.setdefault(folder, _Seen(grown_at=0.0))
             if sizes != seen.sizes:
-                while await self._read(folder, MANIFEST, self._sounds):
+                while await self._read(folder, MANIFEST, self._sounds) or await self._read(
+                    folder, TEXTS, self._words
+                ):
                     has_news = True
-                while await self._read(folder, TEXTS, self._words):
-                    has_news = True
+                    seen.grown_at = time.monotonic() if seen.grown_at is None else seen.grown_at
                 seen.sizes = sizes
-                seen.grown_at = time.monotonic() if seen.grown_at is None else seen.grown_at
             if seen.grown_at is not None and (
                 with_lists or time.monotonic() - seen.grown_at >= LISTS_SECONDS or seen.grown_at == 0.0
             ):

@@ -12,7 +12,7 @@ import asyncio
 import functools
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, cast
@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from config import Settings
 from deliverables import CALL_TIMEOUT_SECONDS, Item, Lists, Selection, Sound, Words, file_bytes, sound_bytes
 from segments import ConfigError, RecorderError, Refused, RetryLater, SegmentRecord
-from storage import MANIFEST, record_in
+from storage import MANIFEST, record_in, safe_name
 from text_files import TEXTS
 
 if TYPE_CHECKING:
@@ -238,19 +238,24 @@ class ObjectTarget:
         manifest, _ = await self._read(f"{folder}/{MANIFEST}")
         listed = [record for line in _whole_lines(manifest or b"") if (record := record_in(line)) is not None]
         there = set(await self._names_in(folder))
-        chosen = {record.file: record for record in listed if selection.has(folder, record)}
-        chosen.update({record.file: record for record in known if record.file in there})
+        chosen = {record.file for record in listed if selection.has(folder, record)}
+        chosen |= {record.file for record in known if record.file in there}
+        is_room = not selection.participant and selection.before is None
+        if is_room and (chosen or folder in (selection.room, safe_name(selection.room))):
+            chosen |= {name for name in there if name.endswith(".wav")}  # also what no list names yet
         if not chosen or only_count:
             return len(chosen)
-        is_everything = not selection.participant and selection.before is None
-        if is_everything or (listed and len(chosen) == len({record.file for record in listed})):
-            await self._delete(f"{folder}/{name}" for name in there if is_everything or name in _LISTS)
-        await self._delete(f"{folder}/{name}" for name in there if _belongs_to(name, chosen))
-        if not is_everything:
+        is_empty_then = is_room or chosen >= {record.file for record in listed}
+        await self._delete(
+            f"{folder}/{name}"
+            for name in there
+            if _belongs_to(name, chosen) or (is_empty_then and name in _LISTS)
+        )
+        if not is_empty_then:
             await self._strike_out(folder, chosen)
         return len(chosen)
 
-    async def _strike_out(self, folder: str, chosen: Mapping[str, object]) -> None:
+    async def _strike_out(self, folder: str, chosen: Container[str]) -> None:
         for file in (TEXTS, MANIFEST):
             data, _ = await self._read(f"{folder}/{file}")
             if data is not None:
@@ -318,7 +323,7 @@ def _file_of(line: bytes) -> str | None:
         return None
 
 
-def _belongs_to(name: str, chosen: Mapping[str, object]) -> bool:
+def _belongs_to(name: str, chosen: Container[str]) -> bool:
     """Whether an object is a chosen segment's WAV, or one of its texts."""
     stem = name.removesuffix(".txt").rpartition("_")[0]
     return name in chosen or (name.endswith(".txt") and f"{stem}.wav" in chosen)

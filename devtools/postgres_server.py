@@ -66,14 +66,19 @@ def find_pooler() -> Path:
 
 def apt_install(package: str) -> None:
     """Installs a package of the distribution, if we may."""
-    if not shutil.which("apt-get") or not _is_root():
+    if not shutil.which("apt-get"):
+        return
+    become_root = [] if _is_root() else ["sudo", "-n", "-E"]
+    if become_root and not shutil.which("sudo"):
         return
     environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for command in (
         ["apt-get", "update", "-qq"],
         ["apt-get", "install", "-y", "-qq", "--no-install-recommends", package],
     ):
-        subprocess.run(command, env=environ, stdin=subprocess.DEVNULL, capture_output=True, timeout=600)
+        subprocess.run(
+            [*become_root, *command], env=environ, stdin=subprocess.DEVNULL, capture_output=True, timeout=600
+        )
 
 
 def _find(program: str) -> Path | None:
@@ -251,3 +256,17 @@ def _listens(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def main() -> int:
+    """Finds or installs what the tests of delivery need, and says where it is; without it they are skipped."""
+    for find in (find_or_install, find_pooler):
+        try:
+            print(find())
+        except PostgresUnavailable as error:
+            print(error)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -82,7 +83,7 @@ async def test_a_lecture_arrives_through_outages_and_kills(
     target = PostgresTarget(database.url())
     await target.migrate()
     await target.aclose()
-    settings = {**s3.environment(), "DATABASE_URL": database.url(), "RECONCILE_SECONDS": "1"}
+    settings: dict[str, Any] = {**s3.environment(), "DATABASE_URL": database.url(), "RECONCILE_SECONDS": "1"}
     room_dir = tmp_path / "segments" / "lecture"
 
     recorder = await worker(**settings)
