@@ -209,6 +209,18 @@ def test_a_room_is_erased_everywhere_also_when_a_target_is_down_at_first(
     assert [json.loads(line)["is_complete"] for line in lines] == [False, True]
 
 
+def test_a_room_goes_with_what_no_list_names(s3: S3Server, tmp_path: Path) -> None:
+    """A container that dies has delivered sound whose lists never came."""
+    environ = {**s3.environment(), "OUTPUT_DIR": str(tmp_path)}
+    s3.put("math/segment_001_20260105_090000.wav", b"sound")
+    s3.put("math/segment_001_20260105_090000_en.txt", b"text")
+    s3.put("mathematics/segment_001_20260105_090000.wav", b"another room")
+    done = lessons("erase", "math", "--yes", "--json", **environ)
+    assert done.returncode == 0, done.stderr
+    assert list(json.loads(done.stdout)["segments_in_targets"].values()) == [1]
+    assert list(s3.objects()) == ["mathematics/segment_001_20260105_090000.wav"]
+
+
 def test_migrate_needs_a_database() -> None:
     done = lessons("migrate")
     assert (done.returncode, "DATABASE_URL is not set" in done.stderr) == (2, True)

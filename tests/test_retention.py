@@ -103,6 +103,29 @@ async def test_the_worker_lets_go_of_what_is_delivered_and_keeps_the_rest(tmp_pa
     assert shelf.removed[0].before is not None and not shelf.removed[0].room
 
 
+async def test_a_record_that_cannot_be_written_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_for(tmp_path)
+    spoken(settings, "math", 1)
+    full = [OSError(28, "No space left on device")] * 2
+
+    def refusing(folder: Path, target: str, key: Key, refused: str = "") -> None:
+        if full:
+            raise full.pop()
+        note(folder, target, key, refused)
+
+    monkeypatch.setattr("delivery.note", refusing)
+    shelf = Shelf()
+    outbox = Outbox(tmp_path)
+    service = DeliveryService(settings, [shelf], outbox, Backoff(0.01, 0.05))
+    assert await service.drain(SOON)
+    await service.aclose()
+    await outbox.aclose()
+    assert len(shelf.items) == 4, "twice more; the target has it once"
+    assert len((tmp_path / "math" / DELIVERED).read_bytes().splitlines()) == 2
+
+
 def test_without_targets_age_alone_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("retention.QUIET_SECONDS", -1)
     settings = settings_for(tmp_path, RETENTION_DAYS="30", KEEP_LOCAL="until_delivered")
