@@ -108,16 +108,20 @@ class Target(Protocol):
 # --- what targets share ---
 
 
+class Unusable(Refused):
+    """The item itself is not what it should be; the target has not been asked."""
+
+
 def sound_bytes(item: Sound) -> bytes:
     """The WAV, if it is what the manifest says. Blocks.
 
     Raises:
-        Refused: it is gone, or another one.
+        Unusable: it is gone, or another one.
         StorageError: it cannot be read now.
     """
     data = file_bytes(item.folder / item.record.file)
     if hashlib.sha256(data).hexdigest() != item.record.sha256:
-        raise Refused("the file is not the one that the manifest names (SHA-256)")
+        raise Unusable("the file is not the one that the manifest names (SHA-256)")
     return data
 
 
@@ -125,14 +129,14 @@ def file_bytes(path: Path) -> bytes:
     """A whole file. Blocks.
 
     Raises:
-        Refused: it is gone, or no file.
+        Unusable: it is gone, or no file.
         StorageError: it cannot be read now.
     """
     if path.is_symlink():
-        raise Refused("it is no ordinary file")
+        raise Unusable("it is no ordinary file")
     try:
         return path.read_bytes()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        raise Refused("the file is gone") from None
+        raise Unusable("the file is gone") from None
     except OSError as error:
         raise StorageError(f"{path.name} cannot be read: {error.strerror or error}") from error

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import doorbell
 from config import Settings
-from deliverables import CALL_TIMEOUT_SECONDS, Item, Lists, Sound, Target, Words
+from deliverables import CALL_TIMEOUT_SECONDS, Item, Lists, Sound, Target, Unusable, Words
 from ledger import Key, Ledger, lists_key, note, sound_key, words_key
 from outbox import Bookmark, Order, Outbox, Work, new_lines
 from segments import ConfigError, RecorderError, Refused, RetryLater, SegmentRecord, StorageError, TextRecord
@@ -40,6 +40,8 @@ LISTS_SECONDS = 60.0
 """How often a room's lists are delivered while they grow."""
 LAST_SECONDS = 5.0
 """What the end of the process may take; hosts kill it soon after."""
+COUNT_SECONDS = 5.0
+"""How old the figures of a backlog may be."""
 REPORT_SECONDS = 60.0
 """How often a backlog is worth a line in the log."""
 
@@ -145,6 +147,7 @@ class _Lane:
         self._well_at = time.monotonic()
         self._is_operators = False
         self._reported_at = -REPORT_SECONDS
+        self._counted_at = -COUNT_SECONDS
         self._look_at = 0.0
 
     def wake(self) -> None:
@@ -202,15 +205,20 @@ class _Lane:
             logger.error("Delivery to %s: %s. Recording goes on locally", self._target.name, error)
         except RecorderError as error:
             logger.warning("Delivery to %s: %s. Recording goes on locally", self._target.name, error)
+        except Exception as error:
+            logger.error("Delivery to %s cannot be tried", self._target.name, exc_info=error)
 
     async def _step(self, *, with_lists: bool) -> None:
-        if time.monotonic() >= self._look_at:
-            await self.look(with_lists=with_lists)
         try:
+            if time.monotonic() >= self._look_at:
+                await self.look(with_lists=with_lists)
             await self._begin()
+            await self._report()
         except StorageError as error:
             self._trouble(error)
-        await self._report()
+        except Exception as error:  # the way stays open
+            logger.error("Delivery failed in a way nobody foresaw", exc_info=error)
+            self._trouble(RetryLater("something unforeseen"))
 
     async def _begin(self) -> None:
         """Claims as much as may be under way at once: one item only while it is not known whether it will go."""
@@ -227,9 +235,6 @@ class _Lane:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
         self._more.set()
-        if not task.cancelled() and task.exception() is not None:
-            logger.error("Delivery failed in a way nobody foresaw", exc_info=task.exception())
-            self._trouble(RetryLater("something unforeseen"))
 
     async def _rest(self, seconds: float) -> None:
         """Until something has ended, grown or become due, or for so long."""
@@ -250,42 +255,40 @@ class _Lane:
 
     async def _deliver(self, work: Work) -> None:
         """From the outbox to the target; the record of it first, then the outbox."""
-        item, key = _item_of(work, self._output_dir)
         try:
-            await asyncio.wait_for(self._target.put(item), CALL_TIMEOUT_SECONDS * 2)
-            refusal = ""
-        except Refused as error:
-            if not await self._takes_others(error):
-                await self._insist(self._outbox.retry, work, self._backoff.pause(work.attempts + 1))
-                return
-            refusal = str(error)
+            item, key = _item_of(work, self._output_dir)
+            refusal = await self._put(item)
+            await asyncio.to_thread(_note, item, self._target.name, key, refusal)
         except (RecorderError, asyncio.TimeoutError) as error:
             self._trouble(error)
-            await self._insist(self._outbox.retry, work, self._backoff.pause(work.attempts + 1))
+        except Exception as error:  # whatever it was, the item is not lost for it
+            logger.error("Delivery failed in a way nobody foresaw", exc_info=error)
+            self._trouble(RetryLater("something unforeseen"))
+        else:
+            await self._settle(work, item, refusal)
             return
-        self._is_well()
-        await self._settle(work, item, key, refusal)
+        await self._insist(self._outbox.retry, work, self._backoff.pause(work.attempts + 1))
 
-    async def _takes_others(self, refusal: Refused) -> bool:
-        """Whether it is the item's own fault: the target would take something else."""
+    async def _put(self, item: Item) -> str:
+        """Why the item is refused for good; empty: it is there."""
+        try:
+            await asyncio.wait_for(self._target.put(item), CALL_TIMEOUT_SECONDS * 2)
+        except Refused as refusal:
+            if not isinstance(refusal, Unusable):
+                await self._prove_it_takes_others(refusal)
+                self._is_well()
+            return str(refusal)
+        self._is_well()
+        return ""
+
+    async def _prove_it_takes_others(self, refusal: Refused) -> None:
+        """It is the item's own fault only if the target takes something else."""
         try:
             await self._target.check()
-            return True
         except Refused:
-            self._trouble(ConfigError(f"it refuses everything: {refusal}"))
-        except RecorderError as error:
-            self._trouble(error)
-        return False
+            raise ConfigError(f"it refuses everything: {refusal}") from None
 
-    async def _settle(self, work: Work, item: Item, key: Key, refusal: str) -> None:
-        try:
-            await asyncio.to_thread(note, item.folder, self._target.name, key, refusal)
-        except FileNotFoundError:
-            pass  # the whole room has been erased meanwhile
-        except OSError as error:
-            self._trouble(StorageError(f"the record of deliveries cannot be written: {error.strerror}"))
-            await self._insist(self._outbox.retry, work, self._backoff.pause(work.attempts + 1))
-            return
+    async def _settle(self, work: Work, item: Item, refusal: str) -> None:
         if refusal:
             logger.error("%s is set aside, %s: %s", work.file, self._target.name, refusal, extra=_room(item))
             await self._insist(self._outbox.refuse, work, refusal)
@@ -328,10 +331,13 @@ class _Lane:
             logger.log(level, "Delivery to %s has to wait: %s. It is tried for ever", self._target.name, text)
 
     async def _report(self) -> None:
-        if time.monotonic() - self._reported_at < REPORT_SECONDS:
+        now = time.monotonic()
+        if now - self._counted_at >= COUNT_SECONDS:
+            self._counted_at = now
+            await self.count()
+        if now - self._reported_at < REPORT_SECONDS:
             return
-        self._reported_at = time.monotonic()
-        await self.count()
+        self._reported_at = now
         if self.status.waiting > self._most or (self.status.waiting and self._failures):
             logger.info(
                 "Delivery to %s: %d waiting, the oldest for %s",
@@ -339,6 +345,17 @@ class _Lane:
                 self.status.waiting,
                 _duration(self.status.oldest_seconds),
             )
+
+
+def _note(item: Item, target: str, key: Key, refusal: str) -> None:
+    try:
+        note(item.folder, target, key, refusal)
+    except FileNotFoundError:
+        pass  # the whole room has been erased meanwhile
+    except OSError as error:
+        raise StorageError(
+            f"the record of deliveries cannot be written: {error.strerror or error}"
+        ) from error
 
 
 def _room(item: Item) -> dict[str, str]:

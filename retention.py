@@ -210,6 +210,8 @@ class Housekeeping:
                 await asyncio.to_thread(self._look_after_the_disk)
             except OSError as error:
                 logger.warning("The disk cannot be looked after now: %s", error.strerror or error)
+            except Exception as error:  # the next look may go better
+                logger.error("The disk cannot be looked after", exc_info=error)
             await self._prune_remote()
             await asyncio.sleep(LOOK_SECONDS)
 
