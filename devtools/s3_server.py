@@ -132,6 +132,7 @@ class S3Server:
     def stop(self) -> None:
         self.close()
         if self._moto is not None:
+            self._ask("POST", "/moto-api/reset")  # its objects would complain when the interpreter ends
             self._moto.stop()
             self._moto = None
 
