@@ -89,6 +89,7 @@ class RecorderServer(AgentServer):
         self.settings = settings
         self.max_rooms = settings.max_rooms or default_max_rooms()
         self.is_serving = False
+        self.texts: TextService | None = None
         self.delivery: DeliveryService | None = None
         """Its status() has the backlog of each target."""
         self._being_taken: dict[str, str] = {}
@@ -126,7 +127,7 @@ class RecorderServer(AgentServer):
             raise self._problem
         prepare_output_dir(Path(self.settings.output_dir))
         outbox = Outbox(Path(self.settings.output_dir))
-        texts = self._text_service(outbox)
+        self.texts = self._text_service(outbox)
         self._port = _free_port(self.settings.health_host, self.settings.health_port)
         async with api.LiveKitAPI(
             self.settings.livekit_url, self.settings.livekit_api_key, self.settings.livekit_api_secret
@@ -136,8 +137,12 @@ class RecorderServer(AgentServer):
                 asyncio.create_task(_recover(self.settings), name="recovery"),
                 *self._delivery_service(outbox),
             ]
-            if texts is not None:
-                helpers.append(asyncio.create_task(texts.run(), name="texts"))
+            if self.texts is not None:
+                from search_index import FreshIndex
+
+                index = FreshIndex(Path(self.settings.output_dir))
+                helpers.append(asyncio.create_task(self.texts.run(), name="texts"))
+                helpers.append(asyncio.create_task(index.run(), name="search index"))
 
             def on_registered(*_: object) -> None:
                 # Not before: a recorder that is asked for while nobody can take it would be lost.

@@ -268,8 +268,8 @@ def _look_at_wav(room: Room, record: SegmentRecord, *, checksum: bool) -> list[F
 
 def _look_at_header(path: Path, record: SegmentRecord, header: bytes, size: int) -> list[Finding]:
     """Whether a reader gets as much sound as the manifest says."""
-    samples = (size - WAV_HEADER_BYTES) // BYTES_PER_SAMPLE
-    if header != wav_header(max(0, samples)):  # not as we write it: perhaps recovered from other hands
+    samples: int | None = max(0, (size - WAV_HEADER_BYTES) // BYTES_PER_SAMPLE)
+    if samples is None or header != wav_header(samples):  # not as we write it: perhaps from other hands
         samples = _samples_for_readers(path)
         if samples is None:
             return [Finding(Kind.WAV_HEADER, f"{record.file} is no 16 kHz mono 16-bit WAV", record.file)]
@@ -468,7 +468,9 @@ def _write_texts_again(room: Room, missing: set[str]) -> Iterator[str]:
     with room.texts() as texts:
         for record in room.records():
             text = texts.get(record) if record in texts else None
-            for language, file in text.files.items() if text is not None else ():
+            if text is None:
+                continue
+            for language, file in text.files.items():
                 if file in missing and language in text.by_language:
                     write_private(room.path / file, (text.by_language[language] + "\n").encode())
                     yield f"{file}: written again"

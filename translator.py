@@ -343,7 +343,6 @@ def credentials_from(path: str) -> Credentials | None:
     if not path:
         return None
     import google.auth
-    from google.auth.exceptions import DefaultCredentialsError
 
     try:
         with (
@@ -351,7 +350,7 @@ def credentials_from(path: str) -> Credentials | None:
         ):  # it warns of files that come from strangers; this one is the operator's
             warnings.simplefilter("ignore", DeprecationWarning)
             credentials, _ = google.auth.load_credentials_from_file(path, scopes=SCOPES)  # type: ignore[no-untyped-call]
-    except (DefaultCredentialsError, ValueError, OSError):
+    except Exception:  # a file may hold anything, and the library is not ready for all of it
         raise ConfigError(
             f"GOOGLE_APPLICATION_CREDENTIALS={path} cannot be used: it must be a file with Google credentials"
         ) from None
@@ -392,6 +391,8 @@ def _sorted_out(error: Any) -> RetryLater | Refused:
         return RetryLater(f"Gemini refuses the key or credentials ({said})", OPERATOR_PAUSE_SECONDS)
     if error.code == 404:
         return RetryLater(f"GEMINI_MODEL is not known ({said})", OPERATOR_PAUSE_SECONDS)
+    if error.status == "FAILED_PRECONDITION":
+        return RetryLater(f"Gemini is not available to this account ({said})", OPERATOR_PAUSE_SECONDS)
     if error.code == 413:
         return Refused(said)
     if error.code == 400:

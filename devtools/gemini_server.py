@@ -292,6 +292,7 @@ _MISHAPS: dict[str, Mishap] = {
     "500": _failing(500, "INTERNAL", "Internal error"),
     "503": _failing(503, "UNAVAILABLE", "The model is overloaded"),
     "400": _failing(400, "INVALID_ARGUMENT", "Request contains an invalid argument"),
+    "no billing": _failing(400, "FAILED_PRECONDITION", "Billing is not enabled"),
     "413": _failing(413, "INVALID_ARGUMENT", "Request payload is too large"),
     "wrong key": _failing(400, "INVALID_ARGUMENT", "API key not valid.", [{"reason": "API_KEY_INVALID"}]),
     "gateway": _gateway,

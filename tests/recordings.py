@@ -44,6 +44,7 @@ def write_pieces(
         if picture is not None:
             picture.width, picture.height, picture.pix_fmt = 64, 48, "yuv420p"
         sound = container.add_stream(codec, rate=rate)
+        assert isinstance(sound, av.AudioStream)
         sound.layout = layout
         seconds = 0.0
         for begin, pcm in pieces:

@@ -155,8 +155,8 @@ def test_another_process_at_the_same_recording_is_turned_away(tmp_path: Path) ->
 
 def test_the_start_is_what_is_given_or_what_the_file_says_or_its_date(tmp_path: Path) -> None:
     pcm = spoken(2)
-    for name, metadata in (("dated.mp4", {"creation_time": "2024-05-06T07:08:09Z"}), ("plain.wav", {})):
-        write_recording(tmp_path / name, pcm, **metadata)
+    write_recording(tmp_path / "dated.mp4", pcm, creation_time="2024-05-06T07:08:09Z")
+    write_recording(tmp_path / "plain.wav", pcm)
     os.utime(tmp_path / "plain.wav", (1_700_000_000, 1_700_000_000))
     files = [str(tmp_path / name) for name in ("dated.mp4", "plain.wav")]
     result = run("segment", *files, "--json", output_dir=tmp_path / "out")
