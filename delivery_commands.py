@@ -31,6 +31,7 @@ from retention import (
     room_folders,
     strike_out,
 )
+from search_index import INDEX
 from segments import ConfigError, InputError, RecorderError, SegmentRecord, StorageError, format_utc
 from storage import open_private, read_manifest
 from targets import open_targets
@@ -320,13 +321,20 @@ async def _erase(
             strike_out(one.folder, {record.file for record in one.records})
             if one.is_whole:
                 remove_folder(one.folder)
-        outbox = Outbox(Path(settings.output_dir))
-        try:
-            for target in targets:
-                await outbox.begin_anew(kind_of(target))
-        finally:
-            await outbox.aclose()
+        await _forget(Path(settings.output_dir), [one.folder.name for one in here])
     return remote, is_well
+
+
+async def _forget(output_dir: Path, folders: Sequence[str]) -> None:
+    """Takes the rooms out of what is only a memory of them and is made anew when it is needed."""
+    outbox = Outbox(output_dir)
+    try:
+        for folder in folders:
+            await outbox.forget(folder)
+    finally:
+        await outbox.aclose()
+    for ending in ("", "-wal", "-shm"):
+        (output_dir / f"{INDEX}{ending}").unlink(missing_ok=True)
 
 
 async def _erase_remote(

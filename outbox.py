@@ -248,6 +248,13 @@ class Outbox:
         self._run("DELETE FROM work WHERE kind = ? AND owner = ''", kind)
         self._run("DELETE FROM bookmark WHERE kind = ?", kind)
 
+    @_transaction
+    def forget(self, folder: str) -> None:
+        """Forgets all items of a folder, of every kind, that nobody is at; its lists are read from their beginning."""
+        self._run("DELETE FROM work WHERE folder = ? AND owner = ''", folder)
+        prefix = f"{folder}/"
+        self._run("DELETE FROM bookmark WHERE substr(source, 1, ?) = ?", len(prefix), prefix)
+
     # Emptying it.
 
     @_transaction

@@ -165,6 +165,8 @@ def test_a_participant_is_erased_everywhere_and_it_is_recorded(s3: S3Server, tmp
     with_texts(tmp_path / "math", annas + bens)
     other = spoken(settings, "art", 1)
     assert lessons("deliver", **environ).returncode == 0
+    assert lessons("search", "number", **environ).returncode == 0
+    assert (tmp_path / ".search.sqlite").exists()
     done = lessons("erase", "math", "--participant", "anna", **environ)
     assert done.returncode != 0, "it asks first, and nobody has answered"
     done = lessons("erase", "math", "--participant", "anna", "--yes", **environ)
@@ -178,6 +180,7 @@ def test_a_participant_is_erased_everywhere_and_it_is_recorded(s3: S3Server, tmp
     everything = [data for key, data in s3.objects().items() if key.startswith("math/")]
     everything += [path.read_bytes() for path in (tmp_path / "math").iterdir()]
     assert not [data for data in everything if b"anna" in data or annas[0].file.encode() in data]
+    assert not list(tmp_path.glob(".search.sqlite*")), "the index is made anew when it is needed"
     assert other[0].file in objects(s3, "art")
     record: dict[str, Any] = json.loads((tmp_path / "erasures.jsonl").read_text())
     assert (record["room"], record["participant"], record["segments_here"]) == ("math", "anna", 2)

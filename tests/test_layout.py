@@ -79,6 +79,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "outbox",
         "postgres_target",
         "retention",
+        "search_index",
         "segments",
         "storage",
         "targets",
