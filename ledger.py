@@ -50,10 +50,13 @@ class Ledger:
 
     def __init__(self, folder: Path) -> None:
         self._settled: dict[tuple[str, Key], str] = {}
+        self._delivered: set[Key] = set()
         for line in _lines(folder):
             with contextlib.suppress(KeyError, TypeError):
                 key = Key(str(line["item"]), str(line.get("sha256", "")))
-                self._settled[str(line["target"]), key] = str(line.get(REFUSED, ""))
+                reason = self._settled[str(line["target"]), key] = str(line.get(REFUSED, ""))
+                if not reason:
+                    self._delivered.add(key)
 
     def is_settled(self, target: str, key: Key) -> bool:
         """Delivered, or set aside for good."""
@@ -61,6 +64,10 @@ class Ledger:
 
     def is_delivered(self, target: str, key: Key) -> bool:
         return self._settled.get((target, key)) == ""
+
+    def is_anywhere(self, key: Key) -> bool:
+        """Whether some target has it."""
+        return key in self._delivered
 
     def refused(self) -> dict[tuple[str, Key], str]:
         """What has been set aside, and why."""

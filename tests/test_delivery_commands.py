@@ -139,6 +139,21 @@ def test_prune_shows_what_would_go_and_lets_it_go(s3: S3Server, tmp_path: Path) 
     assert [json.loads(line)["file"] for line in manifest] == [kept[0].file]
 
 
+def test_what_has_left_the_disk_is_not_missed(s3: S3Server, tmp_path: Path) -> None:
+    environ = {**s3.environment(), "OUTPUT_DIR": str(tmp_path), "KEEP_LOCAL": "until_delivered"}
+    with_texts(tmp_path / "math", spoken(settings_of(environ), "math", 2))
+    assert lessons("deliver", **environ).returncode == 0
+    assert lessons("prune", **environ).returncode == 0
+    assert not list((tmp_path / "math").glob("*.wav")) + list((tmp_path / "math").glob("*.txt"))
+    done = lessons("check", **environ)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert lessons("deliver", **environ).returncode == 0
+    assert len(objects(s3, "math")) == 8
+    lost = spoken(settings_of(environ), "math", 1)[0]
+    (tmp_path / "math" / lost.file).unlink()
+    assert lessons("check", **environ).returncode == 1, "this one is nowhere"
+
+
 def test_a_link_is_short_lived_and_the_only_way_in(s3: S3Server, tmp_path: Path) -> None:
     environ = {**s3.environment(), "OUTPUT_DIR": str(tmp_path)}
     record = spoken(settings_of(environ), "math", 1)[0]

@@ -88,7 +88,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reconcile": {"config", "roles", "livekit"},
     "archive": {"config", "segments", "storage"},
     "console": {"config", "logs", "rich"},
-    "checking": {"archive", "config", "console", "segments", "soundfile", "storage", "typer"},
+    "checking": {"archive", "config", "console", "ledger", "segments", "soundfile", "storage", "typer"},
     "decoding": {"av", "numpy", "segments"},
     "importing": {
         "audio_processor",
