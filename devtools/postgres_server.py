@@ -137,7 +137,7 @@ class PostgresServer:
         self.run()
 
     def run(self) -> None:
-        """Starts the server on its folder, also after :meth:`crash`."""
+        """Starts the server on its folder, also after :meth:`pause`."""
         assert self._folder
         options = {
             "listen_addresses": "127.0.0.1",
@@ -149,6 +149,7 @@ class PostgresServer:
         self._launch(
             [str(self._programs / "postgres"), "-D", str(self._folder / "data"), *arguments], self.port
         )
+        self._processes.insert(0, self._processes.pop())  # the first is the one that pause() ends
 
     def start_pooler(self) -> int:
         """A PgBouncer in transaction mode with two connections before the database; returns its port."""
