@@ -50,12 +50,15 @@ from livekit.rtc._ffi_client import FfiClient
 from audio_processor import load_detector
 from capacity import default_max_rooms
 from config import Settings, environment
+from delivery import DeliveryService
 from logs import set_up_logging
 from outbox import Outbox
 from reconcile import Reconciler
 from recorder import RoomRecorder
+from retention import Housekeeping
 from segments import ConfigError, RecorderError, RoomInfo
 from storage import prepare_output_dir, recover_all
+from targets import open_targets
 
 if TYPE_CHECKING:
     from texts import TextService
@@ -87,6 +90,8 @@ class RecorderServer(AgentServer):
         self.max_rooms = settings.max_rooms or default_max_rooms()
         self.is_serving = False
         self.texts: TextService | None = None
+        self.delivery: DeliveryService | None = None
+        """Its status() has the backlog of each target."""
         self._being_taken: dict[str, str] = {}
         self._problem = problem
         is_thread = settings.job_executor == "thread"
@@ -130,6 +135,7 @@ class RecorderServer(AgentServer):
             await _reach(livekit, self.settings)
             helpers = [
                 asyncio.create_task(_recover(self.settings), name="recovery"),
+                *self._delivery_service(outbox),
             ]
             if self.texts is not None:
                 from search_index import FreshIndex
@@ -170,6 +176,18 @@ class RecorderServer(AgentServer):
         from translator import GeminiTranslator
 
         return TextService(self.settings, GeminiTranslator(self.settings), outbox)
+
+    def _delivery_service(self, outbox: Outbox) -> list[asyncio.Task[None]]:
+        """Brings the recordings to where they last, if that is wanted, and watches over the disk."""
+        targets, problems = open_targets(self.settings)
+        for problem in problems:
+            logger.error("%s. Recording goes on locally", problem)
+        housekeeping = Housekeeping(self.settings, targets, is_complete=not problems)
+        tasks = [asyncio.create_task(housekeeping.run(), name="housekeeping")]
+        if targets:
+            self.delivery = DeliveryService(self.settings, targets, outbox)
+            tasks.append(asyncio.create_task(self.delivery.run(), name="delivery"))
+        return tasks
 
     def is_recording(self, room_sid: str) -> bool:
         """Whether a recorder of this worker is in the room, or on its way into it."""

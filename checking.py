@@ -25,6 +25,7 @@ import console
 from archive import TEXTS, Archive, Lines, Room, Text, is_plain_name
 from config import Settings
 from console import Advance, progress, say, say_json, tell
+from ledger import Ledger, sound_key
 from segments import BYTES_PER_SAMPLE, SAMPLE_RATE, EndReason, SegmentRecord, StorageError, format_utc
 from storage import (
     MANIFEST,
@@ -188,7 +189,7 @@ def inspect(
     """
     wanted = wanted or Wanted()
     report = Report(room.name, room.path.name)
-    lines, series, listed = Lines(), _Series(), set[str]()
+    lines, series, listed, ledger = Lines(), _Series(), set[str](), Ledger(room.path)
     with room.texts() as texts, ThreadPoolExecutor(FILES_AT_ONCE, thread_name_prefix="check") as pool:
         wants_texts = wanted.texts or len(texts) > 0
 
@@ -201,10 +202,12 @@ def inspect(
             report.segments += 1
             report.speech_seconds += record.duration_seconds
             text = texts.get(record) if wants_texts else None
-            if not (text is not None and not text.is_audio_kept and _is_missing(of_wav)):
-                report.findings += of_wav
-            if wants_texts:
-                report.findings += _look_at_text(room, record, text)
+            of_text = list(_look_at_text(room, record, text)) if wants_texts else []
+            if _is_missing(of_wav) and ledger.is_anywhere(sound_key(record)):  # it has left (KEEP_LOCAL)
+                of_wav, of_text = [], [one for one in of_text if one.kind is not Kind.TEXT_FILE_MISSING]
+            elif _is_missing(of_wav) and text is not None and not text.is_audio_kept:
+                of_wav = []
+            report.findings += of_wav + of_text
             advance(1)
         report.findings += [_broken(Kind.BROKEN_LINE, MANIFEST, line) for line in lines.broken]
         report.findings += [_broken(Kind.BROKEN_TEXT_LINE, TEXTS, line) for line in texts.lines.broken]

@@ -120,8 +120,15 @@ class TrackSink:
         wishes = NO_WISHES
         if isinstance(update, Closed):
             self._growing.pop(update.segment.start_sample, None)  # the segment brings all of its PCM
-            wishes = self._wishes(self._track)
+            wishes = self._wishes_now()
         self._put(_Item(self._track, clock, update, wishes))
+
+    def _wishes_now(self) -> TextWishes:
+        try:
+            return self._wishes(self._track)
+        except Exception as error:  # whatever is wrong there, the segment comes first
+            logger.error("What is wanted of the text cannot be found out", exc_info=error)
+            return NO_WISHES
 
     def _grow(self, update: Grown, clock: StreamClock) -> None:
         growing = self._growing.setdefault(update.start_sample, _Growing())

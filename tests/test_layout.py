@@ -44,10 +44,51 @@ MAY_IMPORT: dict[str, set[str]] = {
         "text_files",
         "translator",
     },
+    "deliverables": {"segments"},
+    "object_target": {"config", "deliverables", "segments", "storage", "text_files", "obstore"},
+    "postgres_target": {"deliverables", "segments", "psycopg"},
+    "targets": {"config", "deliverables", "object_target", "postgres_target", "segments"},
+    "ledger": {"segments", "storage"},
+    "delivery": {
+        "config",
+        "deliverables",
+        "doorbell",
+        "ledger",
+        "outbox",
+        "segments",
+        "storage",
+        "text_files",
+    },
+    "retention": {
+        "config",
+        "deliverables",
+        "delivery",
+        "ledger",
+        "outbox",
+        "segments",
+        "storage",
+        "text_files",
+    },
+    "delivery_commands": {
+        "config",
+        "console",
+        "deliverables",
+        "delivery",
+        "ledger",
+        "object_target",
+        "outbox",
+        "postgres_target",
+        "retention",
+        "search_index",
+        "segments",
+        "storage",
+        "targets",
+        "typer",
+    },
     "reconcile": {"config", "roles", "livekit"},
     "archive": {"config", "segments", "storage"},
     "console": {"config", "logs", "rich"},
-    "checking": {"archive", "config", "console", "segments", "soundfile", "storage", "typer"},
+    "checking": {"archive", "config", "console", "ledger", "segments", "soundfile", "storage", "typer"},
     "decoding": {"av", "numpy", "segments"},
     "importing": {
         "audio_processor",
@@ -121,10 +162,18 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 """Besides the standard library. Data flows one way: later modules know earlier ones, never back."""
 
-COMMANDS = {"checking", "listing", "playing", "searching", "segmenting", "transcribing"}
+COMMANDS = {
+    "checking",
+    "delivery_commands",
+    "listing",
+    "playing",
+    "searching",
+    "segmenting",
+    "transcribing",
+}
 """The commands of lessons.py: nothing of the recorder knows them."""
 
-ONLY_WHEN_USED = {"google", "rich"}
+ONLY_WHEN_USED = {"google", "obstore", "psycopg", "rich"}
 """Large, and not everybody needs them: imported by the function that does."""
 
 

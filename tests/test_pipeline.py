@@ -497,6 +497,19 @@ async def test_the_wishes_are_those_of_the_moment_a_segment_ended(tmp_path: Path
     assert seen == [("ar-EG", ["es"]), ("ar-EG", ["es", "de"]), ("", [])]
 
 
+async def test_wishes_that_cannot_be_found_out_cost_no_segment(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_: TrackInfo) -> TextWishes:
+        raise RuntimeError("no such participant")
+
+    room = RoomPipeline(settings_for(tmp_path), ROOM, wishes=broken)
+    speak(room.sink(ANNA), noise(16_000))
+    await room.aclose()
+    assert_spoken(tmp_path / "math101", {0: noise(16_000)})
+    assert "no such participant" in caplog.text
+
+
 async def test_a_saved_segment_rings(tmp_path: Path) -> None:
     heard: list[Path] = []
     stop = doorbell.listen("segments.jsonl", heard.append)
