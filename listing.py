@@ -109,7 +109,7 @@ class _TextCount:
             return
         self._settled += 1
         self._refused += text.refused is not None
-        self._languages.update(text.by_language)
+        self._languages.update(list(text.by_language))
         if text.by_language:
             self._missing.update(language for language in self._wanted if language not in text.by_language)
 

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import doorbell
 import folding
@@ -248,7 +249,14 @@ class SearchIndex:
             ).fetchall()
         except sqlite3.Error as error:
             raise StorageError(f"{self._path} cannot be read: {error}") from None
-        return [Segment(*row[:9], spoken=row[9], texts=json.loads(row[10])) for row in rows]
+        return [_segment(row) for row in rows]
+
+
+def _segment(row: Sequence[Any]) -> Segment:
+    folder, number, file, start, duration, room, room_sid, identity, name, spoken, texts = row
+    return Segment(
+        folder, number, file, start, duration, room, room_sid, identity, name, spoken, json.loads(texts)
+    )
 
 
 @contextlib.contextmanager
