@@ -390,6 +390,8 @@ class _Feed:
         self._target = target
         self._kind = kind
         self._seen: dict[str, _Seen] = {}
+        self._behind: set[str] = set()
+        """Folders of which the outbox has not taken all: it is full, or another worker was faster."""
         self._looked_again_at = time.monotonic()
 
     async def look(self, *, with_lists: bool) -> bool:
@@ -411,7 +413,8 @@ class _Feed:
                 ):
                     has_news = True
                     seen.grown_at = time.monotonic() if seen.grown_at is None else seen.grown_at
-                seen.sizes = sizes
+                seen.sizes = (0, 0) if folder in self._behind else sizes
+                self._behind.discard(folder)
             if seen.grown_at is not None and (
                 with_lists or time.monotonic() - seen.grown_at >= LISTS_SECONDS or seen.grown_at == 0.0
             ):
@@ -440,7 +443,10 @@ class _Feed:
         if behind == before:
             return False
         works = await asyncio.to_thread(lambda: list(works_in(folder, lines)))
-        return await self._outbox.add_read(self._kind, source, works, before, behind)
+        if await self._outbox.add_read(self._kind, source, works, before, behind):
+            return True
+        self._behind.add(folder)
+        return False
 
     def _sounds(self, folder: str, lines: list[bytes]) -> Iterator[Work]:
         ledger = Ledger(self._output_dir / folder)

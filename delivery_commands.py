@@ -15,7 +15,7 @@ import typer
 
 import console
 from config import Settings
-from console import ALL_WELL, TROUBLE, progress, say, say_json, tell
+from console import TROUBLE, progress, say, say_json, tell
 from deliverables import Selection, Target
 from delivery import DeliveryService, kind_of
 from ledger import Ledger, forget
@@ -68,7 +68,7 @@ def migrate(
         )
     if may_remove and not grant:
         raise InputError("--may-remove needs --grant ROLE")
-    applied = asyncio.run(_migrate(PostgresTarget(settings.database_url), grant, may_remove))
+    applied = console.run(_migrate(PostgresTarget(settings.database_url), grant, may_remove))
     say(f"Migrations applied: {', '.join(map(str, applied))}" if applied else "The tables are up to date")
     if grant:
         say(f"{grant} has the rights that the worker needs")
@@ -103,7 +103,7 @@ def deliver(
     """
     settings = console.settings()
     targets = _targets(settings)
-    results = asyncio.run(_deliver(settings, targets, again, retry_refused, patience))
+    results = console.run(_deliver(settings, targets, again, retry_refused, patience))
     is_well = all(not one.waiting and not one.refused and not one.trouble for one in results)
     if as_json:
         say_json({"targets": [vars(one) for one in results]})
@@ -113,7 +113,8 @@ def deliver(
             if one.trouble:
                 tell(f"{one.target}: {one.trouble}")
         _tell_refused(settings)
-    raise typer.Exit(ALL_WELL if is_well else TROUBLE)
+    if not is_well:
+        raise typer.Exit(TROUBLE)
 
 
 async def _deliver(
@@ -169,13 +170,14 @@ def prune(
     leaving = [one for folder in _folders(settings) if (one := rules.leaving(folder, now)).files or one.lines]
     for one in () if dry_run else leaving:
         let_go(one)
-    remote, is_well = asyncio.run(_prune_remote(settings, targets, now, dry_run))
+    remote, is_well = console.run(_prune_remote(settings, targets, now, dry_run))
     if as_json:
         local = [{"folder": one.folder.name, "files": list(one.files), "bytes": one.bytes} for one in leaving]
         say_json({"dry_run": dry_run, "local": local, "remote": remote})
     else:
         _say_leaving(leaving, remote, dry_run)
-    raise typer.Exit(ALL_WELL if is_well and not problems else TROUBLE)
+    if problems or not is_well:
+        raise typer.Exit(TROUBLE)
 
 
 async def _prune_remote(
@@ -230,7 +232,7 @@ def link(
     room, _, name = file.replace("\\", "/").partition("/")
     if not room or not name or "/" in name or room.startswith(".") or name.startswith("."):
         raise InputError(f"{file!r} is no ROOM/FILE, such as math101/segment_001_20251008_140523.wav")
-    say(asyncio.run(stores[0].link(f"{room}/{name}", minutes * 60)))
+    say(console.run(stores[0].link(f"{room}/{name}", minutes * 60)))
 
 
 # --- erase ---
@@ -270,7 +272,7 @@ def erase(
             abort=True,
             err=True,
         )
-    remote, is_well = asyncio.run(_erase(settings, targets, selection, here))
+    remote, is_well = console.run(_erase(settings, targets, selection, here))
     outcome = {
         "at": format_utc(datetime.now(timezone.utc)),
         "room": room,
@@ -289,7 +291,8 @@ def erase(
         )
     if not is_well:
         tell("Not everything is erased: run it again when all targets can be reached")
-    raise typer.Exit(ALL_WELL if is_well else TROUBLE)
+    if not is_well:
+        raise typer.Exit(TROUBLE)
 
 
 def _chosen(settings: Settings, selection: Selection) -> list[_Erasing]:

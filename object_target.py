@@ -44,9 +44,13 @@ CONNECT_SECONDS = 10
 class ObjectTarget:
     """One bucket, container or folder, and the prefix in it."""
 
-    def __init__(self, store: ObjectStore, name: str, *, keeps_types: bool = True) -> None:
+    def __init__(
+        self, store: ObjectStore, name: str, *, plain: ObjectStore | None = None, keeps_types: bool = True
+    ) -> None:
         self.name = name
         self._store = store
+        self._plain = plain
+        """The same without a checksum's header, for servers that do not know it: the signature covers SHA-256, too."""
         self._keeps_types = keeps_types
         self._is_conditional = True
         """Whether the store can create without overwriting, and replace only what has been read."""
@@ -64,27 +68,27 @@ class ObjectTarget:
         endpoint = settings.s3_endpoint.rstrip("/")
         prefix = settings.s3_prefix.strip("/")
         key = {"access_key_id": settings.s3_key_id, "secret_access_key": settings.s3_key_secret}
-        # Neither credentials nor an address that the environment may hold for other programs.
-        options: dict[str, Any] = {"aws_endpoint_url_s3": endpoint} if endpoint else {}
+        options: dict[str, Any] = {
+            "prefix": prefix or None,
+            "region": settings.s3_region,
+            # Neither credentials nor an address that the environment may hold for other programs.
+            "credential_provider": lambda: {**key, "token": None, "expires_at": None},
+            **({"aws_endpoint_url_s3": endpoint} if endpoint else {}),
+            "client_options": {
+                "allow_http": endpoint.startswith("http://"),
+                "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
+                "timeout": timedelta(seconds=CALL_TIMEOUT_SECONDS),
+            },
+            "retry_config": {"max_retries": 0},  # waiting is the caller's business
+        }
         try:
-            store = S3Store(
-                settings.s3_bucket,
-                prefix=prefix or None,
-                region=settings.s3_region,
-                credential_provider=lambda: cast(Any, {**key, "token": None, "expires_at": None}),
-                checksum_algorithm="SHA256",
-                client_options={
-                    "allow_http": endpoint.startswith("http://"),
-                    "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
-                    "timeout": timedelta(seconds=CALL_TIMEOUT_SECONDS),
-                },
-                retry_config={"max_retries": 0},  # waiting is the caller's business
-                **options,
-            )
+            store = S3Store(settings.s3_bucket, checksum_algorithm="SHA256", **options)
+            plain = S3Store(settings.s3_bucket, **options)
         except (BaseError, ValueError) as error:
             raise ConfigError(f"The S3 settings are wrong: {_first_line(error)}") from None
         host = urlsplit(endpoint).netloc if endpoint else f"s3.{settings.s3_region}.amazonaws.com"
-        return cls(store, "/".join(part for part in (f"s3://{host}/{settings.s3_bucket}", prefix) if part))
+        name = "/".join(part for part in (f"s3://{host}/{settings.s3_bucket}", prefix) if part)
+        return cls(store, name, plain=plain)
 
     @classmethod
     def from_url(cls, url: str) -> ObjectTarget:
@@ -133,12 +137,17 @@ class ObjectTarget:
         """Writes what must not be there yet, or be the same."""
         from obstore.exceptions import AlreadyExistsError
 
-        try:
-            await self._write(key, data, mode="create" if self._is_conditional else "overwrite")
-        except AlreadyExistsError:
-            there, _ = await self._read(key)
-            if there != data:
-                raise Refused("another object of this name is there; it is not overwritten") from None
+        if self._is_conditional:
+            try:
+                await self._write(key, data, mode="create")
+                return
+            except (AlreadyExistsError, _Unconditional):
+                pass
+        there, _ = await self._read(key)
+        if there is None:
+            await self._write(key, data, mode="overwrite")
+        elif there != data:
+            raise Refused("another object of this name is there; it is not overwritten")
 
     async def _put_lists(self, item: Lists) -> None:
         for file, size in ((TEXTS, item.texts_bytes), (MANIFEST, item.manifest_bytes)):
@@ -162,12 +171,12 @@ class ObjectTarget:
             try:
                 await self._write(key, b"".join(after), mode=mode)
                 return
-            except (AlreadyExistsError, PreconditionError):
+            except (AlreadyExistsError, PreconditionError, _Unconditional):
                 continue
         raise RetryLater(f"{key} is being written by others")
 
     async def _write(self, key: str, data: bytes, *, mode: Any) -> None:
-        """One object, whole or not at all. Lets only AlreadyExistsError and PreconditionError through as they are."""
+        """One object, whole or not at all. Lets AlreadyExistsError and PreconditionError through."""
         from obstore import put_async
         from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
@@ -181,10 +190,13 @@ class ObjectTarget:
         except (AlreadyExistsError, PreconditionError):
             raise
         except (BaseError, OSError, ValueError, NotImplementedError) as error:
+            if self._plain is not None and _knows_no_checksums(error, mode):
+                self._store, self._plain = self._plain, None
+                await self._write(key, data, mode=mode)
+                return
             if mode != "overwrite" and _cannot_do_that(error):
                 self._is_conditional = False
-                await self._write(key, data, mode="overwrite")
-                return
+                raise _Unconditional from None
             raise _sorted_out(error) from None
 
     async def _read(self, key: str) -> tuple[bytes | None, str | None]:
@@ -359,6 +371,18 @@ _ITSELF = {
     "MetadataTooLarge": "its metadata is too large",
 }
 """What is wrong with one object, if the store takes others."""
+
+
+class _Unconditional(Exception):
+    """The store has no conditional writes: whoever wants one must look first."""
+
+
+def _knows_no_checksums(error: Exception, mode: Any) -> bool:
+    said = str(error).partition("\n\n")[0].casefold()
+    is_about_it = "checksum" in said and "contentsha256" not in said and "baddigest" not in said
+    return (is_about_it and "status code: 4" in said) or (
+        mode == "overwrite" and "501 not implemented" in said
+    )
 
 
 def _cannot_do_that(error: Exception) -> bool:

@@ -36,6 +36,7 @@ STATUS_OF = {
     "AccessDenied": 403,
     "BadDigest": 400,
     "EntityTooLarge": 400,
+    "NotImplemented": 501,
     "InternalError": 500,
     "SlowDown": 503,
     "XMinioStorageFull": 507,

@@ -250,6 +250,24 @@ async def test_an_object_of_somebody_else_is_never_overwritten(s3: S3Server, tmp
     assert len(Ledger(tmp_path / "math101").refused()) == 1
 
 
+@pytest.mark.parametrize("header", ["if-none-match", "if-match", "x-amz-checksum-sha256"])
+async def test_a_simpler_server_is_served_too(s3: S3Server, tmp_path: Path, header: str) -> None:
+    """Some know no conditional writes, some no checksums beside the one that the signature covers."""
+    s3.gate.fault = lambda request: "NotImplemented" if header in request.headers else None
+    settings = settings_for(s3, tmp_path)
+    records = spoken(settings)
+    s3.put(f"school/math101/{records[0].file}", b"older")
+    assert await deliver(settings)
+    records += spoken(settings, count=2)
+    assert await deliver(settings)
+    assert s3.objects()[f"school/math101/{records[0].file}"] == b"older", (
+        "nor does it overwrite anything there"
+    )
+    s3.put(f"school/math101/{records[0].file}", (tmp_path / "math101" / records[0].file).read_bytes())
+    assert is_all_there(s3, records)
+    assert listed(s3) == [record.file for record in records]
+
+
 async def test_lists_name_only_what_is_there_and_lead_nowhere_else(s3: S3Server, tmp_path: Path) -> None:
     settings = settings_for(s3, tmp_path / "out")
     records = spoken(settings, count=1)

@@ -15,10 +15,10 @@ from harness import until
 from lessons_on_disk import NOW, spoken, with_texts
 
 from config import Settings
-from deliverables import Item, Selection
+from deliverables import Item, Lists, Selection, Sound
 from delivery import Backoff, DeliveryService
 from ledger import DELIVERED, Key, Ledger, forget, note
-from outbox import Outbox
+from outbox import Outbox, new_lines
 from retention import Housekeeping, Rules, let_go
 from segments import RetryLater, SegmentRecord
 
@@ -101,6 +101,21 @@ async def test_the_worker_lets_go_of_what_is_delivered_and_keeps_the_rest(tmp_pa
     assert (folder / later[0].file).exists(), "it is not delivered"
     assert len((folder / "segments.jsonl").read_bytes().splitlines()) == 3
     assert shelf.removed[0].before is not None and not shelf.removed[0].room
+
+
+async def test_a_backlog_larger_than_the_outbox_is_delivered_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("outbox.MOST_WAITING", 4)
+    monkeypatch.setattr("delivery.new_lines", lambda path, mark: new_lines(path, mark, most=2))
+    settings = settings_for(tmp_path)
+    records = spoken(settings, "math", 9)
+    shelf = Shelf()
+    assert await deliver(settings, shelf)
+    sounds = [item.record.file for item in shelf.items if isinstance(item, Sound)]
+    assert sounds == [record.file for record in records]
+    assert isinstance(shelf.items[-1], Lists)
+    assert shelf.items[-1].manifest_bytes == (tmp_path / "math" / "segments.jsonl").stat().st_size
 
 
 async def test_a_record_that_cannot_be_written_is_tried_again(
