@@ -105,6 +105,13 @@ def tokens(text: str) -> list[str]:
     return [token for found in _word().findall(text) for token in _tokens_of(found)]
 
 
+def searchable(text: str) -> set[str]:
+    """Every token under which a text is found by a database that knows no order of them."""
+    found = set(tokens(text))
+    single = {character for token in found if _spaceless.match(token) for character in token}
+    return found | single | {bare(token) for token in found}
+
+
 def question(text: str) -> list[tuple[str, ...]]:
     """The words of a question: each as the tokens that follow each other where it stands.
 

@@ -84,6 +84,38 @@ class Segment:
     """By language."""
 
 
+@dataclass(frozen=True)
+class Step:
+    """What is looked for: each word as the tokens that follow each other in it (see folding.question)."""
+
+    words: tuple[tuple[str, ...], ...]
+    are_together: bool = False
+    """They follow each other, too."""
+    is_last_begun: bool = False
+    """The last one is the beginning of a word."""
+
+    @property
+    def expression(self) -> str:
+        """As FTS5 has it. In quotes nothing is an operator, and no token has a quote."""
+        if self.are_together:
+            return _phrase(token for word in self.words for token in word)
+        every = [_any_form(word) for word in self.words]
+        if self.is_last_begun:
+            every[-1] = f"{_phrase(self.words[-1])} *"
+        return " AND ".join(every)
+
+
+def _phrase(tokens: Iterable[str]) -> str:
+    return f'"{" ".join(tokens)}"'
+
+
+def _any_form(word: tuple[str, ...]) -> str:
+    if word[-1].endswith("*"):
+        return f"{_phrase([word[-1][:-1]])} *"
+    bare = folding.bare(word[0])
+    return _phrase(word) if bare == word[0] else f"({_phrase(word)} OR {_phrase([bare])})"
+
+
 class SearchIndex:
     """The index of one OUTPUT_DIR. Blocks; to be used on the thread that made it.
 
@@ -229,8 +261,8 @@ class SearchIndex:
 
     # Looking something up.
 
-    def matches(self, expression: str, folders: Sequence[str] = (), most: int = CANDIDATES) -> list[Segment]:
-        """The newest segments that match an FTS5 expression, newest first; only those of some folders if named.
+    def matches(self, step: Step, folders: Sequence[str] = (), most: int = CANDIDATES) -> list[Segment]:
+        """The newest segments that have the words, newest first; only those of some folders if named.
 
         Raises:
             StorageError: the index cannot be read.
@@ -245,7 +277,7 @@ class SearchIndex:
                 "spoken, texts FROM words JOIN segment ON segment.id = words.rowid "
                 f"JOIN folder ON folder.id = segment.folder WHERE words MATCH ? {where} "
                 "ORDER BY words.rowid DESC LIMIT ?",
-                [expression, *values, most],
+                [step.expression, *values, most],
             ).fetchall()
         except sqlite3.Error as error:
             raise StorageError(f"{self._path} cannot be read: {error}") from None

@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "deliverables": {"segments"},
     "object_target": {"config", "deliverables", "segments", "storage", "text_files", "obstore"},
-    "postgres_target": {"deliverables", "segments", "psycopg"},
+    "postgres_target": {"folding", "deliverables", "segments", "psycopg"},
     "targets": {"config", "deliverables", "object_target", "postgres_target", "segments"},
     "ledger": {"segments", "storage"},
     "delivery": {
@@ -103,6 +103,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "segmenting": {"console", "importing", "segments", "storage", "typer"},
     "folding": set(),
     "search_index": {"archive", "doorbell", "folding", "outbox", "segments", "storage"},
+    "postgres_search": {"folding", "postgres_target", "psycopg", "search_index", "segments"},
     "searching": {
         "archive",
         "config",
@@ -110,6 +111,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "folding",
         "languages",
         "logs",
+        "postgres_search",
         "search_index",
         "segments",
         "typer",
