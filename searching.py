@@ -75,7 +75,7 @@ def search(
         folders = room or []
         if isinstance(index, SearchIndex) and room:
             folders = [one.path.name for one in Archive.from_settings(settings).chosen(room)]
-        hits = find(index, question, folders, wanted, limit)[:limit]
+        hits = find(index, question, folders, wanted, limit)
     if as_json:
         say_json({"question": question, "hits": [_as_json(hit, settings) for hit in hits]})
     else:
@@ -123,9 +123,9 @@ def fresh_index(settings: Settings) -> SearchIndex:
 
 
 def find(
-    index: Index, question: str, folders: Sequence[str] = (), language: str = "", enough: int = 20
+    index: Index, question: str, folders: Sequence[str] = (), language: str = "", most: int = 20
 ) -> list[Hit]:
-    """Segments that say all words of a question, the best first. With ``enough`` of them nothing laxer is looked for.
+    """Segments that say all words of a question, the best first. With ``most`` of them nothing laxer is looked for.
 
     Raises:
         InputError: it has no word.
@@ -139,10 +139,10 @@ def find(
         found.update({(one.folder, one.file): one for one in index.matches(step, folders)})
         ranked = [(*_best(one, asked, language), one) for one in found.values()]
         ranked = [item for item in ranked if item[1]]
-        if len(ranked) >= enough:
+        if len(ranked) >= most:
             break
     ranked.sort(key=lambda item: (item[0], item[2].start), reverse=True)
-    return [_hit(one, tag, asked) for _, tag, one in ranked]
+    return [_hit(one, tag, asked) for _, tag, one in ranked[:most]]
 
 
 def _steps(asked: Sequence[tuple[str, ...]]) -> Iterator[Step]:
@@ -161,22 +161,26 @@ Rank = tuple[int, int, float]
 
 def _best(segment: Segment, asked: Sequence[tuple[str, ...]], language: str) -> tuple[Rank, str]:
     """How well a segment says it, and in which language best; no language if the one that is wanted does not."""
-    ranks = [(_rank(text, asked, tag == segment.spoken), tag) for tag, text in segment.texts.items()]
+    folded = segment.folded or {tag: " ".join(folding.tokens(text)) for tag, text in segment.texts.items()}
+    ranks = [(_rank(line, asked, tag == segment.spoken), tag) for tag, line in folded.items()]
     if language:
         ranks = [one for one in ranks if is_same_language(one[1], language) and one[0][0] == len(asked)]
     return max(ranks, default=((0, 0, 0.0), ""))
 
 
-def _rank(text: str, asked: Sequence[tuple[str, ...]], is_spoken: bool) -> Rank:
+def _rank(tokens: str, asked: Sequence[tuple[str, ...]], is_spoken: bool) -> Rank:
     """How many of the words one language has; whether they stand together; how much of the text they are."""
-    tokens = folding.tokens(text)
-    line = f" {' '.join(tokens)} "
-    bare = f" {' '.join(map(folding.bare, tokens))} "
-    counts = [line.count(needle) or bare.count(needle) for needle in map(_needle, asked)]
-    begun = [count or line.count(_needle(word)[:-1]) for count, word in zip(counts, asked, strict=True)]
+    line = bare = f" {tokens} "
+    needles = [_needle(word) for word in asked]
+    if not "".join(needles).isascii() and not line.isascii():
+        bare = f" {' '.join(map(folding.bare, tokens.split(' ')))} "
+    counts = [line.count(needle) or bare.count(needle) for needle in needles]
+    begun = [
+        count or line.count(f" {word[0].rstrip('*')}") for count, word in zip(counts, asked, strict=True)
+    ]
     together = f" {' '.join(token for word in asked for token in word)} " in line
-    has_all = sum(map(bool, begun))
-    return has_all, together + sum(map(bool, counts)), is_spoken * 0.01 + sum(begun) / max(8, len(tokens))
+    length = max(8, line.count(" ") - 1)
+    return sum(map(bool, begun)), together + sum(map(bool, counts)), is_spoken * 0.01 + sum(begun) / length
 
 
 def _needle(word: tuple[str, ...]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import psycopg
 import pytest
 from commands import run
 from disk import open_room
+from harness import until
 from test_searching import TEXTS, numbers, speak
 
 from deliverables import Sound, Words
@@ -40,6 +42,7 @@ def server() -> Iterator[PostgresServer]:
 @pytest.fixture
 async def url(server: PostgresServer, tmp_path: Path) -> str:
     """A database to which a lesson with these texts has been delivered."""
+    await until(functools.partial(answers, server.url()), "the server answers", 60)
     with psycopg.connect(server.url(), autocommit=True) as connection:
         connection.execute("DROP SCHEMA public CASCADE")
         connection.execute("CREATE SCHEMA public")
@@ -52,6 +55,14 @@ async def url(server: PostgresServer, tmp_path: Path) -> str:
         await target.put(Words(folder.path, record, text_of(record, texts)))
     await target.aclose()
     return server.url()
+
+
+def answers(url: str) -> bool:
+    try:
+        psycopg.connect(url).close()
+    except psycopg.OperationalError:
+        return False
+    return True
 
 
 def text_of(record: SegmentRecord, texts: dict[str, str]) -> TextRecord:
