@@ -386,6 +386,9 @@ class Settings:
     )
 
     record: str = _choice("Who", "teachers", ("teachers", "everyone"), "whose audio is recorded")
+    room_filter: tuple[str, ...] = _words(
+        "Who", (), "only rooms whose names match one of these patterns are recorded, such as class-*,exam?"
+    )
     role_key: str = _text("Who", "role", "key of the role in the participant's metadata (a JSON object)")
     teacher_roles: tuple[str, ...] = _words(
         "Who", ("teacher",), "values of the role that mean teacher, separated by commas", required=True
@@ -456,8 +459,14 @@ class Settings:
     max_rooms: int = _integer(
         "Worker", 0, 0, 1000, "rooms", "rooms at once; 0: by the machine's memory and cores"
     )
+    on_stop: str = _choice(
+        "Worker",
+        "handover",
+        ("handover", "drain"),
+        "at SIGTERM: hand rooms over to another worker at once, or record them to their end",
+    )
     reconcile_seconds: float = _number(
-        "Worker", 5, 1, 3600, "seconds", "how often rooms without a recorder are looked for"
+        "Worker", 3, 1, 3600, "seconds", "how often rooms without a recorder are looked for"
     )
     health_host: str = _text("Worker", "127.0.0.1", "address of the health answer", allowed="an address")
     health_port: int = _integer(

@@ -22,8 +22,8 @@ from logs import printable
 
 HERE = Path(__file__).resolve().parent
 
-TROUBLE, WRONG_INPUT, NOT_YET = 1, 2, 3
-"""Exit codes besides 0: something is not in order or could not be done; it was asked for wrongly; to be continued."""
+ALL_WELL, TROUBLE, WRONG_INPUT, NOT_YET = 0, 1, 2, 3
+"""Exit codes: all is in order or done; something is not; it was asked for wrongly; come back later."""
 
 LINE_SECONDS = 10.0
 """How often progress is told where there is no terminal."""

@@ -87,7 +87,7 @@ def facts_of(room: Room, wanted: Sequence[str] = ()) -> RoomFacts:
         room=room.name,
         folder=room.path.name,
         sessions=tuple((session, counts[session.room_sid].facts()) for session in sessions),
-        being_recorded=bool(living),
+        being_recorded=room.is_being_recorded(),
         parts_left=len(room.parts()) - len(living),
         broken_lines=broken,
     )

@@ -20,6 +20,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import folding
 from deliverables import CALL_TIMEOUT_SECONDS, Item, Lists, Selection, Sound, Words, sound_bytes
 from segments import ConfigError, EndReason, RecorderError, Refused, RetryLater, SegmentRecord, TextRecord
 
@@ -68,9 +69,11 @@ MIGRATIONS = (
         text text NOT NULL,
         is_transcript boolean NOT NULL,
         model text NOT NULL,
+        tokens text[] NOT NULL,
         created_at timestamptz NOT NULL DEFAULT now(),
         PRIMARY KEY (segment_id, language)
     );
+    CREATE INDEX segment_texts_by_token ON segment_texts USING gin (tokens);
     ALTER TABLE segment_texts ENABLE ROW LEVEL SECURITY;
     """,
 )
@@ -103,8 +106,10 @@ _ADD_SEGMENT = (
     f"INSERT INTO audio_segments ({_COLUMNS}) VALUES ({', '.join(['%b'] * 21)}) ON CONFLICT DO NOTHING"
 )
 _ADD_TEXT = """
-    INSERT INTO segment_texts (segment_id, language, text, is_transcript, model) VALUES (%s, %s, %s, %s, %s)
-    ON CONFLICT (segment_id, language) DO UPDATE SET text = excluded.text, model = excluded.model
+    INSERT INTO segment_texts (segment_id, language, text, is_transcript, model, tokens)
+    VALUES (%s, %s, %s, %s, %s, %s)
+    ON CONFLICT (segment_id, language) DO UPDATE
+    SET text = excluded.text, model = excluded.model, tokens = excluded.tokens
     WHERE segment_texts.text IS DISTINCT FROM excluded.text
 """
 _CHOSEN = """
@@ -162,7 +167,8 @@ class PostgresTarget:
         if not item.text.is_audio_kept:
             await self._execute(_ADD_SEGMENT, _row(item.folder.name, item.record, None))
         for language, text, is_transcript in _texts(item.text):
-            values = (segment_id, language, text, is_transcript, _storable(item.text.model))
+            model, tokens = _storable(item.text.model), sorted(folding.searchable(text))
+            values = (segment_id, language, text, is_transcript, model, tokens)
             await self._execute(_ADD_TEXT, values)
 
     async def _try_insert(self) -> None:
@@ -246,7 +252,7 @@ class PostgresTarget:
         try:
             return await asyncio.wait_for(work, CALL_TIMEOUT_SECONDS)
         except psycopg.Error as error:
-            raise _sorted_out(error) from None
+            raise sorted_out(error) from None
         except (asyncio.TimeoutError, OSError) as error:
             raise RetryLater(f"the database does not answer ({type(error).__name__})") from None
 
@@ -389,7 +395,7 @@ _CONNECTING = {
 """What a refused connection says, and what it means."""
 
 
-def _sorted_out(error: psycopg.Error) -> RecorderError:
+def sorted_out(error: psycopg.Error) -> RecorderError:
     """Who must act. Never with the server's own text about values, which may hold what was said."""
     from psycopg import DataError, IntegrityError
 
