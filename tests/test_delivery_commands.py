@@ -20,6 +20,8 @@ from lessons_on_disk import BEN, NOW, sha256, spoken, with_gap, with_texts
 from config import Settings
 from devtools.s3_server import S3Server
 
+pytestmark = pytest.mark.timeout(300)  # many programs are started, one after the other
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
