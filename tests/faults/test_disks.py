@@ -66,6 +66,7 @@ def remount(path: Path, how: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{how}", str(path)], check=True)
 
 
+@pytest.mark.fault("the disk is full for a while", "said once; nothing is lost")
 async def test_a_full_disk_is_said_once_and_costs_nothing_when_there_is_room_again(
     livekit_server: LiveKitServer, worker: StartWorker, small_disk: Path
 ) -> None:
@@ -84,6 +85,7 @@ async def test_a_full_disk_is_said_once_and_costs_nothing_when_there_is_room_aga
     assert not gaps(room_dir)
 
 
+@pytest.mark.fault("the disk turns read-only for a while", "nothing is lost")
 async def test_a_disk_that_turns_read_only_and_back_costs_nothing(
     livekit_server: LiveKitServer, worker: StartWorker, small_disk: Path
 ) -> None:
@@ -101,6 +103,7 @@ async def test_a_disk_that_turns_read_only_and_back_costs_nothing(
     assert sound.heard(recorded(small_disk / "segments" / "read-only"), MARKERS) == list(range(7))
 
 
+@pytest.mark.fault("the disk refuses for longer than memory lasts", "the oldest goes and is owned up to")
 async def test_speech_beyond_what_memory_may_hold_is_a_gap_that_is_owned_up_to(
     livekit_server: LiveKitServer, worker: StartWorker, small_disk: Path
 ) -> None:
@@ -123,6 +126,7 @@ async def test_speech_beyond_what_memory_may_hold_is_a_gap_that_is_owned_up_to(
     assert {gap["reason"] for gap in gaps(room_dir)} == {"unsaved"}
 
 
+@pytest.mark.fault("the room's folder is deleted", "what is being spoken and what follows is there")
 async def test_a_folder_that_is_deleted_underneath_is_made_again(
     livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path
 ) -> None:

@@ -38,6 +38,7 @@ async def listened_to(recorder: Worker, speaker: Speaker) -> None:
     await speaker.silence(0.5)
 
 
+@pytest.mark.fault("the server is away for 20 s", "the worker goes on trying; the next lesson is recorded")
 async def test_a_server_that_is_away_for_a_while_finds_the_worker_again(
     livekit_server_binary: Path, worker: StartWorker, tmp_path: Path
 ) -> None:
@@ -66,6 +67,10 @@ async def test_a_server_that_is_away_for_a_while_finds_the_worker_again(
         assert recorder.exit_code is None, "it went on trying"
 
 
+@pytest.mark.fault(
+    "SIGKILL of one room's process in mid-word",
+    "at most 1 s of speech; the room is recorded on; no other room notices",
+)
 @pytest.mark.skipif(sys.platform == "win32", reason="kills a process with a signal that Windows lacks")
 async def test_the_killed_process_of_a_room_costs_that_room_some_seconds_and_no_other_anything(
     livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path
