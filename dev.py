@@ -4,6 +4,7 @@
     python dev.py demo [--keep] [--output DIR]     records a lecture on this machine
     python dev.py test [arguments for pytest]      format, lint, types and tests
     python dev.py bench [arguments]                measures against the stock recipe (benchmarks/run.py)
+    python dev.py page [ROOM]                      serves examples/captions for the server in .env
     python dev.py lock [--upgrade]                 for maintainers: pins requirements*.txt anew
 
 Needs Python 3.10 to 3.13 and nothing else: the standard library only, until the environment exists.
@@ -44,7 +45,7 @@ class Failed(Exception):
 
 
 def main(arguments: list[str]) -> int:
-    commands = {"demo": demo, "test": test, "bench": bench, "lock": lock}
+    commands = {"demo": demo, "test": test, "bench": bench, "page": page, "lock": lock}
     if not arguments or arguments[0] not in commands:
         print(__doc__, end="")
         return 0 if arguments in (["-h"], ["--help"]) else 2
@@ -69,7 +70,7 @@ def demo(arguments: list[str]) -> int:
 def test(arguments: list[str]) -> int:
     began = time.monotonic()
     prepare_environment(DEVELOPMENT)
-    environ = {**os.environ, "LIVEKIT_SERVER": _livekit_server()}
+    environ = {**os.environ, "LIVEKIT_SERVER": _livekit_server(), **_browser()}
     run([str(PYTHON), "-m", "devtools.postgres_server"])
     checks = [
         ["ruff", "format", "--check"],
@@ -91,6 +92,11 @@ def test(arguments: list[str]) -> int:
 def bench(arguments: list[str]) -> int:
     prepare_environment(DEVELOPMENT)
     return run([str(PYTHON), "-m", "benchmarks.run", *arguments])
+
+
+def page(arguments: list[str]) -> int:
+    prepare_environment(DEVELOPMENT)
+    return run([str(PYTHON), "-m", "devtools.page", *arguments])
 
 
 def lock(arguments: list[str]) -> int:
@@ -183,12 +189,24 @@ def _check_python() -> None:
 
 
 def _livekit_server() -> str:
-    """The path of a livekit-server, built if need be; how that goes is shown while it happens."""
-    with _running([str(PYTHON), "-m", "devtools.livekit_server"], stdout=subprocess.PIPE) as process:
-        path, _ = process.communicate()
-    if process.returncode:
+    """The path of a livekit-server, built if need be."""
+    path = _path_from("devtools.livekit_server")
+    if path is None:
         raise Failed("The tests need a livekit-server, see above.")
-    return path.strip()
+    return path
+
+
+def _browser() -> dict[str, str]:
+    """Where the browser is, in the setting that the tests read; without one, its tests say why they are skipped."""
+    path = _path_from("devtools.browser")
+    return {"CHROMIUM": path} if path else {}
+
+
+def _path_from(module: str) -> str | None:
+    """What a module finds or makes; how that goes is shown while it happens. None: it has said why not."""
+    with _running([str(PYTHON), "-m", module], stdout=subprocess.PIPE) as process:
+        path, _ = process.communicate()
+    return None if process.returncode else path.strip()
 
 
 # --- running programs ----------------------------------------------------------------------------------------------
