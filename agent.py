@@ -216,6 +216,7 @@ class RecorderServer(AgentServer):
         tasks = [asyncio.create_task(housekeeping.run(), name="housekeeping")]
         if targets:
             self.delivery = DeliveryService(self.settings, targets, outbox)
+            vitals.add_source(self.delivery.figures)
             tasks.append(asyncio.create_task(self.delivery.run(), name="delivery"))
         return tasks
 

@@ -28,6 +28,7 @@ from outbox import Bookmark, Order, Outbox, Work, new_lines
 from segments import ConfigError, RecorderError, Refused, RetryLater, SegmentRecord, StorageError, TextRecord
 from storage import GAPS, MANIFEST, read_manifest, record_in
 from text_files import TEXTS
+from vitals import Figure
 
 logger = logging.getLogger("recorder")
 
@@ -92,6 +93,26 @@ class DeliveryService:
     def status(self) -> list[Status]:
         """One for each target."""
         return [replace(lane.status) for lane in self._lanes]
+
+    async def figures(self) -> list[Figure]:
+        """For metrics: one of each for each target."""
+        return [
+            Figure(name, help, value, is_total, (("target", one.target),))
+            for one in self.status()
+            for name, help, value, is_total in (
+                ("delivery_waiting", "Items that wait for delivery", one.waiting, False),
+                (
+                    "delivery_oldest_seconds",
+                    "How long ago the oldest of them was spoken",
+                    one.oldest_seconds,
+                    False,
+                ),
+                ("delivery_refused", "Items set aside", one.refused, False),
+                ("delivery_in_trouble", "1 while the target is in trouble", float(bool(one.trouble)), False),
+                ("deliveries", "Items delivered", one.delivered, True),
+                ("delivery_failures", "Attempts that failed and are repeated", one.failures, True),
+            )
+        ]
 
     async def run(self) -> None:
         """Delivers until cancelled, then for a few seconds what the end of the rooms has brought: a container's disk
