@@ -18,8 +18,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
@@ -46,25 +48,35 @@ from livekit.agents import (
     WorkerPermissions,
 )
 from livekit.protocol import agent
+from livekit.rtc import _ffi_client
 from livekit.rtc._ffi_client import FfiClient
 
 from audio_processor import load_detector
 from capacity import default_max_rooms
 from config import Settings, environment
+from delivery import DeliveryService
 from encryption import encryption_options
 from health import health_answer
 from logs import set_up_logging
 from outbox import Outbox
 from reconcile import Reconciler, ask_for_recorder, is_wanted
 from recorder import RoomRecorder
+from retention import Housekeeping
 from segments import ConfigError, RecorderError, RoomInfo
 from storage import prepare_output_dir, recover_all
+from targets import open_targets
 from vitals import vitals
 
 if TYPE_CHECKING:
     from texts import TextService
 
 logger = logging.getLogger("recorder")
+
+PANIC_SIGNAL = signal.SIGABRT
+"""What a panic of the native client sends to its own process. At SIGTERM, as the library has it, it would look like an
+ordinary stop, and the process of a job would ignore it and hear nothing for ever (fact 23).
+"""
+_ffi_client.__dict__["signal"] = SimpleNamespace(SIGTERM=PANIC_SIGNAL)
 
 HERE = Path(__file__).resolve().parent
 STOP_TIMEOUT_SECONDS = 15.0
@@ -99,6 +111,8 @@ class RecorderServer(AgentServer):
         self.recorders: dict[str, tuple[asyncio.AbstractEventLoop, RoomRecorder]] = {}
         """By job, with the event loop to be called on. Empty where rooms are processes."""
         self.texts: TextService | None = None
+        self.delivery: DeliveryService | None = None
+        """Its status() has the backlog of each target."""
         self._being_taken: dict[str, str] = {}
         self.problem = problem
         is_thread = settings.job_executor == "thread"
@@ -144,10 +158,17 @@ class RecorderServer(AgentServer):
         ):
             self._livekit = livekit
             await _reach(livekit, self.settings)
-            helpers = [asyncio.create_task(_recover(self.settings), name="recovery")]
+            helpers = [
+                asyncio.create_task(_recover(self.settings), name="recovery"),
+                *self._delivery_service(outbox),
+            ]
             if self.texts is not None:
+                from search_index import FreshIndex
+
+                index = FreshIndex(Path(self.settings.output_dir))
                 vitals.add_source(self.texts.figures)
                 helpers.append(asyncio.create_task(self.texts.run(), name="texts"))
+                helpers.append(asyncio.create_task(index.run(), name="search index"))
 
             def on_registered(*_: object) -> None:
                 # Not before: a recorder that is asked for while nobody can take it would be lost.
@@ -185,6 +206,18 @@ class RecorderServer(AgentServer):
         from translator import GeminiTranslator
 
         return TextService(self.settings, GeminiTranslator(self.settings), outbox)
+
+    def _delivery_service(self, outbox: Outbox) -> list[asyncio.Task[None]]:
+        """Brings the recordings to where they last, if that is wanted, and watches over the disk."""
+        targets, problems = open_targets(self.settings)
+        for problem in problems:
+            logger.error("%s. Recording goes on locally", problem)
+        housekeeping = Housekeeping(self.settings, targets, is_complete=not problems)
+        tasks = [asyncio.create_task(housekeeping.run(), name="housekeeping")]
+        if targets:
+            self.delivery = DeliveryService(self.settings, targets, outbox)
+            tasks.append(asyncio.create_task(self.delivery.run(), name="delivery"))
+        return tasks
 
     def is_connected(self) -> bool:
         """Whether the server can reach this worker now."""
@@ -458,25 +491,37 @@ def check_all() -> int:
     return 130
 
 
+@dataclass
+class _Stop:
+    """Why and whether the worker has to stop."""
+
+    requested: asyncio.Event = field(default_factory=asyncio.Event)
+    has_panicked: bool = False
+
+
 async def _serve_until_signal() -> int:
-    stopping = asyncio.Event()
-    _on_stop_signals(asyncio.get_running_loop(), stopping)
+    stop = _Stop()
+    _on_stop_signals(asyncio.get_running_loop(), stop)
     serving = asyncio.create_task(server.run(), name="server")
-    waiting = asyncio.create_task(stopping.wait(), name="signal")
+    waiting = asyncio.create_task(stop.requested.wait(), name="signal")
     await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
     if serving.done():
         waiting.cancel()
         serving.result()  # raises what ended it
         return 1
-    logger.info("Stopping: closing every open segment")
-    await _stop(serving)
-    return 0
+    if stop.has_panicked:
+        logger.critical("The native client has failed: saving what has been heard, to be started again")
+    else:
+        logger.info("Stopping: closing every open segment")
+    await _stop(serving, leaves_at_once=stop.has_panicked)
+    return 1 if stop.has_panicked else 0
 
 
-async def _stop(serving: asyncio.Task[None]) -> None:
+async def _stop(serving: asyncio.Task[None], *, leaves_at_once: bool) -> None:
     if server.is_serving:
         await server.stop_taking_rooms()
-        await (server.rooms_over() if server.settings.on_stop == "drain" else server.hand_over())
+        if not leaves_at_once:
+            await (server.rooms_over() if server.settings.on_stop == "drain" else server.hand_over())
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(server.aclose(), STOP_TIMEOUT_SECONDS)
     serving.cancel()
@@ -485,15 +530,16 @@ async def _stop(serving: asyncio.Task[None]) -> None:
     logger.info("Stopped")
 
 
-def _on_stop_signals(loop: asyncio.AbstractEventLoop, stopping: asyncio.Event) -> None:
+def _on_stop_signals(loop: asyncio.AbstractEventLoop, stop: _Stop) -> None:
     """The first signal stops in order, the second at once: what is on disk is valid at every moment."""
 
-    def on_signal(*_: Any) -> None:
-        if stopping.is_set():
+    def on_signal(number: int, _: Any) -> None:
+        if stop.requested.is_set():
             os._exit(1)
-        loop.call_soon_threadsafe(stopping.set)
+        stop.has_panicked = number == PANIC_SIGNAL
+        loop.call_soon_threadsafe(stop.requested.set)
 
-    names = ("SIGINT", "SIGTERM", "SIGBREAK")
+    names = ("SIGINT", "SIGTERM", "SIGBREAK", PANIC_SIGNAL.name)
     for number in (getattr(signal, name) for name in names if hasattr(signal, name)):
         signal.signal(number, on_signal)
 
