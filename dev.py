@@ -69,7 +69,7 @@ def demo(arguments: list[str]) -> int:
 def test(arguments: list[str]) -> int:
     began = time.monotonic()
     prepare_environment(DEVELOPMENT)
-    environ = {**os.environ, "LIVEKIT_SERVER": _livekit_server()}
+    environ = {**os.environ, "LIVEKIT_SERVER": _livekit_server(), **_browser()}
     checks = [
         ["ruff", "format", "--check"],
         ["ruff", "check"],
@@ -182,12 +182,24 @@ def _check_python() -> None:
 
 
 def _livekit_server() -> str:
-    """The path of a livekit-server, built if need be; how that goes is shown while it happens."""
-    with _running([str(PYTHON), "-m", "devtools.livekit_server"], stdout=subprocess.PIPE) as process:
-        path, _ = process.communicate()
-    if process.returncode:
+    """The path of a livekit-server, built if need be."""
+    path = _path_from("devtools.livekit_server")
+    if path is None:
         raise Failed("The tests need a livekit-server, see above.")
-    return path.strip()
+    return path
+
+
+def _browser() -> dict[str, str]:
+    """Where the browser is, in the setting that the tests read; without one, its tests say why they are skipped."""
+    path = _path_from("devtools.browser")
+    return {"CHROMIUM": path} if path else {}
+
+
+def _path_from(module: str) -> str | None:
+    """What a module finds or makes; how that goes is shown while it happens. None: it has said why not."""
+    with _running([str(PYTHON), "-m", module], stdout=subprocess.PIPE) as process:
+        path, _ = process.communicate()
+    return None if process.returncode else path.strip()
 
 
 # --- running programs ----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Fixtures: a real livekit-server for the whole run, and workers that end with their test."""
+"""Fixtures: a real livekit-server for the whole run, workers and browsers that end with their test."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Protocol
 import pytest
 import pytest_asyncio
 
+from devtools.browser import Browser, BrowserUnavailable, find_or_install, is_build_machine, launched
 from devtools.livekit_server import LiveKitServer, find_or_build
 from devtools.worker import Worker
 
@@ -63,3 +64,21 @@ async def worker(livekit_server: LiveKitServer, tmp_path: Path) -> AsyncIterator
     yield start
     for one in started:
         await one.stop()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Path:
+    """A person's machine may lack one; where every change is checked, nothing is skipped."""
+    try:
+        return find_or_install(print)
+    except BrowserUnavailable as unavailable:
+        if is_build_machine():
+            raise
+        pytest.skip(str(unavailable))
+
+
+@pytest_asyncio.fixture
+async def browser(chromium: Path) -> AsyncIterator[Browser]:
+    """A Chromium without a window, driven by Playwright. Mark its tests with ``browser``."""
+    async with launched(chromium) as running:
+        yield running

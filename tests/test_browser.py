@@ -1,0 +1,76 @@
+"""Finding a browser, and that the one found shows a page."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from devtools.browser import Browser, BrowserUnavailable, find_or_install
+
+POSIX_ONLY = pytest.mark.skipif(sys.platform == "win32", reason="programs as POSIX has them")
+
+
+def quiet(_: str) -> None: ...
+
+
+@pytest.fixture
+def bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nothing is installed but what a test puts into the folder that is its PATH."""
+    for name in ("CHROMIUM", "CI", "ProgramFiles", "ProgramFiles(x86)", "LocalAppData"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("devtools.browser.MACOS", ())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return tmp_path
+
+
+def program(path: Path, script: str = "") -> Path:
+    path.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+    path.chmod(0o755)
+    return path
+
+
+@POSIX_ONLY
+def test_the_setting_goes_before_the_path(bare_machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_path = program(bare_machine / "google-chrome")
+    named = program(bare_machine / "mine")
+    assert find_or_install(quiet) == on_path
+    monkeypatch.setenv("CHROMIUM", str(named))
+    assert find_or_install(quiet) == named
+
+
+def test_a_wrong_setting_is_said(bare_machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHROMIUM", str(bare_machine / "none"))
+    with pytest.raises(BrowserUnavailable, match=r"^CHROMIUM=.*is wrong: there is no program there\.$"):
+        find_or_install(quiet)
+
+
+@POSIX_ONLY
+def test_a_persons_machine_is_left_as_it_is(bare_machine: Path) -> None:
+    program(bare_machine / "apt-get", f"echo called > {bare_machine}/called")
+    with pytest.raises(BrowserUnavailable, match="There is no Chromium here"):
+        find_or_install(quiet)
+    assert not (bare_machine / "called").exists()
+
+
+@POSIX_ONLY
+@pytest.mark.parametrize("works", [True, False])
+def test_a_build_machine_gets_one(bare_machine: Path, monkeypatch: pytest.MonkeyPatch, works: bool) -> None:
+    monkeypatch.setenv("CI", "true")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    script = f"/bin/cp $0 {bare_machine}/chromium" if works else "echo no such host >&2; exit 100"
+    program(bare_machine / "apt-get", script)
+    if works:
+        assert find_or_install(quiet) == bare_machine / "chromium"
+    else:
+        with pytest.raises(BrowserUnavailable, match=r"apt-get update failed: no such host\."):
+            find_or_install(quiet)
+
+
+@pytest.mark.browser
+async def test_a_page_is_shown(browser: Browser) -> None:
+    page = await browser.new_page()
+    await page.set_content("<p id=greeting>Good morning</p>")
+    assert await page.inner_text("#greeting") == "Good morning"
