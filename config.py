@@ -321,8 +321,11 @@ class Settings:
     log_format: str = _choice("Worker", "text", ("text", "json"), "one readable line an event, or JSON")
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str]) -> Settings:
+    def from_env(cls, environ: Mapping[str, str], *, for_worker: bool = True) -> Settings:
         """Reads and checks all settings. An empty value counts as not set.
+
+        Only the worker (``for_worker``) needs a server, and only its wishes for text can contradict each other:
+        commands for recorded lessons take what is set and ask for what they use.
 
         Raises:
             ConfigError: one line for each setting that is missing or wrong.
@@ -332,7 +335,7 @@ class Settings:
         for field in dataclasses.fields(cls):
             name, kind = field.name.upper(), field.metadata["kind"]
             text = environ.get(name, "").strip()
-            if not text and kind.required:
+            if not text and kind.required and for_worker:
                 problems.append(f"{name} is not set: it must be {kind.allowed}")
             if not text:
                 continue
@@ -342,13 +345,15 @@ class Settings:
                 problems.append(_wrong(name, text, kind))
         if not problems:
             settings = cls(**values)
-            problems = settings._contradictions()
+            problems = settings._speech_contradictions()
+            problems += settings._text_contradictions() if for_worker else []
         if problems:
             raise ConfigError("\n".join(problems))
         return settings
 
-    def _contradictions(self) -> list[str]:
-        """Settings that are right alone and wrong together."""
+    # Settings that are right alone and wrong together.
+
+    def _speech_contradictions(self) -> list[str]:
         problems = []
         if self.speech_end_probability > self.speech_start_probability:
             problems.append(
@@ -361,6 +366,10 @@ class Settings:
                 f"MAX_SEGMENT_SECONDS={self.max_segment_seconds:g} is wrong: with these MIN_SEGMENT_SECONDS, "
                 f"PRE_ROLL_SECONDS and POST_ROLL_SECONDS it must be at least {shortest:g}"
             )
+        return problems
+
+    def _text_contradictions(self) -> list[str]:
+        problems = []
         if self.save_translations and not self.gemini_api_key:
             problems.append("SAVE_TRANSLATIONS=true is wrong: it needs a GEMINI_API_KEY")
         if not self.save_audio and not self.save_translations:

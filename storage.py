@@ -612,14 +612,15 @@ def read_manifest(folder: Path) -> Iterator[SegmentRecord]:
 
 def _records(lines: Iterable[bytes], folder: Path) -> Iterator[SegmentRecord]:
     for count, line in enumerate(lines, start=1):
-        record = _record_in(line)
+        record = record_in(line)
         if record is not None:
             yield record
         else:
             logger.warning("Line %d of %s is broken and was skipped", count, folder / MANIFEST)
 
 
-def _record_in(line: bytes) -> SegmentRecord | None:
+def record_in(line: bytes) -> SegmentRecord | None:
+    """The record that a line of a manifest describes; None for anything else."""
     try:
         return SegmentRecord.from_json(json.loads(line))
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
@@ -627,7 +628,7 @@ def _record_in(line: bytes) -> SegmentRecord | None:
 
 
 def _is_record(line: bytes) -> bool:
-    return _record_in(line) is not None
+    return record_in(line) is not None
 
 
 def _new_lines(folder: Path, start: int) -> tuple[list[bytes], int]:
@@ -641,6 +642,46 @@ def _new_lines(folder: Path, start: int) -> tuple[list[bytes], int]:
     except FileNotFoundError:
         return [], 0
     return whole.splitlines(), start + len(whole) + len(newline)
+
+
+# --- mending by hand ---
+
+
+def mend_wav(path: Path, samples: int) -> None:
+    """Gives a WAV of ours the header it should have, and takes away what stands behind its last sample."""
+    with _open_private(path, os.O_RDWR) as file:
+        file.truncate(WAV_HEADER_BYTES + samples * BYTES_PER_SAMPLE)
+        _write_all(file, wav_header(samples))
+        os.fsync(file.fileno())
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Writes a small file, 0600, that is there whole or not at all, and lasts."""
+    whole = path.with_name(f".{path.name}.new")
+    _write_whole(whole, data)
+    os.replace(whole, path)
+    _sync_folder(path.parent)
+
+
+def set_broken_lines_aside(folder: Path) -> int:
+    """Moves the manifest's broken lines into ``segments.jsonl.broken``, and returns how many there were.
+
+    Nothing is thrown away: the WAV such a line spoke of becomes an unlisted one, which recovery lists anew.
+
+    Raises:
+        OSError: the disk does not let it; the manifest is as it was.
+    """
+    with FolderLock(folder):
+        manifest = folder / MANIFEST
+        lines = manifest.read_bytes().splitlines(keepends=True) if manifest.exists() else []
+        broken = [line for line in lines if record_in(line) is None]
+        if not broken:
+            return 0
+        with _open_private(folder / f"{MANIFEST}.broken", os.O_RDWR | os.O_CREAT | os.O_APPEND) as aside:
+            _write_all(aside, b"".join(line.rstrip(b"\r\n") + b"\n" for line in broken))
+            os.fsync(aside.fileno())
+        write_private(manifest, b"".join(line for line in lines if record_in(line) is not None))
+        return len(broken)
 
 
 # --- after a crash ---
@@ -690,7 +731,7 @@ class _Recovery:
         recovered = [
             record for part in self._abandoned_parts() if (record := self._adopt_part(*part)) is not None
         ]
-        recovered += [self._adopt_wav(path) for path in self._unlisted_wavs() if _is_abandoned(path)]
+        recovered += [self._adopt_wav(path) for path in self._unlisted_wavs() if is_abandoned(path)]
         self._remove_stale_notes()
         return recovered
 
@@ -721,7 +762,7 @@ class _Recovery:
     def _abandoned_parts(self) -> list[tuple[Path, _OpenNote, int]]:
         """Parts that nobody writes, with their notes and lengths, overlaps resolved, in the order spoken."""
         found = []
-        for path in filter(_is_abandoned, self._parts()):
+        for path in filter(is_abandoned, self._parts()):
             note = self._note_of(path.name.removesuffix(PART_SUFFIX)) or self._guessed_note(path)
             found.append((path, note, _samples_in(path)))
         found.sort(key=lambda part: part[1].start)
@@ -735,10 +776,7 @@ class _Recovery:
         if samples == 0 or has_more or self._is_committed(note):
             path.unlink()
             return None
-        with _open_private(path, os.O_RDWR) as file:
-            file.truncate(WAV_HEADER_BYTES + samples * BYTES_PER_SAMPLE)
-            _write_all(file, wav_header(samples))
-            os.fsync(file.fileno())
+        mend_wav(path, samples)
         os.replace(path, final)
         _sync_folder(self._folder)
         return self._list(note, samples)
@@ -802,7 +840,7 @@ def _files(folder: Path, ending: str) -> list[Path]:
     return [path for path in paths if path.is_file() and not path.is_symlink()]
 
 
-def _is_abandoned(path: Path) -> bool:
+def is_abandoned(path: Path) -> bool:
     """Whether no recorder, this one or another, has its hand on the file."""
     with _open_private(path, os.O_RDWR) as file:
         return _try_lock(file)
