@@ -145,8 +145,10 @@ class Alignment:
         return cls((Part(Line(offset)),), source)
 
 
-def align(sounds: Sequence[Sound], video: str) -> Alignment:
-    """Finds a lesson in the sound of a video file.
+def align(
+    sounds: Sequence[Sound], video: str, advance: Callable[[float], object] = lambda seconds: None
+) -> Alignment:
+    """Finds a lesson in the sound of a video file. ``advance`` is told how many more seconds have been listened to.
 
     Raises:
         CannotAlign: the video has no sound, cannot be read, or is not clearly one of this lesson.
@@ -154,7 +156,13 @@ def align(sounds: Sequence[Sound], video: str) -> Alignment:
     ordered = sorted(sounds, key=lambda sound: sound.start)
     if sum(sound.seconds for sound in ordered) < FEWEST_SECONDS:
         raise CannotAlign(f"the lesson has less than {FEWEST_SECONDS:g} s of sound to find in the video")
-    return match(ordered, picture(video_sound(video)))
+
+    def heard() -> Iterator[Floats]:
+        for piece in video_sound(video):
+            advance(len(piece) / SAMPLE_RATE)
+            yield piece
+
+    return match(ordered, picture(heard()))
 
 
 def match(sounds: Sequence[Sound], video: Picture) -> Alignment:
@@ -506,7 +514,26 @@ def video_sound(video: str) -> Iterator[Floats]:
                 raise CannotAlign("the video has no sound")
             yield from _in_place(_frames(container), (container.start_time or 0) / av.time_base)
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise CannotAlign(f"the video cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise CannotAlign(_unreadable(video, error)) from None
+
+
+def duration_of(video: str) -> float:
+    """How long a video file is, in seconds; infinite if it does not tell.
+
+    Raises:
+        CannotAlign: it cannot be read.
+    """
+    import av
+
+    try:
+        with av.open(video, options={"protocol_whitelist": "file"}) as container:
+            return container.duration / av.time_base if container.duration else math.inf
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise CannotAlign(_unreadable(video, error)) from None
+
+
+def _unreadable(video: str, error: Exception) -> str:
+    return f"{video} cannot be read as a video: {getattr(error, 'strerror', None) or error}"
 
 
 def _frames(container: av.container.InputContainer) -> Iterator[AudioFrame]:

@@ -23,6 +23,7 @@ import typer
 from typer.core import TyperGroup
 
 import checking
+import exporting
 import listing
 from console import TROUBLE, WRONG_INPUT, tell
 from segments import ConfigError, InputError, RecorderError
@@ -30,6 +31,9 @@ from segments import ConfigError, InputError, RecorderError
 COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
     "Look": {
         "list": listing.list_lessons,
+    },
+    "Use": {
+        "export": exporting.export,
     },
     "Keep": {
         "check": checking.check,
