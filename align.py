@@ -57,8 +57,12 @@ NEARBY_SECONDS = 0.3
 ALIKE = 0.3
 """Least normalised correlation of a segment with the video at its place."""
 AGREEMENT_SECONDS = 0.04
+SHORTEST_MEASURED_SECONDS = 0.6
+"""A shorter sound resembles too much."""
 MOST_MEASURED = 600
 """Segments that are measured; of more, that many evenly over the lesson."""
+CUT_SECONDS = 0.25
+"""What would begin so shortly before the next part was cut out with the rest."""
 FEWEST_STRETCHES = 2
 FEWEST_SEGMENTS = 3
 FEWEST_SECONDS = 8.0
@@ -131,7 +135,7 @@ class Alignment:
         before, after = earlier[-1] if earlier else None, later[0] if later else None
         if before is not None:
             time = before.line.at(moment)
-            if moment <= before.last or after is None or time < after.line.at(after.first):
+            if moment <= before.last or after is None or time < after.line.at(after.first) - CUT_SECONDS:
                 return time
         if after is not None:
             time = after.line.at(moment)
@@ -167,14 +171,17 @@ def align(
 
 def match(sounds: Sequence[Sound], video: Picture) -> Alignment:
     """Finds the sounds, in order of time, in the picture of a video's sound. Raises CannotAlign."""
+    video_seconds = len(video) / FRAMES_A_SECOND
+    if video_seconds < FEWEST_SECONDS:
+        raise CannotAlign(f"the video has less than {FEWEST_SECONDS:g} s of sound")
     places = _likely_places(sounds, video)
-    chosen = sounds[:: math.ceil(len(sounds) / MOST_MEASURED)]
+    long = [sound for sound in sounds if sound.seconds >= SHORTEST_MEASURED_SECONDS]
+    chosen = long[:: max(1, math.ceil(len(long) / MOST_MEASURED))]
     changes = _changes(video)
     fits = [_measured(line, chosen, changes, span) for line, span in _lines(places)]
     fits = _in_order([fit for fit in fits if fit.is_sure])
     if not fits:
         raise CannotAlign("no part of the lesson is clearly heard in the video")
-    video_seconds = len(video) / FRAMES_A_SECOND
     share = _share_explained([fit.part for fit in fits], sounds, video_seconds)
     if share < LEAST_SHARE:
         raise CannotAlign(f"only {share:.0%} of what video and lesson should have in common is alike")
@@ -427,20 +434,35 @@ def _measured(line: Line, sounds: Sequence[Sound], video: Picture, span: tuple[f
     near = [
         sound for sound in sounds if span[0] - STRETCH_SECONDS <= sound.start <= span[1] + STRETCH_SECONDS
     ]
-    found = [(sound, lag) for sound in near if (lag := _lag(sound, line, video)) is not None]
+    lags = [_lag(sound, line, video) for sound in near]
+    found = [(sound, lag) for sound, lag in zip(near, lags, strict=True) if lag is not None]
     for _ in range(2):
-        if not found:
-            break
-        line = _fitted([sound.start for sound, _ in found], [lag for _, lag in found])
+        if found:
+            line = _fitted([sound.start for sound, _ in found], [lag for _, lag in found])
         found = [(sound, lag) for sound, lag in found if abs(_off(line, sound, lag)) <= AGREEMENT_SECONDS]
-    first = min((sound.start for sound, _ in found), default=0.0)
-    last = max((sound.end for sound, _ in found), default=0.0)
+    agreeing = {sound.start for sound, _ in found}
+    within = near[_densest([sound.start in agreeing for sound in near])]
+    first, last = (within[0].start, within[-1].end) if within else (0.0, 0.0)
+    found = [(sound, lag) for sound, lag in found if first <= sound.start <= last]
     return _Fit(
         Part(line, first, last),
         np.array([_off(line, sound, lag) for sound, lag in found]),
         sum(sound.seconds for sound, _ in found),
-        sum(first <= sound.start <= last for sound in near),
+        len(within),
     )
+
+
+def _densest(agree: Sequence[bool]) -> slice:
+    """The run in which those that agree outnumber the others the most: one far off that agrees by chance is no part."""
+    best, most = slice(0, 0), 0
+    begin, total = 0, 0
+    for number, does in enumerate(agree):
+        if total <= 0:
+            begin, total = number, 0
+        total += 1 if does else -1
+        if total > most:
+            best, most = slice(begin, number + 1), total
+    return best
 
 
 def _off(line: Line, sound: Sound, lag: float) -> float:
@@ -453,7 +475,9 @@ def _lag(sound: Sound, line: Line, video: Picture) -> float | None:
     reach = round(NEARBY_SECONDS * FRAMES_A_SECOND)
     begin = round(line.at(sound.start) * FRAMES_A_SECOND) - reach
     heard = video[max(begin, 0) : begin + len(wanted) + 2 * reach]
-    if begin < 0 or len(heard) < len(wanted) + 2 * reach or len(wanted) < FRAMES_A_SECOND // 2:
+    if (
+        begin < 0 or len(heard) < len(wanted) + 2 * reach or len(wanted) < FRAMES_A_SECOND // 2
+    ):  # (its WAV is gone or damaged)
         return None
     windows = np.lib.stride_tricks.sliding_window_view(heard, len(wanted), axis=0)
     likeness = np.einsum("lbt,tb->l", windows, wanted, optimize=True)

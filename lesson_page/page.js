@@ -57,7 +57,12 @@
     }
     tick();
   }
+  // Moves the page only if the line is not in view: nothing jumps under a reader's hand.
   function show(i) {
+    const box = items[i].getBoundingClientRect();
+    const top = document.querySelector(".tools").getBoundingClientRect().bottom;
+    const bottom = player.hidden ? innerHeight : player.getBoundingClientRect().top;
+    if (box.top >= Math.max(top, 0) && box.bottom <= bottom) return;
     items[i].scrollIntoView({ block: "center", behavior: calm.matches ? "auto" : "smooth" });
   }
   function near(i, direction) {
@@ -272,6 +277,8 @@
     const tags = shown.length ? shown : languages.map((one) => one.dataset.language);
     for (const button of languages) button.setAttribute("aria-pressed", String(tags.includes(button.dataset.language)));
     for (const one of texts.flat()) one.place.hidden = !tags.includes(one.place.dataset.language);
+    const shown = texts.flat().filter((one) => one.text && !one.place.hidden);
+    $("lines").dir = shown.length && shown.every((one) => one.place.dir === "rtl") ? "rtl" : "ltr";
     $("lines").dataset.shown = String(tags.length);
     search();
   }
@@ -393,7 +400,7 @@
   document.querySelector(".languages").hidden = languages.length < 2;
   player.hidden = !lines.some((_, i) => playable(i));
   picture.setAttribute("aria-valuemax", data.seconds.toFixed(0));
-  $("lines").dataset.shown = String(languages.length);
+  setLanguages([]);
   tick();
   follow();
 })();
