@@ -23,6 +23,7 @@ from zoneinfo import ZoneInfo
 
 from dotenv import dotenv_values
 
+from languages import language_tags
 from segments import ConfigError
 
 ROOM_PLACEHOLDERS = ("room", "room_sid", "date")
@@ -32,6 +33,8 @@ DEVICE_NAME = re.compile(
     r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³]) *(\..*)?", re.IGNORECASE
 )
 """What Windows takes for a device, whatever its ending."""
+
+MAX_LANGUAGES = 20
 
 _TRUE = ("true", "yes", "on", "1")
 _FALSE = ("false", "no", "off", "0")
@@ -119,6 +122,31 @@ def _words(section: str, default: tuple[str, ...], help: str, *, required: bool 
     return _setting(default, Kind(parse, "words separated by commas", section, help))
 
 
+def _languages(section: str, help: str) -> Any:
+    def parse(text: str) -> tuple[str, ...]:
+        tags = language_tags(word for word in text.split(",") if word.strip())
+        if len(tags) > MAX_LANGUAGES:
+            raise ValueError
+        return tags
+
+    allowed = f"at most {MAX_LANGUAGES} BCP 47 tags separated by commas, such as es,ar,pt-BR"
+    return _setting((), Kind(parse, allowed, section, help))
+
+
+def _web_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
+        raise ValueError
+    _ = parts.port  # raises ValueError where it is not a number
+    return text
+
+
+def _cloud_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.:_-]{0,127}", text):
+        raise ValueError
+    return text
+
+
 def _server_url(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in ("ws", "wss", "http", "https") or not parts.hostname:
@@ -191,7 +219,41 @@ class Settings:
         "LiveKit", "", "API secret", allowed="the API key's secret", secret=True, required=True
     )
     gemini_api_key: str = _text(
-        "Text", "", "Google AI Studio key; empty: audio only, no text", allowed="an API key", secret=True
+        "Text",
+        "",
+        "Google AI Studio key; text needs it, or GOOGLE_CLOUD_PROJECT",
+        allowed="an API key",
+        secret=True,
+    )
+    google_cloud_project: str = _text(
+        "Text",
+        "",
+        "Google Cloud project: Gemini on Vertex AI, where no GEMINI_API_KEY is set",
+        allowed="a project's id",
+        parse=_cloud_name,
+    )
+    google_cloud_location: str = _text(
+        "Text", "global", "Vertex AI's location", allowed="a location such as europe-west4", parse=_cloud_name
+    )
+    google_application_credentials: str = _text(
+        "Text",
+        "",
+        "credentials for Vertex AI; empty: those of the machine or of gcloud",
+        allowed="a file's path",
+    )
+    google_gemini_base_url: str = _text(
+        "Text",
+        "",
+        "where AI Studio is reached instead of directly (a proxy)",
+        allowed="an http or https URL",
+        parse=_web_url,
+    )
+    google_vertex_base_url: str = _text(
+        "Text",
+        "",
+        "where Vertex AI is reached instead of directly (a proxy)",
+        allowed="an http or https URL",
+        parse=_web_url,
     )
 
     output_dir: str = _text(
@@ -201,12 +263,35 @@ class Settings:
         "Files", True, "keep the WAV files; false: each goes as soon as its text is safe (needs text)"
     )
     save_translations: bool = _flag(
-        "Text", False, "write transcript and translations as .txt beside each WAV (needs a Gemini key)"
+        "Text", False, "write transcript and translations as .txt beside each WAV"
     )
-    target_languages: tuple[str, ...] = _words(
-        "Text", (), "languages to translate into, BCP 47 tags separated by commas, such as es,ar"
+    target_languages: tuple[str, ...] = _languages("Text", "languages that everything is translated into")
+    captions: bool = _flag("Text", False, "show live captions in the room")
+    caption_languages: tuple[str, ...] = _languages(
+        "Text", "languages that students may ask for in captions, besides TARGET_LANGUAGES"
     )
-    gemini_model: str = _text("Text", "gemini-2.5-flash", "Gemini model", allowed="a model's name")
+    gemini_model: str = _text(
+        "Text", "gemini-3.8-flash", "Gemini model", allowed="a model's name", parse=_cloud_name
+    )
+    translation_context: int = _integer(
+        "Text", 3, 0, 20, "sentences", "what was said before that goes along with each segment"
+    )
+    glossary_file: str = _text(
+        "Text", "", "terms and names as they are to be written, one a line, UTF-8", allowed="a file's path"
+    )
+    prompt_file: str = _text(
+        "Text", "", "what Gemini is to know or do beyond our own instruction, UTF-8", allowed="a file's path"
+    )
+    gemini_timeout_seconds: float = _number(
+        "Text", 60, 5, 600, "seconds", "how long one call to Gemini may take"
+    )
+    gemini_max_at_once: int = _integer("Text", 8, 1, 100, "calls", "calls under way at once, over all rooms")
+    gemini_max_per_minute: int = _integer(
+        "Text", 0, 0, 100_000, "calls", "most calls in any 60 seconds; what is over waits; 0: no limit"
+    )
+    gemini_max_per_day: int = _integer(
+        "Text", 0, 0, 10_000_000, "calls", "most calls in any 24 hours; what is over waits; 0: no limit"
+    )
     timezone: str = _text(
         "Files",
         "UTC",
@@ -320,6 +405,16 @@ class Settings:
     )
     log_format: str = _choice("Worker", "text", ("text", "json"), "one readable line an event, or JSON")
 
+    @property
+    def has_gemini(self) -> bool:
+        """Whether we may call Gemini at all."""
+        return bool(self.gemini_api_key or self.google_cloud_project)
+
+    @property
+    def wants_text(self) -> bool:
+        """Whether segments are to be sent to Gemini."""
+        return self.save_translations or self.captions
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str], *, for_worker: bool = True) -> Settings:
         """Reads and checks all settings. An empty value counts as not set.
@@ -370,8 +465,11 @@ class Settings:
 
     def _text_contradictions(self) -> list[str]:
         problems = []
-        if self.save_translations and not self.gemini_api_key:
-            problems.append("SAVE_TRANSLATIONS=true is wrong: it needs a GEMINI_API_KEY")
+        for name in ("save_translations", "captions"):
+            if getattr(self, name) and not self.has_gemini:
+                problems.append(
+                    f"{name.upper()}=true is wrong: it needs a GEMINI_API_KEY, or a GOOGLE_CLOUD_PROJECT"
+                )
         if not self.save_audio and not self.save_translations:
             problems.append(
                 "SAVE_AUDIO=false is wrong: without SAVE_TRANSLATIONS=true nothing of the lesson would be kept"

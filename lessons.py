@@ -25,6 +25,7 @@ from typer.core import TyperGroup
 import checking
 import exporting
 import listing
+import segmenting
 from console import TROUBLE, WRONG_INPUT, tell
 from segments import ConfigError, InputError, RecorderError
 
@@ -32,7 +33,8 @@ COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
     "Look": {
         "list": listing.list_lessons,
     },
-    "Use": {
+    "Make": {
+        "segment": segmenting.segment,
         "export": exporting.export,
     },
     "Keep": {
@@ -58,6 +60,13 @@ class Program(TyperGroup):
             raise  # whoever read our answer has seen enough
         except OSError as error:
             tell(f"{error.filename or 'The disk'}: {error.strerror or error}")
+            raise typer.Exit(TROUBLE) from None
+        except Exception as error:
+            if type(error).__module__.partition(".")[0] == "typer":
+                raise  # a wrong option, or the end of a command
+            # Ours to mend; where it came from is for --verbose.
+            logging.getLogger("recorder").debug("Something unforeseen", exc_info=error)
+            tell(f"Something unforeseen, please report it: {type(error).__name__}: {error}")
             raise typer.Exit(TROUBLE) from None
 
 

@@ -22,9 +22,11 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
+import doorbell
 from audio_processor import Closed, Grown, Opened, Update
 from config import Settings
 from segments import (
+    NO_WISHES,
     SAMPLE_RATE,
     Pcm,
     RoomInfo,
@@ -32,10 +34,11 @@ from segments import (
     SpeechSegment,
     StorageError,
     StreamClock,
+    TextWishes,
     TrackInfo,
     format_utc,
 )
-from storage import PartFile, RoomFolder
+from storage import MANIFEST, PartFile, RoomFolder
 
 logger = logging.getLogger("recorder")
 
@@ -57,6 +60,14 @@ CLOSE_TIMEOUT_SECONDS = 8.0
 
 HANGING_SECONDS = 1.0
 """A disk that neither takes nor refuses anything is waited for so much longer, and no more."""
+
+
+Wishes = Callable[[TrackInfo], TextWishes]
+"""Says what the room wants of the text of what is spoken on a track now. Must not block or raise."""
+
+
+def no_wishes(_: TrackInfo) -> TextWishes:
+    return NO_WISHES
 
 
 class Stage(Protocol):
@@ -82,6 +93,7 @@ class _Item:
     track: TrackInfo
     clock: StreamClock
     update: Update
+    wishes: TextWishes = NO_WISHES
 
 
 @dataclass
@@ -95,18 +107,21 @@ class _Growing:
 class TrackSink:
     """One track's way into the pipeline: collects small pieces into batches, never waits."""
 
-    def __init__(self, track: TrackInfo, put: Callable[[_Item], None]) -> None:
+    def __init__(self, track: TrackInfo, put: Callable[[_Item], None], wishes: Wishes = no_wishes) -> None:
         self._track = track
         self._put = put
+        self._wishes = wishes
         self._growing: dict[int, _Growing] = {}
 
     def take(self, update: Update, clock: StreamClock) -> None:
         if isinstance(update, Grown):
             self._grow(update, clock)
             return
+        wishes = NO_WISHES
         if isinstance(update, Closed):
             self._growing.pop(update.segment.start_sample, None)  # the segment brings all of its PCM
-        self._put(_Item(self._track, clock, update))
+            wishes = self._wishes(self._track)
+        self._put(_Item(self._track, clock, update, wishes))
 
     def _grow(self, update: Grown, clock: StreamClock) -> None:
         growing = self._growing.setdefault(update.start_sample, _Growing())
@@ -120,11 +135,18 @@ class TrackSink:
 class RoomPipeline:
     """Saves the segments of one room and hands them on. Create it on the room's event loop."""
 
-    def __init__(self, settings: Settings, room: RoomInfo, stages: Sequence[Stage] = ()) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        room: RoomInfo,
+        stages: Sequence[Stage] = (),
+        wishes: Wishes = no_wishes,
+    ) -> None:
         self.totals = Totals()
         self._settings = settings
         self._room = room
         self._stages = stages
+        self._wishes = wishes
         self._folder: RoomFolder | None = None
         self._parts: dict[_Key, PartFile] = {}
         self._backlog: deque[_Item] = deque()
@@ -137,7 +159,7 @@ class RoomPipeline:
         self._task = asyncio.create_task(self._work(), name=f"pipeline {room.name}")
 
     def sink(self, track: TrackInfo) -> TrackSink:
-        return TrackSink(track, self._put)
+        return TrackSink(track, self._put, self._wishes)
 
     async def aclose(self) -> Totals:
         """Saves everything that has been taken. Call it after the last track has been closed."""
@@ -238,6 +260,7 @@ class RoomPipeline:
             extra=self._context(item),
         )
         assert self._folder is not None
+        doorbell.ring(self._folder.path / MANIFEST)
         for stage in self._stages:
             stage.segment_saved(record, self._folder.path / record.file)
 
@@ -280,7 +303,7 @@ class RoomPipeline:
         key = _key(item, segment.start_sample)
         if key not in self._parts:
             self._parts[key] = self._new_part(item, segment.start_sample, segment.speech_start_sample)
-        return self._parts[key].commit(segment)
+        return self._parts[key].commit(segment, item.wishes)
 
     def _new_part(self, item: _Item, start_sample: int, speech_sample: int) -> PartFile:
         return self._open_folder().begin(item.track, item.clock, start_sample, speech_sample)

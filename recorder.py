@@ -16,14 +16,18 @@ from livekit import rtc
 
 from audio_processor import DetectorFactory, Segmenter, SegmenterOptions, TrackProcessor, open_stream
 from config import Settings
+from languages import language_tag_or_empty
 from pipeline import RoomPipeline
 from roles import ParticipantFacts, RoleRules, Verdict
-from segments import EndReason, RoomInfo, TrackInfo
+from segments import EndReason, RoomInfo, TextWishes, TrackInfo
 
 logger = logging.getLogger("recorder")
 
 RECORDED_ATTRIBUTE = "recorded_participants"
 """Our own participant attribute: a JSON list of the identities that are being recorded."""
+
+SPEAKING_LANGUAGE_ATTRIBUTE = "speaking_language"
+"""A teacher's attribute: the BCP 47 tag of what is spoken, a hint for the transcript (fact 26)."""
 
 MAX_ANNOUNCED_PARTICIPANTS = 100
 """LiveKit bounds the size of attributes (64 KiB by default)."""
@@ -45,7 +49,7 @@ class RoomRecorder:
         self._settings = settings
         self._new_detector = new_detector
         self._rules = RoleRules(settings)
-        self._pipeline = RoomPipeline(settings, info)
+        self._pipeline = RoomPipeline(settings, info, wishes=self._wishes)
         self._verdicts: dict[str, Verdict] = {}
         self._warned: set[str] = set()
         self._asked_for: set[str] = set()
@@ -254,6 +258,14 @@ class RoomRecorder:
         self._closing.pop(task, None)
         if not task.cancelled() and task.exception() is not None:
             logger.error("Closing a track failed", exc_info=task.exception(), extra={"room": self._info.name})
+
+    # What people want of the text.
+
+    def _wishes(self, track: TrackInfo) -> TextWishes:
+        """As of now, while the segment ends; the speaker may be gone already."""
+        speaker = self._room.remote_participants.get(track.participant_identity)
+        spoken = speaker.attributes.get(SPEAKING_LANGUAGE_ATTRIBUTE, "") if speaker else ""
+        return TextWishes(speaking_language=language_tag_or_empty(spoken))
 
     # The announcement: people can see who is recorded.
 

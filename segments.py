@@ -7,7 +7,7 @@ times are aware UTC datetimes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from enum import Enum
 from typing import Any
@@ -131,10 +131,24 @@ class StreamClock:
 
 
 @dataclass(frozen=True)
+class TextWishes:
+    """What the people in the room want done with a segment's text, as of the moment it ended. Checked BCP 47 tags."""
+
+    speaking_language: str = ""
+    """What the speaker says to be speaking: a hint. Empty: not known."""
+    caption_languages: tuple[str, ...] = ()
+    """What students ask for, besides the configured languages."""
+
+
+NO_WISHES = TextWishes()
+
+
+@dataclass(frozen=True)
 class SegmentRecord:
     """One committed segment: a line of the manifest.
 
-    ``start`` and ``end`` bound the audio in the file. ``None`` stands where a crash left no way to know.
+    ``start`` and ``end`` bound the audio in the file. ``None`` stands where a crash left no way to know. Lines
+    without ``speaking_language`` and ``caption_languages`` are older than those, and mean the empty value.
     """
 
     number: int
@@ -154,6 +168,10 @@ class SegmentRecord:
     end_reason: EndReason
     sha256: str
     sample_rate: int = SAMPLE_RATE
+    speaking_language: str = ""
+    """BCP 47 tag of what the speaker says to be speaking; empty: not known."""
+    caption_languages: tuple[str, ...] = ()
+    """BCP 47 tags of what students asked for when the segment ended."""
     schema_version: int = MANIFEST_SCHEMA_VERSION
 
     def to_json(self) -> dict[str, Any]:
@@ -177,6 +195,8 @@ class SegmentRecord:
             "lowest_probability": _rounded(self.lowest_probability, 4),
             "end_reason": self.end_reason.value,
             "sha256": self.sha256,
+            "speaking_language": self.speaking_language,
+            "caption_languages": list(self.caption_languages),
         }
 
     @classmethod
@@ -206,6 +226,8 @@ class SegmentRecord:
             end_reason=EndReason(line["end_reason"]),
             sha256=str(line["sha256"]),
             sample_rate=int(line["sample_rate"]),
+            speaking_language=str(line.get("speaking_language", "")),
+            caption_languages=tuple(str(tag) for tag in line.get("caption_languages", ())),
             schema_version=int(line["schema_version"]),
         )
 
@@ -219,6 +241,83 @@ class Translation:
     transcript: str
     translations: dict[str, str]
     """Text by BCP 47 tag."""
+
+
+@dataclass(frozen=True)
+class TextRecord:
+    """What became of one segment's text: a line of ``texts.jsonl`` in the room's folder, one for each segment.
+
+    A segment in which nothing intelligible is said has an empty ``transcript``. One that was ``refused`` has no text
+    and never will have.
+    """
+
+    number: int
+    file: str
+    """The segment's WAV; the number and this are those of the manifest."""
+    at: datetime
+    """When this was written (UTC)."""
+    language: str = ""
+    """BCP 47 tag of what was spoken."""
+    transcript: str = ""
+    translations: dict[str, str] = field(default_factory=dict)
+    """Text by BCP 47 tag."""
+    files: tuple[str, ...] = ()
+    """Text files beside the WAV."""
+    model: str = ""
+    latency_seconds: float = 0.0
+    """What the service took for its answer."""
+    audio_seconds: float = 0.0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    is_audio_kept: bool = True
+    """False: the WAV goes, or has gone (SAVE_AUDIO)."""
+    refused: str = ""
+    """Why there is no text, if that is final."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary of plain JSON values; of a refusal only what it has."""
+        line: dict[str, Any] = {"number": self.number, "file": self.file, "at": format_utc(self.at)}
+        if self.refused:
+            return {**line, "refused": self.refused}
+        return {
+            **line,
+            "language": self.language,
+            "transcript": self.transcript,
+            "translations": self.translations,
+            "files": list(self.files),
+            "model": self.model,
+            "latency_seconds": round(self.latency_seconds, 3),
+            "audio_seconds": round(self.audio_seconds, 3),
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+            "is_audio_kept": self.is_audio_kept,
+        }
+
+    @classmethod
+    def from_json(cls, line: dict[str, Any]) -> TextRecord:
+        """The record a line describes.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError: the line is not one of ours.
+        """
+        if not isinstance(line["number"], int):
+            raise ValueError(f"no segment number: {line['number']!r}")
+        return cls(
+            number=line["number"],
+            file=str(line["file"]),
+            at=parse_utc(line["at"]),
+            language=str(line.get("language", "")),
+            transcript=str(line.get("transcript", "")),
+            translations={str(tag): str(text) for tag, text in line.get("translations", {}).items()},
+            files=tuple(str(name) for name in line.get("files", ())),
+            model=str(line.get("model", "")),
+            latency_seconds=float(line.get("latency_seconds", 0)),
+            audio_seconds=float(line.get("audio_seconds", 0)),
+            input_tokens=int(line.get("input_tokens", 0)),
+            output_tokens=int(line.get("output_tokens", 0)),
+            is_audio_kept=bool(line.get("is_audio_kept", True)),
+            refused=str(line.get("refused", "")),
+        )
 
 
 def format_utc(moment: datetime) -> str:

@@ -40,14 +40,17 @@ import soundfile
 from config import DEVICE_NAME, Settings
 from segments import (
     BYTES_PER_SAMPLE,
+    NO_WISHES,
     SAMPLE_RATE,
     EndReason,
+    InputError,
     Pcm,
     RoomInfo,
     SegmentRecord,
     SpeechSegment,
     StorageError,
     StreamClock,
+    TextWishes,
     TrackInfo,
     format_utc,
     parse_utc,
@@ -144,7 +147,7 @@ _ENDING = r"(\.wav|\.wav\.part|\.json|_[A-Za-z0-9-]+\.txt)?"
 # --- locks and other small tools of the trade ---
 
 
-def _try_lock(file: IO[bytes]) -> bool:
+def try_lock(file: IO[bytes]) -> bool:
     """Locks an open file for this handle; False if another handle holds it. The system unlocks it at a crash."""
     try:
         if sys.platform == "win32":
@@ -174,9 +177,9 @@ class FolderLock:
         self._file: IO[bytes] | None = None
 
     def __enter__(self) -> None:
-        file = _open_private(self._path, os.O_RDWR | os.O_CREAT)
+        file = open_private(self._path, os.O_RDWR | os.O_CREAT)
         try:
-            while not _try_lock(file):
+            while not try_lock(file):
                 time.sleep(0.005)
         except BaseException:
             file.close()
@@ -188,7 +191,46 @@ class FolderLock:
             self._file.close()
 
 
-def _open_private(path: Path, flags: int) -> IO[bytes]:
+class Reservation:
+    """``with Reservation(folder, "FILE_1"):`` keeps that work for this process; another one is turned away.
+
+    Raises:
+        InputError: somebody else is at it.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._path = folder / f".{name}.lock"
+        self._file: IO[bytes] | None = None
+
+    def __enter__(self) -> None:
+        while self._file is None:
+            file = open_private(self._path, os.O_RDWR | os.O_CREAT)
+            if not try_lock(file):
+                file.close()
+                raise InputError(
+                    f"{self._path.parent.name}: the same is being done by another process right now"
+                )
+            if _is_still_at(file, self._path):
+                self._file = file
+            else:  # whoever had it has just finished, and removed it
+                file.close()
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # Windows removes no open file
+                self._path.unlink()
+            self._file.close()
+
+
+def _is_still_at(file: IO[bytes], path: Path) -> bool:
+    """Whether the name still means this open file."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except OSError:
+        return False
+
+
+def open_private(path: Path, flags: int) -> IO[bytes]:
     """An unbuffered binary file, 0600 if it is new."""
     descriptor = os.open(
         path, flags | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0), PRIVATE_FILE
@@ -204,7 +246,7 @@ def _write_all(file: IO[bytes], data: bytes) -> None:
 
 
 def _sync_file(path: Path) -> None:
-    with _open_private(path, os.O_RDWR) as file:
+    with open_private(path, os.O_RDWR) as file:
         os.fsync(file.fileno())
 
 
@@ -363,6 +405,7 @@ class _OpenNote:
         sha256: str,
         end_reason: EndReason,
         probabilities: tuple[float, float] | None = None,
+        wishes: TextWishes = NO_WISHES,
     ) -> SegmentRecord:
         return SegmentRecord(
             number=self.number,
@@ -381,6 +424,8 @@ class _OpenNote:
             lowest_probability=probabilities[1] if probabilities else None,
             end_reason=end_reason,
             sha256=sha256,
+            speaking_language=wishes.speaking_language,
+            caption_languages=wishes.caption_languages,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -466,7 +511,7 @@ class PartFile:
             with contextlib.suppress(OSError):
                 file.close()
 
-    def commit(self, segment: SpeechSegment) -> SegmentRecord:
+    def commit(self, segment: SpeechSegment, wishes: TextWishes = NO_WISHES) -> SegmentRecord:
         """Gives the segment its final bounds, its name and its line in the manifest.
 
         Safe to repeat after an error: whatever had been done is done over from the segment's own PCM.
@@ -483,6 +528,7 @@ class PartFile:
                 hashlib.sha256(wav_header(len(segment.pcm)) + _pcm_bytes(segment.pcm)).hexdigest(),
                 segment.end_reason,
                 (segment.mean_probability, segment.lowest_probability),
+                wishes,
             )
             self._list(record)
             with contextlib.suppress(OSError):  # a note that stays is cleared away by the next recovery
@@ -511,18 +557,13 @@ class PartFile:
         self._write_behind_what_is_safe(pcm[self._safe_samples :])
 
     def _is_still_there(self) -> bool:
-        if self._file is None:
-            return False
-        try:
-            return os.path.samestat(os.fstat(self._file.fileno()), os.stat(self._part_path))
-        except OSError:
-            return False
+        return self._file is not None and _is_still_at(self._file, self._part_path)
 
     def _create_file(self) -> IO[bytes]:
-        file = _open_private(self._part_path, os.O_RDWR | os.O_CREAT)
+        file = open_private(self._part_path, os.O_RDWR | os.O_CREAT)
         self._safe_samples = 0
         try:
-            if not _try_lock(file):
+            if not try_lock(file):
                 raise StorageError(f"{self._part_path.name} is being written by another recorder")
             file.truncate(0)
             _write_all(file, wav_header(0))
@@ -552,7 +593,7 @@ def _pcm_bytes(pcm: Pcm) -> bytes:
 
 
 def _write_whole(path: Path, data: bytes) -> None:
-    file = _open_private(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    file = open_private(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     with file:
         _write_all(file, data)
         os.fsync(file.fileno())
@@ -564,7 +605,7 @@ def _write_whole(path: Path, data: bytes) -> None:
 def append_manifest(folder: Path, record: SegmentRecord) -> None:
     """Adds a line and makes it last. The caller holds the folder's lock. A line that a full disk tore is taken back."""
     line = json.dumps(record.to_json(), ensure_ascii=False).encode() + b"\n"
-    file = _open_private(folder / MANIFEST, os.O_RDWR | os.O_CREAT)
+    file = open_private(folder / MANIFEST, os.O_RDWR | os.O_CREAT)
     with file:
         end, fragment = _last_fragment(file)
         if _is_record(fragment):  # only its line end is missing
@@ -649,7 +690,7 @@ def _new_lines(folder: Path, start: int) -> tuple[list[bytes], int]:
 
 def mend_wav(path: Path, samples: int) -> None:
     """Gives a WAV of ours the header it should have, and takes away what stands behind its last sample."""
-    with _open_private(path, os.O_RDWR) as file:
+    with open_private(path, os.O_RDWR) as file:
         file.truncate(WAV_HEADER_BYTES + samples * BYTES_PER_SAMPLE)
         _write_all(file, wav_header(samples))
         os.fsync(file.fileno())
@@ -677,7 +718,7 @@ def set_broken_lines_aside(folder: Path) -> int:
         broken = [line for line in lines if record_in(line) is None]
         if not broken:
             return 0
-        with _open_private(folder / f"{MANIFEST}.broken", os.O_RDWR | os.O_CREAT | os.O_APPEND) as aside:
+        with open_private(folder / f"{MANIFEST}.broken", os.O_RDWR | os.O_CREAT | os.O_APPEND) as aside:
             _write_all(aside, b"".join(line.rstrip(b"\r\n") + b"\n" for line in broken))
             os.fsync(aside.fileno())
         write_private(manifest, b"".join(line for line in lines if record_in(line) is not None))
@@ -842,8 +883,8 @@ def _files(folder: Path, ending: str) -> list[Path]:
 
 def is_abandoned(path: Path) -> bool:
     """Whether no recorder, this one or another, has its hand on the file."""
-    with _open_private(path, os.O_RDWR) as file:
-        return _try_lock(file)
+    with open_private(path, os.O_RDWR) as file:
+        return try_lock(file)
 
 
 def _samples_in(path: Path) -> int:

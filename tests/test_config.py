@@ -225,6 +225,20 @@ def test_words_are_separated_by_commas() -> None:
     assert (made.target_languages, made.teacher_roles) == (("es", "ar"), ("teacher", "Lehrer in"))
 
 
+def test_languages_are_checked_and_written_as_usual() -> None:
+    assert settings(TARGET_LANGUAGES="ES, pt-br,es").target_languages == ("es", "pt-BR")
+    (line,) = problems(CAPTION_LANGUAGES="es,jp")
+    assert line.startswith("CAPTION_LANGUAGES=es,jp is wrong: it must be at most 20 BCP 47 tags")
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://x", "x", "https://", "http://user:word@x", "http://x/?key=1", "http://x:port"]
+)
+def test_a_proxy_is_a_web_address_without_secrets(url: str) -> None:
+    (line,) = problems(GOOGLE_GEMINI_BASE_URL=url)
+    assert line.startswith("GOOGLE_GEMINI_BASE_URL")
+
+
 @pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata"])
 def test_a_time_zone_has_its_usual_name(zone: str) -> None:
     assert settings(TIMEZONE=zone).timezone == zone
@@ -272,7 +286,9 @@ def test_a_segment_must_have_room_for_its_rolls() -> None:
 
 def test_translations_need_a_key() -> None:
     (line,) = problems(SAVE_TRANSLATIONS="true")
-    assert line == "SAVE_TRANSLATIONS=true is wrong: it needs a GEMINI_API_KEY"
+    assert line == "SAVE_TRANSLATIONS=true is wrong: it needs a GEMINI_API_KEY, or a GOOGLE_CLOUD_PROJECT"
+    assert problems(CAPTIONS="true") == [line.replace("SAVE_TRANSLATIONS", "CAPTIONS")]
+    assert settings(CAPTIONS="true", GOOGLE_CLOUD_PROJECT="lessons-1").captions
     assert settings(SAVE_TRANSLATIONS="true", GEMINI_API_KEY="key").save_translations
 
 

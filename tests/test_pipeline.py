@@ -31,10 +31,11 @@ from disk import (
 )
 from harness import samples, until
 
+import doorbell
 import pipeline
 from audio_processor import Closed, Grown, Opened
 from pipeline import RoomPipeline, Totals, TrackSink
-from segments import SAMPLE_RATE, EndReason, Pcm, SegmentRecord, StreamClock, TrackInfo
+from segments import SAMPLE_RATE, EndReason, Pcm, SegmentRecord, StreamClock, TextWishes, TrackInfo
 from storage import PartFile, RoomFolder, recover_all
 
 FOR_EVER = 10**9
@@ -479,3 +480,29 @@ async def test_the_folder_of_a_hostile_room_is_below_the_output_folder(tmp_path:
     await room.aclose()
     (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
     assert len(assert_sound(folder)) == 1
+
+
+async def test_the_wishes_are_those_of_the_moment_a_segment_ended(tmp_path: Path) -> None:
+    wishes = {"anna": TextWishes("ar-EG", ("es",)), "bob": TextWishes()}
+    room = RoomPipeline(settings_for(tmp_path), ROOM, wishes=lambda track: wishes[track.participant_identity])
+    sink = room.sink(ANNA)
+    speak(sink, noise(16_000))
+    wishes["anna"] = TextWishes("ar-EG", ("es", "de"))
+    speak(sink, noise(16_000), 32_000)
+    speak(room.sink(BOB), noise(16_000))
+    await room.aclose()
+    seen = [
+        (line["speaking_language"], line["caption_languages"]) for line in assert_sound(tmp_path / "math101")
+    ]
+    assert seen == [("ar-EG", ["es"]), ("ar-EG", ["es", "de"]), ("", [])]
+
+
+async def test_a_saved_segment_rings(tmp_path: Path) -> None:
+    heard: list[Path] = []
+    stop = doorbell.listen("segments.jsonl", heard.append)
+    room = RoomPipeline(settings_for(tmp_path), ROOM)
+    speak(room.sink(ANNA), noise(16_000))
+    await room.aclose()
+    await until(lambda: heard, "the ring")
+    stop()
+    assert heard == [tmp_path / "math101" / "segments.jsonl"]

@@ -17,6 +17,7 @@ from segments import (
     SegmentRecord,
     SpeechSegment,
     StreamClock,
+    TextRecord,
     format_utc,
     parse_utc,
 )
@@ -42,6 +43,27 @@ RECORDS = st.builds(
     lowest_probability=PROBABILITIES,
     end_reason=st.sampled_from(EndReason),
     sha256=st.text(),
+    speaking_language=st.text(),
+    caption_languages=st.lists(st.text()).map(tuple),
+)
+NEWER_FIELDS = {"speaking_language", "caption_languages"}
+TEXTS = st.builds(
+    TextRecord,
+    number=st.integers(1, 10**9),
+    file=st.text(),
+    at=MOMENTS,
+    language=st.text(),
+    transcript=st.text(),
+    translations=st.dictionaries(st.text(), st.text()),
+    files=st.lists(st.text()).map(tuple),
+    model=st.text(),
+    latency_seconds=st.integers(0, 60_000).map(lambda value: value / 1000),
+    audio_seconds=st.integers(0, 60_000).map(lambda value: value / 1000),
+    input_tokens=st.integers(0, 10**6),
+    output_tokens=st.integers(0, 10**6),
+    is_audio_kept=st.booleans(),
+) | st.builds(
+    TextRecord, number=st.integers(1, 10**9), file=st.text(), at=MOMENTS, refused=st.text(min_size=1)
 )
 RECORD = SegmentRecord(
     1, "a.wav", "r", "RM", "anna", "Anna", "TR", "microphone", BEGINNING, BEGINNING, 0, 1, 0.9, 0.5,
@@ -55,7 +77,26 @@ def test_a_record_comes_back_from_its_line_as_it_was(record: SegmentRecord) -> N
     assert SegmentRecord.from_json(json.loads(json.dumps(record.to_json()))) == record
 
 
-@pytest.mark.parametrize("field", sorted(RECORD.to_json()))
+@settings(deadline=None)
+@given(TEXTS)
+def test_a_text_comes_back_from_its_line_as_it_was(text: TextRecord) -> None:
+    assert TextRecord.from_json(json.loads(json.dumps(text.to_json()))) == text
+
+
+@pytest.mark.parametrize("line", [{}, {"number": "1"}, {"number": 1, "file": "a", "at": "never"}, []])
+def test_a_line_that_is_no_text_is_not_ours(line: Any) -> None:
+    with pytest.raises((ValueError, KeyError, TypeError, AttributeError)):
+        TextRecord.from_json(line)
+
+
+def test_a_line_from_before_there_were_wishes_has_none() -> None:
+    line = RECORD.to_json()
+    for field in NEWER_FIELDS:
+        del line[field]
+    assert SegmentRecord.from_json(line) == RECORD
+
+
+@pytest.mark.parametrize("field", sorted(RECORD.to_json().keys() - NEWER_FIELDS))
 def test_a_line_without_a_field_is_not_ours(field: str) -> None:
     line = RECORD.to_json()
     del line[field]

@@ -1,0 +1,50 @@
+"""Tells others in this process that a file has grown, so that they need not wait for their next look at it.
+
+A ring is a hint and never the truth: who did not hear it finds the same in the file. Rooms in processes of their own
+(``JOB_EXECUTOR=process``) ring where nobody listens, so whoever follows a file also looks at it by himself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+Listener = Callable[[Path], None]
+
+
+@dataclass(frozen=True)
+class _Ear:
+    name: str
+    loop: asyncio.AbstractEventLoop
+    listener: Listener
+
+
+_ears: list[_Ear] = []
+_lock = threading.Lock()
+
+
+def listen(name: str, listener: Listener) -> Callable[[], None]:
+    """Calls ``listener`` on this event loop with the path of every file of this name that rings (such as
+    ``segments.jsonl``), in any folder. Returns what ends that."""
+    ear = _Ear(name, asyncio.get_running_loop(), listener)
+    with _lock:
+        _ears.append(ear)
+
+    def stop() -> None:
+        with _lock, contextlib.suppress(ValueError):
+            _ears.remove(ear)
+
+    return stop
+
+
+def ring(path: Path) -> None:
+    """Says that a file has grown. From any thread; never waits, never raises."""
+    with _lock:
+        ears = [ear for ear in _ears if ear.name == path.name]
+    for ear in ears:
+        with contextlib.suppress(RuntimeError):  # its loop is closed
+            ear.loop.call_soon_threadsafe(ear.listener, path)

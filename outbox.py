@@ -1,0 +1,524 @@
+"""The outbox: what is still to be done with segments that are safe on disk.
+
+One small SQLite file in OUTPUT_DIR. It remembers, for every kind of work (text, a delivery), how far each manifest has
+been read, which items wait, which are refused for good and why, and who is at work on what. It is not the truth:
+manifests and side records are. Delete it, even while the worker runs, or break it: it is set aside, begun anew, and
+filled from the first line of every manifest on; who fills it leaves out what the side records call done.
+
+Several workers may share one OUTPUT_DIR on one machine (SQLite and file locks do not work across machines). An item is
+claimed by one of them; a worker shows that it lives by holding a lock on a file of its own, so what a killed worker had
+claimed is free again as soon as anybody asks, and what a living one has claimed never is.
+
+Every method works on the outbox's own thread and may be called from any event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import hashlib
+import json
+import logging
+import os
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from segments import StorageError
+from storage import FolderLock, open_private, try_lock
+
+logger = logging.getLogger("recorder")
+
+OUTBOX = ".outbox.sqlite"
+SET_ASIDE = ".outbox.broken.sqlite"
+SCHEMA_VERSION = 1
+
+MOST_WAITING = 50_000
+"""Items of one kind that wait, about 80 hours of speech. More stay in the manifests until there is room."""
+
+MOST_FINISHED = 50_000
+"""Finished items of one kind that are remembered."""
+
+MOST_LINES_AT_ONCE = 2_000
+BUSY_SECONDS = 10.0
+"""How long another worker's transaction is waited for."""
+
+_SCHEMA = """
+CREATE TABLE work (
+    kind TEXT NOT NULL, folder TEXT NOT NULL, file TEXT NOT NULL,
+    moment REAL NOT NULL, payload TEXT NOT NULL,
+    state TEXT NOT NULL DEFAULT 'pending', reason TEXT NOT NULL DEFAULT '',
+    owner TEXT NOT NULL DEFAULT '', attempts INTEGER NOT NULL DEFAULT 0,
+    not_before REAL NOT NULL, created REAL NOT NULL,
+    PRIMARY KEY (kind, folder, file)
+) WITHOUT ROWID;
+CREATE INDEX work_by_moment ON work (kind, state, moment);
+CREATE INDEX work_by_room ON work (kind, state, folder, moment);
+CREATE TABLE bookmark (
+    kind TEXT NOT NULL, source TEXT NOT NULL, bytes INTEGER NOT NULL, digest TEXT NOT NULL,
+    PRIMARY KEY (kind, source)
+) WITHOUT ROWID;
+CREATE TABLE spent (
+    kind TEXT NOT NULL, second INTEGER NOT NULL, units INTEGER NOT NULL,
+    PRIMARY KEY (kind, second)
+) WITHOUT ROWID;
+"""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class State(str, Enum):
+    """How far an item is."""
+
+    PENDING = "pending"
+    DONE = "done"
+    REFUSED = "refused"
+
+
+class Order(Enum):
+    """Which item is claimed first."""
+
+    NEWEST_FIRST = "newest first"
+    ROOMS_IN_ORDER = (
+        "oldest first; of each room only its oldest, and none while that one waits or is under way"
+    )
+
+
+@dataclass(frozen=True)
+class Work:
+    """One thing to do. (kind, folder, file) names it: adding it again changes nothing."""
+
+    kind: str
+    folder: str
+    """The room's folder, relative to OUTPUT_DIR."""
+    file: str
+    """What it is about, relative to the folder: a segment's WAV, for instance."""
+    moment: float
+    """What orders it: seconds since 1970, when it was spoken."""
+    payload: dict[str, Any]
+    """Whatever doing it takes, as JSON: the manifest's line, for instance."""
+    attempts: int = 0
+    """How often it has been claimed before."""
+
+
+@dataclass(frozen=True)
+class Bookmark:
+    """How far a growing file has been read: to ``bytes``, with a digest of what stands right before."""
+
+    bytes: int = 0
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """What waits of one kind."""
+
+    count: int
+    oldest_seconds: float
+    """How long ago the oldest of them was spoken; 0 if none waits."""
+    refused: int
+
+
+# --- files that grow ---
+
+_DIGEST_BYTES = 256
+
+
+def new_lines(path: Path, bookmark: Bookmark, most: int = MOST_LINES_AT_ONCE) -> tuple[list[bytes], Bookmark]:
+    """The complete lines behind a bookmark, and the bookmark behind them. A file that is not the one that was marked
+    (rewritten, or shorter) is read from its beginning; one that is missing is empty. Blocks.
+
+    Raises:
+        OSError: the file is there and cannot be read.
+    """
+    try:
+        file = open(path, "rb")
+    except FileNotFoundError:
+        return [], Bookmark()
+    with file:
+        start = (
+            bookmark.bytes
+            if bookmark.bytes and _digest_before(file, bookmark.bytes) == bookmark.digest
+            else 0
+        )
+        file.seek(start)
+        lines: list[bytes] = []
+        end = start
+        for line in file:
+            if not line.endswith(b"\n") or len(lines) == most:
+                break
+            lines.append(line)
+            end += len(line)
+        return lines, Bookmark(end, _digest_before(file, end)) if end else Bookmark()
+
+
+def _digest_before(file: Any, end: int) -> str:
+    start = max(0, end - _DIGEST_BYTES)
+    file.seek(start)
+    found = file.read(end - start)
+    return hashlib.sha256(found).hexdigest()[:16] if len(found) == end - start else "shorter"
+
+
+# --- the outbox ---
+
+
+def _transaction(
+    body: Callable[Concatenate[Outbox, P], T],
+) -> Callable[Concatenate[Outbox, P], Coroutine[Any, Any, T]]:
+    """Makes a method's body one transaction on the outbox's thread, done anew where the file turns out to be broken."""
+
+    async def method(self: Outbox, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        work = functools.partial(self._attempt, functools.partial(body, self, *args, **kwargs))
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    functools.update_wrapper(method, body)
+    return method
+
+
+class Outbox:
+    """What waits to be done. Any method may raise StorageError: the disk does not let it now; nothing has changed."""
+
+    def __init__(self, output_dir: Path) -> None:
+        self._folder = output_dir
+        self._owner = secrets.token_hex(8)
+        self._presence: Any = None
+        self._connection: sqlite3.Connection | None = None
+        self._identity: tuple[int, int] | None = None
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="outbox")
+
+    # Filling it.
+
+    @_transaction
+    def bookmark(self, kind: str, source: str) -> Bookmark:
+        """How far ``source`` (a path relative to OUTPUT_DIR) has been read for this kind of work."""
+        row = self._one("SELECT bytes, digest FROM bookmark WHERE kind = ? AND source = ?", kind, source)
+        return Bookmark(*row) if row else Bookmark()
+
+    @_transaction
+    def add(self, works: Sequence[Work]) -> int:
+        """Adds what is not there yet, and says how many that were."""
+        return self._insert(works)
+
+    @_transaction
+    def add_read(
+        self, kind: str, source: str, works: Sequence[Work], read_from: Bookmark, read_to: Bookmark
+    ) -> bool:
+        """Adds what has been read from a growing file and moves its bookmark, both or neither.
+
+        False, and nothing is added, if another worker has moved the bookmark meanwhile, or too much waits already.
+        """
+        row = self._one("SELECT bytes, digest FROM bookmark WHERE kind = ? AND source = ?", kind, source)
+        if (Bookmark(*row) if row else Bookmark()) != read_from:
+            return False
+        if self._count(kind, State.PENDING) + len(works) > MOST_WAITING:
+            return False
+        self._insert(works)
+        self._run(
+            "INSERT OR REPLACE INTO bookmark VALUES (?, ?, ?, ?)", kind, source, read_to.bytes, read_to.digest
+        )
+        return True
+
+    def _insert(self, works: Sequence[Work]) -> int:
+        now, added = time.time(), 0
+        for work in works:
+            payload = json.dumps(work.payload, ensure_ascii=False)
+            row = (work.kind, work.folder, work.file, work.moment, payload, now, now)
+            added += self._run(
+                "INSERT OR IGNORE INTO work (kind, folder, file, moment, payload, not_before, created)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                *row,
+            )
+        return added
+
+    # Emptying it.
+
+    @_transaction
+    def claim(self, kind: str, order: Order, most: int = 1) -> list[Work]:
+        """Takes up to ``most`` items that are due. Nobody else gets them until they are finished or given back."""
+        self._free_what_the_dead_had(kind)
+        rows = self._all(_DUE[order], kind=kind, now=time.time(), most=most)
+        works = [
+            Work(kind, folder, file, moment, json.loads(payload), attempts)
+            for folder, file, moment, payload, attempts in rows
+        ]
+        for work in works:
+            self._update(work, "owner = ?, attempts = attempts + 1", self._owner)
+        return works
+
+    @_transaction
+    def done(self, work: Work) -> None:
+        """It is done, and never claimed again."""
+        self._update(work, "state = 'done', owner = '', payload = '{}'")
+        self._forget_the_oldest(work.kind)
+
+    @_transaction
+    def refuse(self, work: Work, reason: str) -> None:
+        """It will never be done, and this is why."""
+        self._update(work, "state = 'refused', owner = '', reason = ?", reason)
+
+    @_transaction
+    def retry(self, work: Work, after_seconds: float) -> None:
+        """It is to be tried again later."""
+        self._update(work, "owner = '', not_before = ?", time.time() + after_seconds)
+
+    @_transaction
+    def give_back(self, work: Work) -> None:
+        """It has not been tried."""
+        self._update(work, "owner = '', attempts = attempts - 1")
+
+    # Looking at it.
+
+    @_transaction
+    def state(self, kind: str, folder: str, file: str) -> State | None:
+        """How far one item is; None if it was never added (or has been done for long)."""
+        row = self._one(
+            "SELECT state FROM work WHERE kind = ? AND folder = ? AND file = ?", kind, folder, file
+        )
+        return State(row[0]) if row else None
+
+    @_transaction
+    def backlog(self, kind: str) -> Backlog:
+        """How much waits, and for how long."""
+        oldest = self._one("SELECT MIN(moment) FROM work WHERE kind = ? AND state = 'pending'", kind)
+        age = time.time() - oldest[0] if oldest and oldest[0] is not None else 0.0
+        return Backlog(self._count(kind, State.PENDING), max(0.0, age), self._count(kind, State.REFUSED))
+
+    @_transaction
+    def due_in(self, kind: str) -> float | None:
+        """Seconds until the next item is due that is not due yet; None if there is none."""
+        now = time.time()
+        row = self._one(
+            "SELECT MIN(not_before) FROM work WHERE kind = ? AND state = 'pending' AND not_before > ?",
+            kind,
+            now,
+        )
+        return row[0] - now if row[0] is not None else None
+
+    # Budgets.
+
+    @_transaction
+    def spend(self, kind: str, per_minute: int, per_day: int) -> float:
+        """Takes one unit of a budget that all workers share and that survives restarts. 0: taken; else seconds until
+        one may be free, and nothing is taken. A limit of 0 is none."""
+        now = time.time()
+        self._run("DELETE FROM spent WHERE second <= ? OR second > ?", int(now) - 86_400, int(now) + 3_600)
+        for limit, seconds in ((per_day, 86_400), (per_minute, 60)):
+            wait = self._seconds_until_free(kind, limit, seconds, now) if limit else 0.0
+            if wait:
+                return wait
+        self._run(
+            "INSERT INTO spent VALUES (?, ?, 1) ON CONFLICT (kind, second) DO UPDATE SET units = units + 1",
+            kind,
+            int(now),
+        )
+        return 0.0
+
+    def _seconds_until_free(self, kind: str, limit: int, seconds: int, now: float) -> float:
+        since = int(now) - seconds
+        row = self._one(
+            "SELECT COALESCE(SUM(units), 0), MIN(second) FROM spent WHERE kind = ? AND second > ?",
+            kind,
+            since,
+        )
+        if row is None or row[0] < limit:
+            return 0.0
+        return max(0.05, float(row[1]) + seconds + 1 - now)
+
+    # The end.
+
+    async def aclose(self) -> None:
+        """Gives back what is claimed and lets go of the files. Idempotent."""
+        with contextlib.suppress(StorageError, RuntimeError):
+            await self._give_back_all()
+        await asyncio.to_thread(self._thread.shutdown)
+        self._disconnect()
+        if self._presence is not None:
+            self._presence.close()
+            self._presence = None
+            with contextlib.suppress(OSError):
+                self._presence_of(self._owner).unlink(missing_ok=True)
+
+    @_transaction
+    def _give_back_all(self) -> None:
+        self._run("UPDATE work SET owner = '' WHERE owner = ?", self._owner)
+
+    # Who is at work.
+
+    def _presence_of(self, owner: str) -> Path:
+        return self._folder / f".outbox-{owner}.lock"
+
+    def _show_presence(self) -> None:
+        if self._presence is None:
+            self._presence = open_private(self._presence_of(self._owner), os.O_RDWR | os.O_CREAT)
+            try_lock(self._presence)
+
+    def _clear_up_after_the_dead(self) -> None:
+        for path in self._folder.glob(".outbox-*.lock"):
+            owner = path.stem.removeprefix(".outbox-")
+            if owner != self._owner:
+                self._is_dead(owner)
+
+    def _free_what_the_dead_had(self, kind: str) -> None:
+        rows = self._all("SELECT DISTINCT owner FROM work WHERE kind = :kind AND owner != ''", kind=kind)
+        for (owner,) in rows:
+            if owner != self._owner and self._is_dead(owner):
+                self._run("UPDATE work SET owner = '' WHERE owner = ?", owner)
+
+    def _is_dead(self, owner: str) -> bool:
+        path = self._presence_of(owner)
+        try:
+            with open_private(path, os.O_RDWR) as file:
+                if not try_lock(file):
+                    return False
+        except FileNotFoundError:
+            return True
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+        return True
+
+    # SQLite.
+
+    def _attempt(self, body: Callable[[], T]) -> T:
+        try:
+            try:
+                return self._in_transaction(body)
+            except sqlite3.DatabaseError as error:
+                if not _is_broken(error):
+                    raise
+                self._set_aside(error)
+                return self._in_transaction(body)
+        except (sqlite3.Error, OSError) as error:
+            self._disconnect()
+            raise StorageError(f"{OUTBOX} cannot be used: {error}") from error
+
+    def _in_transaction(self, body: Callable[[], T]) -> T:
+        connection = self._connected()
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            result = body()
+            connection.execute("COMMIT")
+            return result
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+            raise
+
+    def _connected(self) -> sqlite3.Connection:
+        """The connection to the file that is there now: it may have been deleted or set aside by another worker."""
+        if self._connection is None or self._identity != _identity_of(self._folder / OUTBOX):
+            self._disconnect()
+            with FolderLock(self._folder):  # so that nobody takes us for dead before we hold our lock
+                self._show_presence()
+                self._clear_up_after_the_dead()
+                self._connect()
+        assert self._connection is not None
+        return self._connection
+
+    def _connect(self) -> None:
+        path = self._folder / OUTBOX
+        # 0600 before SQLite writes; its -wal and -shm take that over.
+        open_private(path, os.O_RDWR | os.O_CREAT).close()
+        self._identity = _identity_of(path)
+        self._connection = sqlite3.connect(
+            path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        _prepare(self._connection)
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.close()
+        self._connection, self._identity = None, None
+
+    def _set_aside(self, error: Exception) -> None:
+        path, broken = self._folder / OUTBOX, self._identity
+        self._disconnect()
+        with FolderLock(self._folder):
+            if _identity_of(path) != broken:
+                return  # another worker has done it
+            logger.error("%s is broken (%s): set aside as %s and begun anew", OUTBOX, error, SET_ASIDE)
+            for ending in ("-wal", "-shm"):
+                path.with_name(OUTBOX + ending).unlink(missing_ok=True)
+            os.replace(path, path.with_name(SET_ASIDE))
+
+    def _run(self, statement: str, *values: Any) -> int:
+        assert self._connection is not None
+        return self._connection.execute(statement, values).rowcount
+
+    def _one(self, statement: str, *values: Any) -> Any:
+        assert self._connection is not None
+        return self._connection.execute(statement, values).fetchone()
+
+    def _all(self, statement: str, **values: Any) -> list[Any]:
+        assert self._connection is not None
+        return self._connection.execute(statement, values).fetchall()
+
+    def _update(self, work: Work, change: str, *values: Any) -> None:
+        self._run(
+            f"UPDATE work SET {change} WHERE kind = ? AND folder = ? AND file = ?",
+            *values,
+            work.kind,
+            work.folder,
+            work.file,
+        )
+
+    def _count(self, kind: str, state: State) -> int:
+        row = self._one("SELECT COUNT(*) FROM work WHERE kind = ? AND state = ?", kind, state.value)
+        return int(row[0])
+
+    def _forget_the_oldest(self, kind: str) -> None:
+        """What has been read is behind a bookmark and is not added again."""
+        self._run(
+            "DELETE FROM work WHERE kind = ?1 AND state = 'done' AND moment < (SELECT moment FROM work"
+            " WHERE kind = ?1 AND state = 'done' ORDER BY moment DESC LIMIT 1 OFFSET ?2)",
+            kind,
+            MOST_FINISHED,
+        )
+
+
+_COLUMNS = "folder, file, moment, payload, attempts"
+_DUE = {
+    Order.NEWEST_FIRST: f"""
+        SELECT {_COLUMNS} FROM work
+        WHERE kind = :kind AND state = 'pending' AND owner = '' AND not_before <= :now
+        ORDER BY moment DESC, file DESC LIMIT :most""",
+    Order.ROOMS_IN_ORDER: f"""
+        SELECT {_COLUMNS} FROM work AS item
+        WHERE kind = :kind AND state = 'pending' AND owner = '' AND not_before <= :now
+        AND NOT EXISTS (
+            SELECT 1 FROM work AS before
+            WHERE before.kind = :kind AND before.state = 'pending' AND before.folder = item.folder
+            AND (before.moment, before.file) < (item.moment, item.file))
+        ORDER BY moment, file LIMIT :most""",
+}
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version == 0:
+        connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+    elif version != SCHEMA_VERSION:
+        raise sqlite3.DatabaseError(f"it is of version {version}")
+
+
+def _is_broken(error: sqlite3.DatabaseError) -> bool:
+    """Neither busy nor full nor read-only (those are OperationalError), but no database, or a damaged one."""
+    return type(error) is sqlite3.DatabaseError or "no such" in str(error)
+
+
+def _identity_of(path: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino

@@ -1,0 +1,411 @@
+"""The outbox: nothing is lost, nothing is done twice, whatever happens to the file, the process or its neighbours."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from disk import needs_posix
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import outbox
+from outbox import OUTBOX, SET_ASIDE, Backlog, Bookmark, Order, Outbox, State, Work, new_lines
+from segments import StorageError
+
+
+def item(number: int, folder: str = "math101", kind: str = "text", moment: float | None = None) -> Work:
+    payload = {"number": number, "said": "¡Hola! \u2028 'quoted'; DROP TABLE work"}
+    return Work(kind, folder, f"segment_{number:03d}.wav", number if moment is None else moment, payload)
+
+
+@contextlib.asynccontextmanager
+async def opened(folder: Path) -> AsyncIterator[Outbox]:
+    box = Outbox(folder)
+    try:
+        yield box
+    finally:
+        await box.aclose()
+
+
+async def claimed(box: Outbox, order: Order = Order.NEWEST_FIRST, most: int = 100) -> list[str]:
+    return [f"{work.folder}/{work.payload['number']}" for work in await box.claim("text", order, most)]
+
+
+# --- one worker ---
+
+
+async def test_what_is_added_is_claimed_once_and_comes_whole(tmp_path: Path) -> None:
+    async with opened(tmp_path) as box:
+        assert await box.add([item(1), item(2)]) == 2
+        assert await box.add([item(2), item(3)]) == 1, "adding again changes nothing"
+        works = await box.claim("text", Order.NEWEST_FIRST, 2)
+        assert works == [item(3), item(2)]
+        assert await claimed(box) == ["math101/1"]
+        assert await claimed(box) == []
+
+
+async def test_the_states_of_an_item(tmp_path: Path) -> None:
+    async with opened(tmp_path) as box:
+        await box.add([item(1), item(2), item(3)])
+        one, two, three = sorted(await box.claim("text", Order.NEWEST_FIRST, 3), key=lambda work: work.moment)
+        await box.done(one)
+        await box.refuse(two, "too long")
+        await box.retry(three, after_seconds=-1)
+        states = [await box.state("text", "math101", f"segment_{number:03d}.wav") for number in (1, 2, 3, 4)]
+        assert states == [State.DONE, State.REFUSED, State.PENDING, None]
+        (again,) = await box.claim("text", Order.NEWEST_FIRST, 3)
+        assert (again.file, again.attempts) == (three.file, 1)
+        backlog = await box.backlog("text")
+        assert (backlog.count, backlog.refused) == (1, 1)
+        assert backlog.oldest_seconds > 1e9, "spoken in 1970"
+        assert await box.backlog("other") == Backlog(0, 0.0, 0)
+
+
+async def test_what_is_to_be_tried_later_is_not_due_now(tmp_path: Path) -> None:
+    async with opened(tmp_path) as box:
+        await box.add([item(1)])
+        assert await box.due_in("text") is None
+        (work,) = await box.claim("text", Order.NEWEST_FIRST)
+        await box.retry(work, 1_000)
+        assert await claimed(box) == []
+        due_in = await box.due_in("text")
+        assert due_in is not None and 900 < due_in <= 1_000
+
+
+async def test_rooms_keep_their_order_and_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    async with opened(tmp_path) as box:
+        await box.add([item(2), item(1), item(3, "physics"), item(4, "physics")])
+        first = await box.claim("text", Order.ROOMS_IN_ORDER, 10)
+        assert [work.file[-7:-4] for work in first] == ["001", "003"]
+        assert await claimed(box, Order.ROOMS_IN_ORDER) == [], "a room's next waits for the one under way"
+        await box.retry(first[0], 1_000)
+        await box.done(first[1])
+        assert await claimed(box, Order.ROOMS_IN_ORDER) == ["physics/4"], "and for one to be tried again"
+        await box.refuse(first[0], "the bucket does not want it")
+        assert await claimed(box, Order.ROOMS_IN_ORDER) == ["math101/2"]
+
+
+async def test_kinds_know_nothing_of_each_other(tmp_path: Path) -> None:
+    async with opened(tmp_path) as box:
+        await box.add([item(1), item(1, kind="s3")])
+        (work,) = await box.claim("s3", Order.ROOMS_IN_ORDER)
+        await box.done(work)
+        assert await claimed(box) == ["math101/1"]
+
+
+async def test_what_was_finished_long_ago_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "MOST_FINISHED", 2)
+    async with opened(tmp_path) as box:
+        await box.add([item(number) for number in range(5)])
+        for work in await box.claim("text", Order.NEWEST_FIRST, 5):
+            await box.done(work)
+        states = [await box.state("text", "math101", f"segment_{number:03d}.wav") for number in range(5)]
+        assert states == [None, None, State.DONE, State.DONE, State.DONE]
+
+
+@needs_posix
+async def test_the_files_are_private(tmp_path: Path) -> None:
+    async with opened(tmp_path) as box:
+        await box.add([item(1)])
+        assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+
+
+# --- files that grow ---
+
+
+async def test_a_manifest_is_read_on_from_the_bookmark(tmp_path: Path) -> None:
+    path = tmp_path / "segments.jsonl"
+    assert new_lines(path, Bookmark()) == ([], Bookmark())
+    path.write_bytes(b"one\ntwo\nhalf a li")
+    lines, bookmark = new_lines(path, Bookmark())
+    assert lines == [b"one\n", b"two\n"]
+    with path.open("ab") as file:
+        file.write(b"ne\nfour\n")
+    lines, later = new_lines(path, bookmark)
+    assert lines == [b"half a line\n", b"four\n"]
+    assert new_lines(path, later) == ([], later)
+
+
+@pytest.mark.parametrize("content", [b"ONE\ntwo\n", b"one\n", b"zero\none\ntwo\nthree\n", b""])
+def test_a_file_that_was_rewritten_is_read_from_its_beginning(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "segments.jsonl"
+    path.write_bytes(b"one\ntwo\n")
+    _, bookmark = new_lines(path, Bookmark())
+    path.write_bytes(content)
+    assert b"".join(new_lines(path, bookmark)[0]) == content
+
+
+def test_a_long_file_is_read_in_pieces(tmp_path: Path) -> None:
+    path = tmp_path / "segments.jsonl"
+    path.write_bytes(b"".join(b"%d\n" % number for number in range(10)))
+    bookmark, pieces = Bookmark(), []
+    while lines := (found := new_lines(path, bookmark, most=4))[0]:
+        bookmark = found[1]
+        pieces.append(lines)
+    assert [len(piece) for piece in pieces] == [4, 4, 2]
+    assert b"".join(sum(pieces, [])) == path.read_bytes()
+
+
+async def test_what_two_workers_read_is_added_by_one(tmp_path: Path) -> None:
+    async with opened(tmp_path) as one, opened(tmp_path) as other:
+        start, end = Bookmark(), Bookmark(10, "x")
+        assert await one.bookmark("text", "math101/segments.jsonl") == start
+        assert await one.add_read("text", "math101/segments.jsonl", [item(1)], start, end)
+        assert not await other.add_read("text", "math101/segments.jsonl", [item(1)], start, end)
+        assert await other.bookmark("text", "math101/segments.jsonl") == end
+        assert await other.bookmark("s3", "math101/segments.jsonl") == start
+
+
+async def test_a_full_outbox_leaves_the_rest_in_the_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "MOST_WAITING", 2)
+    async with opened(tmp_path) as box:
+        assert await box.add_read("text", "m", [item(1), item(2)], Bookmark(), Bookmark(1))
+        assert not await box.add_read("text", "m", [item(3)], Bookmark(1), Bookmark(2))
+        for work in await box.claim("text", Order.NEWEST_FIRST, 2):
+            await box.done(work)
+        assert await box.add_read("text", "m", [item(3)], Bookmark(1), Bookmark(2))
+
+
+# --- budgets ---
+
+
+async def test_a_budget_is_shared_and_survives_restarts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1_000_000.0
+    monkeypatch.setattr(time, "time", lambda: now)
+    async with opened(tmp_path) as one, opened(tmp_path) as other:
+        assert [await box.spend("text", 2, 3) for box in (one, other)] == [0.0, 0.0]
+        assert await other.spend("s3", 2, 3) == 0.0, "each kind has its own"
+        assert 59 < await one.spend("text", 2, 3) <= 61
+    now += 62
+    async with opened(tmp_path) as box:
+        assert await box.spend("text", 2, 3) == 0.0
+        assert 80_000 < await box.spend("text", 2, 3) <= 86_401
+        assert await box.spend("text", 0, 0) == 0.0, "0 is no limit"
+
+
+# --- several workers, and their ends ---
+
+
+async def test_two_workers_never_get_the_same(tmp_path: Path) -> None:
+    async with opened(tmp_path) as one, opened(tmp_path) as other:
+        await one.add([item(number) for number in range(60)])
+        batches = await asyncio.gather(
+            *(box.claim("text", Order.NEWEST_FIRST, 3) for box in (one, other) * 10)
+        )
+        numbers = [work.payload["number"] for batch in batches for work in batch]
+        assert sorted(numbers) == list(range(60))
+
+
+async def test_what_a_worker_had_at_its_end_is_free(tmp_path: Path) -> None:
+    async with opened(tmp_path) as one, opened(tmp_path) as other:
+        await one.add([item(1)])
+        assert await claimed(one) == ["math101/1"]
+        assert await claimed(other) == []
+        await one.aclose()
+        assert await claimed(other) == ["math101/1"]
+
+
+async def test_what_was_not_tried_is_given_back(tmp_path: Path) -> None:
+    async with opened(tmp_path) as box:
+        await box.add([item(1)])
+        (work,) = await box.claim("text", Order.NEWEST_FIRST)
+        await box.give_back(work)
+        assert await box.claim("text", Order.NEWEST_FIRST) == [work]
+
+
+VICTIM = """
+import asyncio, sys, time
+from pathlib import Path
+from outbox import Order, Outbox
+
+async def main():
+    box = Outbox(Path(sys.argv[1]))
+    while works := await box.claim("text", Order.NEWEST_FIRST, 1):
+        print("claimed", works[0].payload["number"], flush=True)
+        await box.done(works[0])
+        print("done", works[0].payload["number"], flush=True)
+        if sys.argv[2] == "hold":
+            await box.claim("text", Order.NEWEST_FIRST, 1)
+            print("holding", flush=True)
+            time.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+def victim(folder: Path, manner: str) -> subprocess.Popen[str]:
+    root = Path(outbox.__file__).parent
+    command = [sys.executable, "-c", VICTIM, str(folder), manner]
+    return subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True)
+
+
+@needs_posix
+async def test_a_killed_worker_loses_nothing_and_blocks_nothing(tmp_path: Path) -> None:
+    count = 400
+    async with opened(tmp_path) as box:
+        await box.add([item(number) for number in range(count)])
+    done: list[str] = []
+    for lines_before_death in (3, 40, 7):
+        process = victim(tmp_path, "work")
+        assert process.stdout is not None
+        for _ in range(lines_before_death):
+            process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+        done += [line for line in process.stdout.read().splitlines() if line.startswith("done")]
+        process.wait()
+        process.stdout.close()
+    async with opened(tmp_path) as box:
+        left = (await box.backlog("text")).count
+        assert 0 < left < count
+        assert len(await box.claim("text", Order.NEWEST_FIRST, count)) == left
+    assert not list(tmp_path.glob(".outbox-*.lock")), "nothing stays of the dead"
+
+
+async def test_what_a_living_worker_has_is_its_own_until_it_dies(tmp_path: Path) -> None:
+    async with opened(tmp_path) as box:
+        await box.add([item(1), item(2)])
+        process = victim(tmp_path, "hold")
+        assert process.stdout is not None
+        lines = [await asyncio.to_thread(process.stdout.readline) for _ in range(3)]
+        assert lines == ["claimed 2\n", "done 2\n", "holding\n"]
+        assert await claimed(box) == []
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        assert await claimed(box) == ["math101/1"]
+
+
+# --- the file ---
+
+
+@pytest.mark.parametrize("damage", ["text", "empty", "header", "middle", "foreign", "newer"])
+async def test_a_broken_file_is_set_aside_and_begun_anew(tmp_path: Path, damage: str) -> None:
+    async with opened(tmp_path) as box:
+        await box.add([item(number) for number in range(200)])
+    damaged(tmp_path / OUTBOX, damage)
+    async with opened(tmp_path) as box:
+        with contextlib.suppress(StorageError):
+            await box.claim("text", Order.NEWEST_FIRST, 1)
+            await box.backlog("text")
+        assert await box.bookmark("text", "m") == Bookmark(), "so it is filled from the beginning"
+        await box.add([item(1_000)])
+        assert await claimed(box, most=1) == ["math101/1000"]
+    assert damage == "empty" or (tmp_path / SET_ASIDE).exists()
+
+
+def damaged(path: Path, damage: str) -> None:
+    if damage in ("foreign", "newer"):
+        path.unlink()
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("CREATE TABLE other (x)")
+            connection.execute(f"PRAGMA user_version = {99 if damage == 'newer' else outbox.SCHEMA_VERSION}")
+        return
+    content = path.read_bytes()
+    if damage == "text":
+        content = b"this is no database at all, but it is long enough to be looked at. " * 20
+    elif damage == "empty":
+        content = b""
+    elif damage == "header":
+        content = b"\0" * 100 + content[100:]
+    else:
+        content = content[:4096] + os.urandom(len(content) - 4096)
+    path.write_bytes(content)
+
+
+async def test_it_may_be_deleted_while_workers_run(tmp_path: Path) -> None:
+    if sys.platform == "win32":
+        pytest.skip("Windows deletes no open file")
+    async with opened(tmp_path) as one, opened(tmp_path) as other:
+        await one.add([item(1)])
+        assert (await other.backlog("text")).count == 1
+        for path in tmp_path.glob(OUTBOX + "*"):
+            path.unlink()
+        assert await one.add([item(2)]) == 1
+        assert await claimed(other) == ["math101/2"]
+
+
+async def test_a_disk_that_refuses_is_said_so_and_tried_again(tmp_path: Path) -> None:
+    folder = tmp_path / "segments"
+    async with opened(folder) as box:
+        with pytest.raises(StorageError, match=r"outbox.sqlite cannot be used"):
+            await box.add([item(1)])
+        folder.mkdir()
+        assert await box.add([item(1)]) == 1
+
+
+# --- any order of events ---
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.integers(0, 5)),
+        st.tuples(
+            st.sampled_from(["claim", "done", "refuse", "retry", "give back", "restart"]), st.integers(0, 1)
+        ),
+    ),
+    max_size=30,
+)
+
+
+@settings(deadline=None, max_examples=25)
+@given(STEPS, st.sampled_from(Order))
+def test_whatever_happens_each_item_is_in_one_place(steps: list[tuple[str, int]], order: Order) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(play(Path(folder), steps, order))
+
+
+async def play(folder: Path, steps: list[tuple[str, int]], order: Order) -> None:
+    """Two workers do as they are told; a list of sets says where every item must be."""
+    boxes = [Outbox(folder), Outbox(folder)]
+    held: list[list[Work]] = [[], []]
+    waiting: set[str] = set()
+    finished: set[str] = set()
+    for step, which in steps:
+        if step == "add":
+            file = item(which).file
+            added = await boxes[0].add([item(which)])
+            known = waiting | finished | {work.file for works in held for work in works}
+            assert added == (file not in known)
+            waiting |= {file} - known
+        elif step == "claim":
+            works = await boxes[which].claim("text", order, 1)
+            free = bool(waiting) and (order is Order.NEWEST_FIRST or not any(held) or works)
+            assert bool(works) == bool(free)
+            held[which] += works
+            waiting -= {work.file for work in works}
+        elif step == "restart":
+            waiting |= {work.file for work in held[which]}
+            held[which] = []
+            await boxes[which].aclose()
+            boxes[which] = Outbox(folder)
+        elif held[which]:
+            work = held[which].pop()
+            if step == "done":
+                await boxes[which].done(work)
+            elif step == "refuse":
+                await boxes[which].refuse(work, "no")
+            elif step == "retry":
+                await boxes[which].retry(work, -1)
+            else:
+                await boxes[which].give_back(work)
+            (finished if step in ("done", "refuse") else waiting).add(work.file)
+        pending = len(waiting) + len(held[0]) + len(held[1])
+        assert (await boxes[0].backlog("text")).count == pending
+    for box in boxes:
+        await box.aclose()
