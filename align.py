@@ -14,20 +14,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from segments import SAMPLE_RATE, Pcm, RecorderError
 
-if TYPE_CHECKING:
-    import av
-    from av.audio.frame import AudioFrame
-
 Floats = npt.NDArray[np.float32]
-Picture = npt.NDArray[np.float32]
+Picture = npt.NDArray[np.float16]
 """Shape (frames, BANDS): compressed energy in each band, ``FRAMES_A_SECOND`` frames a second."""
+Changes = npt.NDArray[np.float32]
+"""Shape (frames, BANDS): how much louder each band gets."""
 
 FRAMES_A_SECOND = 100
 HOP = SAMPLE_RATE // FRAMES_A_SECOND
@@ -49,6 +46,8 @@ PLACES = 4
 """Places in the video at which a stretch may be."""
 PLACES_APART_SECONDS = 0.5
 
+FAINTEST = 1e-6
+"""Keeps silence from being divided by."""
 MOST_DRIFT = 600e-6
 """Seconds a second; 1 s an hour is 280e-6."""
 COARSE_TOLERANCE_SECONDS = 0.08
@@ -68,7 +67,6 @@ FEWEST_SEGMENTS = 3
 FEWEST_SECONDS = 8.0
 LEAST_SHARE = 0.5
 """Of the segments in a matching part that must agree, and of the common time that must be in matching parts."""
-LONGEST_VIDEO_SECONDS = 48 * 3600.0
 
 
 class CannotAlign(RecorderError):
@@ -107,6 +105,9 @@ class Part:
     first: float = -math.inf
     last: float = math.inf
     """Lesson times of the first and the last sound that was found."""
+    since: float = -math.inf
+    until: float = math.inf
+    """Lesson times of the nearest sounds before and after it that were looked for there, and not found."""
 
 
 @dataclass(frozen=True)
@@ -135,11 +136,13 @@ class Alignment:
         before, after = earlier[-1] if earlier else None, later[0] if later else None
         if before is not None:
             time = before.line.at(moment)
-            if moment <= before.last or after is None or time < after.line.at(after.first) - CUT_SECONDS:
+            if moment <= before.last or after is None:
+                return time
+            if moment < before.until and time < after.line.at(after.first) - CUT_SECONDS:
                 return time
         if after is not None:
             time = after.line.at(moment)
-            if before is None or time > before.line.at(before.last):
+            if before is None or (moment > after.since and time > before.line.at(before.last)):
                 return time
         return None
 
@@ -149,36 +152,27 @@ class Alignment:
         return cls((Part(Line(offset)),), source)
 
 
-def align(
-    sounds: Sequence[Sound], video: str, advance: Callable[[float], object] = lambda seconds: None
-) -> Alignment:
-    """Finds a lesson in the sound of a video file. ``advance`` is told how many more seconds have been listened to.
+def align(sounds: Sequence[Sound], video: Iterable[Pcm]) -> Alignment:
+    """Finds a lesson in the sound of a video, which comes in pieces (PCM s16le, mono, 16 kHz) from time 0 on.
 
     Raises:
-        CannotAlign: the video has no sound, cannot be read, or is not clearly one of this lesson.
+        CannotAlign: it is not clearly a video of this lesson.
     """
     ordered = sorted(sounds, key=lambda sound: sound.start)
     if sum(sound.seconds for sound in ordered) < FEWEST_SECONDS:
         raise CannotAlign(f"the lesson has less than {FEWEST_SECONDS:g} s of sound to find in the video")
-
-    def heard() -> Iterator[Floats]:
-        for piece in video_sound(video):
-            advance(len(piece) / SAMPLE_RATE)
-            yield piece
-
-    return match(ordered, picture(heard()))
-
-
-def match(sounds: Sequence[Sound], video: Picture) -> Alignment:
-    """Finds the sounds, in order of time, in the picture of a video's sound. Raises CannotAlign."""
-    video_seconds = len(video) / FRAMES_A_SECOND
-    if video_seconds < FEWEST_SECONDS:
+    shown = picture(video)
+    if len(shown) < FEWEST_SECONDS * FRAMES_A_SECOND:
         raise CannotAlign(f"the video has less than {FEWEST_SECONDS:g} s of sound")
+    return _match(ordered, shown)
+
+
+def _match(sounds: Sequence[Sound], video: Picture) -> Alignment:
+    video_seconds = len(video) / FRAMES_A_SECOND
     places = _likely_places(sounds, video)
     long = [sound for sound in sounds if sound.seconds >= SHORTEST_MEASURED_SECONDS]
     chosen = long[:: max(1, math.ceil(len(long) / MOST_MEASURED))]
-    changes = _changes(video)
-    fits = [_measured(line, chosen, changes, span) for line, span in _lines(places)]
+    fits = [_measured(line, chosen, video, span) for line, span in _lines(places)]
     fits = _in_order([fit for fit in fits if fit.is_sure])
     if not fits:
         raise CannotAlign("no part of the lesson is clearly heard in the video")
@@ -209,8 +203,8 @@ _EDGES = _band_edges()
 _TAPER = np.hanning(WINDOW).astype(np.float32)
 
 
-def picture(pieces: Iterable[Floats]) -> Picture:
-    """The picture of a sound that comes in pieces (mono, 16 kHz), in bounded memory but for the picture itself."""
+def picture(pieces: Iterable[npt.NDArray[np.int16] | Floats]) -> Picture:
+    """The picture of a sound that comes in pieces; what is kept of it takes 4 kB a second."""
     rest, rows = np.zeros(0, np.float32), [np.zeros((0, BANDS), np.float16)]
     for piece in pieces:
         rest = np.concatenate([rest, piece])
@@ -220,27 +214,26 @@ def picture(pieces: Iterable[Floats]) -> Picture:
             rest = rest[count * HOP :]
     if len(rest) >= WINDOW:
         rows.append(_rows(rest, (len(rest) - WINDOW) // HOP + 1))
-    return np.concatenate(rows).astype(np.float32)
+    return np.concatenate(rows)
 
 
 def _rows(samples: Floats, count: int) -> npt.NDArray[np.float16]:
     windows = np.lib.stride_tricks.sliding_window_view(samples, WINDOW)[::HOP][:count]
     energy = np.abs(np.fft.rfft(windows * _TAPER, axis=1)) ** 2
     bands = np.add.reduceat(energy[:, : _EDGES[-1]], _EDGES[:-1], axis=1)
-    return (bands**COMPRESSION).astype(np.float16)
+    return np.minimum(bands**COMPRESSION, np.finfo(np.float16).max).astype(np.float16)
 
 
-def _changes(shown: Picture) -> Picture:
-    """How each band gets louder or softer, frame by frame."""
-    changes = np.zeros_like(shown)
-    changes[STEADY_FRAMES:-STEADY_FRAMES] = shown[2 * STEADY_FRAMES :] - shown[: -2 * STEADY_FRAMES]
-    return changes
+def _changes(shown: Picture) -> Changes:
+    """How each band gets louder or softer; begins and ends ``STEADY_FRAMES`` later and earlier than the picture."""
+    wide = shown.astype(np.float32)
+    return wide[2 * STEADY_FRAMES :] - wide[: max(0, len(wide) - 2 * STEADY_FRAMES)]
 
 
-def _coarse(shown: Picture) -> Picture:
+def _coarse(shown: Picture) -> Changes:
     """``COARSE`` frames in one, and how that changes."""
     whole = shown[: len(shown) // COARSE * COARSE]
-    thin: Picture = whole.reshape(-1, COARSE, BANDS).mean(axis=1)
+    thin = whole.reshape(-1, COARSE, BANDS).mean(axis=1, dtype=np.float32)
     changes = np.zeros_like(thin)
     changes[1:-1] = thin[2:] - thin[:-2]
     return changes
@@ -302,7 +295,7 @@ def _mixed(stretch: Sequence[Sound]) -> tuple[float, Picture, npt.NDArray[np.boo
     for sound in stretch:
         at = round((sound.start - start) * SAMPLE_RATE)
         pcm = sound.load()[: length - at]
-        mix[at : at + len(pcm)] += pcm / np.float32(32768)
+        mix[at : at + len(pcm)] += pcm
         known[at : at + len(pcm)] = True
     shown = picture([mix])
     frames = known[: len(shown) * HOP].reshape(-1, HOP)[:, 0]
@@ -313,7 +306,7 @@ def _mixed(stretch: Sequence[Sound]) -> tuple[float, Picture, npt.NDArray[np.boo
 class _Search:
     """A video that many stretches are laid over: its spectra are computed once."""
 
-    def __init__(self, video: Picture) -> None:
+    def __init__(self, video: Changes) -> None:
         self._frames = len(video)
         self._longest = round((STRETCH_SECONDS + 60) * FRAMES_A_SECOND / COARSE)
         self._size = 1 << (len(video) + 2 * self._longest).bit_length()
@@ -323,7 +316,7 @@ class _Search:
     def _spectrum(self, values: Floats) -> npt.NDArray[np.complex64]:
         return np.fft.rfft(values, self._size).astype(np.complex64)
 
-    def best(self, wanted: Picture, known: npt.NDArray[np.bool_]) -> Iterator[tuple[float, float]]:
+    def best(self, wanted: Changes, known: npt.NDArray[np.bool_]) -> Iterator[tuple[float, float]]:
         """Where in the video (seconds) it may begin, also before its start, and the normalised correlation there."""
         wanted = wanted[: self._longest] * known[: self._longest, None]
         likeness = self._correlated(
@@ -334,8 +327,8 @@ class _Search:
         )
         own = float((wanted**2).sum())
         # Where less than half of it could lie in the video, the little that does may resemble it by chance.
-        least = np.median(local[self._longest : self._longest + self._frames]) * 0.25 + 1e-9
-        scores = likeness / np.sqrt(np.maximum(local, least) * max(own, 1e-9))
+        least = max(0.25 * float(np.median(local[self._longest :])), FAINTEST)
+        scores = likeness / np.sqrt(np.maximum(local, least) * max(own, FAINTEST))
         apart = round(PLACES_APART_SECONDS * FRAMES_A_SECOND / COARSE)
         for _ in range(PLACES):
             peak = int(np.argmax(scores))
@@ -441,11 +434,14 @@ def _measured(line: Line, sounds: Sequence[Sound], video: Picture, span: tuple[f
             line = _fitted([sound.start for sound, _ in found], [lag for _, lag in found])
         found = [(sound, lag) for sound, lag in found if abs(_off(line, sound, lag)) <= AGREEMENT_SECONDS]
     agreeing = {sound.start for sound, _ in found}
-    within = near[_densest([sound.start in agreeing for sound in near])]
+    run = _densest([sound.start in agreeing for sound in near])
+    within = near[run]
     first, last = (within[0].start, within[-1].end) if within else (0.0, 0.0)
+    since = near[run.start - 1].start if run.start > 0 else -math.inf
+    until = near[run.stop].start if run.stop < len(near) else math.inf
     found = [(sound, lag) for sound, lag in found if first <= sound.start <= last]
     return _Fit(
-        Part(line, first, last),
+        Part(line, first, last, since, until),
         np.array([_off(line, sound, lag) for sound, lag in found]),
         sum(sound.seconds for sound, _ in found),
         len(within),
@@ -471,22 +467,27 @@ def _off(line: Line, sound: Sound, lag: float) -> float:
 
 def _lag(sound: Sound, line: Line, video: Picture) -> float | None:
     """Video time minus lesson time of one segment, None if it is not heard near its line."""
-    wanted = _changes(picture([sound.load() / np.float32(32768)]))
+    wanted = _changes(picture([sound.load()]))
     reach = round(NEARBY_SECONDS * FRAMES_A_SECOND)
     begin = round(line.at(sound.start) * FRAMES_A_SECOND) - reach
-    heard = video[max(begin, 0) : begin + len(wanted) + 2 * reach]
-    if (
-        begin < 0 or len(heard) < len(wanted) + 2 * reach or len(wanted) < FRAMES_A_SECOND // 2
-    ):  # (its WAV is gone or damaged)
+    heard = _changes(video[max(begin, 0) : begin + len(wanted) + 2 * STEADY_FRAMES + 2 * reach])
+    is_inside = begin >= 0 and len(heard) == len(wanted) + 2 * reach
+    if not is_inside or len(wanted) < FRAMES_A_SECOND // 2:  # or its WAV is gone or damaged
         return None
-    windows = np.lib.stride_tricks.sliding_window_view(heard, len(wanted), axis=0)
-    likeness = np.einsum("lbt,tb->l", windows, wanted, optimize=True)
-    energy = np.einsum("lbt,lbt->l", windows, windows, optimize=True)
-    scores = likeness / np.sqrt(np.maximum(energy, 1e-9) * max(float((wanted**2).sum()), 1e-9))
+    scores = _likeness(wanted, heard)
     peak = int(np.argmax(scores))
     if scores[peak] < ALIKE:
         return None
     return (begin + peak + _summit(scores, peak)) / FRAMES_A_SECOND - sound.start
+
+
+def _likeness(wanted: Changes, heard: Changes) -> Floats:
+    """Normalised correlation at every place of ``wanted`` in ``heard``."""
+    windows = np.lib.stride_tricks.sliding_window_view(heard, len(wanted), axis=0)
+    products = np.einsum("lbt,tb->l", windows, wanted, optimize=True)
+    energy = np.einsum("lbt,lbt->l", windows, windows, optimize=True)
+    scores = products / np.sqrt(np.maximum(energy, FAINTEST) * max(float((wanted**2).sum()), FAINTEST))
+    return np.asarray(scores, np.float32)
 
 
 # --- what belongs together, and whether that is enough ---
@@ -516,89 +517,3 @@ def _share_explained(parts: Sequence[Part], sounds: Sequence[Sound], video_secon
         in_video = after.line.at(after.first) - before.line.at(before.last)
         unexplained += max(0.0, min(after.first - before.last, in_video))
     return explained / max(explained + unexplained, 1e-9)
-
-
-# --- the video's sound ---
-
-
-def video_sound(video: str) -> Iterator[Floats]:
-    """The sound of a video, piece by piece: mono, 16 kHz, with silence where its time stamps leave a gap.
-
-    ``video`` is a path, or an http(s) address.
-
-    Raises:
-        CannotAlign: it cannot be read, or has no sound.
-    """
-    import av
-
-    protocols = "http,https,tcp,tls,crypto" if video.startswith(("http://", "https://")) else "file"
-    try:
-        with av.open(video, options={"protocol_whitelist": protocols}) as container:
-            if not container.streams.audio:
-                raise CannotAlign("the video has no sound")
-            yield from _in_place(_frames(container), (container.start_time or 0) / av.time_base)
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise CannotAlign(_unreadable(video, error)) from None
-
-
-def duration_of(video: str) -> float:
-    """How long a video file is, in seconds; infinite if it does not tell.
-
-    Raises:
-        CannotAlign: it cannot be read.
-    """
-    import av
-
-    try:
-        with av.open(video, options={"protocol_whitelist": "file"}) as container:
-            return container.duration / av.time_base if container.duration else math.inf
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise CannotAlign(_unreadable(video, error)) from None
-
-
-def _unreadable(video: str, error: Exception) -> str:
-    return f"{video} cannot be read as a video: {getattr(error, 'strerror', None) or error}"
-
-
-def _frames(container: av.container.InputContainer) -> Iterator[AudioFrame]:
-    import av
-
-    for packet in container.demux(container.streams.audio[0]):
-        try:
-            yield from packet.decode()  # type: ignore[misc]
-        except av.InvalidDataError:
-            continue  # a damaged moment; time stamps say how long it was
-
-
-def _in_place(frames: Iterable[AudioFrame], start: float) -> Iterator[Floats]:
-    import av
-
-    def new_resampler() -> av.AudioResampler:
-        return av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
-
-    resampler, taken, given = new_resampler(), 0.0, 0
-    for frame in frames:
-        at = frame.time - start if frame.time is not None else taken
-        if at > LONGEST_VIDEO_SECONDS:
-            raise CannotAlign("the video is too long, or its time stamps are wrong")
-        if at - taken > GAP_SECONDS:
-            rest = [made.to_ndarray()[0] for made in resampler.resample(None)]
-            given += sum(len(piece) for piece in rest)
-            yield from rest
-            silence = max(0, round(at * SAMPLE_RATE) - given)
-            yield from (
-                np.zeros(min(silence - done, SAMPLE_RATE), np.float32)
-                for done in range(0, silence, SAMPLE_RATE)
-            )
-            given += silence
-            resampler, taken = new_resampler(), at
-        taken += frame.samples / frame.sample_rate
-        frame.pts = None
-        for made in resampler.resample(frame):
-            piece = made.to_ndarray()[0]
-            given += len(piece)
-            yield piece
-
-
-GAP_SECONDS = 0.1
-"""Time stamps that jump by less are taken for rounding."""

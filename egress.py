@@ -72,7 +72,7 @@ def _started_at(info: Any) -> int | None:
             return _started_at(info[result])
     for name in ("startedAt", "started_at"):
         value = info.get(name)
-        if isinstance(value, (int, str)) and re.fullmatch(r"[1-9]\d{15,19}", str(value)):
+        if isinstance(value, (int, str)) and re.fullmatch(r"[1-9]\d{17,18}", str(value)):
             return int(value)
     return None
 

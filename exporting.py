@@ -23,9 +23,10 @@ import console
 import egress
 import subtitles
 import webpage
-from align import Alignment, CannotAlign, Line, Part, Sound, align, duration_of
+from align import Alignment, CannotAlign, Line, Part, Sound, align
 from archive import Archive, Session
 from console import progress, say, say_json, tell
+from decoding import Recording
 from lesson import Lesson, Utterance, read_lesson
 from segments import SAMPLE_RATE, InputError, Pcm, format_utc
 from storage import PRIVATE_FOLDER, write_private
@@ -51,6 +52,11 @@ class Video:
     @property
     def is_playlist(self) -> bool:
         return urlsplit(self.name).path.casefold().endswith(".m3u8")
+
+    @property
+    def source(self) -> Path | str:
+        """What can be opened."""
+        return self.name if self.is_remote else Path(self.name)
 
     def address(self, folder: Path) -> str:
         """How a page in ``folder`` names it."""
@@ -196,7 +202,10 @@ def _aligned(video: Video, offset: float | None, egress_file: Path | None, lesso
 
 
 def _bounded(alignment: Alignment, video: Video) -> Alignment:
-    return alignment if video.is_remote else replace(alignment, video_seconds=duration_of(video.name))
+    if video.is_remote or video.is_playlist:
+        return alignment
+    with Recording(video.source) as recording:
+        return replace(alignment, video_seconds=recording.about.duration_seconds or math.inf)
 
 
 def _by_egress(text: str, name: str, lesson: Lesson) -> Alignment:
@@ -235,14 +244,21 @@ def _by_sound(video: Video, lesson: Lesson) -> Alignment:
     ]
     if not sounds:
         raise InputError("the lesson has no WAVs to find in the video: say where it begins with --offset")
-    length = math.inf if video.is_remote else duration_of(video.name)
-    with progress("Listening to the video", length if math.isfinite(length) else 0.0, "s") as advance:
-        try:
-            return align(sounds, video.name, advance)
-        except CannotAlign as reason:
-            raise CannotAlign(
-                f"{video.name}: {reason}. If it is the right one, use --offset or --egress"
-            ) from None
+    with Recording(video.source) as recording:
+        length = recording.about.duration_seconds or 0.0
+        with progress("Listening to the video", length, "s") as advance:
+            try:
+                return align(sounds, _heard(recording, advance))
+            except CannotAlign as reason:
+                raise CannotAlign(
+                    f"{video.name}: {reason}. If it is the right one, use --offset or --egress"
+                ) from None
+
+
+def _heard(recording: Recording, advance: console.Advance) -> Iterator[Pcm]:
+    for piece in recording.sound(from_start=True):
+        advance(len(piece) / SAMPLE_RATE)
+        yield piece
 
 
 def _loader(wav: Path) -> Callable[[], Pcm]:
