@@ -451,6 +451,6 @@ def _about_video(video: dict[str, Any]) -> str:
     if video["aligned_by"] == "sound":
         line += (
             f"; {video['segments_agreeing']} of {video['segments_compared']} segments agree, "
-            f"within {video['residual_milliseconds']:.0f} ms of that (median)"
+            f"half of them within {max(1.0, video['residual_milliseconds']):.0f} ms of that"
         )
     return line
