@@ -42,6 +42,8 @@ class Text:
     model: str | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     """Names of the text files beside the WAV, by language."""
+    is_audio_kept: bool = True
+    """False: the WAV goes, or has gone, now that its text is safe (SAVE_AUDIO=false)."""
 
     @property
     def transcript(self) -> str | None:
@@ -347,16 +349,10 @@ class Texts:
     def get(self, record: SegmentRecord) -> Text | None:
         """What is known of a segment's words; None if its text is still to come."""
         line = self._line(record.number)
-        if line is None:
-            files = _files_of(record, self._tags(record))
-            return Text(None, self._read(files), files=files) if files else None
-        if line.get("refused") is not None:
-            return Text(None, {}, refused=str(line["refused"]))
-        spoken, model = _tag(line.get("language")), _text(line.get("model"))
-        if isinstance(line.get("transcript"), str):
-            return Text(spoken, _quoted(line, spoken), model=model, files=_named_files(record, line))
-        files = _files_of(record, self._tags(record))
-        return Text(spoken, self._read(files), model=model, files=_named_files(record, line))
+        if line is not None:
+            return text_of_line(self._folder, record.file, line, self._tags(record))
+        files = _files_of(record.file, self._tags(record))
+        return Text(None, _contents(self._folder, files), files=files) if files else None
 
     def close(self) -> None:
         if self._file is not None:
@@ -400,19 +396,41 @@ class Texts:
             self._tags_of_stem = _tags_by_stem(self._folder)
         return self._tags_of_stem.get(Path(record.file).stem, [])
 
-    def _read(self, files: Mapping[str, str]) -> dict[str, str]:
-        found = {tag: _content(self._folder / file) for tag, file in files.items()}
-        return {tag: text for tag, text in found.items() if text}
+
+def text_of_line(folder: Path, wav: str, line: Mapping[str, Any], tags: Iterable[str] = ()) -> Text:
+    """What a line of texts.jsonl says of a segment's words.
+
+    Where it does not quote them, the text files in these languages (and those that the line names) are read.
+    """
+    if line.get("refused") is not None:
+        return Text(None, {}, refused=str(line["refused"]))
+    spoken, named = _tag(line.get("language")), _named_files(wav, line)
+    if isinstance(line.get("transcript"), str):
+        texts = _quoted(line, spoken)
+    else:
+        texts = _contents(folder, {**named, **_files_of(wav, tags)})
+    return Text(
+        spoken,
+        texts,
+        model=line["model"] if isinstance(line.get("model"), str) else None,
+        files=named,
+        is_audio_kept=line.get("is_audio_kept") is not False,
+    )
 
 
-def _files_of(record: SegmentRecord, tags: Iterable[str]) -> dict[str, str]:
-    return {tag: f"{Path(record.file).stem}_{tag}.txt" for tag in tags}
+def _contents(folder: Path, files: Mapping[str, str]) -> dict[str, str]:
+    found = {tag: _content(folder / file) for tag, file in files.items()}
+    return {tag: text for tag, text in found.items() if text}
 
 
-def _named_files(record: SegmentRecord, line: Mapping[str, Any]) -> dict[str, str]:
-    """Those of the files that a line names whose names are a segment's, by language."""
+def _files_of(wav: str, tags: Iterable[str]) -> dict[str, str]:
+    return {tag: f"{Path(wav).stem}_{tag}.txt" for tag in tags}
+
+
+def _named_files(wav: str, line: Mapping[str, Any]) -> dict[str, str]:
+    """Those of the files that a line names whose names are this segment's, by language."""
     names = line.get("files")
-    stem = f"{Path(record.file).stem}_"
+    stem = f"{Path(wav).stem}_"
     texts = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
     tags = {name.removeprefix(stem).removesuffix(".txt"): name for name in texts}
     return {
@@ -442,10 +460,6 @@ def _quoted(line: Mapping[str, Any], spoken: str | None) -> dict[str, str]:
 
 def _tag(value: object) -> str | None:
     return value if isinstance(value, str) and LANGUAGE_TAG.fullmatch(value) else None
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
 
 
 def _tags_by_stem(folder: Path) -> dict[str, list[str]]:

@@ -22,7 +22,7 @@ import soundfile
 import typer
 
 import console
-from archive import TEXTS, Archive, Lines, Room, Texts, is_plain_name
+from archive import TEXTS, Archive, Lines, Room, Text, is_plain_name
 from config import Settings
 from console import Advance, progress, say, say_json, tell
 from segments import BYTES_PER_SAMPLE, SAMPLE_RATE, EndReason, SegmentRecord, StorageError, format_utc
@@ -129,15 +129,13 @@ class Report:
 class Wanted:
     """What a folder should have besides its sound."""
 
-    audio: bool = True
-    """SAVE_AUDIO: a WAV whose text is there may be gone otherwise."""
     texts: bool = False
-    """SAVE_TRANSLATIONS: every segment has a text. A room that has texts should have all of them anyway."""
+    """SAVE_TRANSLATIONS, CAPTIONS: every segment has a text. A room that has texts should have all of them anyway."""
     checksums: bool = True
 
     @classmethod
     def from_settings(cls, settings: Settings, *, checksums: bool = True) -> Wanted:
-        return cls(settings.save_audio, settings.save_translations, checksums)
+        return cls(settings.wants_text, checksums)
 
 
 def check(
@@ -202,11 +200,11 @@ def inspect(
             listed.add(record.file)
             report.segments += 1
             report.speech_seconds += record.duration_seconds
-            has_text = record in texts
-            if not (has_text and not wanted.audio):
+            text = texts.get(record) if wants_texts else None
+            if not (text is not None and not text.is_audio_kept and _is_missing(of_wav)):
                 report.findings += of_wav
             if wants_texts:
-                report.findings += _look_at_text(room, record, texts, has_text)
+                report.findings += _look_at_text(room, record, text)
             advance(1)
         report.findings += [_broken(Kind.BROKEN_LINE, MANIFEST, line) for line in lines.broken]
         report.findings += [_broken(Kind.BROKEN_TEXT_LINE, TEXTS, line) for line in texts.lines.broken]
@@ -270,8 +268,8 @@ def _look_at_wav(room: Room, record: SegmentRecord, *, checksum: bool) -> list[F
 
 def _look_at_header(path: Path, record: SegmentRecord, header: bytes, size: int) -> list[Finding]:
     """Whether a reader gets as much sound as the manifest says."""
-    samples = (size - WAV_HEADER_BYTES) // BYTES_PER_SAMPLE
-    if header != wav_header(max(0, samples)):  # not as we write it: perhaps recovered from other hands
+    samples: int | None = max(0, (size - WAV_HEADER_BYTES) // BYTES_PER_SAMPLE)
+    if samples is None or header != wav_header(samples):  # not as we write it: perhaps from other hands
         samples = _samples_for_readers(path)
         if samples is None:
             return [Finding(Kind.WAV_HEADER, f"{record.file} is no 16 kHz mono 16-bit WAV", record.file)]
@@ -314,8 +312,11 @@ def _digest(data: bytes, samples: int) -> str:
 # One text.
 
 
-def _look_at_text(room: Room, record: SegmentRecord, texts: Texts, has_text: bool) -> Iterator[Finding]:
-    text = texts.get(record) if has_text else None
+def _is_missing(findings: Sequence[Finding]) -> bool:
+    return any(finding.kind is Kind.MISSING_WAV for finding in findings)
+
+
+def _look_at_text(room: Room, record: SegmentRecord, text: Text | None) -> Iterator[Finding]:
     if text is None:
         yield Finding(Kind.TEXT_MISSING, f"{record.file} has no text yet", record.file)
     elif text.refused is not None:
@@ -467,7 +468,9 @@ def _write_texts_again(room: Room, missing: set[str]) -> Iterator[str]:
     with room.texts() as texts:
         for record in room.records():
             text = texts.get(record) if record in texts else None
-            for language, file in text.files.items() if text is not None else ():
+            if text is None:
+                continue
+            for language, file in text.files.items():
                 if file in missing and language in text.by_language:
                     write_private(room.path / file, (text.by_language[language] + "\n").encode())
                     yield f"{file}: written again"

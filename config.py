@@ -273,6 +273,12 @@ class Settings:
     gemini_model: str = _text(
         "Text", "gemini-3.8-flash", "Gemini model", allowed="a model's name", parse=_cloud_name
     )
+    gemini_thinking: str = _choice(
+        "Text",
+        "low",
+        ("low", "minimal", "medium", "high", "default"),
+        "how much Gemini thinks first: more is later and dearer; default: send nothing (models before Gemini 3)",
+    )
     translation_context: int = _integer(
         "Text", 3, 0, 20, "sentences", "what was said before that goes along with each segment"
     )

@@ -39,9 +39,14 @@ def settings() -> Settings:
     return Settings.from_env(environment(HERE), for_worker=False)
 
 
-def say(line: str = "") -> None:
-    """A line of the command's answer."""
-    sys.stdout.write(f"{printable(line)}\n")
+def say(line: str = "", *, is_safe: bool = False) -> None:
+    """A line of the command's answer; one that ``is_safe`` has been made printable and may have colours."""
+    sys.stdout.write((line if is_safe else printable(line)) + "\n")
+
+
+def is_terminal() -> bool:
+    """Whether the answer goes to a person's screen."""
+    return sys.stdout.isatty()
 
 
 def tell(line: str) -> None:

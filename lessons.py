@@ -25,6 +25,7 @@ from typer.core import TyperGroup
 import checking
 import exporting
 import listing
+import searching
 import segmenting
 from console import TROUBLE, WRONG_INPUT, tell
 from segments import ConfigError, InputError, RecorderError
@@ -32,6 +33,7 @@ from segments import ConfigError, InputError, RecorderError
 COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
     "Look": {
         "list": listing.list_lessons,
+        "search": searching.search,
     },
     "Make": {
         "segment": segmenting.segment,

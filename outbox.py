@@ -285,6 +285,11 @@ class Outbox:
         return State(row[0]) if row else None
 
     @_transaction
+    def generation(self) -> int:
+        """A number that changes when the outbox was begun anew, and with it all bookmarks."""
+        return int(self._one("PRAGMA application_id")[0])
+
+    @_transaction
     def backlog(self, kind: str) -> Backlog:
         """How much waits, and for how long."""
         oldest = self._one("SELECT MIN(moment) FROM work WHERE kind = ? AND state = 'pending'", kind)
@@ -506,7 +511,11 @@ def _prepare(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA synchronous = NORMAL")
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version == 0:
-        connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        generation = secrets.randbelow(2**31 - 1) + 1
+        connection.executescript(
+            f"BEGIN; {_SCHEMA} PRAGMA application_id = {generation};"
+            f" PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+        )
     elif version != SCHEMA_VERSION:
         raise sqlite3.DatabaseError(f"it is of version {version}")
 

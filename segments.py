@@ -256,6 +256,10 @@ class TextRecord:
     """The segment's WAV; the number and this are those of the manifest."""
     at: datetime
     """When this was written (UTC)."""
+    start: datetime
+    """When it was spoken, as in the manifest (UTC)."""
+    participant_identity: str
+    """Who spoke."""
     language: str = ""
     """BCP 47 tag of what was spoken."""
     transcript: str = ""
@@ -276,7 +280,13 @@ class TextRecord:
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary of plain JSON values; of a refusal only what it has."""
-        line: dict[str, Any] = {"number": self.number, "file": self.file, "at": format_utc(self.at)}
+        line: dict[str, Any] = {
+            "number": self.number,
+            "file": self.file,
+            "at": format_utc(self.at),
+            "start": format_utc(self.start),
+            "participant_identity": self.participant_identity,
+        }
         if self.refused:
             return {**line, "refused": self.refused}
         return {
@@ -306,6 +316,8 @@ class TextRecord:
             number=line["number"],
             file=str(line["file"]),
             at=parse_utc(line["at"]),
+            start=parse_utc(line["start"]),
+            participant_identity=str(line["participant_identity"]),
             language=str(line.get("language", "")),
             transcript=str(line.get("transcript", "")),
             translations={str(tag): str(text) for tag, text in line.get("translations", {}).items()},

@@ -238,7 +238,7 @@ def open_private(path: Path, flags: int) -> IO[bytes]:
     return os.fdopen(descriptor, "r+b", buffering=0)
 
 
-def _write_all(file: IO[bytes], data: bytes) -> None:
+def write_all(file: IO[bytes], data: bytes) -> None:
     """Writes everything: a full disk may take a part of it, without an error, before it refuses the rest."""
     view = memoryview(data)
     while view:
@@ -250,7 +250,7 @@ def _sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Makes renames and new names in ``folder`` last. Windows and some network disks cannot; they need not."""
     if sys.platform == "win32":
         return
@@ -476,7 +476,7 @@ class PartFile:
         try:
             _write_whole(folder / note.path_name, json.dumps(note.to_json(), ensure_ascii=False).encode())
             part._file = part._create_file()
-            _sync_folder(folder)
+            sync_folder(folder)
         except BaseException:
             part.abandon()
             for path in (part._part_path, folder / note.path_name):
@@ -522,7 +522,7 @@ class PartFile:
             if sys.platform == "win32":
                 self.abandon()  # Windows renames no open file; elsewhere ours stays locked to the end
             os.replace(self._part_path, self._final_path)
-            _sync_folder(self._folder)
+            sync_folder(self._folder)
             record = self._note.record(
                 len(segment.pcm),
                 hashlib.sha256(wav_header(len(segment.pcm)) + _pcm_bytes(segment.pcm)).hexdigest(),
@@ -566,7 +566,7 @@ class PartFile:
             if not try_lock(file):
                 raise StorageError(f"{self._part_path.name} is being written by another recorder")
             file.truncate(0)
-            _write_all(file, wav_header(0))
+            write_all(file, wav_header(0))
         except BaseException:
             file.close()
             raise
@@ -576,7 +576,7 @@ class PartFile:
         """Adds samples, then lets the header say so, then syncs. What fails is written over by the next call."""
         assert self._file is not None
         self._file.seek(WAV_HEADER_BYTES + self._safe_samples * BYTES_PER_SAMPLE)
-        _write_all(self._file, _pcm_bytes(pcm))
+        write_all(self._file, _pcm_bytes(pcm))
         self._write_header(self._safe_samples + len(pcm))
         os.fsync(self._file.fileno())
         self._safe_samples += len(pcm)
@@ -585,7 +585,7 @@ class PartFile:
     def _write_header(self, samples: int) -> None:
         assert self._file is not None
         self._file.seek(0)
-        _write_all(self._file, wav_header(samples))
+        write_all(self._file, wav_header(samples))
 
 
 def _pcm_bytes(pcm: Pcm) -> bytes:
@@ -595,7 +595,7 @@ def _pcm_bytes(pcm: Pcm) -> bytes:
 def _write_whole(path: Path, data: bytes) -> None:
     file = open_private(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     with file:
-        _write_all(file, data)
+        write_all(file, data)
         os.fsync(file.fileno())
 
 
@@ -613,13 +613,13 @@ def append_manifest(folder: Path, record: SegmentRecord) -> None:
         try:
             file.truncate(end)
             file.seek(end)
-            _write_all(file, line)
+            write_all(file, line)
             os.fsync(file.fileno())
         except OSError:
             with contextlib.suppress(OSError):
                 file.truncate(end)
             raise
-    _sync_folder(folder)
+    sync_folder(folder)
 
 
 def _last_fragment(file: IO[bytes]) -> tuple[int, bytes]:
@@ -692,7 +692,7 @@ def mend_wav(path: Path, samples: int) -> None:
     """Gives a WAV of ours the header it should have, and takes away what stands behind its last sample."""
     with open_private(path, os.O_RDWR) as file:
         file.truncate(WAV_HEADER_BYTES + samples * BYTES_PER_SAMPLE)
-        _write_all(file, wav_header(samples))
+        write_all(file, wav_header(samples))
         os.fsync(file.fileno())
 
 
@@ -701,7 +701,7 @@ def write_private(path: Path, data: bytes) -> None:
     whole = path.with_name(f".{path.name}.new")
     _write_whole(whole, data)
     os.replace(whole, path)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def set_broken_lines_aside(folder: Path) -> int:
@@ -719,7 +719,7 @@ def set_broken_lines_aside(folder: Path) -> int:
         if not broken:
             return 0
         with open_private(folder / f"{MANIFEST}.broken", os.O_RDWR | os.O_CREAT | os.O_APPEND) as aside:
-            _write_all(aside, b"".join(line.rstrip(b"\r\n") + b"\n" for line in broken))
+            write_all(aside, b"".join(line.rstrip(b"\r\n") + b"\n" for line in broken))
             os.fsync(aside.fileno())
         write_private(manifest, b"".join(line for line in lines if record_in(line) is not None))
         return len(broken)
@@ -819,7 +819,7 @@ class _Recovery:
             return None
         mend_wav(path, samples)
         os.replace(path, final)
-        _sync_folder(self._folder)
+        sync_folder(self._folder)
         return self._list(note, samples)
 
     def _adopt_wav(self, path: Path) -> SegmentRecord:

@@ -1,229 +1,449 @@
 """Text for every segment that is on disk: beside the recording, never in its way.
 
-The manifest is the list of what there is to do and ``texts.jsonl``, one line for each segment that is done or refused
-for good, of what has been done. So unfinished work survives anything, and there is no queue that could be lost: after
-an outage, a restart or a room's end the service sees in the folders what is missing, and takes the newest first.
+The manifests say what there is, ``texts.jsonl`` in each folder what has been done, and the outbox what is left. So
+unfinished work survives anything: after an outage, a restart or a room's end it is caught up on, the newest first, so
+that a lesson that is being given never waits for an old one.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
-import json
 import logging
-import os
 import random
 import time
-from collections import Counter, deque
-from collections.abc import Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
-import aiofiles
-import aiofiles.os
-
+import doorbell
 from config import Settings
-from segments import Refused, RetryLater, SegmentRecord
-from storage import PRIVATE_FILE, read_manifest
-from translator import BadAnswer, TextResult, Translator
+from feed import ManifestFeed
+from languages import language_tag_or_empty
+from outbox import Backlog, Order, Outbox, State, Work
+from segments import Refused, RetryLater, SegmentRecord, StorageError, TextRecord
+from storage import MANIFEST
+from text_files import FolderTexts, write_text
+from translator import BadAnswer, Rejected, TextRequest, TextResult, Translator, Usage
 
 logger = logging.getLogger("recorder")
 
-TEXTS = "texts.jsonl"
-SCAN_SECONDS = 1.0
-MOST_CALLS_AT_ONCE = 4
-MOST_BAD_ANSWERS = 4
-CONTEXT_SENTENCES = 3
-FIRST_PAUSE_SECONDS = 2.0
+TEXT = "text"
+REMOVE_AUDIO = "remove_audio"
+"""Kinds of work in the outbox; both name a segment by its WAV."""
+
+SCAN_SECONDS = 2.0
+"""How often all folders are looked through."""
+LIVE_SCAN_SECONDS = 0.05
+"""The same for lessons that are being given, where rooms are processes and cannot ring."""
+
+DISK_PAUSE_SECONDS = 1.0
+
+MOST_BAD_ANSWERS = 3
+FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 300.0
+REMOVALS_AT_ONCE = 50
+LONGEST_REMOVAL_PAUSE_SECONDS = 3600.0
+QUIET_SECONDS = 120.0
+"""After so long without a call the log says what a lesson's text has taken so far."""
+MOST_FOLDERS_KEPT = 256
+
+PutAway = Callable[[], Awaitable[None]]
 
 
 @dataclass
-class _Folder:
-    """What is known of one room's folder."""
+class TextCosts:
+    """What text has taken since the worker started: plain counters, for the log and for metrics."""
 
-    path: Path
-    manifest_size: int = -1
-    records: list[SegmentRecord] = field(default_factory=list)
-    done: set[int] = field(default_factory=set)
-    bad_answers: Counter[int] = field(default_factory=Counter)
-    context: deque[str] = field(default_factory=lambda: deque(maxlen=CONTEXT_SENTENCES))
+    calls: int = 0
+    failed_calls: int = 0
+    audio_seconds: float = 0.0
+    """Sent, over all calls."""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    texts: int = 0
+    refused: int = 0
 
-    def undone(self) -> Iterator[SegmentRecord]:
-        return (record for record in self.records if record.number not in self.done)
+    def __str__(self) -> str:
+        return (
+            f"{self.texts} texts, {self.calls} calls, {self.audio_seconds:.0f} s of audio, "
+            f"{self.input_tokens} tokens in, {self.output_tokens} out, {self.refused} refused"
+        )
+
+
+@dataclass
+class _Lesson:
+    """What one lesson's text has taken."""
+
+    room: str
+    costs: TextCosts = field(default_factory=TextCosts)
+    last_call_at: float = 0.0
+    is_reported: bool = True
 
 
 class TextService:
-    """Finds segments without text and gets it, one service a disk."""
+    """Gets the text of segments and writes it down; one service a worker.
 
-    def __init__(self, settings: Settings, translator: Translator) -> None:
+    ``deliver_first`` names the kinds of work in the outbox that must be done with a WAV before it may go
+    (SAVE_AUDIO=false).
+    """
+
+    def __init__(
+        self, settings: Settings, translator: Translator, outbox: Outbox, deliver_first: Sequence[str] = ()
+    ) -> None:
+        self.costs = TextCosts()
         self._settings = settings
         self._translator = translator
-        self._folders: dict[Path, _Folder] = {}
-        self._running: dict[tuple[Path, int], asyncio.Task[None]] = {}
+        self._outbox = outbox
+        self._deliver_first = deliver_first
+        self._output_dir = Path(settings.output_dir)
+        self._feed = ManifestFeed(outbox, self._output_dir, TEXT, self._is_wanted)
+        self._folders: OrderedDict[str, FolderTexts] = OrderedDict()
+        self._lessons: dict[tuple[str, str], _Lesson] = {}
+        self._calls: set[asyncio.Task[None]] = set()
+        self._news = asyncio.Event()
+        self._rung: set[str] = set()
+        self._may_claim = True
+        self._scan_at = 0.0
+        self._disk_trouble = ""
+        # How the service on the other side is.
         self._failures = 0
+        self._paused_at = 0.0
         self._not_before = 0.0
+        self._trouble = ""
+        self._has_answered = False
+        self._bad_answers: Counter[tuple[str, str]] = Counter()
 
     async def run(self) -> None:
-        """Works until cancelled; calls under way are then left to the next start."""
+        """Works until cancelled. What is under way then is done by the next start."""
+        stop_listening = doorbell.listen(MANIFEST, self._on_ring)
         try:
             while True:
                 try:
-                    await asyncio.to_thread(self._look)
-                    self._begin_calls()
-                except OSError as error:
-                    logger.warning(
-                        "Folders cannot be searched for missing text now: %s", error.strerror or error
-                    )
-                await asyncio.sleep(SCAN_SECONDS)
+                    await self._round()
+                    self._disk_trouble = ""
+                except (StorageError, OSError) as error:
+                    self._disk_refuses(error)
+                self._report_lessons(QUIET_SECONDS)
+                await self._until_news()
         finally:
-            for task in list(self._running.values()):
-                task.cancel()
-            await asyncio.gather(*self._running.values(), return_exceptions=True)
+            stop_listening()
+            for call in self._calls:
+                call.cancel()
+            await asyncio.gather(*self._calls, return_exceptions=True)
+            self._report_lessons(0)
             await self._translator.aclose()
+
+    async def backlog(self) -> Backlog:
+        """What waits for its text."""
+        return await self._outbox.backlog(TEXT)
 
     # What there is to do.
 
-    def _look(self) -> None:
-        """Reads the manifests that have grown. On a thread."""
-        for entry in os.scandir(self._settings.output_dir):
-            if not entry.is_dir(follow_symlinks=False):
-                continue
-            folder = self._folders.setdefault(Path(entry.path), _Folder(Path(entry.path)))
-            with contextlib.suppress(FileNotFoundError):
-                size = os.stat(folder.path / "segments.jsonl").st_size
-                if size != folder.manifest_size:
-                    folder.records = list(read_manifest(folder.path))
-                    folder.done = folder.done or _numbers_done(folder.path)
-                    folder.manifest_size = size
+    async def _round(self) -> None:
+        await self._find_work()
+        if self._may_claim and time.monotonic() >= self._not_before:
+            self._may_claim = False
+            await self._begin_calls()
+            if not self._settings.save_audio:
+                await self._remove_audio()
 
-    def _begin_calls(self) -> None:
-        if time.monotonic() < self._not_before:
-            return
-        waiting = [(folder, record) for folder in self._folders.values() for record in folder.undone()]
-        waiting.sort(key=lambda item: item[1].start, reverse=True)
-        for folder, record in waiting:
-            key = (folder.path, record.number)
-            if len(self._running) >= MOST_CALLS_AT_ONCE:
-                return
-            if key not in self._running:
-                task = asyncio.create_task(self._get_text(folder, record))
-                self._running[key] = task
-                task.add_done_callback(functools.partial(self._forget, key))
+    async def _find_work(self) -> None:
+        rung, self._rung = self._rung, set()
+        if time.monotonic() >= self._scan_at:
+            is_first = self._scan_at == 0
+            await self._feed.look_everywhere()
+            self._scan_at = time.monotonic() + SCAN_SECONDS
+            self._may_claim = True
+            if is_first:
+                await self._say_what_waits()
+        elif rung:
+            self._may_claim |= await self._feed.look_at(rung)
+        elif self._settings.job_executor == "process":
+            self._may_claim |= await self._feed.look_at_live()
 
-    def _forget(self, key: tuple[Path, int], task: asyncio.Task[None]) -> None:
-        self._running.pop(key, None)
-        if not task.cancelled() and task.exception() is not None:
-            self._pause(RetryLater("something unforeseen"))
-            logger.error("Getting text failed", exc_info=task.exception())
-
-    # Getting it.
-
-    async def _get_text(self, folder: _Folder, record: SegmentRecord) -> None:
-        context = {"room": record.room_name, "participant": record.participant_identity}
-        try:
-            result = await self._translator.translate(folder.path / record.file, tuple(folder.context))
-            files = await self._write(folder, record, result)
-        except Refused as refusal:
-            await self._note(folder, record, {"refused": str(refusal)})
-            logger.error("No text for %s, for good: %s", record.file, refusal, extra=context)
-        except BadAnswer as answer:
-            await self._ask_again_or_refuse(folder, record, answer)
-        except RetryLater as trouble:
-            self._pause(trouble)
-        except FileNotFoundError:
-            await self._note(folder, record, {"refused": "its WAV is gone"})
-        except OSError as error:
-            self._pause(RetryLater(f"the disk refuses: {error.strerror or error}"))
-        else:
-            self._failures = 0
-            logger.info("Text saved: %s", ", ".join(files) or f"{record.file} has no words", extra=context)
-
-    async def _ask_again_or_refuse(self, folder: _Folder, record: SegmentRecord, answer: BadAnswer) -> None:
-        """A bad answer is this segment's trouble alone, and not asked for without end: every call costs."""
-        folder.bad_answers[record.number] += 1
-        if folder.bad_answers[record.number] >= MOST_BAD_ANSWERS:
-            await self._note(folder, record, {"refused": str(answer)})
-            logger.error(
-                "No text for %s, for good: %s", record.file, answer, extra={"room": record.room_name}
+    async def _say_what_waits(self) -> None:
+        backlog = await self.backlog()
+        if backlog.count:
+            logger.info(
+                "%d segments wait for their text, the oldest for %.0f minutes; the newest come first",
+                backlog.count,
+                backlog.oldest_seconds / 60,
             )
 
-    async def _write(self, folder: _Folder, record: SegmentRecord, result: TextResult) -> list[str]:
-        """Text files first, then the line that says so, and only then may the WAV go."""
-        stem, translation = Path(record.file).stem, result.translation
-        texts = {**translation.translations, translation.language: translation.transcript}
-        written = []
-        for language, text in texts.items():
-            if translation.transcript and text:
-                written.append(f"{stem}_{language}.txt")
-                await _write_text(folder.path / written[-1], text + "\n")
-        outcome = {
-            "language": translation.language,
-            "files": written,
-            "model": result.model,
-            "latency_seconds": round(result.seconds, 3),
-            "input_tokens": result.input_tokens,
-            "output_tokens": result.output_tokens,
-        }
-        await self._note(folder, record, outcome)
-        if translation.transcript:
-            folder.context.append(translation.transcript)
-        if not self._settings.save_audio:
-            await aiofiles.os.unlink(folder.path / record.file)
-        return written
+    async def _until_news(self) -> None:
+        is_polling = self._settings.job_executor == "process"
+        pause = self._not_before - time.monotonic()
+        patience = LIVE_SCAN_SECONDS if is_polling else SCAN_SECONDS
+        if pause > 0:
+            self._may_claim = True  # as soon as it is over
+            patience = min(patience, pause)
+        try:
+            await asyncio.wait_for(self._news.wait(), patience)
+        except asyncio.TimeoutError:
+            pass
+        self._news.clear()
 
-    async def _note(self, folder: _Folder, record: SegmentRecord, outcome: dict[str, Any]) -> None:
-        line = json.dumps({"number": record.number, "file": record.file, **outcome}, ensure_ascii=False)
-        await asyncio.to_thread(_append_line, folder.path / TEXTS, line)
-        folder.done.add(record.number)
+    def _on_ring(self, manifest: Path) -> None:
+        if manifest.parent.parent == self._output_dir:
+            self._rung.add(manifest.parent.name)
+            self._news.set()
 
-    def _pause(self, trouble: RetryLater) -> None:
-        """All calls wait: what troubles one troubles the next. With jitter, or the server's own hint."""
-        self._failures += 1
+    def _is_wanted(self, folder: str, segment: SegmentRecord) -> bool:
+        texts = self._texts_of(folder)
+        return not texts.has(segment) or texts.may_remove_audio(segment)
+
+    def _texts_of(self, folder: str) -> FolderTexts:
+        texts = self._folders.setdefault(folder, FolderTexts(self._output_dir / folder))
+        self._folders.move_to_end(folder)
+        if len(self._folders) > MOST_FOLDERS_KEPT:
+            self._folders.popitem(last=False)
+        return texts
+
+    def _disk_refuses(self, error: Exception) -> None:
+        trouble = str(getattr(error, "strerror", None) or error)
+        if trouble != self._disk_trouble:
+            self._disk_trouble = trouble
+            logger.warning("Text has to wait for the disk: %s", trouble)
+
+    # Calls.
+
+    async def _begin_calls(self) -> None:
+        # One at a time while the other side is in trouble: that is enough to see whether it is over.
+        most = 1 if self._failures else self._settings.gemini_max_at_once
+        for work in await self._outbox.claim(TEXT, Order.NEWEST_FIRST, max(0, most - len(self._calls))):
+            call = asyncio.create_task(self._work_on(work), name=f"text of {work.file}")
+            self._calls.add(call)
+            call.add_done_callback(self._on_call_done)
+
+    def _on_call_done(self, call: asyncio.Task[None]) -> None:
+        self._calls.discard(call)
+        self._may_claim = True
+        self._news.set()
+        if not call.cancelled() and call.exception() is not None:
+            logger.error("A text could not be put away", exc_info=call.exception())
+
+    async def _work_on(self, work: Work) -> None:
+        """Whatever happens, what was claimed is put away in the end: done, refused, or to be tried again."""
+        try:
+            put_away = await self._attempt(work)
+        except (StorageError, OSError) as error:
+            self._disk_refuses(error)
+            put_away = functools.partial(self._outbox.give_back, work)
+        except Exception as error:  # not foreseen: the others go on
+            logger.error("Getting a text failed", exc_info=error, extra={"room": work.folder})
+            put_away = functools.partial(self._outbox.retry, work, LONGEST_PAUSE_SECONDS)
+        await self._until_disk_takes(work, put_away)
+
+    async def _until_disk_takes(self, work: Work, put_away: PutAway) -> None:
+        """An answer has been paid for: it is kept in memory until it can be written down."""
+        while True:
+            try:
+                await put_away()
+                return
+            except (StorageError, OSError) as error:
+                if await asyncio.to_thread(self._is_folder_gone, work.folder):
+                    put_away = functools.partial(self._outbox.refuse, work, "its folder is gone")
+                else:
+                    self._disk_refuses(error)
+                await asyncio.sleep(DISK_PAUSE_SECONDS)
+
+    def _is_folder_gone(self, folder: str) -> bool:
+        return self._output_dir.exists() and not (self._output_dir / folder).exists()
+
+    async def _attempt(self, work: Work) -> PutAway:
+        """Gets one text; returns how the work is to be put away then."""
+        segment, texts = SegmentRecord.from_json(work.payload), self._texts_of(work.folder)
+        if await asyncio.to_thread(texts.has, segment):
+            return functools.partial(self._finish, work, texts, segment)
+        if not await self._may_call():
+            return functools.partial(self._outbox.give_back, work)
+        context = await asyncio.to_thread(texts.before, segment, self._settings.translation_context)
+        began = time.monotonic()
+        self._count(work, segment, calls=1, audio_seconds=segment.duration_seconds)
+        try:
+            result = await self._translator.translate(self._request(texts, segment, context))
+        except (Refused, RetryLater, FileNotFoundError) as error:
+            self._count(work, segment, failed_calls=1)
+            return self._after_failure(work, texts, segment, error, began)
+        self._is_well()
+        self._count_usage(work, segment, result.usage)
+        return functools.partial(self._save, work, texts, segment, result)
+
+    def _request(self, texts: FolderTexts, segment: SegmentRecord, context: tuple[str, ...]) -> TextRequest:
+        asked_for = [tag for one in segment.caption_languages if (tag := language_tag_or_empty(one))]
+        return TextRequest(
+            wav=texts.folder / segment.file,
+            languages=tuple(dict.fromkeys((*self._settings.target_languages, *asked_for))),
+            hint=language_tag_or_empty(segment.speaking_language),
+            context=context,
+        )
+
+    async def _may_call(self) -> bool:
+        """Whether the budget allows another call; if not, all calls wait until it does."""
+        per_minute, per_day = self._settings.gemini_max_per_minute, self._settings.gemini_max_per_day
+        if not per_minute and not per_day:
+            return True
+        seconds = await self._outbox.spend(TEXT, per_minute, per_day)
+        if not seconds:
+            return True
+        if time.monotonic() >= self._not_before:
+            logger.warning(
+                "The budget for text is spent (GEMINI_MAX_PER_MINUTE, GEMINI_MAX_PER_DAY): next call in %.0f s",
+                seconds,
+            )
+        self._not_before = max(self._not_before, time.monotonic() + seconds)
+        return False
+
+    # Answers.
+
+    async def _save(self, work: Work, texts: FolderTexts, segment: SegmentRecord, result: TextResult) -> None:
+        translation, files = result.translation, {}
+        if self._settings.save_translations and translation.transcript:
+            stem = Path(segment.file).stem
+            by_language = {translation.language: translation.transcript, **translation.translations}
+            files = {f"{stem}_{language}.txt": text for language, text in by_language.items()}
+        record = TextRecord(
+            number=segment.number,
+            file=segment.file,
+            at=datetime.now(timezone.utc),
+            start=segment.start,
+            participant_identity=segment.participant_identity,
+            language=translation.language,
+            transcript=translation.transcript,
+            translations=translation.translations,
+            files=tuple(files),
+            model=result.model,
+            latency_seconds=result.usage.seconds,
+            audio_seconds=segment.duration_seconds,
+            input_tokens=result.usage.input_tokens,
+            output_tokens=result.usage.output_tokens,
+            is_audio_kept=self._settings.save_audio,
+        )
+        for name, text in files.items():
+            await write_text(texts.folder / name, text + "\n")
+        if await asyncio.to_thread(texts.save, record):
+            self._count(work, segment, texts=1)
+            logger.info(
+                "Text saved: %s, %.1f s after it was spoken",
+                ", ".join(files)
+                or (segment.file if translation.transcript else f"{segment.file} has no words"),
+                time.time() - segment.end.timestamp(),
+                extra=_context(segment),
+            )
+        await self._finish(work, texts, segment)
+
+    async def _finish(self, work: Work, texts: FolderTexts, segment: SegmentRecord) -> None:
+        """The text is safe: now the WAV may go, if it is not to be kept, and only then is the work done."""
+        if await asyncio.to_thread(texts.may_remove_audio, segment):
+            await self._outbox.add([Work(REMOVE_AUDIO, work.folder, work.file, work.moment, {})])
+        await self._outbox.done(work)
+        self._bad_answers.pop((work.folder, work.file), None)
+
+    # Failures.
+
+    def _after_failure(
+        self, work: Work, texts: FolderTexts, segment: SegmentRecord, error: Exception, began: float
+    ) -> PutAway:
+        if isinstance(error, BadAnswer):
+            return self._after_bad_answer(work, texts, segment, error)
+        if isinstance(error, Rejected) and self._has_answered:
+            return functools.partial(self._refuse, work, texts, segment, str(error))
+        if isinstance(error, RetryLater):
+            pause = self._pause(error, began)
+            # It waits longer than the others, and more so each time: if the fault is its own, they show it.
+            after = min(2 * LONGEST_PAUSE_SECONDS, 2 * pause * 2 ** min(work.attempts, 10))
+            return functools.partial(self._outbox.retry, work, after)
+        reason = "its WAV is gone" if isinstance(error, FileNotFoundError) else str(error)
+        return functools.partial(self._refuse, work, texts, segment, reason)
+
+    def _after_bad_answer(
+        self, work: Work, texts: FolderTexts, segment: SegmentRecord, answer: BadAnswer
+    ) -> PutAway:
+        """That is this segment's trouble alone, and not asked for without end: every call costs."""
+        self._is_well()
+        self._count_usage(work, segment, answer.usage)
+        self._bad_answers[work.folder, work.file] += 1
+        if self._bad_answers[work.folder, work.file] >= MOST_BAD_ANSWERS:
+            return functools.partial(self._refuse, work, texts, segment, str(answer))
+        return functools.partial(self._outbox.retry, work, random.uniform(0, FIRST_PAUSE_SECONDS))
+
+    async def _refuse(self, work: Work, texts: FolderTexts, segment: SegmentRecord, reason: str) -> None:
+        record = TextRecord(
+            number=segment.number,
+            file=segment.file,
+            at=datetime.now(timezone.utc),
+            start=segment.start,
+            participant_identity=segment.participant_identity,
+            refused=reason,
+        )
+        if await asyncio.to_thread(texts.save, record):
+            self._count(work, segment, refused=1)
+            logger.error("No text for %s, for good: %s", segment.file, reason, extra=_context(segment))
+        await self._outbox.refuse(work, reason)
+        self._bad_answers.pop((work.folder, work.file), None)
+
+    def _pause(self, trouble: RetryLater, began: float) -> float:
+        """All calls wait: what troubles one troubles the next. With jitter, and at least as long as the server says.
+        Returns the seconds."""
+        now = time.monotonic()
+        if began >= self._paused_at:  # calls that were under way together fail together, and count once
+            self._failures += 1
+            self._paused_at = now
         longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(self._failures - 1, 10))
-        pause = trouble.after_seconds or random.uniform(longest / 2, longest)
-        self._not_before = max(self._not_before, time.monotonic() + pause)
-        level = logging.WARNING if self._failures == 1 else logging.DEBUG
+        pause = max(random.uniform(longest / 2, longest), trouble.after_seconds or 0)
+        self._not_before = max(self._not_before, now + pause)
+        level = logging.WARNING if str(trouble) != self._trouble else logging.DEBUG
+        self._trouble = str(trouble)
         logger.log(level, "Text has to wait %.0f s: %s", pause, trouble)
+        return pause
+
+    def _is_well(self) -> None:
+        if self._failures:
+            logger.info("Gemini answers again")
+        self._failures, self._trouble, self._has_answered = 0, "", True
+
+    # SAVE_AUDIO=false.
+
+    async def _remove_audio(self) -> None:
+        """Removes WAVs whose text is safe and that are delivered wherever they are to be delivered."""
+        for work in await self._outbox.claim(REMOVE_AUDIO, Order.NEWEST_FIRST, REMOVALS_AT_ONCE):
+            if await self._is_delivered(work):
+                await asyncio.to_thread((self._output_dir / work.folder / work.file).unlink, missing_ok=True)
+                await self._outbox.done(work)
+            else:
+                pause = SCAN_SECONDS * 2 ** min(work.attempts, 20)
+                await self._outbox.retry(work, min(LONGEST_REMOVAL_PAUSE_SECONDS, pause))
+
+    async def _is_delivered(self, work: Work) -> bool:
+        states = [await self._outbox.state(kind, work.folder, work.file) for kind in self._deliver_first]
+        return all(state is State.DONE for state in states)
+
+    # Costs.
+
+    def _count(self, work: Work, segment: SegmentRecord, **numbers: float) -> None:
+        key = (work.folder, segment.room_sid)
+        lesson = self._lessons.setdefault(key, _Lesson(segment.room_name))
+        lesson.last_call_at, lesson.is_reported = time.monotonic(), False
+        for costs in (self.costs, lesson.costs):
+            for name, number in numbers.items():
+                setattr(costs, name, getattr(costs, name) + number)
+
+    def _count_usage(self, work: Work, segment: SegmentRecord, usage: Usage) -> None:
+        self._count(work, segment, input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
+
+    def _report_lessons(self, quiet_seconds: float) -> None:
+        """Says what the text of each lesson has taken, when nothing has been asked for it for a while."""
+        now = time.monotonic()
+        for lesson in self._lessons.values():
+            if not lesson.is_reported and now - lesson.last_call_at >= quiet_seconds:
+                lesson.is_reported = True
+                logger.info("Text of this lesson so far: %s", lesson.costs, extra={"room": lesson.room})
+        if len(self._lessons) > MOST_FOLDERS_KEPT:
+            self._lessons = {key: one for key, one in self._lessons.items() if not one.is_reported}
 
 
-def _numbers_done(folder: Path) -> set[int]:
-    try:
-        lines = (folder / TEXTS).read_bytes().splitlines()
-    except FileNotFoundError:
-        return set()
-    done = set()
-    for line in lines:
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            done.add(int(json.loads(line)["number"]))
-    return done
-
-
-async def _write_text(path: Path, text: str) -> None:
-    """Writes a private file that is there whole or not at all."""
-    part = path.with_suffix(".txt.part")
-    async with aiofiles.open(part, "w", encoding="utf-8", newline="\n", opener=_private) as file:
-        await file.write(text)
-        await file.flush()
-        await asyncio.to_thread(os.fsync, file.fileno())
-    await aiofiles.os.replace(part, path)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, PRIVATE_FILE)
-
-
-def _append_line(path: Path, line: str) -> None:
-    """Adds a line and makes it last; a line that was torn before is ended first, so that it spoils no other."""
-    descriptor = os.open(
-        path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), PRIVATE_FILE
-    )
-    with os.fdopen(descriptor, "a+b") as file:
-        if file.seek(0, os.SEEK_END):
-            file.seek(-1, os.SEEK_END)
-            line = line if file.read(1) == b"\n" else "\n" + line
-        file.write(line.encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+def _context(segment: SegmentRecord) -> dict[str, str]:
+    return {"room": segment.room_name, "participant": segment.participant_identity}

@@ -1,7 +1,7 @@
 """Gemini: one call a segment, from sound to transcript and all translations.
 
 Speech is data: nothing said in it is an instruction. What comes back is checked against the schema that was asked for,
-bounded, and reduced to plain text. ``google-genai`` is imported only when a key is set.
+bounded, and reduced to plain text. ``google-genai`` is imported only when text is wanted.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import re
+import logging
 import time
 import unicodedata
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,18 +21,29 @@ from typing import TYPE_CHECKING, Any, Protocol
 import soundfile
 
 from config import Settings
-from segments import Refused, RetryLater, Translation
+from languages import is_same_language, language_tag
+from segments import ConfigError, Refused, RetryLater, Translation
 
 if TYPE_CHECKING:
+    from google.auth.credentials import Credentials
     from google.genai import types
 
-CALL_TIMEOUT_SECONDS = 60.0
-MAX_OUTPUT_TOKENS = 4096
-MAX_TEXT_CHARACTERS = 4000
-"""Ten seconds of the fastest speech are some 300 characters; far more is not a transcript."""
+logger = logging.getLogger("recorder")
 
-_LANGUAGE_TAG = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")
-"""BCP 47 as far as it names spoken languages; also what makes a tag safe as part of a file name."""
+MAX_OUTPUT_TOKENS = 8192
+"""A minute of the fastest speech in twenty languages, and the model's own thinking."""
+
+MAX_TEXT_CHARACTERS = 4000
+"""A minute of the fastest speech is some 2000 characters; far more is not a transcript."""
+
+MAX_FILE_CHARACTERS = 20_000
+"""Of the glossary and of the prompt file: both go along with every call, and cost."""
+
+OPERATOR_PAUSE_SECONDS = 60.0
+"""How long to wait where only the operator can help: a wrong key or model."""
+
+LONGEST_HINT_SECONDS = 3600.0
+SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 
 INSTRUCTION = """\
 You transcribe and translate speech from a lesson.
@@ -42,27 +54,56 @@ If nothing intelligible is said, leave all texts empty.
 
 
 @dataclass(frozen=True)
+class TextRequest:
+    """One segment, and what is wanted of its text."""
+
+    wav: Path
+    languages: tuple[str, ...]
+    """BCP 47 tags to translate into."""
+    hint: str = ""
+    """BCP 47 tag of what the speaker says to be speaking; empty: not known."""
+    context: tuple[str, ...] = ()
+    """The sentences before it."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one answer took. Thinking counts as output: it costs the same."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
 class TextResult:
     """A translation and what it took."""
 
     translation: Translation
     model: str
-    seconds: float
-    input_tokens: int
-    output_tokens: int
+    usage: Usage
 
 
 class BadAnswer(RetryLater):
     """The service answered, but not what was asked for. Models are not deterministic: asking again may help."""
 
+    def __init__(self, message: str, usage: Usage) -> None:
+        super().__init__(message)
+        self.usage = usage
+
+
+class Rejected(RetryLater):
+    """The service does not take the request: the segment's fault if it takes others, else that of the settings."""
+
 
 class Translator(Protocol):
     """Turns a segment's sound into text."""
 
-    async def translate(self, wav: Path, context: Sequence[str]) -> TextResult:
-        """Text for a WAV file; ``context`` are the sentences before it.
+    async def translate(self, request: TextRequest) -> TextResult:
+        """Text for a WAV file.
 
         Raises:
+            FileNotFoundError: the WAV is gone.
             RetryLater: the service cannot answer now.
             Refused: it will never answer this.
         """
@@ -73,82 +114,43 @@ class Translator(Protocol):
         ...
 
 
-class GeminiTranslator:
-    """Google's Gemini through ``google-genai`` and an AI Studio key.
+# --- what is asked ---
 
-    ``GOOGLE_GEMINI_BASE_URL``, the SDK's own variable, points it somewhere else (a proxy, a test server).
-    """
 
-    def __init__(self, settings: Settings) -> None:
-        from google import genai
-        from google.genai import types
+def system_instruction(glossary: str, prompt: str) -> str:
+    """Our own instruction, then what the operator adds to it."""
+    parts = [INSTRUCTION]
+    if glossary:
+        parts.append(f"Terms and names of this school, as they are to be written:\n{glossary}")
+    if prompt:
+        parts.append(f"From those who run this school:\n{prompt}")
+    return "\n\n".join(parts)
 
-        self._model = settings.gemini_model
-        self._languages = settings.target_languages
-        options = types.HttpOptions(
-            timeout=int(CALL_TIMEOUT_SECONDS * 1000),
-            retry_options=types.HttpRetryOptions(attempts=1),  # waiting is the caller's business
+
+def accompanying_text(request: TextRequest) -> str:
+    """What is said about the audio; empty if there is nothing to say."""
+    lines = []
+    if request.hint:
+        lines.append(
+            f"The speaker's settings say that this is {request.hint}; believe the audio where it differs."
         )
-        self._client = genai.Client(api_key=settings.gemini_api_key, vertexai=False, http_options=options)
-        self._config = self._call_config()
+    if request.context:
+        before = json.dumps(list(request.context), ensure_ascii=False)
+        lines.append(f"Said before, for context only, not to be repeated: {before}")
+    return "\n".join(lines)
 
-    async def translate(self, wav: Path, context: Sequence[str]) -> TextResult:
-        from google.genai import types
 
-        flac = await asyncio.to_thread(compressed, wav)
-        parts = [types.Part.from_bytes(data=flac, mime_type="audio/flac")]
-        if context:
-            before = json.dumps(list(context), ensure_ascii=False)
-            parts.insert(
-                0, types.Part.from_text(text=f"Said before, for context only, not to be repeated: {before}")
-            )
-        started = time.monotonic()
-        response = await self._call(types.Content(role="user", parts=parts))
-        usage = response.usage_metadata
-        return TextResult(
-            translation=checked(_text_of(response), self._languages),
-            model=self._model,
-            seconds=time.monotonic() - started,
-            input_tokens=(usage.prompt_token_count or 0) if usage else 0,
-            output_tokens=(usage.candidates_token_count or 0) if usage else 0,
-        )
-
-    async def aclose(self) -> None:
-        await self._client.aio.aclose()
-
-    async def _call(self, content: types.Content) -> types.GenerateContentResponse:
-        from google.genai import errors
-
-        try:
-            return await self._client.aio.models.generate_content(
-                model=self._model, contents=[content], config=self._config
-            )
-        except errors.APIError as error:
-            raise _sorted_out(error) from None
-        except Exception as error:  # every transport's own: time-out, cut connection, name not found
-            raise RetryLater(f"Gemini cannot be reached: {type(error).__name__}") from None
-
-    def _call_config(self) -> types.GenerateContentConfig:
-        from google.genai import types
-
-        text = {"type": "string"}
-        translations = {
+def answer_schema(languages: Sequence[str]) -> dict[str, Any]:
+    """The JSON schema of an answer."""
+    text = {"type": "string"}
+    properties: dict[str, Any] = {"spoken_language": text, "transcript": text}
+    if languages:
+        properties["translations"] = {
             "type": "object",
-            "properties": dict.fromkeys(self._languages, text),
-            "required": list(self._languages),
+            "properties": dict.fromkeys(languages, text),
+            "required": list(languages),
         }
-        properties: dict[str, Any] = {"spoken_language": text, "transcript": text}
-        if self._languages:
-            properties["translations"] = translations
-        schema = {"type": "object", "properties": properties, "required": list(properties)}
-        return types.GenerateContentConfig(
-            system_instruction=INSTRUCTION,
-            response_mime_type="application/json",
-            response_json_schema=schema,
-            temperature=0.0,
-            max_output_tokens=MAX_OUTPUT_TOKENS,
-            automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),
-        )
+    return {"type": "object", "properties": properties, "required": list(properties)}
 
 
 def compressed(wav: Path) -> bytes:
@@ -168,38 +170,47 @@ def compressed(wav: Path) -> bytes:
     return buffer.getvalue()
 
 
-def _text_of(response: types.GenerateContentResponse) -> str:
-    """The answer's text. A block is final; an answer that is empty without a reason is asked for again."""
-    feedback = response.prompt_feedback
-    if feedback is not None and feedback.block_reason is not None:
-        raise Refused(f"blocked: {feedback.block_reason.value}")
-    candidate = response.candidates[0] if response.candidates else None
-    reason = candidate.finish_reason.value if candidate and candidate.finish_reason else "STOP"
-    if reason not in ("STOP", "OTHER", "FINISH_REASON_UNSPECIFIED"):
-        raise Refused(f"no answer: {reason}")
-    parts = candidate.content.parts if candidate and candidate.content else None
-    text = "".join(part.text or "" for part in parts or [] if not part.thought)
-    if not text:
-        raise BadAnswer("Gemini answered nothing")
+def operators_file(setting: str, path: str) -> str:
+    """The content of a file that a setting names; empty if it names none.
+
+    Raises:
+        ConfigError: it cannot be read, is no UTF-8 text, or is too long.
+    """
+    if not path:
+        return ""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig").strip()
+    except OSError as error:
+        raise ConfigError(f"{setting}={path} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{setting}={path} is not UTF-8 text: save it as UTF-8") from None
+    if len(text) > MAX_FILE_CHARACTERS:
+        raise ConfigError(f"{setting}={path} is too long: {len(text)} characters of {MAX_FILE_CHARACTERS}")
     return text
+
+
+# --- what is answered ---
 
 
 def checked(answer: str, languages: Sequence[str]) -> Translation:
     """The answer as a translation, if it is what was asked for.
 
+    A language that was asked for and is the one spoken needs no translation: it names the transcript.
+
     Raises:
-        BadAnswer: it is not.
+        ValueError, KeyError, TypeError, RecursionError: it is not.
     """
-    try:
-        found = json.loads(answer)
-        spoken, transcript = found["spoken_language"], plain(found["transcript"])
-        translations = found["translations"] if languages else {}
-        texts = {language: plain(translations[language]) for language in languages}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BadAnswer(f"Gemini's answer is not what was asked for ({type(error).__name__})") from None
-    if not isinstance(spoken, str) or not (_LANGUAGE_TAG.fullmatch(spoken) or not transcript):
-        raise BadAnswer("Gemini's answer names no language")
-    return Translation(spoken, transcript, texts)
+    found = json.loads(answer)
+    transcript = plain(found["transcript"])
+    translations = found["translations"] if languages else {}
+    texts = {language: plain(translations[language]) for language in languages}
+    if not transcript:
+        return Translation("", "", {})
+    spoken = language_tag(found["spoken_language"])
+    language = next((one for one in languages if is_same_language(one, spoken)), spoken)
+    return Translation(
+        language, transcript, {one: text for one, text in texts.items() if text and one != language}
+    )
 
 
 def plain(text: object) -> str:
@@ -212,21 +223,179 @@ def plain(text: object) -> str:
         raise TypeError
     kept = (" " if character.isspace() else character for character in text)
     visible = "".join(
-        character for character in kept if unicodedata.category(character) not in ("Cc", "Cf", "Cs")
+        character
+        for character in kept
+        if unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co", "Cn")
     )
     return " ".join(visible.split())[:MAX_TEXT_CHARACTERS]
 
 
+# --- Gemini ---
+
+
+class GeminiTranslator:
+    """Google's Gemini through ``google-genai``: AI Studio with a key, else Vertex AI with a project.
+
+    Raises:
+        ConfigError: a file that the settings name cannot be used.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        from google import genai
+
+        self._settings = settings
+        self._instruction = system_instruction(
+            operators_file("GLOSSARY_FILE", settings.glossary_file),
+            operators_file("PROMPT_FILE", settings.prompt_file),
+        )
+        if settings.gemini_api_key:
+            options = self._http_options(settings.google_gemini_base_url)
+            self._client = genai.Client(vertexai=False, api_key=settings.gemini_api_key, http_options=options)
+        else:
+            options = self._http_options(settings.google_vertex_base_url)
+            self._client = genai.Client(
+                vertexai=True,
+                project=settings.google_cloud_project,
+                location=settings.google_cloud_location,
+                credentials=credentials_from(settings.google_application_credentials),
+                http_options=options,
+            )
+
+    async def translate(self, request: TextRequest) -> TextResult:
+        from google.genai import types
+
+        flac = await asyncio.to_thread(compressed, request.wav)
+        parts = [types.Part.from_bytes(data=flac, mime_type="audio/flac")]
+        if text := accompanying_text(request):
+            parts.insert(0, types.Part.from_text(text=text))
+        started = time.monotonic()
+        response = await self._call(types.Content(role="user", parts=parts), request.languages)
+        usage = _usage(response, time.monotonic() - started)
+        answer = _text_of(response, usage)
+        try:
+            translation = checked(answer, request.languages)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise BadAnswer(
+                f"Gemini's answer is not what was asked for ({type(error).__name__})", usage
+            ) from None
+        return TextResult(translation, self._settings.gemini_model, usage)
+
+    async def aclose(self) -> None:
+        await self._client.aio.aclose()
+
+    async def _call(self, content: types.Content, languages: Sequence[str]) -> types.GenerateContentResponse:
+        from google.auth.exceptions import DefaultCredentialsError, RefreshError
+        from google.genai import errors
+
+        patience = self._settings.gemini_timeout_seconds
+        try:
+            return await asyncio.wait_for(
+                self._client.aio.models.generate_content(
+                    model=self._settings.gemini_model, contents=[content], config=self._config(languages)
+                ),
+                patience,
+            )
+        except errors.APIError as error:
+            raise _sorted_out(error) from None
+        except DefaultCredentialsError:
+            raise RetryLater(
+                "Vertex AI needs credentials: set GOOGLE_APPLICATION_CREDENTIALS, or GEMINI_API_KEY for AI Studio",
+                OPERATOR_PAUSE_SECONDS,
+            ) from None
+        except RefreshError:
+            raise RetryLater("The credentials for Vertex AI are refused", OPERATOR_PAUSE_SECONDS) from None
+        except asyncio.TimeoutError:
+            raise RetryLater(f"Gemini did not answer within {patience:g} s") from None
+        except Exception as error:  # every transport's own: cut connection, name not found, no answer of HTTP
+            raise RetryLater(f"Gemini cannot be reached: {type(error).__name__}") from None
+
+    def _http_options(self, base_url: str) -> types.HttpOptions:
+        from google.genai import types
+
+        return types.HttpOptions(
+            base_url=base_url or None,
+            timeout=int(self._settings.gemini_timeout_seconds * 1000),
+            retry_options=types.HttpRetryOptions(attempts=1),  # waiting is the caller's business
+        )
+
+    def _config(self, languages: Sequence[str]) -> types.GenerateContentConfig:
+        from google.genai import types
+
+        thinking = self._settings.gemini_thinking
+        return types.GenerateContentConfig(
+            system_instruction=self._instruction,
+            response_mime_type="application/json",
+            response_json_schema=answer_schema(languages),
+            max_output_tokens=MAX_OUTPUT_TOKENS,
+            thinking_config=None
+            if thinking == "default"
+            else types.ThinkingConfig(thinking_level=types.ThinkingLevel[thinking.upper()]),
+            automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),
+        )
+
+
+def credentials_from(path: str) -> Credentials | None:
+    """Google credentials from a file; None without one: the SDK then looks where Google's tools put them.
+
+    Raises:
+        ConfigError: the file holds none.
+    """
+    if not path:
+        return None
+    import google.auth
+    from google.auth.exceptions import DefaultCredentialsError
+
+    try:
+        with (
+            warnings.catch_warnings()
+        ):  # it warns of files that come from strangers; this one is the operator's
+            warnings.simplefilter("ignore", DeprecationWarning)
+            credentials, _ = google.auth.load_credentials_from_file(path, scopes=SCOPES)  # type: ignore[no-untyped-call]
+    except (DefaultCredentialsError, ValueError, OSError):
+        raise ConfigError(
+            f"GOOGLE_APPLICATION_CREDENTIALS={path} cannot be used: it must be a file with Google credentials"
+        ) from None
+    return credentials  # type: ignore[no-any-return]
+
+
+def _usage(response: types.GenerateContentResponse, seconds: float) -> Usage:
+    found = response.usage_metadata
+    if found is None:
+        return Usage(seconds=seconds)
+    output = (found.candidates_token_count or 0) + (found.thoughts_token_count or 0)
+    return Usage(found.prompt_token_count or 0, output, seconds)
+
+
+def _text_of(response: types.GenerateContentResponse, usage: Usage) -> str:
+    """The answer's text. A block is final; an answer that is empty or cut short is asked for again."""
+    feedback = response.prompt_feedback
+    if feedback is not None and feedback.block_reason is not None:
+        raise Refused(f"blocked: {feedback.block_reason.value}")
+    candidate = response.candidates[0] if response.candidates else None
+    reason = candidate.finish_reason.value if candidate and candidate.finish_reason else "STOP"
+    if reason == "MAX_TOKENS":
+        raise BadAnswer("Gemini's answer is too long", usage)
+    if reason not in ("STOP", "OTHER", "FINISH_REASON_UNSPECIFIED"):
+        raise Refused(f"no answer: {reason}")
+    parts = candidate.content.parts if candidate and candidate.content else None
+    text = "".join(part.text or "" for part in parts or [] if not part.thought)
+    if not text:
+        raise BadAnswer("Gemini answered nothing", usage)
+    return text
+
+
 def _sorted_out(error: Any) -> RetryLater | Refused:
-    """Whether an API error may heal, which a wrong key or model does too. Only what is wrong with the segment itself
-    is refused. The text is shortened and never holds the key (that travels as a header)."""
+    """Who must act. A wrong key or model may be mended; only what is wrong with the segment itself is refused. The
+    text is shortened and never holds the key (that travels as a header)."""
     said = f"{error.code} {error.status}: {' '.join(str(error.message).split())[:200]}"
     if error.code in (401, 403) or "API_KEY_INVALID" in str(error.details):
-        return RetryLater(f"GEMINI_API_KEY is refused ({said})", after_seconds=60.0)
+        return RetryLater(f"Gemini refuses the key or credentials ({said})", OPERATOR_PAUSE_SECONDS)
     if error.code == 404:
-        return RetryLater(f"GEMINI_MODEL is not known ({said})", after_seconds=60.0)
-    if error.code in (400, 413):
+        return RetryLater(f"GEMINI_MODEL is not known ({said})", OPERATOR_PAUSE_SECONDS)
+    if error.code == 413:
         return Refused(said)
+    if error.code == 400:
+        return Rejected(said, OPERATOR_PAUSE_SECONDS)
     return RetryLater(said, _retry_hint(error.details))
 
 
@@ -235,7 +404,7 @@ def _retry_hint(details: Any) -> float | None:
     try:
         for detail in details["error"]["details"]:
             if "retryDelay" in detail:
-                return min(float(str(detail["retryDelay"]).removesuffix("s")), 3600.0)
+                return max(0.0, min(float(str(detail["retryDelay"]).removesuffix("s")), LONGEST_HINT_SECONDS))
     except (KeyError, TypeError, ValueError):
         pass
     return None

@@ -1,7 +1,9 @@
 """A local server that speaks as much of Gemini's REST API as the worker uses, for tests and the demo.
 
-It checks what it gets (key, model, schema, decodable audio), answers with texts that tell which audio they belong to,
-and misbehaves on command: ``server.mishaps.append("429")`` spoils the next call.
+It answers on the paths of AI Studio (with a key) and of Vertex AI (with a token, which it also gives out to a service
+account). It checks what it gets (key or token, model, schema, decodable audio), answers with texts that tell which
+audio they belong to, and misbehaves on command: ``server.mishaps.append("429")`` spoils the next call,
+``server.spoil`` the calls that it chooses.
 """
 
 from __future__ import annotations
@@ -10,15 +12,38 @@ import asyncio
 import base64
 import io
 import json
+import secrets
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import soundfile
 from aiohttp import web
 
-KEY = "stand-in-key"
+KEY = "stand-in-key-" + "0123456789abcdef"
+PROJECT, LOCATION = "stand-in-project", "europe-west4"
+MODEL = "gemini-3.8-flash"
+SAMPLE_RATE = 16_000
+LONGEST_SECONDS = 61.0
+HANG_SECONDS = 120.0
+
+Pcm = npt.NDArray[np.int16]
+"""PCM s16le mono, shape (n,), 16 kHz."""
+
+
+def told_by_length(pcm: Pcm) -> str:
+    """What the stand-in "hears" if nobody tells it better."""
+    return f"{len(pcm) / SAMPLE_RATE:.1f} seconds of speech"
+
+
+def marked(text: str, language: str) -> str:
+    """How the stand-in "translates"."""
+    return f"{text} [{language}]"
 
 
 @dataclass(frozen=True)
@@ -26,10 +51,29 @@ class Call:
     """One call as it came in."""
 
     model: str
-    seconds: float
-    """Length of the audio."""
+    pcm: Pcm
     languages: list[str]
     body: dict[str, Any]
+    path: str
+    at: float
+    """``time.monotonic`` when it came."""
+
+    @property
+    def seconds(self) -> float:
+        return len(self.pcm) / SAMPLE_RATE
+
+    @property
+    def said_with_it(self) -> str:
+        """The text that goes along with the audio."""
+        return "\n".join(part["text"] for part in self.body["contents"][0]["parts"] if "text" in part)
+
+    @property
+    def instruction(self) -> str:
+        return "".join(part["text"] for part in self.body["systemInstruction"]["parts"])
+
+
+class NotTaken(Exception):
+    """The real service would not take this request."""
 
 
 @dataclass
@@ -37,14 +81,30 @@ class GeminiServer:
     """``async with GeminiServer() as gemini``: listens on loopback; ``gemini.url`` goes into GOOGLE_GEMINI_BASE_URL."""
 
     mishaps: deque[str] = field(default_factory=deque)
+    """What happens to the next calls, in order."""
+    spoil: Callable[[Call], str] = lambda call: ""
+    """What happens to a call (a name of ``_MISHAPS``), or nothing."""
+    hear: Callable[[Pcm], str] = told_by_length
+    translate: Callable[[str, str], str] = marked
+    latency_seconds: float = 0.0
     calls: list[Call] = field(default_factory=list)
+    """Those that were answered."""
+    refused: int = 0
+    """How many came with a wrong key or token."""
+    most_at_once: int = 0
     url: str = ""
+    _under_way: int = 0
+    _tokens: set[str] = field(default_factory=set)
     _runner: web.AppRunner | None = None
 
     async def __aenter__(self) -> GeminiServer:
         app = web.Application(client_max_size=64 * 2**20)
-        app.router.add_post("/{version:v1|v1beta}/models/{model}:generateContent", self._answer)
-        self._runner = web.AppRunner(app)
+        model = "models/{model}:generateContent"
+        place = "projects/{project}/locations/{location}/publishers/google"
+        app.router.add_post(f"/{{version:v1|v1beta}}/{model}", self._on_ai_studio)
+        app.router.add_post(f"/{{version:v1|v1beta1}}/{place}/{model}", self._on_vertex)
+        app.router.add_post("/token", self._on_token)
+        self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
         self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
@@ -54,39 +114,123 @@ class GeminiServer:
         if self._runner is not None:
             await self._runner.cleanup()
 
-    async def _answer(self, request: web.Request) -> web.StreamResponse:
-        if "key=" in str(request.url) or request.headers.get("x-goog-api-key") != KEY:
-            return _error(400, "INVALID_ARGUMENT", "API key not valid.", [{"reason": "API_KEY_INVALID"}])
-        if self.mishaps:
-            return await _MISHAPS[self.mishaps.popleft()](request)
-        call = _understood(request.match_info["model"], await request.json())
-        self.calls.append(call)
-        text = {
-            "spoken_language": "en",
-            "transcript": f"{call.seconds:.1f} seconds of speech",
-            "translations": {language: f"{call.seconds:.1f} s [{language}]" for language in call.languages},
+    def service_account(self, path: Path) -> Path:
+        """Writes a file with Google credentials whose tokens this server gives out."""
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric import rsa
+
+        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        pem = key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        account = {
+            "type": "service_account",
+            "project_id": PROJECT,
+            "private_key_id": "1",
+            "private_key": pem.decode(),
+            "client_email": f"recorder@{PROJECT}.iam.gserviceaccount.com",
+            "client_id": "1",
+            "token_uri": f"{self.url}/token",
         }
-        return web.json_response(_candidate(json.dumps(text)))
+        path.write_text(json.dumps(account), encoding="utf-8")
+        return path
+
+    async def _on_token(self, request: web.Request) -> web.StreamResponse:
+        form = await request.post()
+        if form.get("grant_type") != "urn:ietf:params:oauth:grant-type:jwt-bearer" or not form.get(
+            "assertion"
+        ):
+            return web.json_response({"error": "invalid_grant"}, status=400)
+        token = "stand-in-token-" + secrets.token_hex(16)
+        self._tokens.add(token)
+        return web.json_response({"access_token": token, "expires_in": 3600, "token_type": "Bearer"})
+
+    async def _on_ai_studio(self, request: web.Request) -> web.StreamResponse:
+        if "key=" in str(request.url) or request.headers.get("x-goog-api-key") != KEY:
+            self.refused += 1
+            return _error(400, "INVALID_ARGUMENT", "API key not valid.", [{"reason": "API_KEY_INVALID"}])
+        return await self._on_call(request)
+
+    async def _on_vertex(self, request: web.Request) -> web.StreamResponse:
+        token = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if token not in self._tokens or "x-goog-api-key" in request.headers:
+            self.refused += 1
+            return _error(401, "UNAUTHENTICATED", "Request had invalid authentication credentials.")
+        if (request.match_info["project"], request.match_info["location"]) != (PROJECT, LOCATION):
+            return _error(403, "PERMISSION_DENIED", "Permission denied on resource project.")
+        return await self._on_call(request)
+
+    async def _on_call(self, request: web.Request) -> web.StreamResponse:
+        if request.match_info["model"] != MODEL:
+            return _error(404, "NOT_FOUND", f"models/{request.match_info['model']} is not found.")
+        try:
+            call = _understood(request, await request.json())
+        except (NotTaken, KeyError, TypeError, ValueError) as error:
+            return _error(400, "INVALID_ARGUMENT", f"Request contains an invalid argument: {error!r}")
+        self._under_way += 1
+        self.most_at_once = max(self.most_at_once, self._under_way)
+        try:
+            return await self._answer(call, request)
+        finally:
+            self._under_way -= 1
+
+    async def _answer(self, call: Call, request: web.Request) -> web.StreamResponse:
+        mishap = self.mishaps.popleft() if self.mishaps else self.spoil(call)
+        if mishap:
+            return await _MISHAPS[mishap](request)
+        await asyncio.sleep(self.latency_seconds)
+        self.calls.append(call)
+        transcript = self.hear(call.pcm)
+        answer: dict[str, Any] = {"spoken_language": "en", "transcript": transcript}
+        if call.languages:
+            answer["translations"] = {
+                language: self.translate(transcript, language) for language in call.languages
+            }
+        return web.json_response(_candidate(json.dumps(answer)))
 
 
-def _understood(model: str, body: dict[str, Any]) -> Call:
-    """What a call asks for; raises (and so answers 500) if it is not what the real service would take."""
+def _understood(request: web.Request, body: dict[str, Any]) -> Call:
+    """What a call asks for.
+
+    Raises:
+        NotTaken, KeyError, TypeError, ValueError: it is not what the real service would take.
+    """
     config = body["generationConfig"]
     schema = config["responseJsonSchema"]
-    assert config["responseMimeType"] == "application/json"
-    assert {"spoken_language", "transcript"} <= set(schema["required"])
     audio = next(part["inlineData"] for part in body["contents"][0]["parts"] if "inlineData" in part)
-    assert audio.get("mimeType", audio.get("mime_type")) == "audio/flac"  # protobuf's JSON takes both
-    data = audio["data"].replace("-", "+").replace("_", "/")
-    pcm, rate = soundfile.read(io.BytesIO(base64.b64decode(data)))
+    data = base64.b64decode(audio["data"].replace("-", "+").replace("_", "/"), validate=True)
+    pcm, rate = soundfile.read(io.BytesIO(data), dtype="int16")
+    thinking = config.get("thinkingConfig", {})
+    level = thinking.get("thinkingLevel", thinking.get("thinking_level", "MEDIUM"))
+    for holds, demand in (
+        (config["responseMimeType"] == "application/json", "JSON"),
+        ({"spoken_language", "transcript"} <= set(schema["required"]), "a schema"),
+        (
+            audio.get("mimeType", audio.get("mime_type")) == "audio/flac",
+            "audio/flac",
+        ),  # protobuf's JSON takes both
+        (data[:4] == b"fLaC", "FLAC"),
+        (rate == SAMPLE_RATE and pcm.ndim == 1, "16 kHz mono"),
+        (0 < len(pcm) <= LONGEST_SECONDS * SAMPLE_RATE, "a segment's length"),
+        (level.upper() in ("LOW", "MEDIUM", "HIGH"), "a thinking level of this model"),
+        (
+            not {"temperature", "topP", "topK"} & config.keys(),
+            "no sampling parameters, which this model ignores",
+        ),
+        (body["systemInstruction"]["parts"][0]["text"], "an instruction"),
+    ):
+        if not holds:
+            raise NotTaken(f"not {demand}")
     languages = list(schema["properties"].get("translations", {}).get("properties", {}))
-    return Call(model, len(pcm) / rate, languages, body)
+    return Call(request.match_info["model"], pcm, languages, body, request.path, time.monotonic())
 
 
 def _candidate(text: str, reason: str = "STOP") -> dict[str, Any]:
     return {
         "candidates": [{"content": {"role": "model", "parts": [{"text": text}]}, "finishReason": reason}],
-        "usageMetadata": {"promptTokenCount": 320, "candidatesTokenCount": 40},
+        "usageMetadata": {"promptTokenCount": 320, "candidatesTokenCount": 40, "thoughtsTokenCount": 5},
     }
 
 
@@ -95,16 +239,27 @@ def _error(code: int, status: str, message: str, details: list[dict[str, Any]] |
     return web.json_response({"error": error}, status=code)
 
 
-async def _rate_limited(_: web.Request) -> web.StreamResponse:
-    return _error(429, "RESOURCE_EXHAUSTED", "Slow down", [{"retryDelay": "0.3s"}])
+# --- mishaps ---
+
+Mishap = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-async def _broken(_: web.Request) -> web.StreamResponse:
-    return _error(500, "INTERNAL", "Internal error")
+def _failing(code: int, status: str, message: str, details: list[dict[str, Any]] | None = None) -> Mishap:
+    async def answer(_: web.Request) -> web.StreamResponse:
+        return _error(code, status, message, details)
+
+    return answer
 
 
-async def _too_large(_: web.Request) -> web.StreamResponse:
-    return _error(400, "INVALID_ARGUMENT", "Request payload is too large")
+def _with(answer_body: dict[str, Any]) -> Mishap:
+    async def answer(_: web.Request) -> web.StreamResponse:
+        return web.json_response(answer_body)
+
+    return answer
+
+
+def _saying(text: str) -> Mishap:
+    return _with(_candidate(text))
 
 
 async def _cut(request: web.Request) -> web.StreamResponse:
@@ -114,31 +269,43 @@ async def _cut(request: web.Request) -> web.StreamResponse:
     return web.Response()
 
 
+async def _cut_in_the_middle(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Length": "1000", "Content-Type": "application/json"})
+    await response.prepare(request)
+    await response.write(b'{"candidates": [')
+    return await _cut(request)
+
+
 async def _hanging(_: web.Request) -> web.StreamResponse:
-    await asyncio.sleep(30)
+    await asyncio.sleep(HANG_SECONDS)
     return web.Response()
 
 
-async def _blocked(_: web.Request) -> web.StreamResponse:
-    return web.json_response({"promptFeedback": {"blockReason": "SAFETY"}})
+async def _gateway(_: web.Request) -> web.StreamResponse:
+    return web.Response(status=502, text="<html>Bad Gateway</html>", content_type="text/html")
 
 
-def _saying(text: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    async def answer(_: web.Request) -> web.StreamResponse:
-        return web.json_response(_candidate(text))
+_RETRY_INFO = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "0.3s"}
 
-    return answer
-
-
-_MISHAPS: dict[str, Callable[[web.Request], Awaitable[web.StreamResponse]]] = {
-    "429": _rate_limited,
-    "500": _broken,
-    "400": _too_large,
+_MISHAPS: dict[str, Mishap] = {
+    "429": _failing(429, "RESOURCE_EXHAUSTED", "Slow down", [_RETRY_INFO]),
+    "500": _failing(500, "INTERNAL", "Internal error"),
+    "503": _failing(503, "UNAVAILABLE", "The model is overloaded"),
+    "400": _failing(400, "INVALID_ARGUMENT", "Request contains an invalid argument"),
+    "413": _failing(413, "INVALID_ARGUMENT", "Request payload is too large"),
+    "wrong key": _failing(400, "INVALID_ARGUMENT", "API key not valid.", [{"reason": "API_KEY_INVALID"}]),
+    "gateway": _gateway,
     "cut": _cut,
+    "cut in the middle": _cut_in_the_middle,
     "hang": _hanging,
-    "blocked": _blocked,
+    "blocked": _with({"promptFeedback": {"blockReason": "SAFETY"}}),
+    "unsafe": _with(_candidate("", "SAFETY")),
+    "too long": _with(_candidate('{"spoken_language": "en", "transcript": "and so', "MAX_TOKENS")),
+    "nothing": _with({}),
     "empty": _saying(""),
     "not JSON": _saying("Sure! Here is your transcript."),
+    "a list": _saying("[]"),
+    "deeply nested": _saying("[" * 100_000),
     "language missing": _saying('{"spoken_language": "en", "transcript": "Hi", "translations": {}}'),
     "no words": _saying('{"spoken_language": "", "transcript": "", "translations": {"es": "", "ar": ""}}'),
     "path as language": _saying(
@@ -146,5 +313,14 @@ _MISHAPS: dict[str, Callable[[web.Request], Awaitable[web.StreamResponse]]] = {
     ),
     "control characters": _saying(
         '{"spoken_language": "en", "transcript": "One\\u202e\\n\\u0000two", "translations": {"es": "a", "ar": "b"}}'
+    ),
+    "spoken as wanted": _saying(
+        '{"spoken_language": "ar-EG", "transcript": "\\u0633\\u0644\\u0627\\u0645", '
+        '"translations": {"es": "Hola", "ar": "\\u0633\\u0644\\u0627\\u0645"}}'
+    ),
+    "endless": _saying(
+        json.dumps(
+            {"spoken_language": "en", "transcript": "x " * 10**6, "translations": {"es": "a", "ar": "b"}}
+        )
     ),
 }

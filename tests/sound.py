@@ -41,10 +41,10 @@ PIECE_ENERGY = 0.05
 """Least share of the marker's energy that a piece holds."""
 PIECE_THRESHOLD = 0.55
 """Through Opus at 16 kbit/s or more a piece scores at least 0.64."""
-PIECE_DRIFT = round(0.010 * SAMPLE_RATE)
-"""How far a piece may lie from where the marker's start puts it: clocks drift, jitter buffers stretch."""
+PIECE_DRIFT = round(0.050 * SAMPLE_RATE)
+"""How far a piece may lie from where the marker's start puts it: a jitter buffer on a busy machine shifts speech."""
 STRETCH = round(0.050 * SAMPLE_RATE)
-"""How far the pieces of one marker may lie from each other after a jitter buffer has worked on it."""
+"""How far the pieces of one marker may lie from each other after such a buffer has worked on it."""
 VOTE_THRESHOLD = 0.7
 MOST_PIECES = 0.55
 """The share of a stretched marker that must be heard: at least 0.69 in recordings, in other speech at most 0.38."""

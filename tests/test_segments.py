@@ -52,6 +52,8 @@ TEXTS = st.builds(
     number=st.integers(1, 10**9),
     file=st.text(),
     at=MOMENTS,
+    start=MOMENTS,
+    participant_identity=st.text(),
     language=st.text(),
     transcript=st.text(),
     translations=st.dictionaries(st.text(), st.text()),
@@ -63,7 +65,13 @@ TEXTS = st.builds(
     output_tokens=st.integers(0, 10**6),
     is_audio_kept=st.booleans(),
 ) | st.builds(
-    TextRecord, number=st.integers(1, 10**9), file=st.text(), at=MOMENTS, refused=st.text(min_size=1)
+    TextRecord,
+    number=st.integers(1, 10**9),
+    file=st.text(),
+    at=MOMENTS,
+    start=MOMENTS,
+    participant_identity=st.text(),
+    refused=st.text(min_size=1),
 )
 RECORD = SegmentRecord(
     1, "a.wav", "r", "RM", "anna", "Anna", "TR", "microphone", BEGINNING, BEGINNING, 0, 1, 0.9, 0.5,

@@ -116,6 +116,8 @@ def test_a_segment_becomes_a_wav_and_a_line(tmp_path: Path) -> None:
         "lowest_probability": 0.5,
         "end_reason": "pause",
         "sha256": line["sha256"],
+        "speaking_language": "",
+        "caption_languages": [],
     }
     assert list(read_manifest(folder.path)) == [record]
 

@@ -6,11 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
+from typing import NamedTuple, cast
 
 import numpy as np
 import pytest
 import sound
 from livekit import rtc
+from livekit.rtc._ffi_client import FfiClient, FfiHandle
+from livekit.rtc._proto.ffi_pb2 import FfiEvent
 
 import audio_processor
 from audio_processor import (
@@ -427,6 +430,27 @@ async def test_the_real_stream_yields_what_had_arrived_before_it_was_closed() ->
     await stream._task  # the receiving task is done before anybody has read
     heard = [np.frombuffer(event.frame.data, np.int16)[0] async for event in stream]
     assert heard == list(range(20))
+
+
+async def test_the_real_stream_is_woken_by_its_own_frames_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    def subscribe(stream: rtc.AudioStream, *_: object, **__: object) -> None:
+        """What the base class does with its track, without the track."""
+        stream._ffi_queue = FfiClient.instance.queue.subscribe()
+        stream._ffi_handle = cast("FfiHandle", handles.pop())
+
+    class Handle(NamedTuple):
+        handle: int
+
+    handles = [Handle(2), Handle(1)]
+    monkeypatch.setattr(rtc.AudioStream, "__init__", subscribe)
+    one, two = (LosslessAudioStream(cast("rtc.Track", None), 96) for _ in range(2))
+    for number in (1, 2, 1, 3):
+        event = FfiEvent()
+        event.audio_stream_event.stream_handle = number
+        FfiClient.instance.queue.put(event)
+    FfiClient.instance.queue.put(FfiEvent())
+    await asyncio.sleep(0)
+    assert [queue.qsize() for queue in (one._ffi_queue, two._ffi_queue)] == [2, 1]
 
 
 async def test_the_real_stream_ends_when_its_source_does() -> None:

@@ -1,0 +1,132 @@
+"""Manifests into the outbox: every segment that is committed becomes an item of work, once, whoever committed it.
+
+A manifest is read on from where the outbox says it has been read to. A ring of the doorbell says where to look at
+once; rooms that nobody rings for (processes of their own, other workers) are looked at by the size of their files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from outbox import Bookmark, Outbox, Work, new_lines
+from segments import SegmentRecord
+from storage import MANIFEST
+
+logger = logging.getLogger("recorder")
+
+LIVE_SECONDS = 300.0
+"""A folder in which nothing has happened for so long is no lesson that is being given."""
+
+Wanted = Callable[[str, SegmentRecord], bool]
+"""Whether there is anything to do about a segment of a folder: side records know what has been done. Called on a
+thread."""
+
+
+class ManifestFeed:
+    """Adds the segments of all manifests to the outbox, as one kind of work."""
+
+    def __init__(self, outbox: Outbox, output_dir: Path, kind: str, wanted: Wanted) -> None:
+        self._outbox = outbox
+        self._output_dir = output_dir
+        self._kind = kind
+        self._wanted = wanted
+        self._sizes: dict[str, int] = {}
+        """How large each manifest was when it was last read to its end."""
+        self._live: set[str] = set()
+        self._generation = 0
+
+    async def look_everywhere(self) -> None:
+        """Reads every manifest that has grown. Raises StorageError or OSError: the disk does not let it now."""
+        generation = await self._outbox.generation()
+        if generation != self._generation:  # it was begun anew: everything is read anew
+            self._generation = generation
+            self._sizes.clear()
+        folders = await asyncio.to_thread(self._folders)
+        self._sizes = {folder: size for folder, size in self._sizes.items() if folder in folders}
+        recently = time.time() - LIVE_SECONDS
+        self._live = {folder for folder, changed in folders.items() if changed > recently}
+        await self.look_at(folders)
+
+    async def look_at_live(self) -> bool:
+        """The same for the lessons that are being given: cheap enough to be done often."""
+        return await self.look_at(self._live)
+
+    async def look_at(self, folders: Iterable[str]) -> bool:
+        """The same for these folders (names relative to OUTPUT_DIR). Whether there was anything new."""
+        grown = await asyncio.to_thread(self._grown, list(folders))
+        for folder in grown:
+            while await self._read(folder):
+                pass
+        return bool(grown)
+
+    async def _read(self, folder: str) -> bool:
+        """Reads a manifest on; whether there may be more."""
+        source = f"{folder}/{MANIFEST}"
+        bookmark = await self._outbox.bookmark(self._kind, source)
+        path = self._output_dir / folder / MANIFEST
+        size, lines, behind, works = await asyncio.to_thread(self._items, folder, path, bookmark)
+        if behind != bookmark and not await self._outbox.add_read(
+            self._kind, source, works, bookmark, behind
+        ):
+            self._sizes.pop(folder, None)  # another worker was faster, or the outbox is full
+            return False
+        if not lines:
+            self._sizes[folder] = size
+        return bool(lines)
+
+    # The disk, on a thread.
+
+    def _folders(self) -> dict[str, float]:
+        """The rooms' folders, and when something last happened in each."""
+        found = {}
+        with os.scandir(self._output_dir) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    manifest = _stat(Path(entry.path) / MANIFEST)
+                    found[entry.name] = max(entry.stat().st_mtime, manifest.st_mtime if manifest else 0.0)
+        return found
+
+    def _grown(self, folders: list[str]) -> list[str]:
+        return [folder for folder in folders if self._size_of(folder) != self._sizes.get(folder, 0)]
+
+    def _size_of(self, folder: str) -> int:
+        found = _stat(self._output_dir / folder / MANIFEST)
+        return found.st_size if found else 0
+
+    def _items(
+        self, folder: str, path: Path, bookmark: Bookmark
+    ) -> tuple[int, list[bytes], Bookmark, list[Work]]:
+        size = self._size_of(folder)
+        lines, behind = new_lines(path, bookmark)
+        records = [record for line in lines if (record := _record_in(line, path)) is not None]
+        works = [_work(self._kind, folder, record) for record in records if self._wanted(folder, record)]
+        return size, lines, behind, works
+
+
+def _work(kind: str, folder: str, record: SegmentRecord) -> Work:
+    return Work(kind, folder, record.file, record.start.timestamp(), record.to_json())
+
+
+def _record_in(line: bytes, path: Path) -> SegmentRecord | None:
+    """The segment of a line that is ours, and whose file is a plain name in the folder."""
+    try:
+        record = SegmentRecord.from_json(json.loads(line))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        record = None
+    if record is None or Path(record.file).name != record.file or "\\" in record.file:
+        logger.warning("A line of %s is broken and was skipped", path)
+        return None
+    return record
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        return None
