@@ -11,6 +11,7 @@ import base64
 import hashlib
 import html
 import json
+import math
 import os
 import string
 from collections.abc import Callable, Iterator, Sequence
@@ -134,9 +135,9 @@ def _picture(lesson: Lesson) -> str:
         for one in lesson.utterances
     )
     marks = "".join(
-        f'<text x="{100 * at / whole:.3f}%" y="{height - 4}">{clock(at)}</text>'
+        f'<text x="{100 * at / whole:.3f}%" y="{height - 4}">{clock(shown)}</text>'
         f'<line x1="{100 * at / whole:.3f}%" x2="{100 * at / whole:.3f}%" y1="0" y2="{height - SCALE_HEIGHT}"/>'
-        for at in _scale(whole)
+        for at, shown in _scale(whole, _video_shift(lesson))
     )
     return f'<svg width="100%" height="{height}" aria-hidden="true"><g class="scale">{marks}</g>{bars}</svg>'
 
@@ -144,11 +145,20 @@ def _picture(lesson: Lesson) -> str:
 ROW_HEIGHT, SCALE_HEIGHT = 26, 20
 
 
-def _scale(whole: float) -> list[float]:
-    """Round moments, six or so; none so near the end that its figure would not fit."""
+def _video_shift(lesson: Lesson) -> float | None:
+    """Video time minus lesson time, 0 without a video; None if a cut makes it another one later on."""
+    shifts = [one.video - one.start for one in lesson.utterances if one.video is not None] or [0.0]
+    return shifts[0] if max(shifts) - min(shifts) < 5.0 else None
+
+
+def _scale(whole: float, shift: float | None) -> Iterator[tuple[float, float]]:
+    """Six or so lesson times at which the shown time is round; none so near the end that its figure would not fit."""
+    if shift is None:
+        return
     steps = (5, 10, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200)
     step = next((step for step in steps if whole / step <= 7), 4 * 3600)
-    return [float(at) for at in range(0, int(whole * 0.96) + 1, step)]
+    for shown in range(math.ceil(shift / step) * step, int(shift + whole * 0.96) + 1, step):
+        yield shown - shift, float(shown)
 
 
 # --- the lines ---

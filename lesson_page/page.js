@@ -153,7 +153,7 @@
     $("clock").textContent = clock(shown);
     $("playhead").style.left = `${(100 * moment) / Math.max(data.seconds, 1)}%`;
     picture.setAttribute("aria-valuenow", moment.toFixed(0));
-    picture.setAttribute("aria-valuetext", `${clock(shown)} of ${clock(data.seconds)}`);
+    picture.setAttribute("aria-valuetext", video ? clock(shown) : `${clock(shown)} of ${clock(data.seconds)}`);
   }
   function showState() {
     player.toggleAttribute("data-playing", playing());
@@ -187,7 +187,7 @@
   const SAME = {
     "ٱ": "ا", "ى": "ي", "ی": "ي", "ې": "ي", "ک": "ك", "ة": "ه", "ہ": "ه", "ھ": "ه",
     "ς": "σ", "ß": "ss", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "æ": "ae", "œ": "oe", "ı": "i", "ħ": "h",
-    "’": "'", "‘": "'", "ʼ": "'",
+    "'": "", "’": "", "‘": "", "ʼ": "",
   };
   const digits = (start) => { for (let n = 0; n < 10; n++) SAME[String.fromCharCode(start + n)] = String(n); };
   digits(0x660);
@@ -277,8 +277,8 @@
     const tags = shown.length ? shown : languages.map((one) => one.dataset.language);
     for (const button of languages) button.setAttribute("aria-pressed", String(tags.includes(button.dataset.language)));
     for (const one of texts.flat()) one.place.hidden = !tags.includes(one.place.dataset.language);
-    const shown = texts.flat().filter((one) => one.text && !one.place.hidden);
-    $("lines").dir = shown.length && shown.every((one) => one.place.dir === "rtl") ? "rtl" : "ltr";
+    const seen = texts.flat().filter((one) => one.text && !one.place.hidden);
+    $("lines").dir = seen.length && seen.every((one) => one.place.dir === "rtl") ? "rtl" : "ltr";
     $("lines").dataset.shown = String(tags.length);
     search();
   }
