@@ -184,7 +184,10 @@ def _film(name: str, offset: float | None, egress_file: Path | None, lesson: Les
     video = Video(name)
     if not video.is_remote and not Path(name).is_file():
         raise InputError(f"--video={name} is not there")
-    return Film(video, _aligned(video, offset, egress_file, lesson))
+    alignment = _aligned(video, offset, egress_file, lesson)
+    if all(alignment.video_time(one.start) is None for one in lesson.utterances):
+        raise InputError(f"--video={name} was made at another time than this lesson, by {alignment.source}")
+    return Film(video, alignment)
 
 
 def _aligned(video: Video, offset: float | None, egress_file: Path | None, lesson: Lesson) -> Alignment:
@@ -217,10 +220,7 @@ def _by_egress(text: str, name: str, lesson: Lesson) -> Alignment:
     for one in found:
         began = (one.recorded_at - lesson.started_at).total_seconds()
         parts.append(Part(Line(one.video - began), began, began + one.seconds))
-    alignment = Alignment(tuple(parts), "egress", max(one.video + one.seconds for one in found))
-    if all(alignment.video_time(one.start) is None for one in lesson.utterances):
-        raise InputError(f"{name}: that recording was made at another time than this lesson")
-    return alignment
+    return Alignment(tuple(parts), "egress", max(one.video + one.seconds for one in found))
 
 
 def _side_file(name: str, is_remote: bool) -> str:

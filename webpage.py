@@ -67,7 +67,7 @@ def page(lesson: Lesson, media: Media, zone: tzinfo, note: str = "") -> str:
 def address(path: Path, folder: Path) -> str:
     """The address of a file from a page in ``folder``: relative where that is possible."""
     try:
-        return quote(Path(os.path.relpath(path, folder)).as_posix())
+        return quote(os.fsencode(Path(os.path.relpath(path, folder)).as_posix()))
     except ValueError:  # another drive of a Windows machine
         return path.resolve().as_uri()
 
