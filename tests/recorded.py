@@ -12,6 +12,7 @@ import sound
 from disk import ANNA, CLOCK, ROOM, open_room, segment_of
 from sound import SAMPLE_RATE
 
+from align import Sound
 from segments import RoomInfo, SegmentRecord, StreamClock, TrackInfo
 
 STUDENT = TrackInfo("sam", "Sam", "TR_S", "microphone")
@@ -133,10 +134,39 @@ def note_texts(folder: Path, spoken: Sequence[tuple[SegmentRecord, str]]) -> Non
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
+def made_lesson(seconds: float, seed: int) -> tuple[list[Sound], sound.FloatArray]:
+    """Sentences of speech/ in random order, again and again, with random pauses: all such lessons resemble each other.
+
+    The segments, and all of the sound, -1 to 1.
+    """
+    random = np.random.default_rng(seed)
+    pool = [one.pcm for one in sentences("lecture", 0)] + [marker.pcm for marker in sound.markers()]
+    track = np.zeros(round((seconds + 30) * SAMPLE_RATE), np.float32)
+    sounds, at = [], 2.0
+    while at < seconds:
+        pcm = pool[random.integers(len(pool))][: 10 * SAMPLE_RATE]
+        begin = round(at * SAMPLE_RATE)
+        track[begin : begin + len(pcm)] = pcm / np.float32(32768)
+        sounds.append(Sound(begin / SAMPLE_RATE, len(pcm) / SAMPLE_RATE, lambda pcm=pcm: pcm))
+        at += len(pcm) / SAMPLE_RATE + random.uniform(0.3, 5)
+    return sounds, track[: round((at + 1) * SAMPLE_RATE)]
+
+
 def school_lesson(output_dir: Path) -> Recorded:
     """A minute and a half: a lecture, then a student's questions."""
     said = sentences("lecture", 5.0) + sentences("student", 75.0, STUDENT)
     return record(output_dir, said)
 
 
-__all__ = ["ANNA", "CLOCK", "ROOM", "STUDENT", "Recorded", "Said", "record", "school_lesson", "sentences"]
+__all__ = [
+    "ANNA",
+    "CLOCK",
+    "ROOM",
+    "STUDENT",
+    "Recorded",
+    "Said",
+    "made_lesson",
+    "record",
+    "school_lesson",
+    "sentences",
+]

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import sound
-from recorded import sentences
+from recorded import made_lesson, sentences
 from sound import SAMPLE_RATE, FloatArray
 from videos import between, music, noise, stretched, write_video
 
@@ -39,18 +38,7 @@ class Spoken:
 
 @cache
 def lesson(seconds: float = 420.0, seed: int = 1) -> Spoken:
-    """Sentences of speech/ in random order, again and again, with random pauses: lessons resemble each other."""
-    random = np.random.default_rng(seed)
-    pool = [one.pcm for one in sentences("lecture", 0)] + [marker.pcm for marker in sound.markers()]
-    track = np.zeros(round((seconds + 30) * SAMPLE_RATE), np.float32)
-    sounds, at = [], 2.0
-    while at < seconds:
-        pcm = pool[random.integers(len(pool))][: 10 * SAMPLE_RATE]
-        begin = round(at * SAMPLE_RATE)
-        track[begin : begin + len(pcm)] = pcm / np.float32(32768)
-        sounds.append(Sound(begin / SAMPLE_RATE, len(pcm) / SAMPLE_RATE, lambda pcm=pcm: pcm))
-        at += len(pcm) / SAMPLE_RATE + random.uniform(0.3, 5)
-    return Spoken(sounds, track[: round((at + 1) * SAMPLE_RATE)])
+    return Spoken(*made_lesson(seconds, seed))
 
 
 def find(spoken: Spoken, video: FloatArray) -> Alignment:
