@@ -10,6 +10,7 @@
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
   const STEP_SECONDS = 5;
   const FOLLOW_AGAIN_MS = 4000;
+  const HAVE_CURRENT_DATA = 2;
 
   let current = -1;       // the line that is played, or would be
   let from = 0;           // where in it playing begins
@@ -31,9 +32,11 @@
   }
   function position() {
     if (current < 0) return 0;
-    if (deck === video) return Math.max(0, video.currentTime - lines[current].video);
-    return audio.dataset.line === String(current) ? audio.currentTime : from;
+    const isThere = deck.readyState >= HAVE_CURRENT_DATA && !deck.seeking;
+    if (!isThere || (deck === audio && audio.dataset.line !== String(current))) return from;
+    return Math.max(0, deck.currentTime - begin(current));
   }
+  const begin = (i) => (inVideo(i) ? lines[i].video : 0);
   function clock(seconds) {
     const whole = Math.max(0, Math.floor(seconds));
     const two = (number) => String(number).padStart(2, "0");
@@ -60,7 +63,7 @@
   // Moves the page only if the line is not in view: nothing jumps under a reader's hand.
   function show(i) {
     const box = items[i].getBoundingClientRect();
-    const top = document.querySelector(".tools").getBoundingClientRect().bottom;
+    const top = $("tools").getBoundingClientRect().bottom;
     const bottom = player.hidden ? innerHeight : player.getBoundingClientRect().top;
     if (box.top >= Math.max(top, 0) && box.bottom <= bottom) return;
     items[i].scrollIntoView({ block: "center", behavior: calm.matches ? "auto" : "smooth" });
@@ -89,12 +92,12 @@
     }
     if (!inVideo(i)) load(i);
     switchTo(inVideo(i) ? video : audio);
-    deck.currentTime = (inVideo(i) ? lines[i].video : 0) + offset;
     from = offset;
+    deck.currentTime = begin(i) + offset;
     select(i);
     deck.playbackRate = Number($("speed").value);
     deck.play().catch((problem) => {
-      if (problem.name !== "AbortError") say("The browser does not play this.");
+      if (problem.name === "NotAllowedError") say("The browser plays nothing before a click.");
     });
   }
   function load(i) {
@@ -126,8 +129,8 @@
   function cue(i, offset) {
     switchTo(inVideo(i) ? video : audio);
     from = offset;
-    if (inVideo(i)) video.currentTime = lines[i].video + offset;
-    else if (lines[i].sound !== null) { load(i); audio.currentTime = offset; }
+    if (!inVideo(i) && lines[i].sound !== null) load(i);
+    if (playable(i)) deck.currentTime = begin(i) + offset;
     select(i);
   }
   function seekLesson(moment) {
@@ -162,6 +165,10 @@
   for (const one of [audio, video].filter(Boolean)) {
     for (const event of ["play", "playing", "pause", "ended"]) one.addEventListener(event, showState);
     one.addEventListener("timeupdate", tick);
+    // Where to begin may have been said before the sound was there to begin in.
+    one.addEventListener("loadedmetadata", () => {
+      if (one === deck && current >= 0 && from > 0) one.currentTime = begin(current) + from;
+    });
   }
   audio.addEventListener("ended", () => {
     const next = nextPlayable(current);
@@ -392,6 +399,8 @@
 
   // --- begin ---
 
+  $("silent").remove();
+  $("tools").hidden = false;
   items.forEach((item, i) => {
     item.classList.toggle("playable", playable(i));
     item.classList.toggle("elsewhere", video !== null && !inVideo(i));

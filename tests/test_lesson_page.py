@@ -164,7 +164,8 @@ async def test_without_scripts_it_can_still_be_read(browser: Browser, file: Path
     page = await context.new_page()
     await page.goto(file.as_uri())
     await expect(page.locator("#line-4 [data-language=ar]")).to_be_visible()
-    await expect(page.locator("noscript")).to_contain_text("The transcript is below")
+    await expect(page.locator("#silent")).to_contain_text("The transcript is below")
+    await expect(page.locator("#search")).to_be_hidden()
     await expect(page.locator("#player")).to_be_hidden()
 
 
@@ -246,7 +247,7 @@ async def test_a_link_leads_to_its_moment(browser: Browser, file: Path, recorded
     await expect(page.locator("#line-17")).to_be_in_viewport()
     await page.locator("#play").click()
     await is_playing(page, 17)
-    assert float(await page.evaluate("document.querySelector('audio').currentTime")) >= 1.0
+    assert float(await page.evaluate("document.querySelector('audio').currentTime")) >= 0.9
     await page.evaluate("location.hash = '#t=0:09.5'")
     await expect(page.locator("#line-3")).to_have_attribute("aria-current", "true")
     await page.locator("#link").click()
@@ -347,8 +348,8 @@ async def found(page: Page, words: str) -> list[str]:
 @pytest.mark.parametrize(
     ("words", "lines", "marked"),
     [
-        ("BLUE sky", ["line-4"], ["blue", "sky"]),
-        ("que nino", ["line-3"], ["que", "que", "niño"]),
+        ("BLUE sky", ["line-4", "line-17"], ["blue", "blue", "sky", "sky"]),
+        ("que nino", ["line-3"], ["niño", "que"]),
         ("arcoiris", ["line-5"], ["arcoíris"]),
         ("الازرق", ["line-9", "line-12"], ["الأزرق", "الأزرق"]),  # no hamza on the alef
         ("اليوم", ["line-3"], ["اليومَ"]),  # a vowel mark in the text
@@ -396,7 +397,10 @@ async def test_a_long_lesson_stays_fluent(browser: Browser, tmp_path: Path, reco
     lesson = replace(lesson_of(recorded), utterances=many)
     page = await (await browser.new_context()).new_page()
     await page.goto(write(tmp_path, lesson).as_uri())
-    assert len(await found(page, "blue waves")) == 1_000 // 21 * 2 + 1
+    matches = [
+        one for one in many if {"blue", "waves"} <= set(one.texts["en"].lower().replace(",", "").split())
+    ]
+    assert len(await found(page, "blue waves")) == len(matches) > 100
     assert len(await found(page, "")) == 1_000
     await page.keyboard.press("Escape")
     await page.keyboard.press("End")
