@@ -66,7 +66,10 @@
     const top = $("tools").getBoundingClientRect().bottom;
     const bottom = player.hidden ? innerHeight : player.getBoundingClientRect().top;
     if (box.top >= Math.max(top, 0) && box.bottom <= bottom) return;
-    items[i].scrollIntoView({ block: "center", behavior: calm.matches ? "auto" : "smooth" });
+    const isFar = Math.abs(box.top) > 2 * innerHeight;
+    items[i].scrollIntoView({ block: "center", behavior: isFar || calm.matches ? "auto" : "smooth" });
+    // Lines on the way there have only now been given their real heights.
+    if (isFar) requestAnimationFrame(() => requestAnimationFrame(() => items[i].scrollIntoView({ block: "center" })));
   }
   function near(i, direction) {
     for (let j = i + direction; j >= 0 && j < lines.length; j += direction) if (!items[j].hidden) return j;
