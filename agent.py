@@ -86,6 +86,7 @@ class RecorderServer(AgentServer):
         self.settings = settings
         self.max_rooms = settings.max_rooms or default_max_rooms()
         self.is_serving = False
+        self.texts: TextService | None = None
         self._being_taken: dict[str, str] = {}
         self._problem = problem
         is_thread = settings.job_executor == "thread"
@@ -121,7 +122,7 @@ class RecorderServer(AgentServer):
             raise self._problem
         prepare_output_dir(Path(self.settings.output_dir))
         outbox = Outbox(Path(self.settings.output_dir))
-        texts = self._text_service(outbox)
+        self.texts = self._text_service(outbox)
         self._port = _free_port(self.settings.health_host, self.settings.health_port)
         async with api.LiveKitAPI(
             self.settings.livekit_url, self.settings.livekit_api_key, self.settings.livekit_api_secret
@@ -130,11 +131,11 @@ class RecorderServer(AgentServer):
             helpers = [
                 asyncio.create_task(_recover(self.settings), name="recovery"),
             ]
-            if texts is not None:
+            if self.texts is not None:
                 from search_index import FreshIndex
 
                 index = FreshIndex(Path(self.settings.output_dir))
-                helpers.append(asyncio.create_task(texts.run(), name="texts"))
+                helpers.append(asyncio.create_task(self.texts.run(), name="texts"))
                 helpers.append(asyncio.create_task(index.run(), name="search index"))
 
             def on_registered(*_: object) -> None:

@@ -142,7 +142,7 @@ def _web_url(text: str) -> str:
 
 
 def _cloud_name(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.:_-]{0,127}", text):
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.:_@/-]{0,255}", text) or ".." in text:
         raise ValueError
     return text
 

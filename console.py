@@ -20,8 +20,8 @@ from logs import printable
 
 HERE = Path(__file__).resolve().parent
 
-ALL_WELL, TROUBLE, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
-"""Exit codes: everything asked for is done or in order; something is not; it was asked for wrongly; Ctrl-C."""
+TROUBLE, WRONG_INPUT, NOT_YET = 1, 2, 3
+"""Exit codes besides 0: something is not in order or could not be done; it was asked for wrongly; to be continued."""
 
 LINE_SECONDS = 10.0
 """How often progress is told where there is no terminal."""

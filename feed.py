@@ -55,7 +55,7 @@ class ManifestFeed:
 
     async def look_at_live(self) -> bool:
         """The same for the lessons that are being given: cheap enough to be done often."""
-        return await self.look_at(self._live)
+        return bool(self._live) and await self.look_at(self._live)
 
     async def look_at(self, folders: Iterable[str]) -> bool:
         """The same for these folders (names relative to OUTPUT_DIR). Whether there was anything new."""
@@ -87,7 +87,7 @@ class ManifestFeed:
         found = {}
         with os.scandir(self._output_dir) as entries:
             for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
+                if entry.is_dir(follow_symlinks=False) and _is_text(entry.name):
                     manifest = _stat(Path(entry.path) / MANIFEST)
                     found[entry.name] = max(entry.stat().st_mtime, manifest.st_mtime if manifest else 0.0)
         return found
@@ -119,10 +119,23 @@ def _record_in(line: bytes, path: Path) -> SegmentRecord | None:
         record = SegmentRecord.from_json(json.loads(line))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         record = None
-    if record is None or Path(record.file).name != record.file or "\\" in record.file:
+    if record is None or not _is_plain_name(record.file):
         logger.warning("A line of %s is broken and was skipped", path)
         return None
     return record
+
+
+def _is_plain_name(file: str) -> bool:
+    return Path(file).name == file and "\\" not in file and _is_text(file)
+
+
+def _is_text(name: str) -> bool:
+    """Not so: a foreign folder's name that is no Unicode."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _stat(path: Path) -> os.stat_result | None:

@@ -5,7 +5,8 @@
     python lessons.py COMMAND --help
 
 Settings come from the environment, `.env.local` and `.env`, as for the worker; a command needs only those it uses.
-Exit codes: 0 all well, 1 something is not in order or could not be done, 2 asked for wrongly, 130 interrupted.
+Exit codes: 0 all well, 1 something is not in order or could not be done, 2 asked for wrongly, 3 come back later,
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from typer.core import TyperGroup
 import checking
 import exporting
 import listing
+import playing
 import searching
 import segmenting
+import transcribing
 from console import TROUBLE, WRONG_INPUT, tell
 from segments import ConfigError, InputError, RecorderError
 
@@ -34,9 +37,11 @@ COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
     "Look": {
         "list": listing.list_lessons,
         "search": searching.search,
+        "play": playing.play,
     },
     "Make": {
         "segment": segmenting.segment,
+        "transcribe": transcribing.transcribe,
         "export": exporting.export,
     },
     "Keep": {
@@ -80,7 +85,7 @@ def _tell_lines(error: Exception) -> None:
 app = typer.Typer(
     cls=Program,
     help="What recorded lessons leave behind: list it, search it, prove it, add text to it, play it.",
-    epilog="Exit codes: 0 all well, 1 not in order or not done, 2 asked for wrongly, 130 interrupted.",
+    epilog="Exit codes: 0 all well, 1 not in order or not done, 2 asked for wrongly, 3 come back later.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

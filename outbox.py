@@ -45,6 +45,8 @@ MOST_WAITING = 50_000
 
 MOST_FINISHED = 50_000
 """Finished items of one kind that are remembered."""
+FORGET_EVERY = 500
+"""How many more there may be until the oldest are forgotten: looking for them takes a while."""
 
 MOST_LINES_AT_ONCE = 2_000
 BUSY_SECONDS = 10.0
@@ -61,6 +63,7 @@ CREATE TABLE work (
 ) WITHOUT ROWID;
 CREATE INDEX work_by_moment ON work (kind, state, moment);
 CREATE INDEX work_by_room ON work (kind, state, folder, moment);
+CREATE INDEX work_under_way ON work (kind, owner) WHERE owner != '';
 CREATE TABLE bookmark (
     kind TEXT NOT NULL, source TEXT NOT NULL, bytes INTEGER NOT NULL, digest TEXT NOT NULL,
     PRIMARY KEY (kind, source)
@@ -192,6 +195,7 @@ class Outbox:
         self._presence: Any = None
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
+        self._finished = 0
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="outbox")
 
     # Filling it.
@@ -229,7 +233,7 @@ class Outbox:
     def _insert(self, works: Sequence[Work]) -> int:
         now, added = time.time(), 0
         for work in works:
-            payload = json.dumps(work.payload, ensure_ascii=False)
+            payload = json.dumps(work.payload)
             row = (work.kind, work.folder, work.file, work.moment, payload, now, now)
             added += self._run(
                 "INSERT OR IGNORE INTO work (kind, folder, file, moment, payload, not_before, created)"
@@ -257,7 +261,9 @@ class Outbox:
     def done(self, work: Work) -> None:
         """It is done, and never claimed again."""
         self._update(work, "state = 'done', owner = '', payload = '{}'")
-        self._forget_the_oldest(work.kind)
+        self._finished += 1
+        if self._finished % FORGET_EVERY == 0:
+            self._forget_the_oldest(work.kind)
 
     @_transaction
     def refuse(self, work: Work, reason: str) -> None:
@@ -341,8 +347,9 @@ class Outbox:
 
     async def aclose(self) -> None:
         """Gives back what is claimed and lets go of the files. Idempotent."""
-        with contextlib.suppress(StorageError, RuntimeError):
-            await self._give_back_all()
+        if self._presence is not None:  # else it was never used, and need not be created now
+            with contextlib.suppress(StorageError):
+                await self._give_back_all()
         await asyncio.to_thread(self._thread.shutdown)
         self._disconnect()
         if self._presence is not None:
@@ -353,7 +360,7 @@ class Outbox:
 
     @_transaction
     def _give_back_all(self) -> None:
-        self._run("UPDATE work SET owner = '' WHERE owner = ?", self._owner)
+        self._free_what_had(self._owner)
 
     # Who is at work.
 
@@ -375,7 +382,10 @@ class Outbox:
         rows = self._all("SELECT DISTINCT owner FROM work WHERE kind = :kind AND owner != ''", kind=kind)
         for (owner,) in rows:
             if owner != self._owner and self._is_dead(owner):
-                self._run("UPDATE work SET owner = '' WHERE owner = ?", owner)
+                self._free_what_had(owner)
+
+    def _free_what_had(self, owner: str) -> None:
+        self._run("UPDATE work SET owner = '' WHERE owner != '' AND owner = ?", owner)
 
     def _is_dead(self, owner: str) -> bool:
         path = self._presence_of(owner)
@@ -490,18 +500,26 @@ class Outbox:
 
 
 _COLUMNS = "folder, file, moment, payload, attempts"
+# What is due in more than a day was put off by a clock that has been set back since.
 _DUE = {
     Order.NEWEST_FIRST: f"""
         SELECT {_COLUMNS} FROM work
-        WHERE kind = :kind AND state = 'pending' AND owner = '' AND not_before <= :now
+        WHERE kind = :kind AND state = 'pending' AND owner = '' AND (not_before <= :now OR not_before > :now + 86400)
         ORDER BY moment DESC, file DESC LIMIT :most""",
+    # From room to room by the index: a room's backlog may be long, and only its oldest item counts.
     Order.ROOMS_IN_ORDER: f"""
-        SELECT {_COLUMNS} FROM work AS item
-        WHERE kind = :kind AND state = 'pending' AND owner = '' AND not_before <= :now
-        AND NOT EXISTS (
-            SELECT 1 FROM work AS before
-            WHERE before.kind = :kind AND before.state = 'pending' AND before.folder = item.folder
-            AND (before.moment, before.file) < (item.moment, item.file))
+        WITH RECURSIVE room (name) AS (
+            SELECT MIN(folder) FROM work WHERE kind = :kind AND state = 'pending'
+            UNION ALL
+            SELECT (SELECT MIN(folder) FROM work
+                    WHERE kind = :kind AND state = 'pending' AND folder > room.name)
+            FROM room WHERE room.name IS NOT NULL)
+        SELECT {_COLUMNS} FROM room CROSS JOIN work AS item
+        ON item.kind = :kind AND item.folder = room.name AND item.file = (
+            SELECT file FROM work
+            WHERE kind = :kind AND state = 'pending' AND folder = room.name
+            ORDER BY moment, file LIMIT 1)
+        WHERE owner = '' AND (not_before <= :now OR not_before > :now + 86400)
         ORDER BY moment, file LIMIT :most""",
 }
 

@@ -131,7 +131,7 @@ def _append_line(path: Path, line: str) -> None:
             file.seek(end - 1)
             line = line if file.read(1) == b"\n" else "\n" + line
         try:
-            write_all(file, line.encode() + b"\n")
+            write_all(file, line.encode("utf-8", "backslashreplace") + b"\n")
             os.fsync(file.fileno())
         except OSError:
             with contextlib.suppress(OSError):

@@ -8,9 +8,11 @@ that a lesson that is being given never waits for an old one.
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import logging
 import random
+import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
@@ -91,16 +93,24 @@ class TextService:
     """
 
     def __init__(
-        self, settings: Settings, translator: Translator, outbox: Outbox, deliver_first: Sequence[str] = ()
+        self,
+        settings: Settings,
+        translator: Translator,
+        outbox: Outbox,
+        deliver_first: Sequence[str] = (),
+        budget: Outbox | None = None,
     ) -> None:
         self.costs = TextCosts()
         self._settings = settings
         self._translator = translator
         self._outbox = outbox
         self._deliver_first = deliver_first
+        self._budget = budget or outbox
+        """Where calls are counted: one budget for everybody who shares a disk."""
         self._output_dir = Path(settings.output_dir)
         self._feed = ManifestFeed(outbox, self._output_dir, TEXT, self._is_wanted)
         self._folders: OrderedDict[str, FolderTexts] = OrderedDict()
+        self._folders_lock = threading.Lock()
         self._lessons: dict[tuple[str, str], _Lesson] = {}
         self._calls: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
@@ -126,6 +136,10 @@ class TextService:
                     self._disk_trouble = ""
                 except (StorageError, OSError) as error:
                     self._disk_refuses(error)
+                except (
+                    Exception
+                ) as error:  # not foreseen: what is under way goes on, and the next round tries again
+                    logger.error("Looking for missing text failed", exc_info=error)
                 self._report_lessons(QUIET_SECONDS)
                 await self._until_news()
         finally:
@@ -135,6 +149,10 @@ class TextService:
             await asyncio.gather(*self._calls, return_exceptions=True)
             self._report_lessons(0)
             await self._translator.aclose()
+
+    def costs_by_lesson(self) -> dict[tuple[str, str], TextCosts]:
+        """What each lesson's text has taken, by folder and room SID; lessons of long ago are left out."""
+        return {key: lesson.costs for key, lesson in self._lessons.items()}
 
     async def backlog(self) -> Backlog:
         """What waits for its text."""
@@ -154,9 +172,9 @@ class TextService:
         rung, self._rung = self._rung, set()
         if time.monotonic() >= self._scan_at:
             is_first = self._scan_at == 0
-            await self._feed.look_everywhere()
             self._scan_at = time.monotonic() + SCAN_SECONDS
             self._may_claim = True
+            await self._feed.look_everywhere()
             if is_first:
                 await self._say_what_waits()
         elif rung:
@@ -196,11 +214,13 @@ class TextService:
         return not texts.has(segment) or texts.may_remove_audio(segment)
 
     def _texts_of(self, folder: str) -> FolderTexts:
-        texts = self._folders.setdefault(folder, FolderTexts(self._output_dir / folder))
-        self._folders.move_to_end(folder)
-        if len(self._folders) > MOST_FOLDERS_KEPT:
-            self._folders.popitem(last=False)
-        return texts
+        """The texts of a folder. The feed asks on a thread, the calls on the event loop."""
+        with self._folders_lock:
+            texts = self._folders.setdefault(folder, FolderTexts(self._output_dir / folder))
+            self._folders.move_to_end(folder)
+            if len(self._folders) > MOST_FOLDERS_KEPT:
+                self._folders.popitem(last=False)
+            return texts
 
     def _disk_refuses(self, error: Exception) -> None:
         trouble = str(getattr(error, "strerror", None) or error)
@@ -220,8 +240,7 @@ class TextService:
 
     def _on_call_done(self, call: asyncio.Task[None]) -> None:
         self._calls.discard(call)
-        self._may_claim = True
-        self._news.set()
+        self._wake()
         if not call.cancelled() and call.exception() is not None:
             logger.error("A text could not be put away", exc_info=call.exception())
 
@@ -234,7 +253,7 @@ class TextService:
             put_away = functools.partial(self._outbox.give_back, work)
         except Exception as error:  # not foreseen: the others go on
             logger.error("Getting a text failed", exc_info=error, extra={"room": work.folder})
-            put_away = functools.partial(self._outbox.retry, work, LONGEST_PAUSE_SECONDS)
+            put_away = functools.partial(self._retry, work, LONGEST_PAUSE_SECONDS)
         await self._until_disk_takes(work, put_away)
 
     async def _until_disk_takes(self, work: Work, put_away: PutAway) -> None:
@@ -244,7 +263,9 @@ class TextService:
                 await put_away()
                 return
             except (StorageError, OSError) as error:
-                if await asyncio.to_thread(self._is_folder_gone, work.folder):
+                if getattr(error, "errno", None) == errno.ENAMETOOLONG:
+                    put_away = functools.partial(self._refuse, work, "the name of its text file is too long")
+                elif await asyncio.to_thread(self._is_folder_gone, work.folder):
                     put_away = functools.partial(self._outbox.refuse, work, "its folder is gone")
                 else:
                     self._disk_refuses(error)
@@ -267,7 +288,7 @@ class TextService:
             result = await self._translator.translate(self._request(texts, segment, context))
         except (Refused, RetryLater, FileNotFoundError) as error:
             self._count(work, segment, failed_calls=1)
-            return self._after_failure(work, texts, segment, error, began)
+            return self._after_failure(work, segment, error, began)
         self._is_well()
         self._count_usage(work, segment, result.usage)
         return functools.partial(self._save, work, texts, segment, result)
@@ -286,7 +307,7 @@ class TextService:
         per_minute, per_day = self._settings.gemini_max_per_minute, self._settings.gemini_max_per_day
         if not per_minute and not per_day:
             return True
-        seconds = await self._outbox.spend(TEXT, per_minute, per_day)
+        seconds = await self._budget.spend(TEXT, per_minute, per_day)
         if not seconds:
             return True
         if time.monotonic() >= self._not_before:
@@ -344,33 +365,41 @@ class TextService:
 
     # Failures.
 
-    def _after_failure(
-        self, work: Work, texts: FolderTexts, segment: SegmentRecord, error: Exception, began: float
-    ) -> PutAway:
+    def _after_failure(self, work: Work, segment: SegmentRecord, error: Exception, began: float) -> PutAway:
         if isinstance(error, BadAnswer):
-            return self._after_bad_answer(work, texts, segment, error)
+            return self._after_bad_answer(work, segment, error)
         if isinstance(error, Rejected) and self._has_answered:
-            return functools.partial(self._refuse, work, texts, segment, str(error))
+            self._has_answered = (
+                False  # should the next one be rejected as well, it is hardly the segments' fault
+            )
+            return functools.partial(self._refuse, work, str(error))
         if isinstance(error, RetryLater):
             pause = self._pause(error, began)
             # It waits longer than the others, and more so each time: if the fault is its own, they show it.
             after = min(2 * LONGEST_PAUSE_SECONDS, 2 * pause * 2 ** min(work.attempts, 10))
-            return functools.partial(self._outbox.retry, work, after)
+            return functools.partial(self._retry, work, after)
         reason = "its WAV is gone" if isinstance(error, FileNotFoundError) else str(error)
-        return functools.partial(self._refuse, work, texts, segment, reason)
+        return functools.partial(self._refuse, work, reason)
 
-    def _after_bad_answer(
-        self, work: Work, texts: FolderTexts, segment: SegmentRecord, answer: BadAnswer
-    ) -> PutAway:
+    def _after_bad_answer(self, work: Work, segment: SegmentRecord, answer: BadAnswer) -> PutAway:
         """That is this segment's trouble alone, and not asked for without end: every call costs."""
         self._is_well()
         self._count_usage(work, segment, answer.usage)
         self._bad_answers[work.folder, work.file] += 1
         if self._bad_answers[work.folder, work.file] >= MOST_BAD_ANSWERS:
-            return functools.partial(self._refuse, work, texts, segment, str(answer))
-        return functools.partial(self._outbox.retry, work, random.uniform(0, FIRST_PAUSE_SECONDS))
+            return functools.partial(self._refuse, work, str(answer))
+        return functools.partial(self._retry, work, random.uniform(0, FIRST_PAUSE_SECONDS))
 
-    async def _refuse(self, work: Work, texts: FolderTexts, segment: SegmentRecord, reason: str) -> None:
+    async def _retry(self, work: Work, after_seconds: float) -> None:
+        await self._outbox.retry(work, after_seconds)
+        asyncio.get_running_loop().call_later(after_seconds, self._wake)
+
+    def _wake(self) -> None:
+        self._may_claim = True
+        self._news.set()
+
+    async def _refuse(self, work: Work, reason: str) -> None:
+        segment, texts = SegmentRecord.from_json(work.payload), self._texts_of(work.folder)
         record = TextRecord(
             number=segment.number,
             file=segment.file,

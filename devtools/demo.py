@@ -1,6 +1,8 @@
 """The demo: a teacher lectures for a minute in a room, a student talks in between, and the worker records.
 
 Everything runs on this machine: a livekit-server, the worker as ``python agent.py start`` runs it, and the two people.
+Only the text is Gemini's, if a GEMINI_API_KEY is set (in the environment or in ``.env``); else a local stand-in, which
+recognises the lecture by its sound and does not translate, shows how it comes and where it is written.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from datetime import datetime, timezone
 from pathlib import Path
 from types import FrameType
@@ -23,6 +25,9 @@ from urllib.parse import quote
 import numpy as np
 import soundfile
 
+from config import environment
+from devtools.gemini_server import KEY, GeminiServer
+from devtools.known_speech import KnownSpeech
 from devtools.listening import SAMPLE_RATE, share_heard
 from devtools.livekit_server import LiveKitServer, ServerUnavailable, find_or_build
 from devtools.speakers import Pcm, Said, Speaker, token
@@ -40,11 +45,18 @@ LAST_SEGMENT_SECONDS = 10.0
 POLL_SECONDS = 0.1
 SENTENCE_HEARD = 0.75
 """Share of a sentence that must be found; a busy machine may stretch the rest beyond recognition."""
+LINE_CHARACTERS = 100
 PROGRESS_SECONDS = 10.0
 """How often progress is told where it cannot be overwritten."""
 
+LANGUAGES = ("es", "ar")
+OF_THE_USER = ("GEMINI_API_KEY", "GEMINI_MODEL", "GEMINI_THINKING", "GOOGLE_GEMINI_BASE_URL")
+"""Settings that the demo takes over from the user's environment."""
+TEXT_SECONDS = 30.0
+"""How long the last texts are waited for."""
+
 Record = dict[str, Any]
-"""One line of the manifest."""
+"""One line of the manifest, or of the list of texts."""
 
 
 class DemoFailed(Exception):
@@ -87,16 +99,39 @@ async def _demo(binary: Path, options: argparse.Namespace) -> int:
     lesson = _Lesson(folder / ROOM)
     with LiveKitServer(binary, log=folder / "livekit-server.log") as server:
         _say(f"livekit-server runs on {server.url}")
-        worker = Worker(server, folder, log=folder / "worker.log")
-        _say(f"Starting the worker, log in {folder / 'worker.log'} ...")
-        async with worker:
-            await _unless_worker_fails(worker, lesson.take_place(server, worker))
-            if options.keep:
-                _show_table(lesson)
-                _invite(server)
-                await _unless_worker_fails(worker, lesson.show_segments(), may_be_silent=True)
+        async with _gemini() as settings:
+            worker = Worker(server, folder, settings=settings, log=folder / "worker.log")
+            _say(f"Starting the worker, log in {folder / 'worker.log'} ...")
+            async with worker:
+                await _lesson_in(worker, server, lesson, options)
     _show_table(lesson)
     return _verdict(lesson)
+
+
+async def _lesson_in(
+    worker: Worker, server: LiveKitServer, lesson: _Lesson, options: argparse.Namespace
+) -> None:
+    await _unless_worker_fails(worker, lesson.take_place(server, worker))
+    if options.keep:
+        _show_table(lesson)
+        _invite(server)
+        await _unless_worker_fails(worker, lesson.show_segments(), may_be_silent=True)
+
+
+@contextlib.asynccontextmanager
+async def _gemini() -> AsyncIterator[dict[str, str]]:
+    """The worker's settings for text: with the user's key the real service, else a stand-in that runs meanwhile."""
+    text = {"SAVE_TRANSLATIONS": "true", "TARGET_LANGUAGES": ",".join(LANGUAGES)}
+    users = environment(ROOT)
+    if users.get("GEMINI_API_KEY", "").strip():
+        _say("Text: the real Gemini, with your GEMINI_API_KEY (the lecture costs less than a cent).")
+        yield {**text, **{name: users[name] for name in OF_THE_USER if users.get(name)}}
+        return
+    _say("Text: a local stand-in for Gemini, as no GEMINI_API_KEY is set. It knows the lecture by its sound,")
+    _say("and only marks what the real one would translate.")
+    lecture = KnownSpeech.load(SPEECH, "lecture")
+    async with GeminiServer(hear=lecture.words_in) as server:
+        yield {**text, "GEMINI_API_KEY": KEY, "GOOGLE_GEMINI_BASE_URL": server.url}
 
 
 # --- the lesson ----------------------------------------------------------------------------------------------------
@@ -114,13 +149,16 @@ class _Lesson:
         ]
         self.lectured = Said(0.0, 0.0)
         self._shown = 0
+        self._texts_shown = 0
         self._screen = _Screen()
 
     def records(self) -> list[Record]:
         """The manifest as it is now."""
-        path = self.room_dir / "segments.jsonl"
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        return [json.loads(line) for line in text.rpartition("\n")[0].splitlines()]
+        return _lines(self.room_dir / "segments.jsonl")
+
+    def texts(self) -> list[Record]:
+        """The texts there are by now."""
+        return _lines(self.room_dir / "texts.jsonl")
 
     async def take_place(self, server: LiveKitServer, worker: Worker) -> None:
         """From the first join until everything that was said is on disk."""
@@ -132,6 +170,7 @@ class _Lesson:
                 await teacher.silence(1)
                 await self._lecture(teacher, student)
         await self._last_segment()
+        await self._last_text()
 
     async def show_segments(self) -> None:
         """Shows each segment the moment it is on disk, until cancelled."""
@@ -174,6 +213,12 @@ class _Lesson:
         await asyncio.sleep(2 * POLL_SECONDS)
         self._show_new()
 
+    async def _last_text(self) -> None:
+        deadline = time.monotonic() + TEXT_SECONDS
+        while len(self.texts()) < len(self.records()) and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(POLL_SECONDS)
+        self._show_new()
+
     def _show_new(self) -> None:
         for record in self.records()[self._shown :]:
             self._shown += 1
@@ -181,6 +226,19 @@ class _Lesson:
                 f"  saved {record['file']}  {record['duration_seconds']:5.1f} s  "
                 f"confidence {_confidence(record)}  {record['end_reason']}"
             )
+        for text in self.texts()[self._texts_shown :]:
+            self._texts_shown += 1
+            said = text.get("transcript") or f"(no text: {text.get('refused') or 'no words'})"
+            self._screen.line(f"  text  {text['number']:03d}: {_shortened(said)}")
+
+
+def _lines(path: Path) -> list[Record]:
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return [json.loads(line) for line in text.rpartition("\n")[0].splitlines()]
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LINE_CHARACTERS else text[: LINE_CHARACTERS - 3] + "..."
 
 
 async def _join(server: LiveKitServer, role: str) -> Speaker:
@@ -318,8 +376,20 @@ def _verdict(lesson: _Lesson) -> int:
         _say(
             f"The student talked for {len(lesson.question) / SAMPLE_RATE:.0f} s in between and is in none of them."
         )
+    has_text = _judge_texts(lesson)
     _say(f"Folder: {lesson.room_dir}")
-    return 0 if heard == len(lesson.sentences) and not strangers else 1
+    return 0 if heard == len(lesson.sentences) and not strangers and has_text else 1
+
+
+def _judge_texts(lesson: _Lesson) -> bool:
+    """Says whether every file has its text."""
+    records, texts = lesson.records(), [text for text in lesson.texts() if "refused" not in text]
+    files = len(list(lesson.room_dir.glob("*.txt")))
+    _say(f"{len(texts)} of them have their text: {files} .txt files ({', '.join(('en', *LANGUAGES))}).")
+    if len(texts) == len(records):
+        return True
+    _say(f"WRONG: {len(records) - len(texts)} have none, see the worker's log.")
+    return False
 
 
 def _sentences_heard(lesson: _Lesson, records: list[Record]) -> int:

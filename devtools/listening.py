@@ -22,8 +22,8 @@ ALIKE = 0.6
 
 def share_heard(recording: Pcm, said: Pcm, at_sample: int) -> float:
     """Which share of it, from 0 to 1, is heard in the recording about where it was said."""
-    sound, where = _thinned(said), max(0, at_sample) // DECIMATION
-    searched = np.pad(_thinned(recording), (EARLY, LATE + PIECE))  # so that ``where`` is the earliest place
+    sound, where = thinned(said), max(0, at_sample) // DECIMATION
+    searched = np.pad(thinned(recording), (EARLY, LATE + PIECE))  # so that ``where`` is the earliest place
     pieces = {
         start: sound[start : start + PIECE] for start in range(0, max(1, len(sound) - PIECE + 1), PIECE)
     }
@@ -44,7 +44,8 @@ def _is_in(window: Floats, piece: Floats) -> bool:
     return bool(np.max(likeness / np.sqrt(np.maximum(energy, 1.0) * max(_energy(piece), 1.0))) > ALIKE)
 
 
-def _thinned(pcm: Pcm) -> Floats:
+def thinned(pcm: Pcm) -> Floats:
+    """The same sound at 4 kHz."""
     whole = pcm[: len(pcm) // DECIMATION * DECIMATION]
     sound: Floats = whole.reshape(-1, DECIMATION).mean(axis=1)
     return sound

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import corpus, disk, offline, speech, vad
+from benchmarks import corpus, disk, offline, speech, text, vad
 from benchmarks.figures import Figure, Options, Outcome, markdown_table, table
 
 QUICK = Options(runs=1, quick=True, say=lambda line: None)
@@ -54,6 +54,12 @@ def test_the_voice_detector_path_gives_figures() -> None:
     native, onnx = vad.measure(QUICK).figures
     assert 0 < native.value < onnx.value
     assert native.ratio is not None
+
+
+def test_the_wait_for_text_gives_figures() -> None:
+    figures = text.measure(QUICK).figures
+    assert len(figures) == 4
+    assert all(figure.value > 0 for figure in figures)
 
 
 @pytest.mark.parametrize(

@@ -239,6 +239,19 @@ def test_a_proxy_is_a_web_address_without_secrets(url: str) -> None:
     assert line.startswith("GOOGLE_GEMINI_BASE_URL")
 
 
+@pytest.mark.parametrize(
+    "model", ["gemini-3.8-flash", "projects/p/locations/l/endpoints/123", "models/x@001"]
+)
+def test_a_model_may_be_named_in_google_s_ways(model: str) -> None:
+    assert settings(GEMINI_MODEL=model).gemini_model == model
+
+
+@pytest.mark.parametrize("model", ["../x", "a b", "x?key=1", "-x"])
+def test_a_model_s_name_is_no_address(model: str) -> None:
+    (line,) = problems(GEMINI_MODEL=model)
+    assert line.startswith("GEMINI_MODEL")
+
+
 @pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata"])
 def test_a_time_zone_has_its_usual_name(zone: str) -> None:
     assert settings(TIMEZONE=zone).timezone == zone

@@ -73,6 +73,40 @@ MAY_IMPORT: dict[str, set[str]] = {
         "segments",
         "typer",
     },
+    "transcription": {
+        "archive",
+        "config",
+        "console",
+        "languages",
+        "outbox",
+        "segments",
+        "text_files",
+        "texts",
+        "translator",
+    },
+    "batches": {
+        "config",
+        "console",
+        "google",
+        "outbox",
+        "segments",
+        "storage",
+        "transcription",
+        "translator",
+    },
+    "transcribing": {
+        "archive",
+        "batches",
+        "config",
+        "console",
+        "languages",
+        "segments",
+        "storage",
+        "transcription",
+        "translator",
+        "typer",
+    },
+    "playing": {"archive", "config", "console", "segments", "typer"},
     "listing": {"archive", "console", "segments", "typer"},
     "subtitles": set(),
     "egress": {"segments"},
@@ -107,7 +141,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 """Besides the standard library. Data flows one way: later modules know earlier ones, never back."""
 
-COMMANDS = {"checking", "exporting", "listing", "searching", "segmenting"}
+COMMANDS = {"checking", "exporting", "listing", "playing", "searching", "segmenting", "transcribing"}
 """The commands of lessons.py: nothing of the recorder knows them."""
 
 ONLY_WHEN_USED = {"google", "rich"}

@@ -83,6 +83,19 @@ async def test_what_is_to_be_tried_later_is_not_due_now(tmp_path: Path) -> None:
         assert due_in is not None and 900 < due_in <= 1_000
 
 
+async def test_a_clock_that_is_set_back_puts_nothing_off_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path) as box:
+        await box.add([item(1)])
+        (work,) = await box.claim("text", Order.NEWEST_FIRST)
+        await box.retry(work, 60)
+        assert await claimed(box) == []
+        now = time.time()
+        monkeypatch.setattr(time, "time", lambda: now - 10 * 86_400)
+        assert await claimed(box) == ["math101/1"]
+
+
 async def test_rooms_keep_their_order_and_do_not_wait_for_each_other(tmp_path: Path) -> None:
     async with opened(tmp_path) as box:
         await box.add([item(2), item(1), item(3, "physics"), item(4, "physics")])
@@ -108,6 +121,7 @@ async def test_what_was_finished_long_ago_is_forgotten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox, "MOST_FINISHED", 2)
+    monkeypatch.setattr(outbox, "FORGET_EVERY", 1)
     async with opened(tmp_path) as box:
         await box.add([item(number) for number in range(5)])
         for work in await box.claim("text", Order.NEWEST_FIRST, 5):
@@ -121,6 +135,13 @@ async def test_the_files_are_private(tmp_path: Path) -> None:
     async with opened(tmp_path) as box:
         await box.add([item(1)])
         assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+
+
+async def test_an_outbox_that_nobody_uses_leaves_no_trace(tmp_path: Path) -> None:
+    async with opened(tmp_path) as box:
+        pass
+    await box.aclose()
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- files that grow ---
@@ -409,3 +430,46 @@ async def play(folder: Path, steps: list[tuple[str, int]], order: Order) -> None
         assert (await boxes[0].backlog("text")).count == pending
     for box in boxes:
         await box.aclose()
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 9)), unique=True, max_size=20),
+    st.lists(st.tuples(st.sampled_from(["claim", "done", "retry", "wait"]), st.integers(1, 3)), max_size=20),
+)
+def test_rooms_go_on_one_by_one_each_in_its_order(
+    items: list[tuple[int, int]], steps: list[tuple[str, int]]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(play_rooms(Path(folder), items, steps))
+
+
+async def play_rooms(folder: Path, items: list[tuple[int, int]], steps: list[tuple[str, int]]) -> None:
+    """A dictionary of sorted lists says what each room must give out next."""
+    rooms: dict[str, list[int]] = {}
+    for room, number in items:
+        rooms.setdefault(f"room {room}", []).append(number)
+    held: list[Work] = []
+    blocked: set[str] = set()
+    async with opened(folder) as box:
+        await box.add([item(number, f"room {room}") for room, number in items])
+        for step, most in steps:
+            if step == "claim":
+                ready = {
+                    room: min(numbers) for room, numbers in rooms.items() if numbers and room not in blocked
+                }
+                wanted = sorted((number, room) for room, number in ready.items())
+                works = await box.claim("text", Order.ROOMS_IN_ORDER, most)
+                assert [work.payload["number"] for work in works] == [number for number, _ in wanted][:most]
+                assert {(work.payload["number"], work.folder) for work in works} <= set(wanted)
+                held += works
+                blocked |= {work.folder for work in works}
+            elif held:
+                work = held.pop()
+                if step == "done":
+                    await box.done(work)
+                    rooms[work.folder].remove(work.payload["number"])
+                else:
+                    await box.retry(work, 1_000 if step == "wait" else -1)
+                if step != "wait":
+                    blocked.discard(work.folder)

@@ -1,0 +1,138 @@
+"""How long text waits for us: from a segment's line in the manifest to the call for its text, and from the answer to
+its line.
+
+Ten rooms save segments as a lesson does. The text service calls, through the real SDK, a local stand-in for Gemini that
+takes one second for each answer; that second is left out. Rooms are threads, which ring the doorbell, or stand for
+processes, which cannot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+
+import sound
+
+import doorbell
+from benchmarks.figures import Figure, Options, Outcome
+from config import Settings
+from devtools.gemini_server import KEY, Call, GeminiServer
+from outbox import Outbox
+from segments import SAMPLE_RATE, EndReason, Pcm, RoomInfo, SpeechSegment, StreamClock, TrackInfo
+from storage import MANIFEST, RoomFolder
+from text_files import TEXTS
+from texts import TextService
+from translator import GeminiTranslator
+
+NAME = "text"
+
+ROOMS = 10
+MODEL_SECONDS = 1.0
+MOST_MILLISECONDS = 100.0
+TEACHER = TrackInfo("teacher", "Teacher", "TR_1", "microphone")
+
+
+@dataclass
+class _Times:
+    """When things happened, by the length of the segment in samples: each has its own."""
+
+    saved: dict[int, float] = field(default_factory=dict)
+    called: dict[int, float] = field(default_factory=dict)
+    written: list[float] = field(default_factory=list)
+
+    def on_call(self, call: Call) -> str:
+        self.called[len(call.pcm)] = call.at
+        return ""
+
+    def to_call(self) -> list[float]:
+        return [1000 * (at - self.saved[length]) for length, at in self.called.items()]
+
+    def to_line(self) -> list[float]:
+        """Answers come in the order of the calls, as all take the same time."""
+        answered = sorted(at + MODEL_SECONDS for at in self.called.values())
+        return [1000 * (written - at) for at, written in zip(answered, sorted(self.written), strict=True)]
+
+
+def measure(options: Options) -> Outcome:
+    figures = []
+    for executor, rooms in (("thread", "threads"), ("process", "processes")):
+        runs = [asyncio.run(_measured(executor, 2 if options.quick else 8)) for _ in range(options.runs)]
+        to_call, to_line = [_p95(run.to_call()) for run in runs], [_p95(run.to_line()) for run in runs]
+        figures += [
+            Figure(
+                f"saved to called, rooms as {rooms}, p95", "ms", to_call, at_most=MOST_MILLISECONDS, digits=0
+            ),
+            Figure(f"answered to written, rooms as {rooms}, p95", "ms", to_line, digits=0),
+        ]
+    return Outcome(NAME, figures)
+
+
+def _p95(values: Sequence[float]) -> float:
+    return statistics.quantiles(values, n=20)[-1]
+
+
+async def _measured(executor: str, per_room: int) -> _Times:
+    times = _Times()
+    async with GeminiServer(latency_seconds=MODEL_SECONDS, spoil=times.on_call) as gemini:
+        with tempfile.TemporaryDirectory() as folder:
+            settings = Settings(
+                gemini_api_key=KEY,
+                google_gemini_base_url=gemini.url,
+                save_translations=True,
+                target_languages=("es", "ar"),
+                output_dir=folder,
+                job_executor=executor,
+                gemini_max_at_once=2 * ROOMS,
+            )
+            await _lessons(settings, times, per_room)
+    return times
+
+
+async def _lessons(settings: Settings, times: _Times, per_room: int) -> None:
+    outbox = Outbox(Path(settings.output_dir))
+    service = asyncio.create_task(TextService(settings, GeminiTranslator(settings), outbox).run())
+    stop_listening = doorbell.listen(TEXTS, lambda _: times.written.append(time.monotonic()))
+    rooms = [
+        threading.Thread(target=_lesson, args=(settings, number, per_room, times)) for number in range(ROOMS)
+    ]
+    try:
+        for room in rooms:
+            room.start()
+        while len(times.written) < ROOMS * per_room:
+            if service.done():
+                raise RuntimeError("the text service ended")
+            await asyncio.sleep(0.05)
+    finally:
+        stop_listening()
+        for room in rooms:
+            await asyncio.to_thread(room.join)
+        service.cancel()
+        await asyncio.gather(service, return_exceptions=True)
+        await outbox.aclose()
+
+
+def _lesson(settings: Settings, number: int, segments: int, times: _Times) -> None:
+    """One room: a segment every two seconds, each a little longer than all others. On a thread."""
+    now = datetime.now(timezone.utc)
+    folder = RoomFolder.open(settings, RoomInfo(f"room {number}", f"RM_{number}", now))
+    lecture = sound.load("lecture")
+    for index in range(segments):
+        time.sleep(2 + number / ROOMS)
+        length = 5 * SAMPLE_RATE + 100 * (index * ROOMS + number)
+        times.saved[length] = _save(folder, lecture[:length], index)
+        if settings.job_executor == "thread":
+            doorbell.ring(folder.path / MANIFEST)
+
+
+def _save(folder: RoomFolder, pcm: Pcm, index: int) -> float:
+    start = index * 60 * SAMPLE_RATE
+    segment = SpeechSegment(start, start, pcm, 0.9, 0.5, EndReason.PAUSE)
+    folder.begin(TEACHER, StreamClock(datetime.now(timezone.utc)), start, start).commit(segment)
+    return time.monotonic()

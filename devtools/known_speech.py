@@ -1,0 +1,85 @@
+"""Hears speech that it knows: which words of a lecture are in a piece of it, found by their sound.
+
+The stand-in for Gemini uses it, so that what the demo and tests show is what was really said.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+from devtools.listening import DECIMATION, SAMPLE_RATE, Floats, Pcm, thinned
+
+PIECE = SAMPLE_RATE // DECIMATION
+"""One second: long enough to be found in a lecture, too short to be stretched much on the way."""
+ALIKE = 0.6
+"""Normalised correlation of the same speech before and after Opus."""
+
+
+@dataclass(frozen=True)
+class _Word:
+    text: str
+    at_seconds: float
+    """The middle of it."""
+
+
+class KnownSpeech:
+    """A lecture whose sentences and their times are known."""
+
+    def __init__(self, pcm: Pcm, sentences: list[dict[str, object]]) -> None:
+        self._sound = thinned(pcm)
+        running = np.concatenate([[0.0], np.cumsum(self._sound**2)])
+        self._energy: Floats = running[PIECE:] - running[:-PIECE]
+        self._words = [word for sentence in sentences for word in _words(sentence)]
+
+    @classmethod
+    def load(cls, folder: Path, name: str) -> KnownSpeech:
+        """``NAME.flac`` and ``NAME.json`` of the folder."""
+        pcm, rate = soundfile.read(folder / f"{name}.flac", dtype="int16")
+        assert rate == SAMPLE_RATE
+        described = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        return cls(np.asarray(pcm, dtype=np.int16), described["sentences"])
+
+    def words_in(self, pcm: Pcm) -> str:
+        """What is said in a piece of the lecture; empty if it is none."""
+        begins = self._place(thinned(pcm))
+        if begins is None:
+            return ""
+        ends = begins + len(pcm) / SAMPLE_RATE
+        return " ".join(word.text for word in self._words if begins <= word.at_seconds < ends)
+
+    def _place(self, sound: Floats) -> float | None:
+        """Where it begins, in seconds: what most of its seconds agree on."""
+        votes = []
+        for start in range(0, len(sound) - PIECE + 1, PIECE):
+            place, likeness = self._find(sound[start : start + PIECE])
+            if likeness > ALIKE:
+                votes.append((place - start) * DECIMATION / SAMPLE_RATE)
+        return float(np.median(votes)) if votes else None
+
+    def _find(self, piece: Floats) -> tuple[int, float]:
+        energy = float(np.sum(piece**2))
+        if energy < 1.0:
+            return 0, 0.0
+        size = len(self._sound) + len(piece)
+        spectrum: npt.NDArray[np.complex128] = np.fft.rfft(self._sound, size) * np.conj(
+            np.fft.rfft(piece, size)
+        )
+        likeness = np.fft.irfft(spectrum, size)[: len(self._energy)]
+        likeness = likeness / np.sqrt(np.maximum(self._energy, 0.01 * energy) * energy)
+        place = int(np.argmax(likeness))
+        return place, float(likeness[place])
+
+
+def _words(sentence: dict[str, object]) -> list[_Word]:
+    """The words of a sentence, spread over its time by their length."""
+    texts = str(sentence["text"]).split()
+    start, end = float(str(sentence["start"])), float(str(sentence["end"]))
+    ends = np.cumsum([len(text) for text in texts], dtype=np.float64)
+    middles = (ends - np.array([len(text) for text in texts]) / 2) / ends[-1]
+    return [_Word(text, start + (end - start) * float(at)) for text, at in zip(texts, middles, strict=True)]
