@@ -106,6 +106,13 @@ def test_music_in_between() -> None:
     assert_close(find(lesson(), between(25, video)), lesson(), lambda at: at + 25)
 
 
+def test_a_video_that_was_muted_for_a_while() -> None:
+    """What cannot be heard is still in the video."""
+    video = between(40, lesson().track)
+    video[150 * SAMPLE_RATE : 250 * SAMPLE_RATE] = 0
+    assert_close(find(lesson(), video), lesson(), lambda at: at + 40)
+
+
 def test_a_room_with_an_echo() -> None:
     echo = np.exp(-np.arange(1600) / 400) * np.random.default_rng(2).normal(size=1600) * 0.2
     echo[0] = 1
