@@ -319,9 +319,7 @@ class _Search:
     def best(self, wanted: Changes, known: npt.NDArray[np.bool_]) -> Iterator[tuple[float, float]]:
         """Where in the video (seconds) it may begin, also before its start, and the normalised correlation there."""
         wanted = wanted[: self._longest] * known[: self._longest, None]
-        likeness = self._correlated(
-            sum(v * np.conj(self._spectrum(w)) for v, w in zip(self._bands, wanted.T, strict=True))
-        )
+        likeness = self._correlated(self._products(wanted))
         local = self._correlated(
             self._energy * np.conj(self._spectrum(known[: self._longest].astype(np.float32)))
         )
@@ -335,6 +333,12 @@ class _Search:
             shift = _summit(scores, peak)
             yield (peak + shift - self._longest) * COARSE / FRAMES_A_SECOND, float(scores[peak])
             scores[max(0, peak - apart) : peak + apart + 1] = -1
+
+    def _products(self, wanted: Changes) -> npt.NDArray[np.complex64]:
+        total = np.zeros_like(self._energy)
+        for of_video, band in zip(self._bands, wanted.T, strict=True):
+            total += of_video * np.conj(self._spectrum(band))
+        return total
 
     def _correlated(self, spectrum: npt.NDArray[np.complex64]) -> Floats:
         """From ``-longest`` frames on, so that what began before the video is found, too."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -86,19 +86,22 @@ def _in_playlist(text: str) -> Iterator[Stretch]:
             duration = _seconds(line)
         elif line.startswith("#EXT-X-PROGRAM-DATE-TIME:"):
             moment = _moment(line.partition(":")[2].strip())
-            if moment is None:
+            if moment is None or (run is not None and _follows(run, position, moment)):
                 continue
-            expected = run and run.recorded_at + timedelta(seconds=position - run.video)
-            if run is None and position:  # what came before the first date was recorded just before it
+            if run is None:  # what came before the first date was recorded just before it
                 run = Stretch(0.0, moment - timedelta(seconds=position), 0.0)
-            elif run is None or abs((moment - expected).total_seconds()) > JUMP_SECONDS:  # type: ignore[operator]
-                if run is not None:
-                    yield Stretch(run.video, run.recorded_at, position - run.video)
+            else:
+                yield replace(run, seconds=position - run.video)
                 run = Stretch(position, moment, 0.0)
         elif line.strip() and not line.startswith("#"):
             position, duration = position + duration, 0.0
     if run is not None:
-        yield Stretch(run.video, run.recorded_at, position - run.video)
+        yield replace(run, seconds=position - run.video)
+
+
+def _follows(run: Stretch, position: float, moment: datetime) -> bool:
+    expected = run.recorded_at + timedelta(seconds=position - run.video)
+    return abs((moment - expected).total_seconds()) <= JUMP_SECONDS
 
 
 def _seconds(line: str) -> float:

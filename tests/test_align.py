@@ -239,7 +239,7 @@ def test_sound_that_begins_later_than_the_pictures_is_where_its_time_stamps_say(
         streams = {stream.index: target.add_stream_from_template(stream) for stream in source.streams}
         for packet in source.demux():
             if packet.dts is None or (
-                packet.stream.type == "audio" and (packet.pts or 0) * packet.time_base < 20
+                packet.stream.type == "audio" and (packet.pts or 0) * (packet.time_base or 0) < 20
             ):
                 continue
             packet.stream = streams[packet.stream.index]

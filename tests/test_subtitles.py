@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from itertools import pairwise
 from pathlib import Path
 
 import av
 import pytest
+from av.subtitles.subtitle import AssSubtitle
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -166,9 +168,9 @@ def test_srt_names_who_speaks_when_that_changes() -> None:
 
 def decoded(file: str, suffix: str = ".srt") -> list[tuple[float, float, str]]:
     """Start, end (seconds) and text of the cues as ffmpeg's demuxer and decoder see them."""
-    path = Path(__file__).parent / f"_{abs(hash(file))}{suffix}"
-    path.write_text(file, encoding="utf-8-sig" if suffix == ".srt" else "utf-8")
-    try:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"lesson{suffix}"
+        path.write_text(file, encoding="utf-8-sig" if suffix == ".srt" else "utf-8")
         with av.open(str(path)) as container:
             stream = container.streams.subtitles[0]
             base = float(stream.time_base or 0)
@@ -176,13 +178,17 @@ def decoded(file: str, suffix: str = ".srt") -> list[tuple[float, float, str]]:
                 (
                     float(packet.pts or 0) * base,
                     float((packet.pts or 0) + (packet.duration or 0)) * base,
-                    "".join(part.ass.decode().split(",", 8)[8] for part in packet.decode()),
+                    "".join(_text(part) for part in packet.decode()),
                 )
                 for packet in container.demux(stream)
                 if packet.size
             ]
-    finally:
-        path.unlink()
+
+
+def _text(shown: object) -> str:
+    """The ninth field of an event in ffmpeg's own form."""
+    assert isinstance(shown, AssSubtitle)
+    return shown.ass.decode().split(",", 8)[8]
 
 
 @pytest.mark.parametrize("suffix", [".srt", ".vtt"])

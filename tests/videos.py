@@ -7,6 +7,9 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.audio.stream import AudioStream
+from av.container import OutputContainer
+from av.video.stream import VideoStream
 from sound import SAMPLE_RATE, FloatArray
 
 PICTURES_A_SECOND = 5
@@ -21,6 +24,7 @@ def write_video(
         audio = container.add_stream(codec, rate=rate, layout="mono")
         if picture:
             draw(container, picture, len(heard) / SAMPLE_RATE)
+        assert isinstance(audio, AudioStream)
         context = audio.codec_context
         if not context.is_open:
             context.open()
@@ -36,9 +40,10 @@ def write_video(
     return path
 
 
-def draw(container: av.container.OutputContainer, codec: str, seconds: float) -> None:
+def draw(container: OutputContainer, codec: str, seconds: float) -> None:
     """A grey field that gets lighter from left to right as time goes on."""
     video = container.add_stream(codec, rate=PICTURES_A_SECOND)
+    assert isinstance(video, VideoStream)
     video.width, video.height = SIZE
     video.pix_fmt = "yuv420p"
     count = max(1, round(seconds * PICTURES_A_SECOND))
