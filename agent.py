@@ -45,17 +45,21 @@ from livekit.agents import (
     JobRequest,
     WorkerPermissions,
 )
+from livekit.protocol import agent
 from livekit.rtc._ffi_client import FfiClient
 
 from audio_processor import load_detector
 from capacity import default_max_rooms
 from config import Settings, environment
+from delivery import DeliveryService
 from logs import set_up_logging
 from outbox import Outbox
-from reconcile import Reconciler
+from reconcile import Reconciler, ask_for_recorder, is_wanted
 from recorder import RoomRecorder
+from retention import Housekeeping
 from segments import ConfigError, RecorderError, RoomInfo
 from storage import prepare_output_dir, recover_all
+from targets import open_targets
 
 if TYPE_CHECKING:
     from texts import TextService
@@ -64,6 +68,11 @@ logger = logging.getLogger("recorder")
 
 HERE = Path(__file__).resolve().parent
 STOP_TIMEOUT_SECONDS = 15.0
+HANDOVER_SECONDS = 3.0
+"""How long a stopping worker records on until another has its room; hosts kill 10 s after their signal."""
+SUCCESSOR_SECONDS = 1.0
+"""A successor is asked for again when none has come within this: the server may have asked us, who had just stopped."""
+DRAIN_POLL_SECONDS = 1.0
 SERVER_RETRY_SECONDS = (1, 2, 5, 10)
 JOIN_POLL_SECONDS = 0.02
 FULL_LOAD = 1.0
@@ -86,7 +95,12 @@ class RecorderServer(AgentServer):
         self.settings = settings
         self.max_rooms = settings.max_rooms or default_max_rooms()
         self.is_serving = False
+        self._livekit: api.LiveKitAPI | None = None
+        self.recorders: dict[str, tuple[asyncio.AbstractEventLoop, RoomRecorder]] = {}
+        """By job, with the event loop to be called on. Empty where rooms are processes."""
         self.texts: TextService | None = None
+        self.delivery: DeliveryService | None = None
+        """Its status() has the backlog of each target."""
         self._being_taken: dict[str, str] = {}
         self._problem = problem
         is_thread = settings.job_executor == "thread"
@@ -107,6 +121,7 @@ class RecorderServer(AgentServer):
                 "slim",
                 "recorder",
                 "reconcile",
+                "liveness",
                 "capacity",
             ],  # shared by the processes of all rooms
             log_level=settings.log_level,
@@ -127,9 +142,11 @@ class RecorderServer(AgentServer):
         async with api.LiveKitAPI(
             self.settings.livekit_url, self.settings.livekit_api_key, self.settings.livekit_api_secret
         ) as livekit:
+            self._livekit = livekit
             await _reach(livekit, self.settings)
             helpers = [
                 asyncio.create_task(_recover(self.settings), name="recovery"),
+                *self._delivery_service(outbox),
             ]
             if self.texts is not None:
                 from search_index import FreshIndex
@@ -141,7 +158,9 @@ class RecorderServer(AgentServer):
             def on_registered(*_: object) -> None:
                 # Not before: a recorder that is asked for while nobody can take it would be lost.
                 self._say_ready()
-                reconciler = Reconciler(livekit, self.settings, self.is_recording)
+                reconciler = Reconciler(
+                    livekit, self.settings, self.max_rooms, self.is_recording, self.has_capacity
+                )
                 helpers.append(asyncio.create_task(reconciler.run(), name="reconciler"))
 
             self.once("worker_registered", on_registered)
@@ -171,12 +190,27 @@ class RecorderServer(AgentServer):
 
         return TextService(self.settings, GeminiTranslator(self.settings), outbox)
 
+    def _delivery_service(self, outbox: Outbox) -> list[asyncio.Task[None]]:
+        """Brings the recordings to where they last, if that is wanted, and watches over the disk."""
+        targets, problems = open_targets(self.settings)
+        for problem in problems:
+            logger.error("%s. Recording goes on locally", problem)
+        housekeeping = Housekeeping(self.settings, targets, is_complete=not problems)
+        tasks = [asyncio.create_task(housekeeping.run(), name="housekeeping")]
+        if targets:
+            self.delivery = DeliveryService(self.settings, targets, outbox)
+            tasks.append(asyncio.create_task(self.delivery.run(), name="delivery"))
+        return tasks
+
     def is_recording(self, room_sid: str) -> bool:
         """Whether a recorder of this worker is in the room, or on its way into it."""
         return room_sid in self._rooms_by_job().values()
 
     def rooms_taken(self) -> int:
         return len(self._rooms_by_job())
+
+    def has_capacity(self) -> bool:
+        return not self.draining and self.rooms_taken() < self.max_rooms
 
     @contextlib.contextmanager
     def taking(self, job_id: str, room_sid: str) -> Iterator[None]:
@@ -186,6 +220,48 @@ class RecorderServer(AgentServer):
             yield
         finally:
             del self._being_taken[job_id]
+
+    async def stop_taking_rooms(self) -> None:
+        """No new rooms from now on, and the server knows; every open segment is closed and goes to the disk."""
+        for loop, recorder in list(self.recorders.values()):
+            with contextlib.suppress(RuntimeError):  # that room has just ended
+                loop.call_soon_threadsafe(recorder.cut)
+        self._draining = True
+        with contextlib.suppress(Exception):  # a server that is gone need not know
+            await self._update_worker_status()
+
+    async def hand_over(self) -> None:
+        """Has other workers take the rooms: a recorder goes when its successor of the same identity comes (fact 13)."""
+        deadline = time.monotonic() + HANDOVER_SECONDS
+        while self.active_jobs and time.monotonic() < deadline:
+            names = [job.job.room.name for job in self.active_jobs]
+            await asyncio.gather(*(self._ask_for_successor(name) for name in names))
+            if self.settings.job_executor == "process":
+                return  # such a recorder cannot be told to cut, so it had better end now
+            await self._rooms_go(min(deadline, time.monotonic() + SUCCESSOR_SECONDS))
+
+    async def _rooms_go(self, deadline: float) -> None:
+        while self.active_jobs and time.monotonic() < deadline:  # noqa: ASYNC110  (the framework has no event for it)
+            await asyncio.sleep(JOIN_POLL_SECONDS)
+
+    async def _handle_termination(self, termination: agent.JobTermination) -> None:
+        """Nothing: a recorder goes when it is out of its room, which it notices by itself.
+
+        When one recorder replaces another of the same identity, the server means the old one's job and names the new
+        one's (1.13.3 keeps jobs by identity): obeying would leave the room without any.
+        """
+
+    async def _ask_for_successor(self, room: str) -> None:
+        assert self._livekit is not None
+        try:
+            await asyncio.wait_for(ask_for_recorder(self._livekit, self.settings, room), HANDOVER_SECONDS)
+        except Exception as error:  # the next worker that starts, or looks around, finds the room
+            logger.warning("No successor could be asked for: %s", error, extra={"room": room})
+
+    async def rooms_over(self) -> None:
+        """Returns when the last room has ended by itself."""
+        while self._rooms_by_job():  # noqa: ASYNC110  (as above)
+            await asyncio.sleep(DRAIN_POLL_SECONDS)
 
     def _rooms_by_job(self) -> dict[str, str]:
         return {**self._being_taken, **{job.job.id: job.job.room.sid for job in self.active_jobs}}
@@ -213,11 +289,13 @@ async def _recover(settings: Settings) -> None:
 
 
 def least_permissions(settings: Settings) -> WorkerPermissions:
-    """What the recorder may do in a room: listen, and (unless hidden) say in its attributes whom it records."""
+    """What the recorder may do in a room: listen, answer whether it is alive (and send captions), and, unless hidden,
+    say in its attributes whom it records.
+    """
     return WorkerPermissions(
         can_publish=False,
         can_subscribe=True,
-        can_publish_data=False,
+        can_publish_data=True,
         can_update_metadata=not settings.hidden,
         hidden=settings.hidden,
     )
@@ -227,7 +305,7 @@ def _load(worker: AgentServer) -> float:
     """The load that the server and other workers see: rooms, not the host's CPU (fact 12)."""
     assert isinstance(worker, RecorderServer)
     rooms = worker.rooms_taken()
-    return FULL_LOAD if rooms >= worker.max_rooms else BUSIEST_LOAD * rooms / worker.max_rooms
+    return FULL_LOAD if not worker.has_capacity() else BUSIEST_LOAD * rooms / worker.max_rooms
 
 
 def _free_port(host: str, port: int) -> int:
@@ -299,7 +377,10 @@ def _spare_the_collector() -> None:
 
 async def request(request: JobRequest) -> None:
     """Takes a room unless this worker is full or already records it. Always under the same identity (fact 13)."""
-    if server.is_recording(request.room.sid):
+    if not is_wanted(request.room.name, server.settings.room_filter):
+        logger.info("Not recorded: no pattern of ROOM_FILTER fits", extra={"room": request.room.name})
+        await request.reject(terminate=True)
+    elif server.is_recording(request.room.sid):
         logger.info("Already recording: second request refused", extra={"room": request.room.name})
         await request.reject(terminate=True)
     elif server.rooms_taken() >= server.max_rooms:
@@ -317,6 +398,7 @@ async def entrypoint(ctx: JobContext) -> None:
     gc.collect()  # rooms leave cycles behind, which by itself the collector finds only after dozens of rooms
     recorder = RoomRecorder(ctx.room, _room_info(ctx), server.settings, ctx.proc.userdata["new_detector"])
     ctx.proc.userdata["recorder"] = recorder
+    server.recorders[ctx.job.id] = asyncio.get_running_loop(), recorder
     recorder.attach()
     # Never cancelled in the middle: a connect that is broken off ends the whole process 15 s later.
     while not _joining.acquire(blocking=False):  # noqa: ASYNC110  (shared by threads; a cancelled wait takes no place)
@@ -330,6 +412,7 @@ async def entrypoint(ctx: JobContext) -> None:
 
 async def session_end(ctx: JobContext) -> None:
     """Saves everything. The framework calls this at every ordinary end, before it leaves the room (fact 15)."""
+    server.recorders.pop(ctx.job.id, None)
     recorder = ctx.proc.userdata.pop("recorder", None)
     if recorder is not None:
         await recorder.aclose()
@@ -405,6 +488,8 @@ async def _serve_until_signal() -> int:
 
 async def _stop(serving: asyncio.Task[None]) -> None:
     if server.is_serving:
+        await server.stop_taking_rooms()
+        await (server.rooms_over() if server.settings.on_stop == "drain" else server.hand_over())
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(server.aclose(), STOP_TIMEOUT_SECONDS)
     serving.cancel()

@@ -227,7 +227,8 @@ def _rows(samples: Floats, count: int) -> npt.NDArray[np.float16]:
 def _changes(shown: Picture) -> Changes:
     """How each band gets louder or softer; begins and ends ``STEADY_FRAMES`` later and earlier than the picture."""
     wide = shown.astype(np.float32)
-    return wide[2 * STEADY_FRAMES :] - wide[: max(0, len(wide) - 2 * STEADY_FRAMES)]
+    changes: Changes = wide[2 * STEADY_FRAMES :] - wide[: max(0, len(wide) - 2 * STEADY_FRAMES)]
+    return changes
 
 
 def _coarse(shown: Picture) -> Changes:
@@ -299,8 +300,8 @@ def _mixed(stretch: Sequence[Sound]) -> tuple[float, Picture, npt.NDArray[np.boo
         known[at : at + len(pcm)] = True
     shown = picture([mix])
     frames = known[: len(shown) * HOP].reshape(-1, HOP)[:, 0]
-    coarse = frames[: len(frames) // COARSE * COARSE].reshape(-1, COARSE).all(axis=1)
-    return start, shown, coarse
+    coarse = frames[: len(frames) // COARSE * COARSE].reshape(-1, COARSE).min(axis=1)
+    return start, shown, np.asarray(coarse, np.bool_)
 
 
 class _Search:
@@ -326,7 +327,7 @@ class _Search:
         own = float((wanted**2).sum())
         # Where less than half of it could lie in the video, the little that does may resemble it by chance.
         least = max(0.25 * float(np.median(local[self._longest :])), FAINTEST)
-        scores = likeness / np.sqrt(np.maximum(local, least) * max(own, FAINTEST))
+        scores = np.asarray(likeness / np.sqrt(np.maximum(local, least) * max(own, FAINTEST)), np.float32)
         apart = round(PLACES_APART_SECONDS * FRAMES_A_SECOND / COARSE)
         for _ in range(PLACES):
             peak = int(np.argmax(scores))

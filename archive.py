@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -18,12 +19,24 @@ from typing import IO, Any
 
 from config import Settings
 from segments import InputError, SegmentRecord, StorageError
-from storage import MANIFEST, PART_SUFFIX, FolderLock, SegmentNames, is_abandoned, record_in, safe_name
+from storage import (
+    HEARD_FILE,
+    MANIFEST,
+    PART_SUFFIX,
+    FolderLock,
+    SegmentNames,
+    is_abandoned,
+    record_in,
+    safe_name,
+)
 
 TEXTS = "texts.jsonl"
 
 LANGUAGE_TAG = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 """BCP 47 as far as it names spoken languages; also what makes a tag safe as part of a file name."""
+
+LIVE_SECONDS = 10.0
+"""A recorder leaves word every second that it listens; a busy disk may take longer."""
 
 LONGEST_LINE_BYTES = 1 << 20
 """No line of ours comes near; a file without line ends must not fill the memory."""
@@ -220,6 +233,14 @@ class Room:
         """The segment's WAV, None if it is not there (SAVE_AUDIO=false, retention) or no ordinary file."""
         path = self.path / record.file
         return path if is_plain_name(record.file) and path.is_file() and not path.is_symlink() else None
+
+    def is_being_recorded(self) -> bool:
+        """Whether a recorder is in the room at this moment, in its silences, too."""
+        if self.parts_being_written():
+            return True
+        with contextlib.suppress(OSError):
+            return abs(time.time() - (self.path / HEARD_FILE).stat().st_mtime) < LIVE_SECONDS
+        return False
 
     def parts_being_written(self) -> list[str]:
         """Names of the files that a recorder has its hand on at this moment."""

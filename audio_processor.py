@@ -15,7 +15,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from enum import Enum
 from typing import Protocol
 
@@ -25,7 +25,7 @@ from livekit.rtc._ffi_client import FfiClient
 from livekit.rtc._proto.ffi_pb2 import FfiEvent
 
 from config import Settings
-from segments import SAMPLE_RATE, EndReason, Pcm, SpeechSegment, StreamClock, TrackInfo
+from segments import SAMPLE_RATE, EndReason, Pcm, SpeechSegment, StreamClock, TrackInfo, utc_now
 
 logger = logging.getLogger("recorder")
 
@@ -180,6 +180,8 @@ class Segmenter:
         self._waiting: list[_Window] = []
         self._onset_windows = 0
         self._silent_windows = 0
+        self._is_in_a_word = False
+        """The segment before was cut in the middle of speech."""
         self._open: _OpenSegment | None = None
 
     @property
@@ -196,7 +198,8 @@ class Segmenter:
         if len(pcm) != WINDOW_SAMPLES:
             raise ValueError(f"a window is {WINDOW_SAMPLES} samples, not {len(pcm)}")
         self._position += WINDOW_SAMPLES
-        threshold = self._start_probability if self.state is SpeechState.SILENCE else self._end_probability
+        is_silent = self.state is SpeechState.SILENCE and not self._is_in_a_word
+        threshold = self._start_probability if is_silent else self._end_probability
         window = _Window(pcm, probability, probability >= threshold)
         if self._open is None:
             return self._listen(window)
@@ -221,13 +224,22 @@ class Segmenter:
         self.state = SpeechState.SILENCE
         return updates
 
+    def cut(self, reason: EndReason) -> list[Update]:
+        """Ends the open segment here, although more may come: the rest of a word begins the next one, however short."""
+        is_in_a_word = self.state is SpeechState.SPEECH
+        updates = self.finish(reason)
+        self._is_in_a_word = is_in_a_word
+        return updates
+
     # No segment is open: wait for enough speech.
 
     def _listen(self, window: _Window) -> list[Update]:
         self._waiting.append(window)
+        is_in_a_word, self._is_in_a_word = self._is_in_a_word, False
         if window.is_speech:
             self._begin_or_continue_onset()
-            return self._open_segment() if self._onset_windows >= self._min_speech else []
+            is_enough = self._onset_windows >= self._min_speech or is_in_a_word
+            return self._open_segment() if is_enough else []
         self._silent_windows += 1
         is_too_thin = len(self._waiting) > self._pre_roll + self._max_segment // 2
         if self.state is SpeechState.ONSET and (self._silent_windows > self._min_speech or is_too_thin):
@@ -514,6 +526,9 @@ class TrackProcessor:
     end_reason: EndReason = EndReason.SHUTDOWN
     """Why the track ends; whoever closes it may still refine this until the last frame has been taken."""
 
+    heard_at: float = 0.0
+    """When the last frame arrived, in seconds of the monotonic clock."""
+
     _clock: StreamClock | None = None
     _has_spoken: bool = False
     _is_deaf: bool = False
@@ -522,11 +537,16 @@ class TrackProcessor:
     _task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
+        self.heard_at = time.monotonic()
         self._task = asyncio.create_task(self._listen(), name=f"track {self.track.track_sid}")
 
     def mute(self) -> None:
         """The publisher has muted: ends the speech as soon as its last sound has come through."""
         self._flush_at_sample = self.segmenter.position + int(MUTE_GRACE_SECONDS * SAMPLE_RATE)
+
+    def cut(self, reason: EndReason) -> None:
+        """Ends the open segment where it is and goes on listening: what is said next begins another one."""
+        self._pass_on(self.segmenter.cut(reason))
 
     async def aclose(self) -> None:
         """Stops listening, takes every frame that has arrived, and ends the open segment. Idempotent.
@@ -549,6 +569,7 @@ class TrackProcessor:
             self._pass_on(self.segmenter.finish(self.end_reason, self._remainder))
 
     def _take(self, pcm: Pcm) -> None:
+        self.heard_at = time.monotonic()
         self._keep_time(len(pcm))
         if len(self._remainder):
             pcm = np.concatenate([self._remainder, pcm])
@@ -577,7 +598,7 @@ class TrackProcessor:
         if self._has_spoken:
             return
         heard = self.segmenter.position + len(self._remainder) + arrived
-        anchor = _utc_now() - timedelta(seconds=heard / SAMPLE_RATE)
+        anchor = utc_now() - timedelta(seconds=heard / SAMPLE_RATE)
         if self._clock is None or anchor < self._clock.anchor:
             self._clock = StreamClock(anchor)
 
@@ -586,7 +607,3 @@ class TrackProcessor:
             assert self._clock is not None, "a segment without a single frame"
             self._has_spoken = True
             self.sink.take(update, self._clock)
-
-
-def _utc_now() -> datetime:
-    return datetime.fromtimestamp(time.time(), timezone.utc)

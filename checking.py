@@ -25,6 +25,7 @@ import console
 from archive import TEXTS, Archive, Lines, Room, Text, is_plain_name
 from config import Settings
 from console import Advance, progress, say, say_json, tell
+from ledger import Ledger, sound_key
 from segments import BYTES_PER_SAMPLE, SAMPLE_RATE, EndReason, SegmentRecord, StorageError, format_utc
 from storage import (
     MANIFEST,
@@ -32,6 +33,7 @@ from storage import (
     FolderLock,
     SegmentNames,
     mend_wav,
+    read_gaps,
     recover_folder,
     set_broken_lines_aside,
     wav_header,
@@ -72,12 +74,14 @@ class Kind(str, Enum):
     UNLISTED_WAV = "unlisted_wav"
     PART_LEFT = "part_left"
     BEING_RECORDED = "being_recorded"
+    SPEECH_MISSED = "speech_missed"
+    """The recorder has owned up to it itself: it was not there, or could not save it."""
     TEXT_MISSING = "text_missing"
     TEXT_REFUSED = "text_refused"
     TEXT_FILE_MISSING = "text_file_missing"
 
 
-_NO_FAULT = (Kind.BEING_RECORDED, Kind.TEXT_REFUSED, Kind.BROKEN_TEXT_LINE)
+_NO_FAULT = (Kind.BEING_RECORDED, Kind.SPEECH_MISSED, Kind.TEXT_REFUSED, Kind.BROKEN_TEXT_LINE)
 _MENDABLE = (
     Kind.BROKEN_LINE,
     Kind.WAV_HEADER,
@@ -188,7 +192,7 @@ def inspect(
     """
     wanted = wanted or Wanted()
     report = Report(room.name, room.path.name)
-    lines, series, listed = Lines(), _Series(), set[str]()
+    lines, series, listed, ledger = Lines(), _Series(), set[str](), Ledger(room.path)
     with room.texts() as texts, ThreadPoolExecutor(FILES_AT_ONCE, thread_name_prefix="check") as pool:
         wants_texts = wanted.texts or len(texts) > 0
 
@@ -201,10 +205,12 @@ def inspect(
             report.segments += 1
             report.speech_seconds += record.duration_seconds
             text = texts.get(record) if wants_texts else None
-            if not (text is not None and not text.is_audio_kept and _is_missing(of_wav)):
-                report.findings += of_wav
-            if wants_texts:
-                report.findings += _look_at_text(room, record, text)
+            of_text = list(_look_at_text(room, record, text)) if wants_texts else []
+            if _is_missing(of_wav) and ledger.is_anywhere(sound_key(record)):  # it has left (KEEP_LOCAL)
+                of_wav, of_text = [], [one for one in of_text if one.kind is not Kind.TEXT_FILE_MISSING]
+            elif _is_missing(of_wav) and text is not None and not text.is_audio_kept:
+                of_wav = []
+            report.findings += of_wav + of_text
             advance(1)
         report.findings += [_broken(Kind.BROKEN_LINE, MANIFEST, line) for line in lines.broken]
         report.findings += [_broken(Kind.BROKEN_TEXT_LINE, TEXTS, line) for line in texts.lines.broken]
@@ -212,6 +218,7 @@ def inspect(
     files = _names_in(room.path)
     report.findings += series.findings(_numbers_of(files, names))
     report.findings += _leftovers(room, names, files, listed)
+    report.findings += _missed(room)
     return report
 
 
@@ -406,14 +413,25 @@ def _between(before: _Span, after: _Span) -> Iterator[Finding]:
 def _leftovers(room: Room, names: SegmentNames, files: Sequence[str], listed: set[str]) -> Iterator[Finding]:
     parts = [path.name for path in room.parts()]
     living = room.parts_being_written()
-    if living:
-        yield Finding(Kind.BEING_RECORDED, f"being recorded: {len(living)} segments are being spoken")
+    if room.is_being_recorded():
+        yield Finding(Kind.BEING_RECORDED, f"is being recorded, {len(living)} segments are being spoken")
     for name in parts:
         if name not in living and (room.path / name).exists():
             yield Finding(Kind.PART_LEFT, f"{name} was left by a crash", name)
     unlisted = [name for name in files if name.endswith(".wav") and name not in listed]
     for name in _still_unlisted(room, [name for name in unlisted if _is_sound(room.path / name)]):
         yield Finding(Kind.UNLISTED_WAV, f"{name} is not in the manifest", name)
+
+
+def _missed(room: Room) -> Iterator[Finding]:
+    """Times from which the recorder itself says that speech may be missing."""
+    try:
+        for gap in read_gaps(room.path):
+            times = f"from {format_utc(gap.start)} to {format_utc(gap.end)}"
+            who = gap.participant_identity or "somebody"
+            yield Finding(Kind.SPEECH_MISSED, f"speech of {who} may be missing {times} ({gap.reason.value})")
+    except OSError as error:
+        raise StorageError(f"{room.path} cannot be read: {error.strerror or error}") from None
 
 
 def _is_sound(path: Path) -> bool:

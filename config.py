@@ -328,7 +328,67 @@ class Settings:
         "speech a room holds in memory while the disk refuses; beyond it the oldest goes (32 kB a second)",
     )
 
+    retention_days: int = _integer(
+        "Delivery",
+        0,
+        0,
+        36_500,
+        "days",
+        "how long files stay on this disk; 0: for ever; nothing goes that is not delivered",
+    )
+    keep_local: str = _choice(
+        "Delivery",
+        "always",
+        ("always", "until_delivered"),
+        "until_delivered: sound and text leave this disk as soon as all targets have them",
+    )
+    disk_warning_percent: float = _number(
+        "Delivery", 10, 0, 90, "percent", "less free space than this on the disk is warned about; 0: never"
+    )
+    s3_endpoint: str = _text(
+        "Delivery",
+        "",
+        "object storage that is not AWS: Cloudflare R2, MinIO and so on; empty: AWS",
+        allowed="a URL such as https://ACCOUNT.r2.cloudflarestorage.com",
+    )
+    s3_region: str = _text("Delivery", "auto", "region of the bucket", allowed="a region's name")
+    s3_bucket: str = _text(
+        "Delivery", "", "bucket that gets everything; set with key id and secret", allowed="a bucket's name"
+    )
+    s3_key_id: str = _text("Delivery", "", "access key id", allowed="an access key id", secret=True)
+    s3_key_secret: str = _text("Delivery", "", "secret access key", allowed="its secret", secret=True)
+    s3_prefix: str = _text(
+        "Delivery", "", "what the names of all objects begin with", allowed="a path such as lessons/2026"
+    )
+    store_url: str = _text(
+        "Delivery",
+        "",
+        "another store: gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or file:///FOLDER (docs/delivery.md)",
+        allowed="a URL",
+    )
+    database_url: str = _text(
+        "Delivery",
+        "",
+        "Postgres that gets everything (`python lessons.py migrate` makes its tables)",
+        allowed="a URL such as postgresql://user:password@host:5432/postgres",
+        secret=True,
+    )
+    remote_retention_days: int = _integer(
+        "Delivery",
+        0,
+        0,
+        36_500,
+        "days",
+        "how long objects and rows stay where they were delivered; 0: for ever",
+    )
+    deliveries_at_once: int = _integer(
+        "Delivery", 8, 1, 64, "deliveries", "under way at once to each target, each of another room"
+    )
+
     record: str = _choice("Who", "teachers", ("teachers", "everyone"), "whose audio is recorded")
+    room_filter: tuple[str, ...] = _words(
+        "Who", (), "only rooms whose names match one of these patterns are recorded, such as class-*,exam?"
+    )
     role_key: str = _text("Who", "role", "key of the role in the participant's metadata (a JSON object)")
     teacher_roles: tuple[str, ...] = _words(
         "Who", ("teacher",), "values of the role that mean teacher, separated by commas", required=True
@@ -399,8 +459,14 @@ class Settings:
     max_rooms: int = _integer(
         "Worker", 0, 0, 1000, "rooms", "rooms at once; 0: by the machine's memory and cores"
     )
+    on_stop: str = _choice(
+        "Worker",
+        "handover",
+        ("handover", "drain"),
+        "at SIGTERM: hand rooms over to another worker at once, or record them to their end",
+    )
     reconcile_seconds: float = _number(
-        "Worker", 5, 1, 3600, "seconds", "how often rooms without a recorder are looked for"
+        "Worker", 3, 1, 3600, "seconds", "how often rooms without a recorder are looked for"
     )
     health_host: str = _text("Worker", "127.0.0.1", "address of the health answer", allowed="an address")
     health_port: int = _integer(

@@ -7,24 +7,28 @@ that came from outside is shown with its control characters escaped.
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from config import Settings, environment
 from logs import printable
 
 HERE = Path(__file__).resolve().parent
 
-TROUBLE, WRONG_INPUT, NOT_YET = 1, 2, 3
-"""Exit codes besides 0: something is not in order or could not be done; it was asked for wrongly; to be continued."""
+ALL_WELL, TROUBLE, WRONG_INPUT, NOT_YET = 0, 1, 2, 3
+"""Exit codes: all is in order or done; something is not; it was asked for wrongly; come back later."""
 
 LINE_SECONDS = 10.0
 """How often progress is told where there is no terminal."""
+
+T = TypeVar("T")
 
 Advance = Callable[[float], None]
 """Says that so much more is done."""
@@ -83,6 +87,38 @@ def duration(seconds: float) -> str:
     whole = round(seconds)
     minutes, hours = whole // 60 % 60, whole // 3600
     return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Runs a command's asynchronous part. Ctrl-C and SIGTERM cancel it, so that it ends in its own order.
+
+    asyncio's own way raises in the middle of the loop before Python 3.11, and everywhere for SIGTERM.
+
+    Raises:
+        KeyboardInterrupt: it was cancelled so.
+    """
+    import asyncio  # most commands do without
+
+    async def cancelled_by_signals() -> T:
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert task is not None
+        numbers = (
+            (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+        )
+        before = {
+            number: signal.signal(number, lambda *_: loop.call_soon_threadsafe(task.cancel))
+            for number in numbers
+        }
+        try:
+            return await work
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    try:
+        return asyncio.run(cancelled_by_signals())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
 
 
 @contextmanager

@@ -62,7 +62,8 @@ class Recording:
     """
 
     def __init__(self, path: Path | str) -> None:
-        self.path = path
+        self.path = Path(path)
+        self.name = str(path)
         self.damaged = 0
         """Packets that could not be decoded so far; where they were is silence."""
         self.seconds_read = 0.0
@@ -122,7 +123,7 @@ class Recording:
                 self.damaged += 1
                 continue
             except (av.error.FFmpegError, OSError) as error:
-                raise InputError(f"{self.path} cannot be read to its end: {_reason(error)}") from None
+                raise InputError(f"{self.name} cannot be read to its end: {_reason(error)}") from None
             if packet is None:
                 return
             try:

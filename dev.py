@@ -70,6 +70,7 @@ def test(arguments: list[str]) -> int:
     began = time.monotonic()
     prepare_environment(DEVELOPMENT)
     environ = {**os.environ, "LIVEKIT_SERVER": _livekit_server(), **_browser()}
+    run([str(PYTHON), "-m", "devtools.postgres_server"])
     checks = [
         ["ruff", "format", "--check"],
         ["ruff", "check"],

@@ -9,6 +9,7 @@ question.
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -39,10 +40,23 @@ _VARIANTS = str.maketrans(
 )  # fmt: skip
 
 
+_BLOCKS_WITH_MARKS = (
+    range(0x300, 0x3400),
+    range(0xA000, 0xAC00),
+    range(0xFB00, 0xFE30),
+    range(0x10000, 0x12000),
+    range(0x16A00, 0x17000),
+    range(0x1BC00, 0x1BD00),
+    range(0x1CF00, 0x1D300),
+    range(0x1DA00, 0x1EC00),
+)
+"""Without the large blocks of Chinese, Korean and old scripts, which have none: a search should start at once."""
+
+
 def _class_of(*categories: str) -> str:
     """All characters of Unicode categories as the inside of a regular expression's class."""
     ranges: list[list[int]] = []
-    for code in range(0x20000):  # beyond it are only Chinese characters, and what is ignored anyway
+    for code in itertools.chain.from_iterable(_BLOCKS_WITH_MARKS):
         if unicodedata.category(chr(code)) in categories:
             if ranges and ranges[-1][1] == code - 1:
                 ranges[-1][1] = code
@@ -53,14 +67,17 @@ def _class_of(*categories: str) -> str:
 
 @functools.cache
 def _word() -> re.Pattern[str]:
-    """A run of letters, digits and the marks on them; an apostrophe between letters belongs to the word."""
-    inside = rf"[^\W_]|[{_class_of('Mn', 'Mc')}{_IGNORED}]"
-    return re.compile(rf"(?:{inside})+(?:['\u2019\u02bc](?:{inside})+)*")
+    """A run of letters, digits, the marks on them, and apostrophes, which are then left out."""
+    return re.compile(rf"(?:[^\W_]|[{_class_of('Mn', 'Mc')}{_IGNORED}'\u2019\u02bc])+")
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    return _ascii_word if text.isascii() else _word()
 
 
 _ignored = re.compile(f"[{_IGNORED}]+")
 _spaceless = re.compile(f"[{_SPACELESS}]+")
-_ascii_word = re.compile(r"[a-z0-9]+(?:'[a-z0-9]+)*")
+_ascii_word = re.compile(r"[A-Za-z0-9']+")
 
 
 @dataclass(frozen=True)
@@ -74,7 +91,7 @@ class Word:
 
 def words(text: str) -> Iterator[Word]:
     """The words of a text with their places."""
-    for found in _word().finditer(text):
+    for found in _pattern(text).finditer(text):
         tokens = _tokens_of(found[0])
         if tokens:
             yield Word(tokens, found.start(), found.end())
@@ -83,8 +100,16 @@ def words(text: str) -> Iterator[Word]:
 def tokens(text: str) -> list[str]:
     """What of a text goes into the index, in order."""
     if text.isascii():
-        return [word.replace("'", "")[:LONGEST_WORD] for word in _ascii_word.findall(text.lower())]
+        found = (word.replace("'", "")[:LONGEST_WORD] for word in _ascii_word.findall(text.lower()))
+        return [word for word in found if word]
     return [token for found in _word().findall(text) for token in _tokens_of(found)]
+
+
+def searchable(text: str) -> set[str]:
+    """Every token under which a text is found by a database that knows no order of them."""
+    found = set(tokens(text))
+    single = {character for token in found if _spaceless.match(token) for character in token}
+    return found | single | {bare(token) for token in found}
 
 
 def question(text: str) -> list[tuple[str, ...]]:
@@ -94,7 +119,7 @@ def question(text: str) -> list[tuple[str, ...]]:
     of a pair, which ends in ``*``.
     """
     asked: list[tuple[str, ...]] = []
-    for found in _word().findall(text):
+    for found in _pattern(text).findall(text):
         for run in _runs(fold(found)):
             if not _spaceless.match(run):
                 asked.append((run[:LONGEST_WORD],))

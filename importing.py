@@ -29,7 +29,7 @@ from audio_processor import (
     load_detector,
 )
 from config import Settings
-from console import progress
+from console import progress, run
 from decoding import Recording
 from pipeline import RoomPipeline
 from segments import (
@@ -91,7 +91,7 @@ def segment_file(
         room = RoomInfo(room_name or path.stem, sid, began)
         track = TrackInfo(speaker, speaker, sid, "file")
         new_detector = load_detector(settings.vad_runtime)
-        return asyncio.run(_Import(settings, recording, room, track, new_detector, start is not None).run())
+        return run(_Import(settings, recording, room, track, new_detector, start is not None).run())
 
 
 def fingerprint(path: Path) -> str:

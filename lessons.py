@@ -24,6 +24,7 @@ import typer
 from typer.core import TyperGroup
 
 import checking
+import delivery_commands
 import exporting
 import listing
 import playing
@@ -46,6 +47,11 @@ COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
     },
     "Keep": {
         "check": checking.check,
+        "migrate": delivery_commands.migrate,
+        "deliver": delivery_commands.deliver,
+        "prune": delivery_commands.prune,
+        "link": delivery_commands.link,
+        "erase": delivery_commands.erase,
     },
 }
 """Every command by heading and name: a function whose annotations are its options and whose docstring is its help."""
@@ -121,7 +127,16 @@ def main(arguments: list[str]) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a console that cannot show a name loses no line
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    app(arguments, prog_name="lessons.py")
+    try:
+        app(arguments, prog_name="lessons.py")
+    except SystemExit as ending:
+        if "obstore" in sys.modules:
+            # A thread of the object store's that still lets go of its last answer would abort an ending interpreter.
+            logging.shutdown()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(ending.code if isinstance(ending.code, int) else 0)
+        raise
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def facts_of(room: Room, wanted: Sequence[str] = ()) -> RoomFacts:
         room=room.name,
         folder=room.path.name,
         sessions=tuple((session, counts[session.room_sid].facts()) for session in sessions),
-        being_recorded=bool(living),
+        being_recorded=room.is_being_recorded(),
         parts_left=len(room.parts()) - len(living),
         broken_lines=broken,
     )
@@ -109,7 +109,7 @@ class _TextCount:
             return
         self._settled += 1
         self._refused += text.refused is not None
-        self._languages.update(text.by_language)
+        self._languages.update(list(text.by_language))
         if text.by_language:
             self._missing.update(language for language in self._wanted if language not in text.by_language)
 

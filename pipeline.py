@@ -9,6 +9,7 @@ segment, whole, and is tried again until the disk takes it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import time
@@ -28,6 +29,8 @@ from config import Settings
 from segments import (
     NO_WISHES,
     SAMPLE_RATE,
+    GapReason,
+    GapRecord,
     Pcm,
     RoomInfo,
     SegmentRecord,
@@ -37,6 +40,7 @@ from segments import (
     TextWishes,
     TrackInfo,
     format_utc,
+    utc_now,
 )
 from storage import MANIFEST, PartFile, RoomFolder
 
@@ -57,6 +61,14 @@ RETRY_SECONDS = (0.25, 0.5, 1.0, 2.0)
 CLOSE_TIMEOUT_SECONDS = 8.0
 """How long the end of a room waits for a disk that refuses; hosts kill 10 s after their signal."""
 
+
+HEARD_SECONDS = 1.0
+"""How often the disk is told that we listen, so that the next recorder knows what it has missed."""
+
+JOINING_SECONDS = 2.0
+"""What the first recorder of a room takes to get there; a room that is younger has no gap."""
+
+SHORTEST_GAP_SECONDS = 0.1
 
 HANGING_SECONDS = 1.0
 """A disk that neither takes nor refuses anything is waited for so much longer, and no more."""
@@ -83,7 +95,18 @@ class Totals:
     segments: int = 0
     speech_seconds: float = 0.0
     lost_seconds: float = 0.0
+    gap_seconds: float = 0.0
+    """Times, summed over the participants, from which speech may be missing."""
     participants: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class _Missed:
+    """Speech of a track may be missing. Without a start: from where the recorder before us stopped."""
+
+    start: datetime | None
+    end: datetime
+    reason: GapReason
 
 
 @dataclass(frozen=True)
@@ -92,7 +115,7 @@ class _Item:
 
     track: TrackInfo
     clock: StreamClock
-    update: Update
+    update: Update | _Missed
     wishes: TextWishes = NO_WISHES
 
 
@@ -120,8 +143,15 @@ class TrackSink:
         wishes = NO_WISHES
         if isinstance(update, Closed):
             self._growing.pop(update.segment.start_sample, None)  # the segment brings all of its PCM
-            wishes = self._wishes(self._track)
+            wishes = self._wishes_now()
         self._put(_Item(self._track, clock, update, wishes))
+
+    def _wishes_now(self) -> TextWishes:
+        try:
+            return self._wishes(self._track)
+        except Exception as error:  # whatever is wrong there, the segment comes first
+            logger.error("What is wanted of the text cannot be found out", exc_info=error)
+            return NO_WISHES
 
     def _grow(self, update: Grown, clock: StreamClock) -> None:
         growing = self._growing.setdefault(update.start_sample, _Growing())
@@ -156,13 +186,31 @@ class RoomPipeline:
         self._disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="disk")
         self._disk_trouble: str | None = None
         self._closing_at: float | None = None
+        self._listening: asyncio.Task[None] | None = None
+        self._listened_until: datetime | None = None
+        self._word: asyncio.Future[None] | None = None
         self._task = asyncio.create_task(self._work(), name=f"pipeline {room.name}")
 
     def sink(self, track: TrackInfo) -> TrackSink:
         return TrackSink(track, self._put, self._wishes)
 
+    def listen(self) -> None:
+        """We are in the room from now on."""
+        self._listening = asyncio.create_task(self._keep_word(), name=f"listening {self._room.name}")
+
+    def stop_listening(self) -> None:
+        """We have left the room, or are about to. Idempotent."""
+        if self._listening is not None and self._listened_until is None:
+            self._listening.cancel()
+            self._listened_until = utc_now()
+
+    def missed(self, track: TrackInfo, start: datetime | None, end: datetime, reason: GapReason) -> None:
+        """Owns up to a time in which the track may have spoken. No start: from where the recorder before us stopped."""
+        self._put(_Item(track, StreamClock(end), _Missed(start, end, reason)))
+
     async def aclose(self) -> Totals:
         """Saves everything that has been taken. Call it after the last track has been closed."""
+        self.stop_listening()
         self._closing_at = time.monotonic() + CLOSE_TIMEOUT_SECONDS
         self._more.set()
         await asyncio.wait({self._task}, timeout=CLOSE_TIMEOUT_SECONDS + HANGING_SECONDS)
@@ -173,11 +221,13 @@ class RoomPipeline:
         await self._task
         if self._parts or self._let_go:
             await self._attempt(self._leave_nothing_open)
+        if self._listened_until is not None:
+            await self._leave_word(self._listened_until)
         self._disk.shutdown(wait=False)
         return self.totals
 
     def _lose_all(self, reason: str) -> None:
-        for item in self._backlog:
+        for item in list(self._backlog):
             if isinstance(item.update, Closed):
                 self._lose(item, reason)
 
@@ -225,6 +275,8 @@ class RoomPipeline:
             reason,
             extra=self._context(item),
         )
+        start, end = item.clock.at(segment.start_sample), item.clock.at(segment.end_sample)
+        self._backlog.append(_Item(item.track, item.clock, _Missed(start, end, GapReason.UNSAVED)))
 
     async def _work(self) -> None:
         await self._attempt(self._open_folder)
@@ -240,8 +292,10 @@ class RoomPipeline:
             await self._begin(item, item.update)
         elif isinstance(item.update, Grown):
             await self._append(item, item.update)
-        else:
+        elif isinstance(item.update, Closed):
             await self._save(item, item.update.segment)
+        else:
+            await self._own_up(item, item.update)
 
     async def _save(self, item: _Item, segment: SpeechSegment) -> None:
         """What happens to a segment, in order."""
@@ -263,6 +317,56 @@ class RoomPipeline:
         doorbell.ring(self._folder.path / MANIFEST)
         for stage in self._stages:
             stage.segment_saved(record, self._folder.path / record.file)
+
+    async def _own_up(self, item: _Item, missed: _Missed) -> None:
+        gap = await self._until_taken(lambda: self._note_gap(item.track, missed))
+        if gap is None or gap.seconds < SHORTEST_GAP_SECONDS:
+            return
+        self.totals.gap_seconds += gap.seconds
+        logger.warning(
+            "GAP: speech may be missing from %s to %s (%.1f s, %s)",
+            format_utc(gap.start),
+            format_utc(gap.end),
+            gap.seconds,
+            gap.reason.value,
+            extra=self._context(item),
+        )
+
+    def _note_gap(self, track: TrackInfo, missed: _Missed) -> GapRecord:
+        folder = self._open_folder()
+        gap = GapRecord(
+            room_name=self._room.name,
+            room_sid=self._room.sid,
+            participant_identity=track.participant_identity,
+            track_sid=track.track_sid,
+            start=missed.start or folder.heard_before() or self._first_word_possible(missed.end),
+            end=missed.end,
+            reason=missed.reason,
+        )
+        if gap.seconds >= SHORTEST_GAP_SECONDS:
+            folder.note_gap(gap)
+        return gap
+
+    def _first_word_possible(self, now: datetime) -> datetime:
+        age = (now - self._room.started_at).total_seconds()
+        return self._room.started_at if age > JOINING_SECONDS else now
+
+    async def _keep_word(self) -> None:
+        while True:
+            await asyncio.sleep(HEARD_SECONDS)
+            await self._leave_word(utc_now())
+
+    async def _leave_word(self, until: datetime) -> None:
+        """Not an attempt: it says nothing about whether the disk takes speech. One that hangs is not asked again."""
+        if self._word is not None and not self._word.done():
+            return
+        self._word = asyncio.get_running_loop().run_in_executor(self._disk, self._hear, until)
+        with contextlib.suppress(OSError, asyncio.TimeoutError):
+            await asyncio.wait_for(asyncio.shield(self._word), HANGING_SECONDS)
+
+    def _hear(self, until: datetime) -> None:
+        if self._folder is not None:
+            self._folder.hear(until)
 
     # The disk: growing may fail, committing may not.
 
@@ -287,15 +391,22 @@ class RoomPipeline:
             await self._attempt(lambda: part.append(grown.pcm))
 
     async def _commit(self, item: _Item, segment: SpeechSegment) -> SegmentRecord | None:
-        """Tries until the disk takes the segment. None when the room is over and the disk still refuses."""
+        """The segment's record. None when the room is over and the disk still refuses."""
+        record = await self._until_taken(lambda: self._commit_once(item, segment))
+        if record is None:
+            self._lose(item, f"the disk refuses until the end ({self._disk_trouble})")
+        else:
+            self._parts.pop(_key(item, segment.start_sample), None)
+        return record
+
+    async def _until_taken(self, work: Callable[[], T]) -> T | None:
+        """Tries until the disk takes it. None when the room is over and the disk still refuses."""
         pauses = itertools.chain(RETRY_SECONDS, itertools.repeat(RETRY_SECONDS[-1]))
         while True:
-            record = await self._attempt(lambda: self._commit_once(item, segment))
-            if record is not None:
-                self._parts.pop(_key(item, segment.start_sample), None)
-                return record
+            result = await self._attempt(work)
+            if result is not None:
+                return result
             if self._closing_at is not None and time.monotonic() > self._closing_at:
-                self._lose(item, f"the disk refuses until the end ({self._disk_trouble})")
                 return None
             await asyncio.sleep(next(pauses))
 

@@ -9,17 +9,20 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import Coroutine
+from datetime import datetime, timedelta
 from typing import Any
 
 from livekit import rtc
 
+import liveness
 from audio_processor import DetectorFactory, Segmenter, SegmenterOptions, TrackProcessor, open_stream
 from config import Settings
 from languages import language_tag_or_empty
 from pipeline import RoomPipeline
 from roles import ParticipantFacts, RoleRules, Verdict
-from segments import EndReason, RoomInfo, TextWishes, TrackInfo
+from segments import EndReason, GapReason, RoomInfo, TextWishes, TrackInfo, utc_now
 
 logger = logging.getLogger("recorder")
 
@@ -28,6 +31,11 @@ RECORDED_ATTRIBUTE = "recorded_participants"
 
 SPEAKING_LANGUAGE_ATTRIBUTE = "speaking_language"
 """A teacher's attribute: the BCP 47 tag of what is spoken, a hint for the transcript (fact 26)."""
+
+DEAF_SECONDS = 5.0
+"""Even a muted publisher's track brings a hundred frames a second (fact 4); one that brings none is asked for anew."""
+
+WATCH_SECONDS = 1.0
 
 MAX_ANNOUNCED_PARTICIPANTS = 100
 """LiveKit bounds the size of attributes (64 KiB by default)."""
@@ -57,6 +65,12 @@ class RoomRecorder:
         self._closing: dict[asyncio.Task[None], TrackProcessor | None] = {}
         self._announced: list[str] = []
         self._announcing: asyncio.Task[None] | None = None
+        self._there_before_us: set[str] = set()
+        """Tracks that were being published when we came."""
+        self._interrupted: dict[str, tuple[datetime, GapReason]] = {}
+        """Tracks that broke off without our or their publisher's doing, since when, and why."""
+        self._is_reconnecting = False
+        self._watching: asyncio.Task[None] | None = None
         self._is_closed = False
 
     def attach(self) -> None:
@@ -73,8 +87,8 @@ class RoomRecorder:
             "track_unsubscribed": self._on_track_unsubscribed,
             "track_subscription_failed": self._on_track_subscription_failed,
             "track_muted": self._on_track_muted,
-            "reconnecting": lambda: self._log(logging.WARNING, "Connection lost, reconnecting"),
-            "reconnected": lambda: self._log(logging.INFO, "Connection is back"),
+            "reconnecting": self._on_reconnecting,
+            "reconnected": self._on_reconnected,
             "disconnected": self._on_disconnected,
         }
         for event, handler in handlers.items():
@@ -84,6 +98,14 @@ class RoomRecorder:
         """Looks at who is there already. Call it right after connecting."""
         people = len(self._room.remote_participants)
         logger.info("Connected to room %s (%d participants)", self._info.name, people)
+        self._room.local_participant.register_rpc_method(liveness.METHOD, self._say_alive)
+        self._watching = asyncio.create_task(self._watch(), name=f"watch {self._info.name}")
+        self._pipeline.listen()
+        self._there_before_us = {
+            sid
+            for participant in self._room.remote_participants.values()
+            for sid in participant.track_publications
+        }
         for participant in list(self._room.remote_participants.values()):
             self._on_participant_connected(participant)
 
@@ -92,8 +114,10 @@ class RoomRecorder:
         if self._is_closed:
             return
         self._is_closed = True
-        if self._announcing is not None:
-            self._announcing.cancel()
+        for task in (self._announcing, self._watching):
+            if task is not None:
+                task.cancel()
+        self._pipeline.stop_listening()
         for sid in list(self._tracks):
             self._close_track(sid, EndReason.SHUTDOWN)
         if self._closing:
@@ -102,7 +126,8 @@ class RoomRecorder:
         self._log(
             logging.INFO,
             f"Room over: {totals.segments} segments, {totals.speech_seconds:.1f} s of speech of "
-            f"{len(totals.participants)} participants, {totals.lost_seconds:.1f} s lost",
+            f"{len(totals.participants)} participants, {totals.lost_seconds:.1f} s lost, "
+            f"{totals.gap_seconds:.1f} s of gaps",
         )
 
     # People.
@@ -201,12 +226,24 @@ class RoomRecorder:
         processor.start()
         self._tracks[publication.sid] = processor
         self._log(logging.INFO, f"Track subscribed: {info.source} {info.track_sid}", participant)
+        self._own_up(info)
         self._announce()
+
+    def _own_up(self, track: TrackInfo) -> None:
+        """A track that we get only now may have carried speech before: the manifest is to say so."""
+        if track.track_sid in self._interrupted:
+            since, reason = self._interrupted.pop(track.track_sid)
+            self._pipeline.missed(track, since, utc_now(), reason)
+        elif track.track_sid in self._there_before_us:
+            self._pipeline.missed(track, None, utc_now(), GapReason.NO_RECORDER)
+        self._there_before_us.discard(track.track_sid)
 
     def _on_track_unsubscribed(
         self, _: rtc.RemoteTrack, publication: rtc.RemoteTrackPublication, participant: rtc.RemoteParticipant
     ) -> None:
         # Whether the participant leaves altogether is said by the events right behind this one.
+        if self._is_reconnecting and publication.sid in self._tracks:
+            self._interrupted[publication.sid] = utc_now(), GapReason.RECONNECT
         self._asked_for.discard(publication.sid)
         self._close_track(publication.sid, EndReason.UNPUBLISHED)
 
@@ -239,6 +276,7 @@ class RoomRecorder:
             self._log(logging.WARNING, "Another recorder has taken over this room")
         else:
             self._log(logging.INFO, f"Disconnected from room: {name}")
+        self._pipeline.stop_listening()
         for sid in list(self._tracks):
             self._close_track(sid, EndReason.SHUTDOWN)
 
@@ -258,6 +296,51 @@ class RoomRecorder:
         self._closing.pop(task, None)
         if not task.cancelled() and task.exception() is not None:
             logger.error("Closing a track failed", exc_info=task.exception(), extra={"room": self._info.name})
+
+    # Faults: a connection that breaks, a track that brings nothing.
+
+    def _on_reconnecting(self) -> None:
+        self._is_reconnecting = True
+        self._log(logging.WARNING, "Connection lost, reconnecting")
+
+    def _on_reconnected(self) -> None:
+        self._is_reconnecting = False
+        self._log(logging.INFO, "Connection is back")
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            for sid, processor in list(self._tracks.items()):
+                if self._is_deaf(processor) and not self._is_reconnecting:
+                    self._listen_anew(sid, processor)
+
+    def _listen_anew(self, sid: str, processor: TrackProcessor) -> None:
+        participant = self._room.remote_participants.get(processor.track.participant_identity)
+        publication = participant.track_publications.get(sid) if participant else None
+        silent_seconds = time.monotonic() - processor.heard_at
+        self._log(
+            logging.ERROR,
+            f"DEAF: {sid} brings no sound for {silent_seconds:.0f} s, asking for it anew",
+            participant,
+        )
+        self._interrupted.setdefault(sid, (utc_now() - timedelta(seconds=silent_seconds), GapReason.DEAF))
+        self._close_track(sid, EndReason.UNPUBLISHED)
+        self._asked_for.discard(sid)
+        if participant is not None and publication is not None:
+            publication.set_subscribed(False)
+            self._background(self._ask_again(participant))
+
+    def _is_deaf(self, processor: TrackProcessor) -> bool:
+        return time.monotonic() - processor.heard_at > DEAF_SECONDS
+
+    async def _say_alive(self, _: rtc.RpcInvocationData) -> str:
+        is_deaf = any(self._is_deaf(processor) for processor in self._tracks.values())
+        return liveness.DEAF if is_deaf else liveness.ALIVE
+
+    def cut(self) -> None:
+        """Closes every open segment and goes on listening. For a worker that may be killed in a moment."""
+        for processor in self._tracks.values():
+            processor.cut(EndReason.SHUTDOWN)
 
     # What people want of the text.
 

@@ -17,9 +17,10 @@ import logging
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import doorbell
 import folding
@@ -31,7 +32,7 @@ from storage import MANIFEST, PRIVATE_FILE, record_in
 logger = logging.getLogger("recorder")
 
 INDEX = ".search.sqlite"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_SECONDS = 30.0
 BATCH_LINES = 5_000
 """Lines that become one transaction: what a kill costs, and how long others wait."""
@@ -57,7 +58,7 @@ CREATE TABLE folder (
 CREATE TABLE segment (
     id INTEGER PRIMARY KEY, folder INTEGER NOT NULL, number INTEGER NOT NULL, file TEXT NOT NULL,
     start TEXT NOT NULL, duration REAL NOT NULL, room TEXT NOT NULL, room_sid TEXT NOT NULL,
-    identity TEXT NOT NULL, name TEXT NOT NULL, spoken TEXT, texts TEXT
+    identity TEXT NOT NULL, name TEXT NOT NULL, spoken TEXT, texts TEXT, folded TEXT
 );
 CREATE INDEX segment_by_number ON segment (folder, number);
 CREATE VIRTUAL TABLE words USING fts5(tokens, content='', tokenize='ascii', columnsize=0);
@@ -81,6 +82,40 @@ class Segment:
     spoken: str | None
     texts: Mapping[str, str]
     """By language."""
+    folded: Mapping[str, str] = field(default_factory=dict)
+    """The tokens of each, separated by spaces, where they are at hand."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is looked for: each word as the tokens that follow each other in it (see folding.question)."""
+
+    words: tuple[tuple[str, ...], ...]
+    are_together: bool = False
+    """They follow each other, too."""
+    is_last_begun: bool = False
+    """The last one is the beginning of a word."""
+
+    @property
+    def expression(self) -> str:
+        """As FTS5 has it. In quotes nothing is an operator, and no token has a quote."""
+        if self.are_together:
+            return _phrase(token for word in self.words for token in word)
+        every = [_any_form(word) for word in self.words]
+        if self.is_last_begun:
+            every[-1] = f"{_phrase(self.words[-1])} *"
+        return " AND ".join(every)
+
+
+def _phrase(tokens: Iterable[str]) -> str:
+    return f'"{" ".join(tokens)}"'
+
+
+def _any_form(word: tuple[str, ...]) -> str:
+    if word[-1].endswith("*"):
+        return f"{_phrase([word[-1][:-1]])} *"
+    bare = folding.bare(word[0])
+    return _phrase(word) if bare == word[0] else f"({_phrase(word)} OR {_phrase([bare])})"
 
 
 class SearchIndex:
@@ -228,8 +263,8 @@ class SearchIndex:
 
     # Looking something up.
 
-    def matches(self, expression: str, folders: Sequence[str] = (), most: int = CANDIDATES) -> list[Segment]:
-        """The newest segments that match an FTS5 expression, newest first; only those of some folders if named.
+    def matches(self, step: Step, folders: Sequence[str] = (), most: int = CANDIDATES) -> list[Segment]:
+        """The newest segments that have the words, newest first; only those of some folders if named.
 
         Raises:
             StorageError: the index cannot be read.
@@ -241,14 +276,32 @@ class SearchIndex:
         try:
             rows = self._database.execute(
                 "SELECT folder.name, number, file, start, duration, room, room_sid, identity, segment.name, "
-                "spoken, texts FROM words JOIN segment ON segment.id = words.rowid "
+                "spoken, texts, folded FROM words JOIN segment ON segment.id = words.rowid "
                 f"JOIN folder ON folder.id = segment.folder WHERE words MATCH ? {where} "
                 "ORDER BY words.rowid DESC LIMIT ?",
-                [expression, *values, most],
+                [step.expression, *values, most],
             ).fetchall()
         except sqlite3.Error as error:
             raise StorageError(f"{self._path} cannot be read: {error}") from None
-        return [Segment(*row[:9], spoken=row[9], texts=json.loads(row[10])) for row in rows]
+        return [_segment(row) for row in rows]
+
+
+def _segment(row: Sequence[Any]) -> Segment:
+    folder, number, file, start, duration, room, room_sid, identity, name, spoken, texts, folded = row
+    return Segment(
+        folder,
+        number,
+        file,
+        start,
+        duration,
+        room,
+        room_sid,
+        identity,
+        name,
+        spoken,
+        json.loads(texts),
+        json.loads(folded),
+    )
 
 
 @contextlib.contextmanager
@@ -277,16 +330,20 @@ def _stamp(folder: Path) -> str:
     return ", ".join(stamps)
 
 
+def _json(texts: Mapping[str, str]) -> str | None:
+    return json.dumps(texts, ensure_ascii=False) if texts else None
+
+
 def _only_files(folder: Path) -> Texts | None:
     """The texts of a folder that has them only as files, as an archive of somebody else's may."""
     return None if (folder / TEXTS).exists() else Texts(folder)
 
 
-def index_tokens(texts: Mapping[str, str]) -> str:
+def index_tokens(folded: Mapping[str, str]) -> str:
     """All tokens of a segment, languages apart; the last of each are Arabic words without their article."""
     parts = []
-    for text in texts.values():
-        found = folding.tokens(text)
+    for line in folded.values():
+        found = line.split(" ")
         bare = [short for token in found if (short := folding.bare(token)) != token]
         parts += [*found, BETWEEN, *bare, BETWEEN]
     return " ".join(parts)
@@ -312,10 +369,12 @@ class _Folder:
 
     def forget(self) -> None:
         """Takes all of the folder's segments out."""
-        rows = self._database.execute("SELECT id, texts FROM segment WHERE folder = ?", (self.id,)).fetchall()
-        for row, texts in rows:
-            if texts is not None:
-                self._unlist(row, json.loads(texts))
+        rows = self._database.execute(
+            "SELECT id, folded FROM segment WHERE folder = ?", (self.id,)
+        ).fetchall()
+        for row, folded in rows:
+            if folded is not None:
+                self._unlist(row, json.loads(folded))
         self._database.execute("DELETE FROM segment WHERE folder = ?", (self.id,))
         for which in ("manifest", "texts"):
             self.mark(which, Bookmark())
@@ -364,7 +423,7 @@ class _Folder:
         if not -(2**63) <= number < 2**63:
             return None
         row: tuple[int, str, str | None] | None = self._database.execute(
-            "SELECT id, file, texts FROM segment WHERE folder = ? AND number = ? ORDER BY id DESC LIMIT 1",
+            "SELECT id, file, folded FROM segment WHERE folder = ? AND number = ? ORDER BY id DESC LIMIT 1",
             (self.id, number),
         ).fetchone()
         return row
@@ -379,19 +438,20 @@ class _Folder:
 
     def _list(self, row: int, text: Text) -> None:
         texts = dict(text.by_language)
+        folded = {tag: " ".join(folding.tokens(words)) for tag, words in texts.items()}
         self._database.execute(
-            "UPDATE segment SET spoken = ?, texts = ? WHERE id = ?",
-            (text.spoken, json.dumps(texts, ensure_ascii=False) if texts else None, row),
+            "UPDATE segment SET spoken = ?, texts = ?, folded = ? WHERE id = ?",
+            (text.spoken, _json(texts), _json(folded), row),
         )
         if texts:
             self._database.execute(
-                "INSERT INTO words (rowid, tokens) VALUES (?, ?)", (row, index_tokens(texts))
+                "INSERT INTO words (rowid, tokens) VALUES (?, ?)", (row, index_tokens(folded))
             )
 
-    def _unlist(self, row: int, texts: Mapping[str, str]) -> None:
+    def _unlist(self, row: int, folded: Mapping[str, str]) -> None:
         """A table without content is told what it had."""
         self._database.execute(
-            "INSERT INTO words (words, rowid, tokens) VALUES ('delete', ?, ?)", (row, index_tokens(texts))
+            "INSERT INTO words (words, rowid, tokens) VALUES ('delete', ?, ?)", (row, index_tokens(folded))
         )
 
 

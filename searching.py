@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 from zoneinfo import ZoneInfo
 
 import typer
@@ -17,8 +17,11 @@ from config import Settings
 from console import progress, say, say_json, tell
 from languages import is_same_language, language_tag
 from logs import printable
-from search_index import SearchIndex, Segment
+from search_index import SearchIndex, Segment, Step
 from segments import InputError, parse_utc
+
+if TYPE_CHECKING:
+    from postgres_search import PostgresIndex
 
 SHORTEST_BEGINNING = 3
 """Characters from which on a word also finds those that begin with it, if it finds too little itself."""
@@ -40,9 +43,9 @@ class Hit:
 
 
 class Index(Protocol):
-    """Something that finds segments by an expression of FTS5's kind."""
+    """Something that finds segments: the file on disk, or a database."""
 
-    def matches(self, expression: str, folders: Sequence[str] = ()) -> list[Segment]: ...
+    def matches(self, step: Step, folders: Sequence[str] = ()) -> list[Segment]: ...
 
 
 def search(
@@ -54,26 +57,33 @@ def search(
         str | None, typer.Option("--language", metavar="TAG", help="In this language only, such as es.")
     ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="So many segments at most.")] = 20,
+    local: Annotated[
+        bool, typer.Option("--local", help="On this disk, although there is a DATABASE_URL.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Answer with JSON.")] = False,
 ) -> None:
     """Search all lessons in all languages; the best matches first, the newest among equals.
 
     Case, accents, Arabic vowel signs and variants of letters do not matter. Words that stand together count most.
-    Quotes and other signs are signs. The exit code is 1 if nothing is found.
+    Quotes and other signs are signs. The exit code is 1 if nothing is found. With DATABASE_URL it is searched instead,
+    over what all workers have delivered.
     """
     settings = console.settings()
     wanted = _checked_tag(language) if language else ""
     question = " ".join(words)
-    folders = [one.path.name for one in Archive.from_settings(settings).chosen(room)] if room else []
-    with fresh_index(settings) as index:
-        hits = find(index, question, folders, wanted, limit)[:limit]
+    with _opened(settings, local) as index:
+        folders = room or []
+        if isinstance(index, SearchIndex) and room:
+            folders = [one.path.name for one in Archive.from_settings(settings).chosen(room)]
+        hits = find(index, question, folders, wanted, limit)
     if as_json:
         say_json({"question": question, "hits": [_as_json(hit, settings) for hit in hits]})
     else:
         for hit in hits:
             _say_hit(hit, settings)
     if not hits:
-        tell(f"Nothing found in {settings.output_dir} for: {question}")
+        place = "DATABASE_URL" if settings.database_url and not local else settings.output_dir
+        tell(f"Nothing found in {place} for: {question}")
         raise typer.Exit(console.TROUBLE)
 
 
@@ -82,6 +92,14 @@ def _checked_tag(text: str) -> str:
         return language_tag(text)
     except ValueError:
         raise InputError(f"--language {text}: a language looks like es or pt-BR") from None
+
+
+def _opened(settings: Settings, local: bool) -> SearchIndex | PostgresIndex:
+    if settings.database_url and not local:
+        from postgres_search import PostgresIndex  # with its driver
+
+        return PostgresIndex(settings.database_url)
+    return fresh_index(settings)
 
 
 def fresh_index(settings: Settings) -> SearchIndex:
@@ -105,9 +123,9 @@ def fresh_index(settings: Settings) -> SearchIndex:
 
 
 def find(
-    index: Index, question: str, folders: Sequence[str] = (), language: str = "", enough: int = 20
+    index: Index, question: str, folders: Sequence[str] = (), language: str = "", most: int = 20
 ) -> list[Hit]:
-    """Segments that say all words of a question, the best first. With ``enough`` of them nothing laxer is looked for.
+    """Segments that say all words of a question, the best first. With ``most`` of them nothing laxer is looked for.
 
     Raises:
         InputError: it has no word.
@@ -117,36 +135,25 @@ def find(
         raise InputError(f"{question!r} has no word to search for")
     found: dict[tuple[str, str], Segment] = {}
     ranked: list[tuple[Rank, str, Segment]] = []
-    for expression in _expressions(asked):
-        found.update({(one.folder, one.file): one for one in index.matches(expression, folders)})
+    for step in _steps(asked):
+        found.update({(one.folder, one.file): one for one in index.matches(step, folders)})
         ranked = [(*_best(one, asked, language), one) for one in found.values()]
         ranked = [item for item in ranked if item[1]]
-        if len(ranked) >= enough:
+        if len(ranked) >= most:
             break
     ranked.sort(key=lambda item: (item[0], item[2].start), reverse=True)
-    return [_hit(one, tag, asked) for _, tag, one in ranked]
+    return [_hit(one, tag, asked) for _, tag, one in ranked[:most]]
 
 
-def _expressions(asked: Sequence[tuple[str, ...]]) -> Iterator[str]:
+def _steps(asked: Sequence[tuple[str, ...]]) -> Iterator[Step]:
     """From strict to lenient: the words together, all of them anywhere, the last one only begun."""
-    if len(asked) > 1 and not any(word[-1].endswith("*") for word in asked):
-        yield _phrase(token for word in asked for token in word)
-    every = [_word(word) for word in asked]
-    yield " AND ".join(every)
-    if len(asked[-1]) == 1 and SHORTEST_BEGINNING <= len(asked[-1][0]) and asked[-1][0][-1] != "*":
-        yield " AND ".join([*every[:-1], f"{_phrase(asked[-1])} *"])
-
-
-def _phrase(tokens: Iterable[str]) -> str:
-    """Tokens that follow each other; in quotes nothing is an operator, and no token has a quote."""
-    return f'"{" ".join(tokens)}"'
-
-
-def _word(word: tuple[str, ...]) -> str:
-    if word[-1].endswith("*"):
-        return f"{_phrase([word[-1][:-1]])} *"
-    bare = folding.bare(word[0])
-    return _phrase(word) if bare == word[0] else f"({_phrase(word)} OR {_phrase([bare])})"
+    words = tuple(asked)
+    if len(words) > 1 and not any(word[-1].endswith("*") for word in words):
+        yield Step(words, are_together=True)
+    yield Step(words)
+    last = words[-1]
+    if len(last) == 1 and len(last[0]) >= SHORTEST_BEGINNING and not last[0].endswith("*"):
+        yield Step(words, is_last_begun=True)
 
 
 Rank = tuple[int, int, float]
@@ -154,22 +161,26 @@ Rank = tuple[int, int, float]
 
 def _best(segment: Segment, asked: Sequence[tuple[str, ...]], language: str) -> tuple[Rank, str]:
     """How well a segment says it, and in which language best; no language if the one that is wanted does not."""
-    ranks = [(_rank(text, asked, tag == segment.spoken), tag) for tag, text in segment.texts.items()]
+    folded = segment.folded or {tag: " ".join(folding.tokens(text)) for tag, text in segment.texts.items()}
+    ranks = [(_rank(line, asked, tag == segment.spoken), tag) for tag, line in folded.items()]
     if language:
         ranks = [one for one in ranks if is_same_language(one[1], language) and one[0][0] == len(asked)]
     return max(ranks, default=((0, 0, 0.0), ""))
 
 
-def _rank(text: str, asked: Sequence[tuple[str, ...]], is_spoken: bool) -> Rank:
+def _rank(tokens: str, asked: Sequence[tuple[str, ...]], is_spoken: bool) -> Rank:
     """How many of the words one language has; whether they stand together; how much of the text they are."""
-    tokens = folding.tokens(text)
-    line = f" {' '.join(tokens)} "
-    bare = f" {' '.join(map(folding.bare, tokens))} "
-    counts = [line.count(needle) or bare.count(needle) for needle in map(_needle, asked)]
-    begun = [count or line.count(_needle(word)[:-1]) for count, word in zip(counts, asked, strict=True)]
+    line = bare = f" {tokens} "
+    needles = [_needle(word) for word in asked]
+    if not "".join(needles).isascii() and not line.isascii():
+        bare = f" {' '.join(map(folding.bare, tokens.split(' ')))} "
+    counts = [line.count(needle) or bare.count(needle) for needle in needles]
+    begun = [
+        count or line.count(f" {word[0].rstrip('*')}") for count, word in zip(counts, asked, strict=True)
+    ]
     together = f" {' '.join(token for word in asked for token in word)} " in line
-    has_all = sum(map(bool, begun))
-    return has_all, together + sum(map(bool, counts)), is_spoken * 0.01 + sum(begun) / max(8, len(tokens))
+    length = max(8, line.count(" ") - 1)
+    return sum(map(bool, begun)), together + sum(map(bool, counts)), is_spoken * 0.01 + sum(begun) / length
 
 
 def _needle(word: tuple[str, ...]) -> str:

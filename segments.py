@@ -232,6 +232,66 @@ class SegmentRecord:
         )
 
 
+class GapReason(Enum):
+    """Why speech may be missing."""
+
+    NO_RECORDER = "no_recorder"
+    """Nobody recorded the room on this disk: it is older than the worker, or its recorder was killed or replaced."""
+    RECONNECT = "reconnect"
+    """The recorder's connection broke and was made anew."""
+    DEAF = "deaf"
+    """The track was subscribed to and brought no sound."""
+    UNSAVED = "unsaved"
+    """The disk refused for longer than memory is allowed to hold."""
+
+
+@dataclass(frozen=True)
+class GapRecord:
+    """A time from which speech of a participant may be missing: a line of ``gaps.jsonl`` beside the manifest."""
+
+    room_name: str
+    room_sid: str
+    participant_identity: str
+    track_sid: str
+    start: datetime
+    end: datetime
+    reason: GapReason
+
+    @property
+    def seconds(self) -> float:
+        return (self.end - self.start).total_seconds()
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary of plain JSON values."""
+        return {
+            "schema_version": MANIFEST_SCHEMA_VERSION,
+            "room_name": self.room_name,
+            "room_sid": self.room_sid,
+            "participant_identity": self.participant_identity,
+            "track_sid": self.track_sid,
+            "start": format_utc(self.start),
+            "end": format_utc(self.end),
+            "reason": self.reason.value,
+        }
+
+    @classmethod
+    def from_json(cls, line: dict[str, Any]) -> GapRecord:
+        """The record a manifest line describes.
+
+        Raises:
+            ValueError, KeyError, TypeError: the line is no gap of ours.
+        """
+        return cls(
+            room_name=str(line["room_name"]),
+            room_sid=str(line["room_sid"]),
+            participant_identity=str(line["participant_identity"]),
+            track_sid=str(line["track_sid"]),
+            start=parse_utc(line["start"]),
+            end=parse_utc(line["end"]),
+            reason=GapReason(line["reason"]),
+        )
+
+
 @dataclass(frozen=True)
 class Translation:
     """The text of one segment: what was said, and the same in other languages."""
@@ -330,6 +390,10 @@ class TextRecord:
             is_audio_kept=bool(line.get("is_audio_kept", True)),
             refused=str(line.get("refused", "")),
         )
+
+
+def utc_now() -> datetime:
+    return datetime.now(timezone.utc)
 
 
 def format_utc(moment: datetime) -> str:

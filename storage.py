@@ -43,6 +43,7 @@ from segments import (
     NO_WISHES,
     SAMPLE_RATE,
     EndReason,
+    GapRecord,
     InputError,
     Pcm,
     RoomInfo,
@@ -59,6 +60,10 @@ from segments import (
 logger = logging.getLogger("recorder")
 
 MANIFEST = "segments.jsonl"
+GAPS = "gaps.jsonl"
+"""The manifest's other half, what may be missing: a file of its own, so that every line of MANIFEST is a segment."""
+HEARD_FILE = ".heard"
+"""Holds the sid of the room that is being listened to; its time of change says until when."""
 LOCK_FILE = ".lock"
 PART_SUFFIX = ".part"
 WAV_HEADER_BYTES = 44
@@ -306,6 +311,8 @@ class RoomFolder:
         self.path = path
         self.room = room
         self._names = names
+        self._heard_before: datetime | None = None
+        self._is_heard = False
         self._highest_number = 0
         self._manifest_bytes_read = 0
 
@@ -324,6 +331,38 @@ class RoomFolder:
     def recover(self) -> list[SegmentRecord]:
         """Makes segments of what a crash has left in the folder."""
         return recover_folder(self.path, self._names)
+
+    def hear(self, until: datetime) -> None:
+        """Leaves word until when we have listened. It may be lost with the power, but not with the process."""
+        self.heard_before()
+        self._is_heard = True
+        path = self.path / HEARD_FILE
+        with open_private(path, os.O_RDWR | os.O_CREAT) as file:
+            if file.read() != self.room.sid.encode():
+                file.seek(0)
+                file.truncate()
+                write_all(file, self.room.sid.encode())
+        os.utime(path, (until.timestamp(), until.timestamp()))
+
+    def heard_before(self) -> datetime | None:
+        """Until when other recorders have listened to this session on this disk; None: none has."""
+        if not self._is_heard:
+            self._heard_before = self._heard_until()
+        return self._heard_before
+
+    def _heard_until(self) -> datetime | None:
+        moments = [record.end for record in read_manifest(self.path) if record.room_sid == self.room.sid]
+        with contextlib.suppress(FileNotFoundError):
+            path = self.path / HEARD_FILE
+            if path.read_bytes() == self.room.sid.encode():
+                moments.append(datetime.fromtimestamp(path.stat().st_mtime, timezone.utc))
+        return max(moments, default=None)
+
+    def note_gap(self, gap: GapRecord) -> None:
+        """Owns up to a time from which speech may be missing."""
+        self.path.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+        with FolderLock(self.path):
+            _append_line(self.path / GAPS, gap.to_json())
 
     def begin(self, track: TrackInfo, clock: StreamClock, start_sample: int, speech_sample: int) -> PartFile:
         """Reserves the next number and creates the files of a segment that is being spoken.
@@ -603,12 +642,16 @@ def _write_whole(path: Path, data: bytes) -> None:
 
 
 def append_manifest(folder: Path, record: SegmentRecord) -> None:
-    """Adds a line and makes it last. The caller holds the folder's lock. A line that a full disk tore is taken back."""
-    line = json.dumps(record.to_json(), ensure_ascii=False).encode() + b"\n"
-    file = open_private(folder / MANIFEST, os.O_RDWR | os.O_CREAT)
-    with file:
+    """Adds a line and makes it last. The caller holds the folder's lock."""
+    _append_line(folder / MANIFEST, record.to_json())
+
+
+def _append_line(path: Path, entry: dict[str, Any]) -> None:
+    """A line that a full disk tore is taken back."""
+    line = json.dumps(entry, ensure_ascii=False).encode() + b"\n"
+    with open_private(path, os.O_RDWR | os.O_CREAT) as file:
         end, fragment = _last_fragment(file)
-        if _is_record(fragment):  # only its line end is missing
+        if _is_whole(fragment):  # only its line end is missing
             end, line = end + len(fragment), b"\n" + line
         try:
             file.truncate(end)
@@ -619,7 +662,14 @@ def append_manifest(folder: Path, record: SegmentRecord) -> None:
             with contextlib.suppress(OSError):
                 file.truncate(end)
             raise
-    sync_folder(folder)
+    sync_folder(path.parent)
+
+
+def _is_whole(fragment: bytes) -> bool:
+    try:
+        return isinstance(json.loads(fragment), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _last_fragment(file: IO[bytes]) -> tuple[int, bytes]:
@@ -668,8 +718,21 @@ def record_in(line: bytes) -> SegmentRecord | None:
         return None
 
 
-def _is_record(line: bytes) -> bool:
-    return record_in(line) is not None
+def read_gaps(folder: Path) -> Iterator[GapRecord]:
+    """The times from which speech may be missing, in the order in which they were noticed. Broken lines are skipped.
+
+    Raises:
+        OSError: the file is there and cannot be read.
+    """
+    try:
+        lines = (folder / GAPS).read_bytes().splitlines()
+    except FileNotFoundError:
+        return
+    for line in lines:
+        with contextlib.suppress(
+            ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError
+        ):
+            yield GapRecord.from_json(json.loads(line))
 
 
 def _new_lines(folder: Path, start: int) -> tuple[list[bytes], int]:

@@ -198,7 +198,7 @@ def _apart(wanted: list[Cue]) -> list[Cue]:
     for cue in in_order:
         starts.append(max(cue.start, starts[-1] + SHORTEST_SECONDS if starts else 0.0))
     result = []
-    for cue, start, following in itertools.zip_longest(in_order, starts, starts[1:], fillvalue=math.inf):
+    for cue, start, following in zip(in_order, starts, [*starts[1:], math.inf], strict=False):
         read = start + max(width(cue.text) / READING_SPEED, SHORTEST_SECONDS)
         result.append(replace(cue, start=start, end=min(max(cue.end, read), following)))
     return result

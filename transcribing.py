@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import itertools
 import logging
@@ -128,7 +127,7 @@ def _now(settings: Settings, rooms: Sequence[Room], wish: Wish, cost: Estimate, 
     with contextlib.ExitStack() as stack:
         free = _reserved(stack, rooms)
         with progress("Transcribing", cost.segments, "segments") as advance:
-            service = asyncio.run(
+            service = console.run(
                 transcribe(
                     settings,
                     GeminiTranslator(settings),
@@ -171,7 +170,7 @@ def _by_batch(
     if not settings.gemini_api_key:
         raise ConfigError("GEMINI_API_KEY is not set: the Batch API needs it")
     with Reservation(Path(settings.output_dir), "batch"):
-        answer = asyncio.run(_batch_run(settings, rooms, wish, only_estimate, yes))
+        answer = console.run(_batch_run(settings, rooms, wish, only_estimate, yes))
     if as_json:
         say_json(answer)
     else:

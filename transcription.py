@@ -180,9 +180,8 @@ class ArchiveTextService(TextService):
 
     async def refuse(self, task: Task, reason: str) -> None:
         """The same for what will never be one."""
-        work, texts = task.work, self._texts_of(task.folder.name)
-        if not await asyncio.to_thread(texts.has, task.record):
-            await self._refuse(work, texts, task.record, reason)
+        if not await asyncio.to_thread(self._texts_of(task.folder.name).has, task.record):
+            await self._refuse(task.work, reason)
 
     async def _find_work(self) -> None:
         self._may_claim = True

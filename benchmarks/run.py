@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, ModuleType
 
-from benchmarks import cpu, disk, joins, latency, memory, report, speech, text, vad, video
+from benchmarks import cpu, delivery, disk, joins, latency, lessons, memory, report, speech, text, vad, video
 from benchmarks.figures import Options, Outcome, table
 from devtools.livekit_server import ServerUnavailable
 from devtools.worker import WorkerFailed
@@ -26,7 +26,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 
 BENCHMARKS: dict[str, ModuleType] = {
-    module.NAME: module for module in (speech, disk, vad, joins, latency, text, cpu, memory, video)
+    module.NAME: module
+    for module in (speech, disk, delivery, vad, joins, latency, text, lessons, cpu, memory, video)
 }
 
 

@@ -71,8 +71,8 @@ def wavs(folder: Path) -> list[str]:
 
 
 def leftovers(folder: Path) -> list[str]:
-    """Files that are neither a WAV nor the manifest nor the lock."""
-    expected = {"segments.jsonl", ".lock", *wavs(folder)}
+    """Files that are neither a WAV nor the manifest with its gaps nor what a living recorder keeps beside them."""
+    expected = {"segments.jsonl", "gaps.jsonl", ".heard", ".lock", *wavs(folder)}
     return sorted(path.name for path in folder.iterdir() if path.name not in expected)
 
 

@@ -62,3 +62,11 @@ async def segments_of(room_dir: Path, count: int, timeout: float = 20.0) -> list
     """The manifest of a room as soon as it holds this many segments."""
     await until(lambda: len(manifest(room_dir)) >= count, f"{count} segments in {room_dir.name}", timeout)
     return manifest(room_dir)
+
+
+def gaps(room_dir: Path) -> list[Record]:
+    """The times from which speech may be missing, as the recorder owns up to them."""
+    path = room_dir / "gaps.jsonl"
+    return (
+        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -147,9 +148,13 @@ def made_lesson(seconds: float, seed: int) -> tuple[list[Sound], sound.FloatArra
         pcm = pool[random.integers(len(pool))][: 10 * SAMPLE_RATE]
         begin = round(at * SAMPLE_RATE)
         track[begin : begin + len(pcm)] = pcm / np.float32(32768)
-        sounds.append(Sound(begin / SAMPLE_RATE, len(pcm) / SAMPLE_RATE, lambda pcm=pcm: pcm))
+        sounds.append(Sound(begin / SAMPLE_RATE, len(pcm) / SAMPLE_RATE, partial(_same, pcm)))
         at += len(pcm) / SAMPLE_RATE + random.uniform(0.3, 5)
     return sounds, track[: round((at + 1) * SAMPLE_RATE)]
+
+
+def _same(pcm: sound.IntArray) -> sound.IntArray:
+    return pcm
 
 
 def school_lesson(output_dir: Path) -> Recorded:

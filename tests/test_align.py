@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -151,7 +151,7 @@ def test_a_lesson_of_half_a_minute_in_a_long_video() -> None:
 
 
 def test_two_who_speak_at_once() -> None:
-    other = [Sound(one.at, one.end - one.at, lambda one=one: one.pcm) for one in sentences("student", 30.0)]
+    other = [Sound(one.at, one.end - one.at, partial(np.copy, one.pcm)) for one in sentences("student", 30.0)]
     track = lesson().track.copy()
     for one in other:
         track[round(one.start * SAMPLE_RATE) :][: len(one.load())] += one.load() / np.float32(32768)

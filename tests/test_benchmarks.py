@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import corpus, disk, offline, speech, text, vad
+from benchmarks import corpus, delivery, disk, offline, speech, text, vad
 from benchmarks.figures import Figure, Options, Outcome, markdown_table, table
 
 QUICK = Options(runs=1, quick=True, say=lambda line: None)
@@ -48,6 +48,12 @@ def test_a_second_of_speech_has_its_size_on_disk() -> None:
     (figure,) = disk.measure(QUICK).figures
     assert 32 < figure.value < 35
     assert figure.other_value == pytest.approx(96, rel=0.01)
+
+
+def test_a_backlog_is_delivered_and_measured() -> None:
+    seconds, megabytes = delivery.measure(QUICK).figures
+    assert 0 < seconds.value
+    assert megabytes.other_value is not None and megabytes.other_value > 10
 
 
 def test_the_voice_detector_path_gives_figures() -> None:

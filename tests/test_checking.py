@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from disk import ANNA, BOB, CLOCK, NAMES, ROOM, assert_sound, noise, open_room, 
 
 from archive import Room
 from checking import Kind, Report, Wanted, inspect, mended
-from segments import EndReason, RoomInfo, SegmentRecord, TrackInfo
+from segments import EndReason, GapReason, GapRecord, RoomInfo, SegmentRecord, TrackInfo
 from storage import MANIFEST, RoomFolder, append_manifest
 
 ANNA_AGAIN = replace(ANNA, track_sid="TR_A2")
@@ -248,6 +248,23 @@ def test_a_room_that_is_being_recorded_is_told_apart_and_left_alone(folder: Room
     assert look(folder).findings == []
     assert_sound(folder.path)
     assert record.number == 4
+
+
+def test_a_room_in_which_nobody_speaks_just_now_is_being_recorded(folder: RoomFolder) -> None:
+    folder.hear(datetime.now(timezone.utc))
+    assert kinds(look(folder)) == [Kind.BEING_RECORDED]
+    folder.hear(CLOCK.anchor)
+    assert kinds(look(folder)) == []
+
+
+def test_speech_that_the_recorder_has_missed_is_told_and_no_fault(folder: RoomFolder) -> None:
+    end = CLOCK.anchor + timedelta(seconds=3)
+    folder.note_gap(GapRecord("math101", "RM_1", "anna", "TR_A", CLOCK.anchor, end, GapReason.UNSAVED))
+    report = look(folder)
+    assert [finding.what for finding in report.findings] == [
+        "speech of anna may be missing from 2025-10-08T14:05:23.000Z to 2025-10-08T14:05:26.000Z (unsaved)"
+    ]
+    assert report.faults == []
 
 
 def test_other_files_in_the_folder_are_nobodys_business(folder: RoomFolder) -> None:

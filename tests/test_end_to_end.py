@@ -438,7 +438,7 @@ async def test_people_can_see_that_they_are_recorded(
         permissions = agents["recorder-1"].permissions
         assert agents["recorder-1"].name == "The recorder"
         assert not permissions.can_publish
-        assert not permissions.can_publish_data
+        assert permissions.can_publish_data, "for its answer whether it is alive"
 
 
 async def test_a_hidden_recorder_is_not_seen(livekit_server: LiveKitServer, worker: StartWorker) -> None:

@@ -30,6 +30,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "storage": {"segments", "config", "numpy", "soundfile"},
     "outbox": {"segments", "storage"},
     "pipeline": {"audio_processor", "doorbell", "segments", "config", "storage", "numpy"},
+    "liveness": {"livekit"},
+    "reconcile": {"config", "liveness", "roles", "livekit"},
     "feed": {"segments", "storage", "outbox"},
     "text_files": {"aiofiles", "doorbell", "segments", "storage", "outbox"},
     "translator": {"languages", "segments", "config", "google", "soundfile"},
@@ -44,10 +46,50 @@ MAY_IMPORT: dict[str, set[str]] = {
         "text_files",
         "translator",
     },
-    "reconcile": {"config", "roles", "livekit"},
+    "deliverables": {"segments"},
+    "object_target": {"config", "deliverables", "segments", "storage", "text_files", "obstore"},
+    "postgres_target": {"folding", "deliverables", "segments", "psycopg"},
+    "targets": {"config", "deliverables", "object_target", "postgres_target", "segments"},
+    "ledger": {"segments", "storage"},
+    "delivery": {
+        "config",
+        "deliverables",
+        "doorbell",
+        "ledger",
+        "outbox",
+        "segments",
+        "storage",
+        "text_files",
+    },
+    "retention": {
+        "config",
+        "deliverables",
+        "delivery",
+        "ledger",
+        "outbox",
+        "segments",
+        "storage",
+        "text_files",
+    },
+    "delivery_commands": {
+        "config",
+        "console",
+        "deliverables",
+        "delivery",
+        "ledger",
+        "object_target",
+        "outbox",
+        "postgres_target",
+        "retention",
+        "search_index",
+        "segments",
+        "storage",
+        "targets",
+        "typer",
+    },
     "archive": {"config", "segments", "storage"},
     "console": {"config", "logs", "rich"},
-    "checking": {"archive", "config", "console", "segments", "soundfile", "storage", "typer"},
+    "checking": {"archive", "config", "console", "ledger", "segments", "soundfile", "storage", "typer"},
     "decoding": {"av", "numpy", "segments"},
     "importing": {
         "audio_processor",
@@ -62,6 +104,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "segmenting": {"console", "importing", "segments", "storage", "typer"},
     "folding": set(),
     "search_index": {"archive", "doorbell", "folding", "outbox", "segments", "storage"},
+    "postgres_search": {"folding", "postgres_target", "psycopg", "search_index", "segments"},
     "searching": {
         "archive",
         "config",
@@ -69,6 +112,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "folding",
         "languages",
         "logs",
+        "postgres_search",
         "search_index",
         "segments",
         "typer",
@@ -133,6 +177,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "config",
         "languages",
         "livekit",
+        "liveness",
         "pipeline",
         "roles",
         "segments",
@@ -141,10 +186,19 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 """Besides the standard library. Data flows one way: later modules know earlier ones, never back."""
 
-COMMANDS = {"checking", "exporting", "listing", "playing", "searching", "segmenting", "transcribing"}
+COMMANDS = {
+    "checking",
+    "delivery_commands",
+    "exporting",
+    "listing",
+    "playing",
+    "searching",
+    "segmenting",
+    "transcribing",
+}
 """The commands of lessons.py: nothing of the recorder knows them."""
 
-ONLY_WHEN_USED = {"google", "rich"}
+ONLY_WHEN_USED = {"google", "obstore", "psycopg", "rich"}
 """Large, and not everybody needs them: imported by the function that does."""
 
 

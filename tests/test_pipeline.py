@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,18 @@ import doorbell
 import pipeline
 from audio_processor import Closed, Grown, Opened
 from pipeline import RoomPipeline, Totals, TrackSink
-from segments import SAMPLE_RATE, EndReason, Pcm, SegmentRecord, StreamClock, TextWishes, TrackInfo
-from storage import PartFile, RoomFolder, recover_all
+from segments import (
+    SAMPLE_RATE,
+    EndReason,
+    GapReason,
+    Pcm,
+    SegmentRecord,
+    StreamClock,
+    TextWishes,
+    TrackInfo,
+    utc_now,
+)
+from storage import PartFile, RoomFolder, read_gaps, recover_all
 
 FOR_EVER = 10**9
 
@@ -326,7 +337,14 @@ async def test_when_memory_is_full_the_oldest_speech_goes_and_the_log_says_so(
     assert len(lost) == 5
     assert lost[0].startswith("LOST 1.0 s of speech from 2025-10-08T14:05:23.000Z on: ")
     assert all("MAX_UNSAVED_SECONDS" in line for line in lost)
-    assert totals == Totals(segments=3, speech_seconds=3, lost_seconds=5, participants={"anna"})
+    assert totals == Totals(
+        segments=3, speech_seconds=3, lost_seconds=5, gap_seconds=5, participants={"anna"}
+    )
+    gaps = list(read_gaps(tmp_path / "math101"))
+    assert [gap.start for gap in gaps] == [CLOCK.at(start) for start in list(wanted)[:5]]
+    assert {(gap.participant_identity, gap.seconds, gap.reason) for gap in gaps} == {
+        ("anna", 1.0, GapReason.UNSAVED)
+    }
 
 
 async def test_speech_that_memory_let_go_leaves_nothing_behind(tmp_path: Path, gate: Gate) -> None:
@@ -497,6 +515,19 @@ async def test_the_wishes_are_those_of_the_moment_a_segment_ended(tmp_path: Path
     assert seen == [("ar-EG", ["es"]), ("ar-EG", ["es", "de"]), ("", [])]
 
 
+async def test_wishes_that_cannot_be_found_out_cost_no_segment(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_: TrackInfo) -> TextWishes:
+        raise RuntimeError("no such participant")
+
+    room = RoomPipeline(settings_for(tmp_path), ROOM, wishes=broken)
+    speak(room.sink(ANNA), noise(16_000))
+    await room.aclose()
+    assert_spoken(tmp_path / "math101", {0: noise(16_000)})
+    assert "no such participant" in caplog.text
+
+
 async def test_a_saved_segment_rings(tmp_path: Path) -> None:
     heard: list[Path] = []
     stop = doorbell.listen("segments.jsonl", heard.append)
@@ -506,3 +537,56 @@ async def test_a_saved_segment_rings(tmp_path: Path) -> None:
     await until(lambda: heard, "the ring")
     stop()
     assert heard == [tmp_path / "math101" / "segments.jsonl"]
+
+
+# --- what may be missing ---
+
+
+def gaps_of(folder: Path) -> list[tuple[float, GapReason]]:
+    return [(gap.seconds, gap.reason) for gap in read_gaps(folder)]
+
+
+async def test_a_recorder_owns_up_to_what_nobody_heard_between_it_and_the_one_before(tmp_path: Path) -> None:
+    settings, now = settings_for(tmp_path), CLOCK.anchor
+    RoomFolder.open(settings, ROOM).hear(now)
+    room = RoomPipeline(settings, ROOM)
+    room.missed(ANNA, None, now + timedelta(seconds=7), GapReason.NO_RECORDER)
+    assert (await room.aclose()).gap_seconds == 7
+    (gap,) = read_gaps(tmp_path / "math101")
+    assert (gap.start, gap.end) == (now, now + timedelta(seconds=7))
+    assert (gap.participant_identity, gap.track_sid, gap.room_sid) == ("anna", ANNA.track_sid, ROOM.sid)
+
+
+async def test_an_earlier_session_of_the_same_room_is_no_gap(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path)
+    RoomFolder.open(settings, replace(ROOM, sid="RM_before")).hear(CLOCK.anchor)
+    room = RoomPipeline(settings, replace(ROOM, started_at=CLOCK.anchor))
+    room.missed(ANNA, None, CLOCK.anchor + timedelta(seconds=1), GapReason.NO_RECORDER)
+    await room.aclose()
+    assert not gaps_of(tmp_path / "math101"), "a room that has just opened"
+
+
+async def test_a_room_that_is_older_than_its_first_recorder_has_a_gap(tmp_path: Path) -> None:
+    room = RoomPipeline(settings_for(tmp_path), replace(ROOM, started_at=CLOCK.anchor))
+    room.missed(ANNA, None, CLOCK.anchor + timedelta(seconds=90), GapReason.NO_RECORDER)
+    await room.aclose()
+    assert gaps_of(tmp_path / "math101") == [(90.0, GapReason.NO_RECORDER)]
+
+
+async def test_while_it_listens_a_recorder_leaves_word_until_when(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "HEARD_SECONDS", 0.01)
+    room = RoomPipeline(settings_for(tmp_path), ROOM)
+    room.listen()
+    heard = tmp_path / "math101" / ".heard"
+    await until(heard.exists, "the disk is told")
+    room.stop_listening()
+    stopped = utc_now()
+    await room.aclose()
+    successor = RoomFolder.open(settings_for(tmp_path), ROOM)
+    before = successor.heard_before()
+    assert before is not None
+    assert before <= stopped
+    successor.hear(stopped + timedelta(hours=1))
+    assert successor.heard_before() == before, "its own hearing is not the one before"

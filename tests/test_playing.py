@@ -42,7 +42,7 @@ def test_the_segment_is_handed_to_the_system(tmp_path: Path) -> None:
 
 def test_the_lesson_is_a_playlist_in_the_order_spoken(tmp_path: Path) -> None:
     room = record(tmp_path)
-    playlist = Path(run("play", "math101", "--print", output_dir=tmp_path).out.strip())
+    playlist = Path(run("play", "math101", "--print", output_dir=tmp_path, TMPDIR=str(tmp_path)).out.strip())
     lines = playlist.read_text(encoding="utf-8").splitlines()
     assert lines[0] == "#EXTM3U"
     assert len(lines) == 7, "no name adds a line"

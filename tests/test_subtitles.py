@@ -198,7 +198,7 @@ def test_ffmpeg_reads_times_and_texts(suffix: str) -> None:
     wanted = cues(spoken)
     assert len(found) == len(wanted)
     for (start, end, text), cue in zip(found, wanted, strict=True):
-        assert (start, end) == (pytest.approx(cue.start, abs=0.002), pytest.approx(cue.end, abs=0.002))
+        assert [start, end] == pytest.approx([cue.start, cue.end], abs=0.002)
         assert text.replace("\\N", " ").replace("\n", " ").replace(RIGHT_TO_LEFT_MARK, "") == cue.text
 
 

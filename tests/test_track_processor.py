@@ -234,7 +234,7 @@ class Delivery:
         for start in range(0, len(pcm), 1_600):
             self.heard_seconds += 0.1
             now = BEGINNING + timedelta(seconds=self.heard_seconds + late_seconds)
-            self.monkeypatch.setattr(audio_processor, "_utc_now", lambda now=now: now)
+            self.monkeypatch.setattr(audio_processor, "utc_now", lambda now=now: now)
             await self.listening.hears(pcm[start : start + 1_600])
 
     async def ends(self) -> StreamClock:
@@ -257,7 +257,7 @@ async def test_a_stream_is_dated_by_its_earliest_frame(monkeypatch: pytest.Monke
         clock["frames"] += 1
         return now + timedelta(seconds=0.1 * clock["frames"] + next(late))
 
-    monkeypatch.setattr(audio_processor, "_utc_now", utc_now)
+    monkeypatch.setattr(audio_processor, "utc_now", utc_now)
     listening = listen()
     await listening.hears(np.concatenate([np.zeros(4800, np.int16), loud(1)]), frame_samples=1600)
     await listening.processor.aclose()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -51,9 +52,8 @@ def record_room(folder: Path, name: str = "math101", count: int = 3) -> Room:
 
 async def command(*arguments: str, folder: Path, gemini: GeminiServer, **settings: str) -> Result:
     environ = {"GEMINI_API_KEY": KEY, "GOOGLE_GEMINI_BASE_URL": gemini.url, "TARGET_LANGUAGES": "es,ar"}
-    return await asyncio.to_thread(
-        run, "transcribe", *arguments, output_dir=folder, **{**environ, **settings}
-    )
+    run_it = functools.partial(run, "transcribe", *arguments, output_dir=folder)
+    return await asyncio.to_thread(functools.partial(run_it, timeout=110, **{**environ, **settings}))
 
 
 def texts(room: Room) -> dict[int, dict[str, str]]:

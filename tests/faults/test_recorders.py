@@ -1,0 +1,245 @@
+"""Recorders that come late, are killed, are replaced, or are two: what the files hold and what the gaps own up to."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+import sound
+from conftest import StartWorker
+from harness import STUDENT, TEACHER, gaps, manifest, recorded, until
+from livekit import api
+
+from devtools.livekit_server import LiveKitServer
+from devtools.speakers import Speaker, administration
+from devtools.worker import Worker
+from segments import parse_utc
+
+pytestmark = pytest.mark.e2e
+
+MARKERS = sound.markers()
+
+
+def sentences(first: int, count: int) -> sound.IntArray:
+    return sound.sequence(MARKERS[first : first + count], 0.3, lead_seconds=0, tail_seconds=0.5)[0]
+
+
+async def teach(server: LiveKitServer, recorder: Worker, room: str, identity: str = "anna") -> Speaker:
+    """A teacher whose microphone the recorder listens to."""
+    teacher = await Speaker.join(server, room, identity, metadata=TEACHER)
+    await teacher.publish()
+    await recorder.wait_for("Track subscribed: microphone", timeout=20)
+    await teacher.silence(0.5)
+    return teacher
+
+
+def heard(room_dir: Path) -> list[int]:
+    return sound.heard(recorded(room_dir), MARKERS)
+
+
+def owned_up(room_dir: Path) -> list[tuple[datetime, datetime]]:
+    return [(parse_utc(gap["start"]), parse_utc(gap["end"])) for gap in gaps(room_dir)]
+
+
+async def recorders_in(server: LiveKitServer, room: str) -> int:
+    async with administration(server) as livekit:
+        request = api.ListParticipantsRequest(room=room)
+        people = (await livekit.room.list_participants(request)).participants
+    return sum(one.identity == "agent" for one in people)
+
+
+async def test_a_room_whose_worker_is_killed_goes_to_another_that_is_there(
+    livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path
+) -> None:
+    first = await worker(RECONCILE_SECONDS="2")
+    async with await teach(livekit_server, first, "orphan") as teacher:
+        second = await worker(RECONCILE_SECONDS="2")
+        await teacher.say(sentences(0, 3))
+        first.kill()
+        # The server lists the dead one for twenty seconds more; the living one finds out by asking.
+        await second.wait_for("The room's recorder does not answer", timeout=30)
+        await second.wait_for("Track subscribed", timeout=30)
+        assert await recorders_in(livekit_server, "orphan") == 1
+        await teacher.silence(0.5)
+        await teacher.say(sentences(3, 3))
+    await second.wait_for("Room over")
+    room_dir = tmp_path / "segments" / "orphan"
+    assert heard(room_dir) == [0, 1, 2, 3, 4, 5]
+    ((start, end),) = owned_up(room_dir)
+    records = manifest(room_dir)
+    before = [record for record in records if record["number"] == 1]
+    assert parse_utc(before[0]["start"]) < start < end, "the gap begins where the killed one last listened"
+    assert all(not (start < parse_utc(record["start"]) < end) for record in records)
+
+
+async def test_a_worker_that_stops_hands_its_rooms_over(
+    livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path
+) -> None:
+    """A rolling restart in mid-sentence: at most a second is missing, and the gap says which."""
+    first = await worker(RECONCILE_SECONDS="2")
+    async with await teach(livekit_server, first, "rolling") as teacher:
+        second = await worker(RECONCILE_SECONDS="2")
+        talk = asyncio.create_task(teacher.say(sentences(0, 8)))
+        await asyncio.sleep(4)
+        assert await first.stop() == 0
+        await talk
+    await second.wait_for("Room over")
+    room_dir = tmp_path / "segments" / "rolling"
+    assert "Another recorder has taken over this room" in first.log
+    assert "A teacher without a recorder" not in second.log, "handed over, not found"
+    found = heard(room_dir)
+    assert found == sorted(set(found)), "none twice, in order"
+    assert len(found) >= 7, "at most one sentence holds the gap"
+    ((start, end),) = owned_up(room_dir)
+    assert manifest(room_dir)[0]["start"] < gaps(room_dir)[0]["start"]
+    assert (end - start).total_seconds() < 5, "the promise is one second, on a machine that is not this busy"
+
+
+async def test_a_doubled_dispatch_ends_with_one_recorder_and_no_word_twice(
+    livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path
+) -> None:
+    first, second = await worker(RECONCILE_SECONDS="2"), await worker(RECONCILE_SECONDS="2")
+    async with await Speaker.join(livekit_server, "double", "anna", metadata=TEACHER) as teacher:
+        await teacher.publish()
+        await until(lambda: "Track subscribed" in first.log + second.log, "somebody records the room")
+        await teacher.silence(0.5)
+        await teacher.say(sentences(0, 3))
+        await teacher.silence(1)
+        async with administration(livekit_server) as livekit:
+            for _ in range(2):
+                await livekit.agent_dispatch.create_dispatch(api.CreateAgentDispatchRequest(room="double"))
+        await teacher.silence(4)
+        assert await recorders_in(livekit_server, "double") == 1
+        await teacher.say(sentences(3, 3))
+    await until(lambda: "Room over" in first.log + second.log, "the room is over")
+    room_dir = tmp_path / "segments" / "double"
+    await until(lambda: len(heard(room_dir)) == 6, "everything is saved")
+    assert heard(room_dir) == [0, 1, 2, 3, 4, 5]
+
+
+async def test_a_late_worker_owns_up_to_what_it_missed(
+    livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path
+) -> None:
+    async with await Speaker.join(livekit_server, "late", "anna", metadata=TEACHER) as teacher:
+        await teacher.publish()
+        await teacher.say(sentences(0, 3))
+        recorder = await worker(RECONCILE_SECONDS="2")
+        await recorder.wait_for("Track subscribed", timeout=20)
+        await teacher.silence(0.5)
+        await teacher.say(sentences(3, 2))
+    await recorder.wait_for("Room over")
+    room_dir = tmp_path / "segments" / "late"
+    assert heard(room_dir) == [3, 4]
+    ((start, end),) = owned_up(room_dir)
+    assert (end - start).total_seconds() > 4
+    assert end <= parse_utc(manifest(room_dir)[0]["start"])
+
+
+async def test_draining_records_a_room_to_its_end_and_takes_no_other(
+    livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path
+) -> None:
+    recorder = await worker(ON_STOP="drain", RECONCILE_SECONDS="2")
+    async with await teach(livekit_server, recorder, "drain") as teacher:
+        await teacher.say(sentences(0, 2))
+        os.kill(recorder.pid, signal.SIGTERM)
+        await recorder.wait_for("Stopping")
+        async with await Speaker.join(livekit_server, "too-late", "ben", metadata=TEACHER) as other:
+            await other.publish()
+            await teacher.say(sentences(2, 3))
+    await recorder.wait_for("Stopped", timeout=30)
+    assert heard(tmp_path / "segments" / "drain") == [0, 1, 2, 3, 4]
+    assert not (tmp_path / "segments" / "too-late").exists()
+
+
+async def test_a_stopping_worker_closes_its_segments_at_once_and_records_on(
+    livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path
+) -> None:
+    """The first signal in mid-word, then a second that ends everything: both halves are valid files."""
+    recorder = await worker(ON_STOP="drain", RECONCILE_SECONDS="2")
+    async with await teach(livekit_server, recorder, "twice") as teacher:
+        talk = asyncio.create_task(teacher.say(sentences(0, 6)))
+        await asyncio.sleep(3)
+        saved = len(recorder.lines)
+        os.kill(recorder.pid, signal.SIGTERM)
+        await recorder.wait_for("ended by shutdown", skip_lines=saved)
+        await asyncio.sleep(3)
+        os.kill(recorder.pid, signal.SIGTERM)
+        await talk
+    successor = await worker(RECONCILE_SECONDS="2")
+    await successor.wait_for("Recovered 1 segments")
+    room_dir = tmp_path / "segments" / "twice"
+    records = manifest(room_dir)
+    assert [record["end_reason"] for record in records][-2:] == ["shutdown", "recovered"]
+    assert records[-1]["start"] == records[-2]["end"], "they meet exactly"
+    assert heard(room_dir)[:3] == [0, 1, 2]
+
+
+async def test_only_rooms_that_the_filter_lets_through_are_recorded(
+    livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path
+) -> None:
+    recorder = await worker(ROOM_FILTER="class-*, exam?", RECONCILE_SECONDS="2")
+    async with (
+        await Speaker.join(livekit_server, "staff-room", "ben", metadata=TEACHER) as ben,
+        await teach(livekit_server, recorder, "class-7b") as anna,
+    ):
+        await ben.publish()
+        await asyncio.gather(anna.say(sentences(0, 3)), ben.say(sentences(10, 3)))
+    await recorder.wait_for("Room over")
+    assert heard(tmp_path / "segments" / "class-7b") == [0, 1, 2]
+    assert not (tmp_path / "segments" / "staff-room").exists()
+    assert "no pattern of ROOM_FILTER fits room=staff-room" in recorder.log
+
+
+async def test_explicit_dispatch_is_found_and_handed_over_under_its_name(
+    livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path
+) -> None:
+    async with await Speaker.join(livekit_server, "named", "anna", metadata=TEACHER) as teacher:
+        await teacher.publish()
+        await asyncio.sleep(4)
+        recorder = await worker(AGENT_NAME="scribe", RECONCILE_SECONDS="2")
+        await recorder.wait_for("Track subscribed", timeout=20)
+        await teacher.silence(0.5)
+        await teacher.say(sentences(0, 2))
+    await recorder.wait_for("Room over")
+    assert heard(tmp_path / "segments" / "named") == [0, 1]
+
+
+async def test_a_room_of_students_gets_no_recorder_sent(
+    livekit_server: LiveKitServer, worker: StartWorker
+) -> None:
+    async with await Speaker.join(livekit_server, "study-group", "sam", metadata=STUDENT) as student:
+        await student.publish()
+        await asyncio.sleep(4)
+        recorder = await worker(RECONCILE_SECONDS="1")
+        await student.silence(4)
+        assert "room=study-group" not in recorder.log
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="stops a process with a signal that Windows lacks")
+async def test_a_recorder_that_hangs_is_replaced(
+    livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path
+) -> None:
+    first = await worker(RECONCILE_SECONDS="2")
+    async with await teach(livekit_server, first, "zombie") as teacher:
+        second = await worker(RECONCILE_SECONDS="2")
+        await teacher.say(sentences(0, 2))
+        await teacher.silence(3)
+        os.kill(first.pid, signal.SIGSTOP)
+        try:
+            await second.wait_for("Track subscribed", timeout=40)
+            await teacher.silence(0.5)
+            await teacher.say(sentences(2, 2))
+        finally:
+            os.kill(first.pid, signal.SIGCONT)
+        await teacher.silence(1)
+    await second.wait_for("Room over")
+    room_dir = tmp_path / "segments" / "zombie"
+    await first.wait_for("Room over")
+    assert heard(room_dir) == [0, 1, 2, 3]
+    assert json.dumps(owned_up(room_dir), default=str) != "[]"
