@@ -227,8 +227,8 @@ def _rows(samples: Floats, count: int) -> npt.NDArray[np.float16]:
 def _changes(shown: Picture) -> Changes:
     """How each band gets louder or softer; begins and ends ``STEADY_FRAMES`` later and earlier than the picture."""
     wide = shown.astype(np.float32)
-    changes: Changes = wide[2 * STEADY_FRAMES :] - wide[: max(0, len(wide) - 2 * STEADY_FRAMES)]
-    return changes
+    earlier = wide[: max(0, len(wide) - 2 * STEADY_FRAMES)]
+    return np.asarray(wide[2 * STEADY_FRAMES :] - earlier, np.float32)
 
 
 def _coarse(shown: Picture) -> Changes:
