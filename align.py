@@ -235,7 +235,7 @@ def _coarse(shown: Picture) -> Changes:
     """``COARSE`` frames in one, and how that changes."""
     whole = shown[: len(shown) // COARSE * COARSE]
     thin = whole.reshape(-1, COARSE, BANDS).mean(axis=1, dtype=np.float32)
-    changes = np.zeros_like(thin)
+    changes = np.zeros(thin.shape, np.float32)
     changes[1:-1] = thin[2:] - thin[:-2]
     return changes
 
