@@ -101,8 +101,8 @@ def export(
 
     lesson.html opens from disk: it plays, searches and shows the lesson. The WAVs stay where they are, beside it.
 
-    With --video, the place of the lesson in the video is found by its sound, unless --offset or --egress tells it;
-    if it cannot be found for sure, nothing is written.
+    With --video, the lesson's place in it is found by its sound, unless --offset or --egress tells it. If that is not
+    sure, nothing is written.
     """  # fmt: skip
     wanted = _formats(formats)
     if video is None and (offset is not None or egress_file is not None):
