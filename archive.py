@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from config import Settings
-from segments import InputError, SegmentRecord, StorageError
+from segments import InputError, SegmentRecord, StorageError, TextRecord
 from storage import (
     HEARD_FILE,
     MANIFEST,
@@ -374,6 +374,14 @@ class Texts:
             return text_of_line(self._folder, record.file, line, self._tags(record))
         files = _files_of(record.file, self._tags(record))
         return Text(None, _contents(self._folder, files), files=files) if files else None
+
+    def entry(self, record: SegmentRecord) -> TextRecord | None:
+        """The segment's line in texts.jsonl as its writer had it."""
+        try:
+            line = self._line(record.number)
+            return TextRecord.from_json(line) if line is not None else None
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None
 
     def close(self) -> None:
         if self._file is not None:

@@ -25,8 +25,16 @@ import console
 from archive import TEXTS, Archive, Lines, Room, Text, is_plain_name
 from config import Settings
 from console import Advance, progress, say, say_json, tell
-from ledger import Ledger, sound_key
-from segments import BYTES_PER_SAMPLE, SAMPLE_RATE, EndReason, SegmentRecord, StorageError, format_utc
+from ledger import Ledger, sound_key, words_key
+from segments import (
+    BYTES_PER_SAMPLE,
+    SAMPLE_RATE,
+    EndReason,
+    SegmentRecord,
+    StorageError,
+    TextRecord,
+    format_utc,
+)
 from storage import (
     MANIFEST,
     WAV_HEADER_BYTES,
@@ -76,6 +84,7 @@ class Kind(str, Enum):
     BEING_RECORDED = "being_recorded"
     SPEECH_MISSED = "speech_missed"
     """The recorder has owned up to it itself: it was not there, or could not save it."""
+    UNDELIVERED = "undelivered"
     TEXT_MISSING = "text_missing"
     TEXT_REFUSED = "text_refused"
     TEXT_FILE_MISSING = "text_file_missing"
@@ -136,10 +145,12 @@ class Wanted:
     texts: bool = False
     """SAVE_TRANSLATIONS, CAPTIONS: every segment has a text. A room that has texts should have all of them anyway."""
     checksums: bool = True
+    targets: tuple[str, ...] = ()
+    """Where everything should have been delivered, by the targets' names."""
 
     @classmethod
     def from_settings(cls, settings: Settings, *, checksums: bool = True) -> Wanted:
-        return cls(settings.wants_text, checksums)
+        return cls(settings.wants_text, checksums, _target_names(settings))
 
 
 def check(
@@ -211,6 +222,8 @@ def inspect(
             elif _is_missing(of_wav) and text is not None and not text.is_audio_kept:
                 of_wav = []
             report.findings += of_wav + of_text
+            if wanted.targets:
+                report.findings += _look_at_deliveries(record, texts.entry(record), ledger, wanted.targets)
             advance(1)
         report.findings += [_broken(Kind.BROKEN_LINE, MANIFEST, line) for line in lines.broken]
         report.findings += [_broken(Kind.BROKEN_TEXT_LINE, TEXTS, line) for line in texts.lines.broken]
@@ -317,6 +330,42 @@ def _digest(data: bytes, samples: int) -> str:
 
 
 # One text.
+
+
+def _look_at_deliveries(
+    record: SegmentRecord, text: TextRecord | None, ledger: Ledger, targets: Sequence[str]
+) -> Iterator[Finding]:
+    items = []
+    if text is None or text.is_audio_kept:
+        items.append((record.file, sound_key(record)))
+    if text is not None and not text.refused:
+        items.append((f"the text of {record.file}", words_key(text)))
+    refused = ledger.refused()
+    for what, key in items:
+        for target in targets:
+            if reason := refused.get((target, key)):
+                yield Finding(Kind.UNDELIVERED, f"{what} was refused by {target}: {reason}", record.file)
+            elif not ledger.is_settled(target, key):
+                yield Finding(Kind.UNDELIVERED, f"{what} is not delivered to {target} yet", record.file)
+
+
+def _target_names(settings: Settings) -> tuple[str, ...]:
+    """The targets that the settings name. Nothing is connected to."""
+    if not (settings.database_url or settings.s3_bucket or settings.store_url):
+        return ()
+    import asyncio
+
+    from targets import open_targets  # with their drivers
+
+    async def names() -> tuple[str, ...]:
+        targets, problems = open_targets(settings)
+        for problem in problems:
+            tell(problem)
+        for target in targets:
+            await target.aclose()
+        return tuple(target.name for target in targets)
+
+    return asyncio.run(names())
 
 
 def _is_missing(findings: Sequence[Finding]) -> bool:

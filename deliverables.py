@@ -8,13 +8,14 @@ this item will never be taken). Their libraries are large, and imported by those
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from segments import Refused, SegmentRecord, StorageError, TextRecord
+from segments import GapRecord, Refused, SegmentRecord, StorageError, TextRecord
 
 CALL_TIMEOUT_SECONDS = 60.0
 """How long one item may take on its way."""
@@ -42,11 +43,12 @@ class Words:
 
 @dataclass(frozen=True)
 class Lists:
-    """The manifest and the list of texts, as far as what they name has been delivered."""
+    """The manifest, the list of texts and that of gaps, as far as what they name has been delivered."""
 
     folder: Path
     manifest_bytes: int
     texts_bytes: int
+    gaps_bytes: int = 0
 
 
 Item = Sound | Words | Lists
@@ -60,7 +62,7 @@ class Selection:
     participant: str = ""
     before: datetime | None = None
 
-    def has(self, folder: str, record: SegmentRecord) -> bool:
+    def has(self, folder: str, record: SegmentRecord | GapRecord) -> bool:
         return (
             (not self.room or self.room in (folder, record.room_name))
             and (not self.participant or self.participant == record.participant_identity)
@@ -69,6 +71,14 @@ class Selection:
 
     def has_all_of(self, folder: str, records: Iterable[SegmentRecord]) -> bool:
         return all(self.has(folder, record) for record in records)
+
+
+def gap_in(line: bytes) -> GapRecord | None:
+    """The gap of a line that is ours."""
+    try:
+        return GapRecord.from_json(json.loads(line))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        return None
 
 
 class Target(Protocol):

@@ -26,7 +26,7 @@ from deliverables import CALL_TIMEOUT_SECONDS, Item, Lists, Sound, Target, Unusa
 from ledger import Key, Ledger, lists_key, note, sound_key, words_key
 from outbox import Bookmark, Order, Outbox, Work, new_lines
 from segments import ConfigError, RecorderError, Refused, RetryLater, SegmentRecord, StorageError, TextRecord
-from storage import MANIFEST, read_manifest, record_in
+from storage import GAPS, MANIFEST, read_manifest, record_in
 from text_files import TEXTS
 
 logger = logging.getLogger("recorder")
@@ -370,12 +370,17 @@ def _duration(seconds: float) -> str:
 # --- what there is to deliver ---
 
 
+_Sizes = tuple[int, int, int]
+"""Of the manifest, the list of texts and that of gaps, in bytes."""
+
+
 @dataclass
 class _Seen:
     """What is known of one folder."""
 
-    sizes: tuple[int, int] = (0, 0)
-    """Of both lists, when they were last read to their ends."""
+    sizes: _Sizes = (0, 0, 0)
+    """When they were last read to their ends."""
+    gaps_bytes: int = 0
     grown_at: float | None = None
     """When something came that the delivered lists do not name yet; None: they name all."""
 
@@ -403,17 +408,20 @@ class _Feed:
         if time.monotonic() - self._looked_again_at > LOOK_AGAIN_SECONDS:
             self._looked_again_at = time.monotonic()
             for seen in self._seen.values():
-                seen.sizes = (0, 0)
+                seen.sizes = (0, 0, 0)
         has_news = False
         for folder, sizes in (await asyncio.to_thread(self._sizes)).items():
             seen = self._seen.setdefault(folder, _Seen(grown_at=0.0))
             if sizes != seen.sizes:
+                if sizes[2] != seen.gaps_bytes:
+                    seen.gaps_bytes = sizes[2]
+                    seen.grown_at = time.monotonic() if seen.grown_at is None else seen.grown_at
                 while await self._read(folder, MANIFEST, self._sounds) or await self._read(
                     folder, TEXTS, self._words
                 ):
                     has_news = True
                     seen.grown_at = time.monotonic() if seen.grown_at is None else seen.grown_at
-                seen.sizes = (0, 0) if folder in self._behind else sizes
+                seen.sizes = (0, 0, 0) if folder in self._behind else sizes
                 self._behind.discard(folder)
             if seen.grown_at is not None and (
                 with_lists or time.monotonic() - seen.grown_at >= LISTS_SECONDS or seen.grown_at == 0.0
@@ -422,13 +430,13 @@ class _Feed:
                 seen.grown_at = None
         return has_news
 
-    def _sizes(self) -> dict[str, tuple[int, int]]:
+    def _sizes(self) -> dict[str, _Sizes]:
         found = {}
         with os.scandir(self._output_dir) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
                     path = Path(entry.path)
-                    sizes = (_size(path / MANIFEST), _size(path / TEXTS))
+                    sizes = (_size(path / MANIFEST), _size(path / TEXTS), _size(path / GAPS))
                     if sizes[0]:
                         found[entry.name] = sizes
         return found
@@ -470,26 +478,43 @@ class _Feed:
                 yield Work(self._kind, folder, key.item, moment, payload)
 
     async def _add_lists(self, folder: str) -> bool:
-        marks = [await self._outbox.bookmark(self._kind, f"{folder}/{file}") for file in (MANIFEST, TEXTS)]
-        work = await asyncio.to_thread(self._lists, folder, *marks)
+        manifest = await self._outbox.bookmark(self._kind, f"{folder}/{MANIFEST}")
+        texts = await self._outbox.bookmark(self._kind, f"{folder}/{TEXTS}")
+        work = await asyncio.to_thread(self._lists, folder, manifest, texts)
         return work is not None and await self._outbox.add([work]) > 0
 
     def _lists(self, folder: str, manifest: Bookmark, texts: Bookmark) -> Work | None:
-        key = key_of_lists(manifest, texts)
+        gaps = end_of(self._output_dir / folder / GAPS)
+        key = key_of_lists(manifest, texts, gaps)
         if not manifest.bytes or Ledger(self._output_dir / folder).is_settled(self._target, key):
             return None
-        payload = {"manifest_bytes": manifest.bytes, "texts_bytes": texts.bytes}
+        payload = {
+            "manifest_bytes": manifest.bytes,
+            "texts_bytes": texts.bytes,
+            "gaps_bytes": gaps.bytes,
+        }
         return Work(self._kind, folder, key.item, time.time(), payload)
 
 
-def key_of_lists(manifest: Bookmark, texts: Bookmark) -> Key:
-    return lists_key(f"{manifest.bytes} {manifest.digest}".encode(), f"{texts.bytes} {texts.digest}".encode())
+def key_of_lists(*ends: Bookmark) -> Key:
+    """What identifies the state of the lists, from their ends."""
+    return lists_key(*(f"{end.bytes} {end.digest}" for end in ends))
+
+
+def end_of(path: Path) -> Bookmark:
+    """Behind the last complete line of a list. Blocks; raises OSError."""
+    mark = Bookmark()
+    while True:
+        lines, behind = new_lines(path, mark)
+        if not lines:
+            return behind
+        mark = behind
 
 
 def _item_of(work: Work, output_dir: Path) -> tuple[Item, Key]:
     folder, payload = output_dir / work.folder, work.payload
     if "manifest_bytes" in payload:
-        lists = Lists(folder, int(payload["manifest_bytes"]), int(payload["texts_bytes"]))
+        lists = Lists(folder, **{name: int(size) for name, size in payload.items()})
         return lists, Key(work.file)
     record = SegmentRecord.from_json(payload["record"])
     if "text" in payload:

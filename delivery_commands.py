@@ -321,7 +321,7 @@ async def _erase(
     remote, is_well = await _erase_remote(targets, selection, known)
     if is_well:
         for one in here:
-            strike_out(one.folder, {record.file for record in one.records})
+            strike_out(one.folder, {record.file for record in one.records}, selection)
             if one.is_whole:
                 remove_folder(one.folder)
         await _forget(Path(settings.output_dir), [one.folder.name for one in here])

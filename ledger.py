@@ -40,9 +40,9 @@ def words_key(text: TextRecord) -> Key:
     return Key(f"{Path(text.file).stem}.txt#{digest[:16]}")
 
 
-def lists_key(manifest: bytes, texts: bytes) -> Key:
-    """What identifies the state of both lists, from digests of their ends."""
-    return Key(f"segments.jsonl#{hashlib.sha256(manifest + b'|' + texts).hexdigest()[:16]}")
+def lists_key(*states: str) -> Key:
+    """Of all lists together, by what tells their states apart."""
+    return Key(f"segments.jsonl#{hashlib.sha256('|'.join(states).encode()).hexdigest()[:16]}")
 
 
 class Ledger:

@@ -19,9 +19,19 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from config import Settings
-from deliverables import CALL_TIMEOUT_SECONDS, Item, Lists, Selection, Sound, Words, file_bytes, sound_bytes
+from deliverables import (
+    CALL_TIMEOUT_SECONDS,
+    Item,
+    Lists,
+    Selection,
+    Sound,
+    Words,
+    file_bytes,
+    gap_in,
+    sound_bytes,
+)
 from segments import ConfigError, RecorderError, Refused, RetryLater, SegmentRecord
-from storage import MANIFEST, record_in, safe_name
+from storage import GAPS, MANIFEST, record_in, safe_name
 from text_files import TEXTS
 
 if TYPE_CHECKING:
@@ -150,7 +160,11 @@ class ObjectTarget:
             raise Refused("another object of this name is there; it is not overwritten")
 
     async def _put_lists(self, item: Lists) -> None:
-        for file, size in ((TEXTS, item.texts_bytes), (MANIFEST, item.manifest_bytes)):
+        for file, size in (
+            (TEXTS, item.texts_bytes),
+            (GAPS, item.gaps_bytes),
+            (MANIFEST, item.manifest_bytes),
+        ):
             if size:
                 ours = _whole_lines((await asyncio.to_thread(file_bytes, item.folder / file))[:size])
                 await self._replace(f"{item.folder.name}/{file}", functools.partial(_merged, ours))
@@ -264,16 +278,21 @@ class ObjectTarget:
             if _belongs_to(name, chosen) or (is_empty_then and name in _LISTS)
         )
         if not is_empty_then:
-            await self._strike_out(folder, chosen)
+            await self._strike_out(folder, chosen, selection)
         return len(chosen)
 
-    async def _strike_out(self, folder: str, chosen: Container[str]) -> None:
-        for file in (TEXTS, MANIFEST):
+    async def _strike_out(self, folder: str, chosen: Container[str], selection: Selection) -> None:
+        def is_chosen(file: str, line: bytes) -> bool:
+            if file != GAPS:
+                return _file_of(line) in chosen
+            gap = gap_in(line)
+            return gap is not None and selection.has(folder, gap)
+
+        for file in _LISTS:
             data, _ = await self._read(f"{folder}/{file}")
             if data is not None:
-                await self._replace(
-                    f"{folder}/{file}", lambda lines: [line for line in lines if _file_of(line) not in chosen]
-                )
+                keep = functools.partial(_without, functools.partial(is_chosen, file))
+                await self._replace(f"{folder}/{file}", keep)
 
     async def _folders(self) -> list[str]:
         from obstore import list_with_delimiter_async
@@ -314,7 +333,7 @@ class ObjectTarget:
 
 # --- lists ---
 
-_LISTS = (MANIFEST, TEXTS)
+_LISTS = (MANIFEST, TEXTS, GAPS)
 
 
 def _whole_lines(data: bytes) -> list[bytes]:
@@ -326,6 +345,10 @@ def _merged(ours: list[bytes], there: list[bytes]) -> list[bytes]:
     """What is there, in its order, and behind it what is new. A list's last word about a segment counts."""
     known = set(there)
     return there + [line for line in ours if line not in known]
+
+
+def _without(is_chosen: Callable[[bytes], bool], lines: list[bytes]) -> list[bytes]:
+    return [line for line in lines if not is_chosen(line)]
 
 
 def _file_of(line: bytes) -> str | None:

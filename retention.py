@@ -18,12 +18,20 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from config import Settings
-from deliverables import Selection, Target
-from delivery import is_ours, is_plain_name, key_of_lists, text_in
+from deliverables import Selection, Target, gap_in
+from delivery import end_of, is_ours, is_plain_name, key_of_lists, text_in
 from ledger import DELIVERED, Ledger, forget, sound_key, words_key
-from outbox import Bookmark, new_lines
 from segments import RecorderError, SegmentRecord, TextRecord
-from storage import LOCK_FILE, MANIFEST, PART_SUFFIX, FolderLock, read_manifest, record_in, write_private
+from storage import (
+    GAPS,
+    LOCK_FILE,
+    MANIFEST,
+    PART_SUFFIX,
+    FolderLock,
+    read_manifest,
+    record_in,
+    write_private,
+)
 from text_files import TEXTS
 
 logger = logging.getLogger("recorder")
@@ -47,6 +55,8 @@ class Leaving:
     bytes: int
     lines: frozenset[str]
     """Names of the segments (their WAVs) whose lines go, too."""
+    before: datetime | None
+    """What ended before this is old."""
     is_whole: bool
     """Whether nothing of the room is left then."""
 
@@ -83,11 +93,15 @@ class Rules:
             lines = set()
         size = sum((folder / file).stat().st_size for file in files)
         is_whole = bool(records) and lines == {record.file for record in records}
-        return Leaving(folder, tuple(files), size, frozenset(lines), is_whole)
+        return Leaving(folder, tuple(files), size, frozenset(lines), self._cutoff(now), is_whole)
+
+    def _cutoff(self, now: datetime) -> datetime | None:
+        days = self._settings.retention_days
+        return now - timedelta(days=days) if days else None
 
     def _is_old(self, record: SegmentRecord, now: datetime) -> bool:
-        days = self._settings.retention_days
-        return days > 0 and record.end < now - timedelta(days=days)
+        cutoff = self._cutoff(now)
+        return cutoff is not None and record.end < cutoff
 
     def _goes_early(self) -> bool:
         return self._settings.keep_local == "until_delivered" and bool(self._targets)
@@ -103,7 +117,7 @@ class Rules:
         return True
 
     def _are_lists_delivered(self, folder: Path, ledger: Ledger) -> bool:
-        key = key_of_lists(_end_of(folder / MANIFEST), _end_of(folder / TEXTS))
+        key = key_of_lists(*(end_of(folder / name) for name in (MANIFEST, TEXTS, GAPS)))
         return all(ledger.is_delivered(target, key) for target in self._targets)
 
 
@@ -112,18 +126,23 @@ def let_go(leaving: Leaving) -> None:
     for file in leaving.files:
         (leaving.folder / file).unlink(missing_ok=True)
     if leaving.lines:
-        strike_out(leaving.folder, leaving.lines)
+        strike_out(leaving.folder, leaving.lines, Selection(before=leaving.before))
     if leaving.is_whole:
         remove_folder(leaving.folder)
 
 
-def strike_out(folder: Path, sounds: Iterable[str]) -> None:
-    """Takes the segments of these WAVs out of all lists of the folder. Blocks; raises OSError."""
+def strike_out(folder: Path, sounds: Iterable[str], selection: Selection) -> None:
+    """Takes the segments of these WAVs out of all lists of the folder, and the gaps that are chosen with them. Blocks;
+    raises OSError."""
     names = set(sounds)
     items = {*names, *(words_key(text).item for text in read_texts(folder).values() if text.file in names)}
     with FolderLock(folder):
         for path, is_chosen in (
             (folder / TEXTS, lambda line: (text := text_in(line)) is not None and text.file in names),
+            (
+                folder / GAPS,
+                lambda line: (gap := gap_in(line)) is not None and selection.has(folder.name, gap),
+            ),
             (folder / MANIFEST, lambda line: (one := record_in(line)) is not None and one.file in names),
         ):
             _filter(path, is_chosen)
@@ -139,7 +158,7 @@ def _filter(path: Path, is_chosen: Callable[[bytes], bool]) -> None:
 
 def remove_folder(folder: Path) -> None:
     """Removes a room's lists, and its folder unless something is in it that is not ours."""
-    for name in (DELIVERED, TEXTS, MANIFEST, LOCK_FILE):
+    for name in (DELIVERED, TEXTS, GAPS, MANIFEST, LOCK_FILE):
         (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         folder.rmdir()
@@ -175,17 +194,8 @@ def is_being_recorded(folder: Path) -> bool:
 def _is_quiet(folder: Path) -> bool:
     if is_being_recorded(folder):
         return False
-    times = [path.stat().st_mtime for name in (MANIFEST, TEXTS) if (path := folder / name).exists()]
+    times = [path.stat().st_mtime for name in (MANIFEST, TEXTS, GAPS) if (path := folder / name).exists()]
     return time.time() - max(times, default=0.0) > QUIET_SECONDS
-
-
-def _end_of(path: Path) -> Bookmark:
-    mark = Bookmark()
-    while True:
-        lines, behind = new_lines(path, mark)
-        if not lines:
-            return behind
-        mark = behind
 
 
 # --- the service ---

@@ -14,6 +14,8 @@ from config import Settings
 from segments import (
     SAMPLE_RATE,
     EndReason,
+    GapReason,
+    GapRecord,
     RoomInfo,
     SegmentRecord,
     SpeechSegment,
@@ -72,6 +74,21 @@ def with_texts(folder: Path, records: Sequence[SegmentRecord]) -> list[TextRecor
             file.write(json.dumps(text_record.to_json(), ensure_ascii=False) + "\n")
         made.append(text_record)
     return made
+
+
+def with_gap(folder: Path, record: SegmentRecord) -> None:
+    """Adds that something of this participant may be missing."""
+    gap = GapRecord(
+        record.room_name,
+        record.room_sid,
+        record.participant_identity,
+        record.track_sid,
+        record.start,
+        record.end,
+        next(iter(GapReason)),
+    )
+    with open(folder / "gaps.jsonl", "a", encoding="utf-8", newline="\n") as file:
+        file.write(json.dumps(gap.to_json()) + "\n")
 
 
 def sha256(data: bytes) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import corpus, delivery, disk, offline, speech, text, vad
+from benchmarks import corpus, delivery, disk, lessons, offline, speech, text, vad
 from benchmarks.figures import Figure, Options, Outcome, markdown_table, table
 
 QUICK = Options(runs=1, quick=True, say=lambda line: None)
@@ -96,3 +96,9 @@ def test_an_outcome_is_the_same_after_it_was_kept(tmp_path: Path) -> None:
 def _lines(text: str) -> int:
     lines: Sequence[str] = text.splitlines()
     return len(lines)
+
+
+def test_the_commands_for_lessons_are_measured() -> None:
+    outcome = lessons.measure(QUICK)
+    assert min(values(outcome, "segment: times faster")) > 1
+    assert all(figure.value > 0 for figure in outcome.figures)

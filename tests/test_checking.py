@@ -15,9 +15,10 @@ import pytest
 from commands import run
 from disk import ANNA, BOB, CLOCK, NAMES, ROOM, assert_sound, noise, open_room, segment_of
 
+import ledger
 from archive import Room
 from checking import Kind, Report, Wanted, inspect, mended
-from segments import EndReason, GapReason, GapRecord, RoomInfo, SegmentRecord, TrackInfo
+from segments import EndReason, GapReason, GapRecord, RoomInfo, SegmentRecord, TextRecord, TrackInfo
 from storage import MANIFEST, RoomFolder, append_manifest
 
 ANNA_AGAIN = replace(ANNA, track_sid="TR_A2")
@@ -231,6 +232,28 @@ def test_texts_are_missed_where_there_should_be_some(folder: RoomFolder) -> None
     assert (folder.path / f"{stem}_en.txt").read_text() == "Hi\n"
     if sys.platform != "win32":
         assert (folder.path / f"{stem}_en.txt").stat().st_mode & 0o777 == 0o600
+
+
+def test_what_is_not_delivered_is_found(folder: RoomFolder) -> None:
+    one, two, three = Room(folder.path).records()
+    text = TextRecord(1, one.file, one.end, one.start, "anna", language="en", transcript="Hi")
+    (folder.path / "texts.jsonl").write_text(json.dumps(text.to_json()) + "\n")
+    ledger.note(folder.path, "s3://lessons", ledger.sound_key(one))
+    ledger.note(folder.path, "s3://lessons", ledger.sound_key(two), refused="too large")
+    found = look(folder, Wanted(targets=("s3://lessons",))).findings
+    assert [finding.what for finding in found if finding.kind is Kind.UNDELIVERED] == [
+        f"the text of {one.file} is not delivered to s3://lessons yet",
+        f"{two.file} was refused by s3://lessons: too large",
+        f"{three.file} is not delivered to s3://lessons yet",
+    ]
+
+
+def test_the_command_knows_the_targets(tmp_path: Path, folder: RoomFolder) -> None:
+    store = tmp_path.parent / f"{tmp_path.name}-store"
+    store.mkdir()
+    result = run("check", output_dir=tmp_path, STORE_URL=store.as_uri())
+    assert result.code == 1
+    assert result.out.count(" is not delivered to file://") == 3
 
 
 def test_a_room_that_is_being_recorded_is_told_apart_and_left_alone(folder: RoomFolder) -> None:

@@ -15,10 +15,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from lessons_on_disk import BEN, NOW, sha256, spoken, with_texts
+from lessons_on_disk import BEN, NOW, sha256, spoken, with_gap, with_texts
 
 from config import Settings
 from devtools.s3_server import S3Server
+
+pytestmark = pytest.mark.timeout(300)  # many programs are started, one after the other
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -178,6 +180,8 @@ def test_a_participant_is_erased_everywhere_and_it_is_recorded(s3: S3Server, tmp
     annas = spoken(settings, "math", 2)
     bens = spoken(settings, "math", 2, track=BEN)
     with_texts(tmp_path / "math", annas + bens)
+    with_gap(tmp_path / "math", annas[0])
+    with_gap(tmp_path / "math", bens[0])
     other = spoken(settings, "art", 1)
     assert lessons("deliver", **environ).returncode == 0
     assert lessons("search", "number", **environ).returncode == 0
@@ -188,7 +192,7 @@ def test_a_participant_is_erased_everywhere_and_it_is_recorded(s3: S3Server, tmp
     assert done.returncode == 0, done.stderr
     stems = {Path(record.file).stem for record in bens}
     left = {f"{stem}{ending}" for stem in stems for ending in (".wav", "_en.txt", "_es.txt")}
-    lists = {"segments.jsonl", "texts.jsonl"}
+    lists = {"segments.jsonl", "texts.jsonl", "gaps.jsonl"}
     assert objects(s3, "math") == left | lists
     on_disk = {path.name for path in (tmp_path / "math").iterdir()}
     assert {name for name in on_disk if name.endswith((".wav", ".txt"))} == left
@@ -209,7 +213,9 @@ def test_a_room_is_erased_everywhere_also_when_a_target_is_down_at_first(
     s3: S3Server, tmp_path: Path
 ) -> None:
     environ = {**s3.environment(), "OUTPUT_DIR": str(tmp_path)}
-    with_texts(tmp_path / "math", spoken(settings_of(environ), "math", 2))
+    records = spoken(settings_of(environ), "math", 2)
+    with_texts(tmp_path / "math", records)
+    with_gap(tmp_path / "math", records[0])
     spoken(settings_of(environ), "art", 1)
     assert lessons("deliver", **environ).returncode == 0
     s3.close()

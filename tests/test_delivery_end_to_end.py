@@ -97,6 +97,7 @@ async def test_a_lecture_arrives_through_outages_and_kills(
         before = len(manifest(room_dir))
         await teacher.say(sentences(3, 3))
         await segments_of(room_dir, before + 1)
+        await until(lambda: not list(room_dir.glob("*.part")), "all that was said is saved", SOON)
         await recorder.wait_for("Delivery to s3://", SOON)
         await recorder.wait_for("cannot be reached", SOON)
         recorder.kill()  # between the local commit and the upload

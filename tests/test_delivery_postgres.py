@@ -25,6 +25,8 @@ from outbox import Outbox
 from postgres_target import PostgresTarget, id_of
 from segments import ConfigError, RecorderError, Refused, RetryLater, SegmentRecord
 
+pytestmark = pytest.mark.timeout(300)
+
 FAST = Backoff(0.02, 0.1)
 SOON = 60.0
 

@@ -29,6 +29,8 @@ from retention import Rules, let_go, room_folders
 from segments import SegmentRecord
 from targets import open_targets, problems_of
 
+pytestmark = pytest.mark.timeout(300)
+
 FAST = Backoff(0.02, 0.1)
 SOON = 60.0
 ROOT = Path(__file__).resolve().parent.parent

@@ -89,7 +89,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "archive": {"config", "segments", "storage"},
     "console": {"config", "logs", "rich"},
-    "checking": {"archive", "config", "console", "ledger", "segments", "soundfile", "storage", "typer"},
+    "checking": {
+        "archive",
+        "config",
+        "console",
+        "ledger",
+        "segments",
+        "soundfile",
+        "storage",
+        "targets",
+        "typer",
+    },
     "decoding": {"av", "numpy", "segments"},
     "importing": {
         "audio_processor",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -206,7 +205,7 @@ def test_an_interruption_is_quiet_and_harmless(tmp_path: Path, number: signal.Si
     )
     while process.poll() is None and not list(output_dir.glob("*/.FILE_*.lock")):
         time.sleep(0.005)
-    os.kill(process.pid, number)
+    process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode in (130, 0)
     assert b"Traceback" not in said

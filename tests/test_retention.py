@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from harness import until
-from lessons_on_disk import NOW, spoken, with_texts
+from lessons_on_disk import NOW, spoken, with_gap, with_texts
 
 from config import Settings
 from deliverables import Item, Lists, Selection, Sound
@@ -21,6 +21,7 @@ from ledger import DELIVERED, Key, Ledger, forget, note
 from outbox import Outbox, new_lines
 from retention import Housekeeping, Rules, let_go
 from segments import RetryLater, SegmentRecord
+from storage import read_gaps
 
 Usage = namedtuple("Usage", "total used free")
 SOON = 30.0
@@ -116,6 +117,32 @@ async def test_a_backlog_larger_than_the_outbox_is_delivered_too(
     assert sounds == [record.file for record in records]
     assert isinstance(shelf.items[-1], Lists)
     assert shelf.items[-1].manifest_bytes == (tmp_path / "math" / "segments.jsonl").stat().st_size
+
+
+async def test_a_gap_noticed_later_is_delivered_and_goes_when_it_is_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retention.QUIET_SECONDS", -1)
+    settings = settings_for(tmp_path, RETENTION_DAYS="30")
+    folder, shelf = tmp_path / "math", Shelf()
+    old = spoken(settings, "math", 1)
+    new = spoken(settings, "math", 1, at=NOW + timedelta(days=20))
+    assert await deliver(settings, shelf)
+    with_gap(folder, old[0])
+    with_gap(folder, new[0])
+    now = NOW + timedelta(days=31)
+    rules = Rules(settings, [shelf.name])
+    assert not rules.leaving(folder, now).lines, "the gaps are not delivered"
+    assert await deliver(settings, shelf)
+    assert isinstance(shelf.items[-1], Lists)
+    assert shelf.items[-1].gaps_bytes == (folder / "gaps.jsonl").stat().st_size
+    let_go(rules.leaving(folder, now))
+    assert [gap.start for gap in read_gaps(folder)] == [new[0].start]
+    let_go(rules.leaving(folder, now + timedelta(days=30)))
+    assert folder.exists(), "its lists have changed and are delivered first"
+    assert await deliver(settings, shelf)
+    let_go(rules.leaving(folder, now + timedelta(days=30)))
+    assert not folder.exists()
 
 
 async def test_a_record_that_cannot_be_written_is_tried_again(

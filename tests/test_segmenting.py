@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -101,7 +100,7 @@ def test_a_run_that_was_killed_goes_on_where_it_ended(tmp_path: Path) -> None:
     room = tmp_path / "out" / "lecture"
     while process.poll() is None and not (room / "segments.jsonl").exists():
         time.sleep(0.002)
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait()
     done = len(Room(room).parts()) + len(list(Room(room).records()))
     result = run("segment", str(path), "--json", output_dir=tmp_path / "out")

@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timedelta, timezone
@@ -486,11 +487,10 @@ def spoiling(records: list[SegmentRecord], mishap: str) -> Callable[[Any], str]:
 
 
 async def until_state(box: Outbox, record: SegmentRecord, state: State, kind: str = "text") -> None:
-    for _ in range(600):
-        if await box.state(kind, "math101", record.file) is state:
-            return
+    deadline = time.monotonic() + 60
+    while (now := await box.state(kind, "math101", record.file)) is not state:
+        assert time.monotonic() < deadline, f"{record.file} is {now}, not {state}"
         await asyncio.sleep(0.05)
-    raise AssertionError(f"{record.file} is not {state}")
 
 
 async def test_a_segment_that_alone_is_not_taken_is_refused(tmp_path: Path, gemini: GeminiServer) -> None:
@@ -789,10 +789,12 @@ async def test_a_folder_that_is_taken_away_is_left_alone(tmp_path: Path, gemini:
     settings = settings_for(tmp_path)
     spoken(settings)
     (record,) = spoken(settings, 1, first=1)
-    gemini.latency_seconds = 0.5
-    async with service(settings) as (running, box):
-        await until(lambda: running.costs.calls == 2, "the calls")
+    is_moved = threading.Event()
+    gemini.hear = lambda pcm: "Too late." if is_moved.wait(60) else ""
+    async with service(settings) as (_, box):
+        await until(lambda: gemini.most_at_once == 2, "the calls")
         (tmp_path / "math101").rename(tmp_path.parent / f"{tmp_path.name}-moved")
+        is_moved.set()
         await until_state(box, record, State.REFUSED)
     assert not (tmp_path / "math101").exists()
 

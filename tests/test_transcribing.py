@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import sound
-from commands import Result, run
+from commands import ROOT, Result, environment, run
 from disk import ANNA, CLOCK, noise, open_room, segment_of, settings_for
 from harness import until
 
@@ -285,6 +286,40 @@ async def test_killed_while_submitting_it_is_sent_once(
     assert len(gemini.batches) == 1
     assert len(lines(room)) == 3
     assert len(gemini.calls) == 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
+async def test_a_command_that_is_killed_after_google_has_the_batch_finds_it_again(
+    tmp_path: Path, gemini: GeminiServer
+) -> None:
+    room = record_room(tmp_path)
+    gemini.batch_mishap = lambda step: "hang" if step == "created" else ""
+    settings = {
+        "GEMINI_API_KEY": KEY,
+        "GOOGLE_GEMINI_BASE_URL": gemini.url,
+        "TARGET_LANGUAGES": "es,ar",
+        "OUTPUT_DIR": str(tmp_path),
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(ROOT / "lessons.py"),
+        "transcribe",
+        "--batch",
+        "--yes",
+        env=environment(**settings),
+    )
+    try:
+        await until(lambda: gemini.batches, "the batch is made", 60)
+    finally:
+        process.kill()
+        await process.wait()
+    gemini.batch_mishap = lambda step: ""
+    result = await command("--batch", "--yes", folder=tmp_path, gemini=gemini)
+    assert (result.code, result.out) == (0, "3 texts collected, 0 segments submitted, 0 still to come\n"), (
+        result.err
+    )
+    assert len(gemini.batches) == 1
+    assert len(lines(room)) == len(gemini.calls) == 3
 
 
 async def test_killed_while_collecting_nothing_is_twice(
