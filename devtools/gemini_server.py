@@ -192,9 +192,9 @@ class GeminiServer:
         if mishap:
             return await _MISHAPS[mishap](request)
         await asyncio.sleep(self.latency_seconds)
-        return web.json_response(self._response(call))
+        return web.json_response(await self._response(call))
 
-    def _response(self, call: Call) -> dict[str, Any]:
+    async def _response(self, call: Call) -> dict[str, Any]:
         self.calls.append(call)
         transcript = await asyncio.to_thread(self.hear, call.pcm)  # who speaks meanwhile must not stutter
         answer: dict[str, Any] = {"spoken_language": "en", "transcript": transcript}
@@ -255,7 +255,9 @@ class GeminiServer:
             return _error(404, "NOT_FOUND", f"models/{model} is not found.")
         batch = (await request.json())["batch"]
         file = batch["inputConfig"]["fileName"].removeprefix("files/")
-        answers = [self._batch_answer(model, line, request.path) for line in self._files[file].splitlines()]
+        answers = [
+            await self._batch_answer(model, line, request.path) for line in self._files[file].splitlines()
+        ]
         results = secrets.token_hex(6)
         self._files[results] = b"".join(json.dumps(answer).encode() + b"\n" for answer in answers)
         name = f"batches/{secrets.token_hex(6)}"
@@ -270,7 +272,7 @@ class GeminiServer:
         }
         return web.json_response(self._shown(name))
 
-    def _batch_answer(self, model: str, line: bytes, path: str) -> dict[str, Any]:
+    async def _batch_answer(self, model: str, line: bytes, path: str) -> dict[str, Any]:
         asked = json.loads(line)
         try:
             call = _understood(model, asked["request"], path)
@@ -278,7 +280,7 @@ class GeminiServer:
             return {"key": asked["key"], "error": {"code": 400, "message": repr(error)}}
         if self.spoil(call):
             return {"key": asked["key"], "error": {"code": 500, "message": "Internal error"}}
-        return {"key": asked["key"], "response": self._response(call)}
+        return {"key": asked["key"], "response": await self._response(call)}
 
     def _shown(self, name: str) -> dict[str, Any]:
         """A batch without its answers while it is not over."""
