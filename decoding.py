@@ -25,6 +25,10 @@ CONTAINERS = (
 )
 """What is opened: recordings, and no playlist or the like, which could name other files and servers."""
 
+WEB_PROTOCOLS = "http,https,tcp,tls,crypto"
+WEB_SECONDS = 30.0
+"""Patience with a server: until it answers, and for each further piece."""
+
 HOLE_SECONDS = 0.1
 """Timestamps that are so far ahead of the samples mean that sound is missing; less is the jitter of muxers."""
 
@@ -51,19 +55,21 @@ class About:
 class Recording:
     """A recording that is open for reading: ``with Recording(path) as recording: for pcm in recording.sound(): ...``
 
+    A path, or an http(s) address as text.
+
     Raises:
         InputError: it is no recording, or has no sound.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.name = str(path)
         self.damaged = 0
         """Packets that could not be decoded so far; where they were is silence."""
         self.seconds_read = 0.0
         """How far the reading has come."""
         try:
-            # "file:" keeps a name like "http:x" from being an address.
-            self._container = av.open(f"file:{path.absolute()}", options={"format_whitelist": CONTAINERS})
+            self._container = _opened(path)
         except (av.error.FFmpegError, OSError) as error:
             raise InputError(f"{path} cannot be read as a recording: {_reason(error)}") from None
         if not self._container.streams.audio:
@@ -90,14 +96,16 @@ class Recording:
             sound_begins_seconds=min(max(0.0, sound_begins), LONGEST_HOLE_SECONDS),
         )
 
-    def sound(self) -> Iterator[Pcm]:
+    def sound(self, *, from_start: bool = False) -> Iterator[Pcm]:
         """All of it as PCM s16le mono, 16 kHz, in pieces of any length.
+
+        ``from_start``: with silence first where the picture begins earlier, so that time is a player's time.
 
         Raises:
             InputError: the file ends being readable in a way that is not the end of the recording.
         """
         resampler = _Resampler()
-        clock = _Clock()
+        clock = _Clock((self._container.start_time or 0) / av.time_base if from_start else None)
         for frame in self._frames():
             yield from clock.hole_before(frame)
             clock.heard(frame)
@@ -115,7 +123,7 @@ class Recording:
                 self.damaged += 1
                 continue
             except (av.error.FFmpegError, OSError) as error:
-                raise InputError(f"{self.path} cannot be read to its end: {_reason(error)}") from None
+                raise InputError(f"{self.name} cannot be read to its end: {_reason(error)}") from None
             if packet is None:
                 return
             try:
@@ -128,14 +136,23 @@ class Recording:
                 self.damaged += 1
 
 
+def _opened(path: Path | str) -> av.container.InputContainer:
+    options = {"format_whitelist": CONTAINERS}
+    if isinstance(path, Path):  # "file:" keeps a name like "http:x" from being an address
+        return av.open(f"file:{path.absolute()}", options=options)
+    return av.open(
+        path, options={**options, "protocol_whitelist": WEB_PROTOCOLS}, timeout=(WEB_SECONDS, WEB_SECONDS)
+    )
+
+
 class _Clock:
     """Compares the samples that have come with the timestamps they bring."""
 
-    def __init__(self) -> None:
+    def __init__(self, offset: float | None) -> None:
         self.seconds = 0.0
         """How much has been heard, holes included."""
-        self._offset: float | None = None
-        """Timestamp of the first sample."""
+        self._offset = offset
+        """Timestamp of the first sample; None until it has come."""
 
     def hole_before(self, frame: av.AudioFrame) -> Iterator[Pcm]:
         """The silence that is missing before a frame."""

@@ -25,6 +25,7 @@ from typer.core import TyperGroup
 
 import checking
 import delivery_commands
+import exporting
 import listing
 import playing
 import searching
@@ -42,6 +43,7 @@ COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
     "Make": {
         "segment": segmenting.segment,
         "transcribe": transcribing.transcribe,
+        "export": exporting.export,
     },
     "Keep": {
         "check": checking.check,

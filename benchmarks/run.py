@@ -30,6 +30,7 @@ from benchmarks import (
     speech,
     text,
     vad,
+    video,
 )
 from benchmarks.figures import Options, Outcome, table
 from devtools.livekit_server import ServerUnavailable
@@ -41,7 +42,7 @@ DOCUMENT = ROOT / "docs" / "benchmarks.md"
 
 BENCHMARKS: dict[str, ModuleType] = {
     module.NAME: module
-    for module in (speech, disk, delivery, vad, joins, latency, text, captions, lessons, cpu, memory)
+    for module in (speech, disk, delivery, vad, joins, latency, text, captions, lessons, video, cpu, memory)
 }
 ON_REQUEST: dict[str, ModuleType] = {fleet.NAME: fleet}
 """Not among all of them: it compares nothing with the stock recipe, and takes ten minutes."""
