@@ -78,6 +78,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "segments",
         "storage",
         "text_files",
+        "vitals",
     },
     "retention": {
         "config",
