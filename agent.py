@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -484,11 +485,16 @@ def start() -> int:
 
 def check_all() -> int:
     """Tries everything that a lesson will need, one line each."""
-    from check import check
+    from check import check, probes_of_targets
+
+    async def check_with_targets() -> int:
+        targets = probes_of_targets(*open_targets(server.settings)) if server.problem is None else []
+        return await check(server.settings, server.problem, targets)
 
     set_up_logging("ERROR", "text")
+    warnings.simplefilter("ignore")  # of libraries, in two lines each
     with contextlib.suppress(KeyboardInterrupt):
-        return asyncio.run(check(server.settings, server.problem))
+        return asyncio.run(check_with_targets())
     return 130
 
 

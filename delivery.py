@@ -77,6 +77,20 @@ class Status:
     """What is wrong just now; empty while it works."""
 
 
+def _figures(status: Status) -> list[Figure]:
+    of = (("target", status.target),)
+    return [
+        Figure("delivery_waiting", "Items that wait for delivery", status.waiting, labels=of),
+        Figure(
+            "delivery_oldest_seconds", "How long ago the oldest was spoken", status.oldest_seconds, labels=of
+        ),
+        Figure("delivery_refused", "Items set aside for good", status.refused, labels=of),
+        Figure("delivery_in_trouble", "1 while the target takes nothing", bool(status.trouble), labels=of),
+        Figure("delivery_delivered", "Items delivered", status.delivered, is_total=True, labels=of),
+        Figure("delivery_failures", "Attempts that are repeated", status.failures, is_total=True, labels=of),
+    ]
+
+
 def kind_of(target: Target) -> str:
     """The outbox's name for what goes to a target."""
     return f"delivery {target.name}"
@@ -95,24 +109,8 @@ class DeliveryService:
         return [replace(lane.status) for lane in self._lanes]
 
     async def figures(self) -> list[Figure]:
-        """For metrics: one of each for each target."""
-        return [
-            Figure(name, help, value, is_total, (("target", one.target),))
-            for one in self.status()
-            for name, help, value, is_total in (
-                ("delivery_waiting", "Items that wait for delivery", one.waiting, False),
-                (
-                    "delivery_oldest_seconds",
-                    "How long ago the oldest of them was spoken",
-                    one.oldest_seconds,
-                    False,
-                ),
-                ("delivery_refused", "Items set aside", one.refused, False),
-                ("delivery_in_trouble", "1 while the target is in trouble", float(bool(one.trouble)), False),
-                ("deliveries", "Items delivered", one.delivered, True),
-                ("delivery_failures", "Attempts that failed and are repeated", one.failures, True),
-            )
-        ]
+        """For metrics."""
+        return [figure for status in self.status() for figure in _figures(status)]
 
     async def run(self) -> None:
         """Delivers until cancelled, then for a few seconds what the end of the rooms has brought: a container's disk

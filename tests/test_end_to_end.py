@@ -110,7 +110,7 @@ async def _delete_room(server: LiveKitServer, speaker: Speaker, _: Worker) -> No
         ("unpublished", lambda _, speaker, __: speaker.unpublish()),
         ("left", lambda _, speaker, __: speaker.leave()),
         ("left or shutdown", _delete_room),
-        ("shutdown", lambda _, __, recorder: recorder.stop()),
+        ("shutdown or pause", lambda _, __, recorder: recorder.stop()),
     ],
     ids=["mute", "unpublish", "leave", "room deleted", "SIGTERM"],
 )
