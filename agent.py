@@ -54,14 +54,17 @@ from livekit.rtc._ffi_client import FfiClient
 from audio_processor import load_detector
 from capacity import default_max_rooms
 from config import Settings, environment
+from delivery import DeliveryService
 from encryption import encryption_options
 from health import health_answer
 from logs import set_up_logging
 from outbox import Outbox
 from reconcile import Reconciler, ask_for_recorder, is_wanted
 from recorder import RoomRecorder
+from retention import Housekeeping
 from segments import ConfigError, RecorderError, RoomInfo
 from storage import prepare_output_dir, recover_all
+from targets import open_targets
 from vitals import vitals
 
 if TYPE_CHECKING:
@@ -108,6 +111,8 @@ class RecorderServer(AgentServer):
         self.recorders: dict[str, tuple[asyncio.AbstractEventLoop, RoomRecorder]] = {}
         """By job, with the event loop to be called on. Empty where rooms are processes."""
         self.texts: TextService | None = None
+        self.delivery: DeliveryService | None = None
+        """Its status() has the backlog of each target."""
         self._being_taken: dict[str, str] = {}
         self.problem = problem
         is_thread = settings.job_executor == "thread"
@@ -153,10 +158,17 @@ class RecorderServer(AgentServer):
         ):
             self._livekit = livekit
             await _reach(livekit, self.settings)
-            helpers = [asyncio.create_task(_recover(self.settings), name="recovery")]
+            helpers = [
+                asyncio.create_task(_recover(self.settings), name="recovery"),
+                *self._delivery_service(outbox),
+            ]
             if self.texts is not None:
+                from search_index import FreshIndex
+
+                index = FreshIndex(Path(self.settings.output_dir))
                 vitals.add_source(self.texts.figures)
                 helpers.append(asyncio.create_task(self.texts.run(), name="texts"))
+                helpers.append(asyncio.create_task(index.run(), name="search index"))
 
             def on_registered(*_: object) -> None:
                 # Not before: a recorder that is asked for while nobody can take it would be lost.
@@ -194,6 +206,19 @@ class RecorderServer(AgentServer):
         from translator import GeminiTranslator
 
         return TextService(self.settings, GeminiTranslator(self.settings), outbox)
+
+    def _delivery_service(self, outbox: Outbox) -> list[asyncio.Task[None]]:
+        """Brings the recordings to where they last, if that is wanted, and watches over the disk."""
+        targets, problems = open_targets(self.settings)
+        for problem in problems:
+            logger.error("%s. Recording goes on locally", problem)
+        housekeeping = Housekeeping(self.settings, targets, is_complete=not problems)
+        tasks = [asyncio.create_task(housekeeping.run(), name="housekeeping")]
+        if targets:
+            self.delivery = DeliveryService(self.settings, targets, outbox)
+            vitals.add_source(self.delivery.figures)
+            tasks.append(asyncio.create_task(self.delivery.run(), name="delivery"))
+        return tasks
 
     def is_connected(self) -> bool:
         """Whether the server can reach this worker now."""

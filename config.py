@@ -335,6 +335,63 @@ class Settings:
         "speech a room holds in memory while the disk refuses; beyond it the oldest goes (32 kB a second)",
     )
 
+    retention_days: int = _integer(
+        "Delivery",
+        0,
+        0,
+        36_500,
+        "days",
+        "how long files stay on this disk; 0: for ever; nothing goes that is not delivered",
+    )
+    keep_local: str = _choice(
+        "Delivery",
+        "always",
+        ("always", "until_delivered"),
+        "until_delivered: sound and text leave this disk as soon as all targets have them",
+    )
+    disk_warning_percent: float = _number(
+        "Delivery", 10, 0, 90, "percent", "less free space than this on the disk is warned about; 0: never"
+    )
+    s3_endpoint: str = _text(
+        "Delivery",
+        "",
+        "object storage that is not AWS: Cloudflare R2, MinIO and so on; empty: AWS",
+        allowed="a URL such as https://ACCOUNT.r2.cloudflarestorage.com",
+    )
+    s3_region: str = _text("Delivery", "auto", "region of the bucket", allowed="a region's name")
+    s3_bucket: str = _text(
+        "Delivery", "", "bucket that gets everything; set with key id and secret", allowed="a bucket's name"
+    )
+    s3_key_id: str = _text("Delivery", "", "access key id", allowed="an access key id", secret=True)
+    s3_key_secret: str = _text("Delivery", "", "secret access key", allowed="its secret", secret=True)
+    s3_prefix: str = _text(
+        "Delivery", "", "what the names of all objects begin with", allowed="a path such as lessons/2026"
+    )
+    store_url: str = _text(
+        "Delivery",
+        "",
+        "another store: gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or file:///FOLDER (docs/delivery.md)",
+        allowed="a URL",
+    )
+    database_url: str = _text(
+        "Delivery",
+        "",
+        "Postgres that gets everything (`python lessons.py migrate` makes its tables)",
+        allowed="a URL such as postgresql://user:password@host:5432/postgres",
+        secret=True,
+    )
+    remote_retention_days: int = _integer(
+        "Delivery",
+        0,
+        0,
+        36_500,
+        "days",
+        "how long objects and rows stay where they were delivered; 0: for ever",
+    )
+    deliveries_at_once: int = _integer(
+        "Delivery", 8, 1, 64, "deliveries", "under way at once to each target, each of another room"
+    )
+
     record: str = _choice("Who", "teachers", ("teachers", "everyone"), "whose audio is recorded")
     room_filter: tuple[str, ...] = _words(
         "Who", (), "only rooms whose names match one of these patterns are recorded, such as class-*,exam?"
@@ -439,8 +496,11 @@ class Settings:
         return self.save_translations or self.captions
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str]) -> Settings:
+    def from_env(cls, environ: Mapping[str, str], *, for_worker: bool = True) -> Settings:
         """Reads and checks all settings. An empty value counts as not set.
+
+        Only the worker (``for_worker``) needs a server, and only its wishes for text can contradict each other:
+        commands for recorded lessons take what is set and ask for what they use.
 
         Raises:
             ConfigError: one line for each setting that is missing or wrong.
@@ -450,7 +510,7 @@ class Settings:
         for field in dataclasses.fields(cls):
             name, kind = field.name.upper(), field.metadata["kind"]
             text = environ.get(name, "").strip()
-            if not text and kind.required:
+            if not text and kind.required and for_worker:
                 problems.append(f"{name} is not set: it must be {kind.allowed}")
             if not text:
                 continue
@@ -460,13 +520,15 @@ class Settings:
                 problems.append(_wrong(name, text, kind))
         if not problems:
             settings = cls(**values)
-            problems = settings._contradictions()
+            problems = settings._speech_contradictions()
+            problems += settings._text_contradictions() if for_worker else []
         if problems:
             raise ConfigError("\n".join(problems))
         return settings
 
-    def _contradictions(self) -> list[str]:
-        """Settings that are right alone and wrong together."""
+    # Settings that are right alone and wrong together.
+
+    def _speech_contradictions(self) -> list[str]:
         problems = []
         if self.speech_end_probability > self.speech_start_probability:
             problems.append(
@@ -479,6 +541,10 @@ class Settings:
                 f"MAX_SEGMENT_SECONDS={self.max_segment_seconds:g} is wrong: with these MIN_SEGMENT_SECONDS, "
                 f"PRE_ROLL_SECONDS and POST_ROLL_SECONDS it must be at least {shortest:g}"
             )
+        return problems
+
+    def _text_contradictions(self) -> list[str]:
+        problems = []
         for name in ("save_translations", "captions"):
             if getattr(self, name) and not self.has_gemini:
                 problems.append(

@@ -4,6 +4,7 @@
     python dev.py demo [--keep] [--output DIR]     records a lecture on this machine
     python dev.py test [arguments for pytest]      format, lint, types and tests
     python dev.py bench [arguments]                measures against the stock recipe (benchmarks/run.py)
+    python dev.py faults                           does every fault to the worker and writes docs/faults.md
     python dev.py page [ROOM]                      serves examples/captions for the server in .env
     python dev.py lock [--upgrade]                 for maintainers: pins requirements*.txt anew
 
@@ -45,7 +46,7 @@ class Failed(Exception):
 
 
 def main(arguments: list[str]) -> int:
-    commands = {"demo": demo, "test": test, "bench": bench, "page": page, "lock": lock}
+    commands = {"demo": demo, "test": test, "bench": bench, "faults": faults, "page": page, "lock": lock}
     if not arguments or arguments[0] not in commands:
         print(__doc__, end="")
         return 0 if arguments in (["-h"], ["--help"]) else 2
@@ -71,6 +72,7 @@ def test(arguments: list[str]) -> int:
     began = time.monotonic()
     prepare_environment(DEVELOPMENT)
     environ = {**os.environ, "LIVEKIT_SERVER": _livekit_server(), **_browser()}
+    run([str(PYTHON), "-m", "devtools.postgres_server"])
     checks = [
         ["ruff", "format", "--check"],
         ["ruff", "check"],
@@ -86,6 +88,15 @@ def test(arguments: list[str]) -> int:
     outcome = f"FAILED: {', '.join(failed)}" if failed else "All checks passed"
     print(f"\n{outcome} ({time.monotonic() - began:.0f} s)")
     return 1 if failed else 0
+
+
+def faults(arguments: list[str]) -> int:
+    prepare_environment(DEVELOPMENT)
+    environ = {**os.environ, "LIVEKIT_SERVER": _livekit_server()}
+    table = ["--fault-table", str(ROOT / "docs" / "faults.md")]
+    code = run([str(PYTHON), "-m", "pytest", "-q", *table, *arguments], environ)
+    print((ROOT / "docs" / "faults.md").read_text(encoding="utf-8"))
+    return code
 
 
 def bench(arguments: list[str]) -> int:

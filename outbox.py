@@ -242,6 +242,19 @@ class Outbox:
             )
         return added
 
+    @_transaction
+    def begin_anew(self, kind: str) -> None:
+        """Forgets all items of a kind that nobody is at, and how far files have been read for it."""
+        self._run("DELETE FROM work WHERE kind = ? AND owner = ''", kind)
+        self._run("DELETE FROM bookmark WHERE kind = ?", kind)
+
+    @_transaction
+    def forget(self, folder: str) -> None:
+        """Forgets all items of a folder, of every kind, that nobody is at; its lists are read from their beginning."""
+        self._run("DELETE FROM work WHERE folder = ? AND owner = ''", folder)
+        prefix = f"{folder}/"
+        self._run("DELETE FROM bookmark WHERE substr(source, 1, ?) = ?", len(prefix), prefix)
+
     # Emptying it.
 
     @_transaction

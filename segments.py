@@ -33,6 +33,10 @@ class ConfigError(RecorderError):
     """The operator must act: a setting is missing or wrong. One line of text per problem."""
 
 
+class InputError(RecorderError):
+    """Whoever gave the command must act: what they named is not there, or not what it should be."""
+
+
 class StorageError(RecorderError):
     """The disk must act: a folder or file cannot be read or written just now."""
 

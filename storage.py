@@ -46,6 +46,7 @@ from segments import (
     SAMPLE_RATE,
     EndReason,
     GapRecord,
+    InputError,
     Pcm,
     RoomInfo,
     SegmentRecord,
@@ -195,6 +196,45 @@ class FolderLock:
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         if self._file is not None:
             self._file.close()
+
+
+class Reservation:
+    """``with Reservation(folder, "FILE_1"):`` keeps that work for this process; another one is turned away.
+
+    Raises:
+        InputError: somebody else is at it.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._path = folder / f".{name}.lock"
+        self._file: IO[bytes] | None = None
+
+    def __enter__(self) -> None:
+        while self._file is None:
+            file = open_private(self._path, os.O_RDWR | os.O_CREAT)
+            if not try_lock(file):
+                file.close()
+                raise InputError(
+                    f"{self._path.parent.name}: the same is being done by another process right now"
+                )
+            if _is_still_at(file, self._path):
+                self._file = file
+            else:  # whoever had it has just finished, and removed it
+                file.close()
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # Windows removes no open file
+                self._path.unlink()
+            self._file.close()
+
+
+def _is_still_at(file: IO[bytes], path: Path) -> bool:
+    """Whether the name still means this open file."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except OSError:
+        return False
 
 
 def open_private(path: Path, flags: int) -> IO[bytes]:
@@ -578,12 +618,7 @@ class PartFile:
         self._write_behind_what_is_safe(pcm[self._safe_samples :])
 
     def _is_still_there(self) -> bool:
-        if self._file is None:
-            return False
-        try:
-            return os.path.samestat(os.fstat(self._file.fileno()), os.stat(self._part_path))
-        except OSError:
-            return False
+        return self._file is not None and _is_still_at(self._file, self._part_path)
 
     def _create_file(self) -> IO[bytes]:
         file = open_private(self._part_path, os.O_RDWR | os.O_CREAT)
@@ -690,14 +725,15 @@ def read_manifest(folder: Path) -> Iterator[SegmentRecord]:
 
 def _records(lines: Iterable[bytes], folder: Path) -> Iterator[SegmentRecord]:
     for count, line in enumerate(lines, start=1):
-        record = _record_in(line)
+        record = record_in(line)
         if record is not None:
             yield record
         else:
             logger.warning("Line %d of %s is broken and was skipped", count, folder / MANIFEST)
 
 
-def _record_in(line: bytes) -> SegmentRecord | None:
+def record_in(line: bytes) -> SegmentRecord | None:
+    """The record that a line of a manifest describes; None for anything else."""
     try:
         return SegmentRecord.from_json(json.loads(line))
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
@@ -732,6 +768,46 @@ def _new_lines(folder: Path, start: int) -> tuple[list[bytes], int]:
     except FileNotFoundError:
         return [], 0
     return whole.splitlines(), start + len(whole) + len(newline)
+
+
+# --- mending by hand ---
+
+
+def mend_wav(path: Path, samples: int) -> None:
+    """Gives a WAV of ours the header it should have, and takes away what stands behind its last sample."""
+    with open_private(path, os.O_RDWR) as file:
+        file.truncate(WAV_HEADER_BYTES + samples * BYTES_PER_SAMPLE)
+        write_all(file, wav_header(samples))
+        os.fsync(file.fileno())
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Writes a small file, 0600, that is there whole or not at all, and lasts."""
+    whole = path.with_name(f".{path.name}.new")
+    _write_whole(whole, data)
+    os.replace(whole, path)
+    sync_folder(path.parent)
+
+
+def set_broken_lines_aside(folder: Path) -> int:
+    """Moves the manifest's broken lines into ``segments.jsonl.broken``, and returns how many there were.
+
+    Nothing is thrown away: the WAV such a line spoke of becomes an unlisted one, which recovery lists anew.
+
+    Raises:
+        OSError: the disk does not let it; the manifest is as it was.
+    """
+    with FolderLock(folder):
+        manifest = folder / MANIFEST
+        lines = manifest.read_bytes().splitlines(keepends=True) if manifest.exists() else []
+        broken = [line for line in lines if record_in(line) is None]
+        if not broken:
+            return 0
+        with open_private(folder / f"{MANIFEST}.broken", os.O_RDWR | os.O_CREAT | os.O_APPEND) as aside:
+            write_all(aside, b"".join(line.rstrip(b"\r\n") + b"\n" for line in broken))
+            os.fsync(aside.fileno())
+        write_private(manifest, b"".join(line for line in lines if record_in(line) is not None))
+        return len(broken)
 
 
 # --- after a crash ---
@@ -781,7 +857,7 @@ class _Recovery:
         recovered = [
             record for part in self._abandoned_parts() if (record := self._adopt_part(*part)) is not None
         ]
-        recovered += [self._adopt_wav(path) for path in self._unlisted_wavs() if _is_abandoned(path)]
+        recovered += [self._adopt_wav(path) for path in self._unlisted_wavs() if is_abandoned(path)]
         self._remove_stale_notes()
         return recovered
 
@@ -812,7 +888,7 @@ class _Recovery:
     def _abandoned_parts(self) -> list[tuple[Path, _OpenNote, int]]:
         """Parts that nobody writes, with their notes and lengths, overlaps resolved, in the order spoken."""
         found = []
-        for path in filter(_is_abandoned, self._parts()):
+        for path in filter(is_abandoned, self._parts()):
             note = self._note_of(path.name.removesuffix(PART_SUFFIX)) or self._guessed_note(path)
             found.append((path, note, _samples_in(path)))
         found.sort(key=lambda part: part[1].start)
@@ -826,10 +902,7 @@ class _Recovery:
         if samples == 0 or has_more or self._is_committed(note):
             path.unlink()
             return None
-        with open_private(path, os.O_RDWR) as file:
-            file.truncate(WAV_HEADER_BYTES + samples * BYTES_PER_SAMPLE)
-            write_all(file, wav_header(samples))
-            os.fsync(file.fileno())
+        mend_wav(path, samples)
         os.replace(path, final)
         sync_folder(self._folder)
         return self._list(note, samples)
@@ -893,7 +966,7 @@ def _files(folder: Path, ending: str) -> list[Path]:
     return [path for path in paths if path.is_file() and not path.is_symlink()]
 
 
-def _is_abandoned(path: Path) -> bool:
+def is_abandoned(path: Path) -> bool:
     """Whether no recorder, this one or another, has its hand on the file."""
     with open_private(path, os.O_RDWR) as file:
         return try_lock(file)

@@ -94,13 +94,20 @@ class TextService:
     """
 
     def __init__(
-        self, settings: Settings, translator: Translator, outbox: Outbox, deliver_first: Sequence[str] = ()
+        self,
+        settings: Settings,
+        translator: Translator,
+        outbox: Outbox,
+        deliver_first: Sequence[str] = (),
+        budget: Outbox | None = None,
     ) -> None:
         self.costs = TextCosts()
         self._settings = settings
         self._translator = translator
         self._outbox = outbox
         self._deliver_first = deliver_first
+        self._budget = budget or outbox
+        """Where calls are counted: one budget for everybody who shares a disk."""
         self._output_dir = Path(settings.output_dir)
         self._feed = ManifestFeed(outbox, self._output_dir, TEXT, self._is_wanted)
         self._folders: OrderedDict[str, FolderTexts] = OrderedDict()
@@ -318,7 +325,7 @@ class TextService:
         per_minute, per_day = self._settings.gemini_max_per_minute, self._settings.gemini_max_per_day
         if not per_minute and not per_day:
             return True
-        seconds = await self._outbox.spend(TEXT, per_minute, per_day)
+        seconds = await self._budget.spend(TEXT, per_minute, per_day)
         if not seconds:
             return True
         if time.monotonic() >= self._not_before:

@@ -270,8 +270,8 @@ class GeminiTranslator:
             parts.insert(0, types.Part.from_text(text=text))
         started = time.monotonic()
         response = await self._call(types.Content(role="user", parts=parts), request.languages)
-        usage = _usage(response, time.monotonic() - started)
-        answer = _text_of(response, usage)
+        usage = usage_of(response, time.monotonic() - started)
+        answer = text_of(response, usage)
         try:
             translation = checked(answer, request.languages)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -304,7 +304,7 @@ class GeminiTranslator:
                 patience,
             )
         except errors.APIError as error:
-            raise _sorted_out(error) from None
+            raise sorted_out(error) from None
         except DefaultCredentialsError:
             raise RetryLater(
                 "Vertex AI needs credentials: set GOOGLE_APPLICATION_CREDENTIALS, or GEMINI_API_KEY for AI Studio",
@@ -365,7 +365,7 @@ def credentials_from(path: str) -> Credentials | None:
     return credentials  # type: ignore[no-any-return]
 
 
-def _usage(response: types.GenerateContentResponse, seconds: float) -> Usage:
+def usage_of(response: types.GenerateContentResponse, seconds: float) -> Usage:
     found = response.usage_metadata
     if found is None:
         return Usage(seconds=seconds)
@@ -373,7 +373,7 @@ def _usage(response: types.GenerateContentResponse, seconds: float) -> Usage:
     return Usage(found.prompt_token_count or 0, output, seconds)
 
 
-def _text_of(response: types.GenerateContentResponse, usage: Usage) -> str:
+def text_of(response: types.GenerateContentResponse, usage: Usage) -> str:
     """The answer's text. A block is final; an answer that is empty or cut short is asked for again."""
     feedback = response.prompt_feedback
     if feedback is not None and feedback.block_reason is not None:
@@ -391,7 +391,7 @@ def _text_of(response: types.GenerateContentResponse, usage: Usage) -> str:
     return text
 
 
-def _sorted_out(error: Any) -> RetryLater | Refused:
+def sorted_out(error: Any) -> RetryLater | Refused:
     """Who must act. A wrong key or model may be mended; only what is wrong with the segment itself is refused. The
     text is shortened and never holds the key (that travels as a header)."""
     said = f"{error.code} {error.status}: {' '.join(str(error.message).split())[:200]}"

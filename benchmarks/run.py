@@ -16,7 +16,22 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, ModuleType
 
-from benchmarks import captions, cpu, disk, fleet, joins, latency, memory, report, speech, text, vad
+from benchmarks import (
+    captions,
+    cpu,
+    delivery,
+    disk,
+    fleet,
+    joins,
+    latency,
+    lessons,
+    memory,
+    report,
+    speech,
+    text,
+    vad,
+    video,
+)
 from benchmarks.figures import Options, Outcome, table
 from devtools.livekit_server import ServerUnavailable
 from devtools.worker import WorkerFailed
@@ -26,7 +41,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 
 BENCHMARKS: dict[str, ModuleType] = {
-    module.NAME: module for module in (speech, disk, vad, joins, latency, text, captions, cpu, memory)
+    module.NAME: module
+    for module in (speech, disk, delivery, vad, joins, latency, text, captions, lessons, video, cpu, memory)
 }
 ON_REQUEST: dict[str, ModuleType] = {fleet.NAME: fleet}
 """Not among all of them: it compares nothing with the stock recipe, and takes ten minutes."""

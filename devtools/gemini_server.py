@@ -72,6 +72,9 @@ class Call:
         return "".join(part["text"] for part in self.body["systemInstruction"]["parts"])
 
 
+Mishap = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
 class NotTaken(Exception):
     """The real service would not take this request."""
 
@@ -93,6 +96,13 @@ class GeminiServer:
     """How many came with a wrong key or token."""
     most_at_once: int = 0
     url: str = ""
+    batches: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Batches by name, as the API shows them."""
+    is_batch_over: bool = True
+    """Whether batches have their answers when they are asked for."""
+    batch_mishap: Callable[[str], str] = lambda step: ""
+    """What happens at a step of a batch (upload, create, created, get, download): as in ``spoil``."""
+    _files: dict[str, bytes] = field(default_factory=dict)
     _under_way: int = 0
     _tokens: set[str] = field(default_factory=set)
     _runner: web.AppRunner | None = None
@@ -104,6 +114,7 @@ class GeminiServer:
         app.router.add_post(f"/{{version:v1|v1beta}}/{model}", self._on_ai_studio)
         app.router.add_post(f"/{{version:v1|v1beta1}}/{place}/{model}", self._on_vertex)
         app.router.add_post("/token", self._on_token)
+        self._add_batch_routes(app)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
@@ -166,7 +177,7 @@ class GeminiServer:
         if request.match_info["model"] != MODEL:
             return _error(404, "NOT_FOUND", f"models/{request.match_info['model']} is not found.")
         try:
-            call = _understood(request, await request.json())
+            call = _understood(request.match_info["model"], await request.json(), request.path)
         except (NotTaken, KeyError, TypeError, ValueError) as error:
             return _error(400, "INVALID_ARGUMENT", f"Request contains an invalid argument: {error!r}")
         self._under_way += 1
@@ -181,6 +192,9 @@ class GeminiServer:
         if mishap:
             return await _MISHAPS[mishap](request)
         await asyncio.sleep(self.latency_seconds)
+        return web.json_response(await self._response(call))
+
+    async def _response(self, call: Call) -> dict[str, Any]:
         self.calls.append(call)
         transcript = await asyncio.to_thread(self.hear, call.pcm)  # who speaks meanwhile must not stutter
         answer: dict[str, Any] = {"spoken_language": "en", "transcript": transcript}
@@ -188,10 +202,110 @@ class GeminiServer:
             answer["translations"] = {
                 language: self.translate(transcript, language) for language in call.languages
             }
-        return web.json_response(_candidate(json.dumps(answer)))
+        return _candidate(json.dumps(answer))
+
+    # Batches: a file of requests is uploaded, a batch made of it, and its answers downloaded as a file.
+
+    def _add_batch_routes(self, app: web.Application) -> None:
+        routes = (
+            ("POST", "/upload/{version:v1|v1beta}/files", self._on_upload_begun, ""),
+            ("POST", "/upload/session/{id}", self._on_uploaded, "upload"),
+            ("POST", "/{version:v1|v1beta}/models/{model}:batchGenerateContent", self._on_batch, "create"),
+            ("GET", "/{version:v1|v1beta}/batches", self._on_batch_list, "get"),
+            ("GET", "/{version:v1|v1beta}/batches/{id}", self._on_batch_asked, "get"),
+            ("GET", "/{version:v1|v1beta}/files/{id}:download", self._on_download, "download"),
+        )
+        for method, path, handler, step in routes:
+            app.router.add_route(method, path, self._with_key(handler, step))
+
+    def _with_key(self, handler: Mishap, step: str) -> Mishap:
+        async def answer(request: web.Request) -> web.StreamResponse:
+            if "session" not in request.path and request.headers.get("x-goog-api-key") != KEY:
+                self.refused += 1
+                return _error(400, "INVALID_ARGUMENT", "API key not valid.", [{"reason": "API_KEY_INVALID"}])
+            if mishap := self.batch_mishap(step):
+                return await _MISHAPS[mishap](request)
+            response = await handler(request)
+            if step == "create" and (mishap := self.batch_mishap("created")):
+                return await _MISHAPS[mishap](request)
+            return response
+
+        return answer
+
+    async def _on_upload_begun(self, request: web.Request) -> web.StreamResponse:
+        if request.headers["X-Goog-Upload-Command"] != "start":
+            return _error(400, "INVALID_ARGUMENT", "Not the start of an upload")
+        id_ = secrets.token_hex(6)
+        self._files[id_] = b""
+        return web.json_response({}, headers={"X-Goog-Upload-URL": f"{self.url}/upload/session/{id_}"})
+
+    async def _on_uploaded(self, request: web.Request) -> web.StreamResponse:
+        id_ = request.match_info["id"]
+        if int(request.headers["X-Goog-Upload-Offset"]) != len(self._files[id_]):
+            return _error(400, "INVALID_ARGUMENT", "Wrong offset")
+        self._files[id_] += await request.read()
+        is_last = "finalize" in request.headers["X-Goog-Upload-Command"]
+        headers = {"X-Goog-Upload-Status": "final" if is_last else "active"}
+        size = str(len(self._files[id_]))
+        return web.json_response({"file": {"name": f"files/{id_}", "sizeBytes": size}}, headers=headers)
+
+    async def _on_batch(self, request: web.Request) -> web.StreamResponse:
+        model = request.match_info["model"]
+        if model != MODEL:
+            return _error(404, "NOT_FOUND", f"models/{model} is not found.")
+        batch = (await request.json())["batch"]
+        file = batch["inputConfig"]["fileName"].removeprefix("files/")
+        answers = [
+            await self._batch_answer(model, line, request.path) for line in self._files[file].splitlines()
+        ]
+        results = secrets.token_hex(6)
+        self._files[results] = b"".join(json.dumps(answer).encode() + b"\n" for answer in answers)
+        name = f"batches/{secrets.token_hex(6)}"
+        self.batches[name] = {
+            "name": name,
+            "metadata": {
+                "displayName": batch["displayName"],
+                "model": f"models/{model}",
+                "state": "BATCH_STATE_PENDING",
+                "output": {"responsesFile": f"files/{results}"},
+            },
+        }
+        return web.json_response(self._shown(name))
+
+    async def _batch_answer(self, model: str, line: bytes, path: str) -> dict[str, Any]:
+        asked = json.loads(line)
+        try:
+            call = _understood(model, asked["request"], path)
+        except (NotTaken, KeyError, TypeError, ValueError) as error:
+            return {"key": asked["key"], "error": {"code": 400, "message": repr(error)}}
+        if self.spoil(call):
+            return {"key": asked["key"], "error": {"code": 500, "message": "Internal error"}}
+        return {"key": asked["key"], "response": await self._response(call)}
+
+    def _shown(self, name: str) -> dict[str, Any]:
+        """A batch without its answers while it is not over."""
+        batch = self.batches[name]
+        if self.is_batch_over:
+            return {**batch, "metadata": {**batch["metadata"], "state": "BATCH_STATE_SUCCEEDED"}}
+        return {
+            **batch,
+            "metadata": {key: value for key, value in batch["metadata"].items() if key != "output"},
+        }
+
+    async def _on_batch_list(self, _: web.Request) -> web.StreamResponse:
+        return web.json_response({"operations": [self._shown(name) for name in self.batches]})
+
+    async def _on_batch_asked(self, request: web.Request) -> web.StreamResponse:
+        name = f"batches/{request.match_info['id']}"
+        if name not in self.batches:
+            return _error(404, "NOT_FOUND", f"{name} is not found.")
+        return web.json_response(self._shown(name))
+
+    async def _on_download(self, request: web.Request) -> web.StreamResponse:
+        return web.Response(body=self._files[request.match_info["id"]])
 
 
-def _understood(request: web.Request, body: dict[str, Any]) -> Call:
+def _understood(model: str, body: dict[str, Any], path: str) -> Call:
     """What a call asks for.
 
     Raises:
@@ -224,7 +338,7 @@ def _understood(request: web.Request, body: dict[str, Any]) -> Call:
         if not holds:
             raise NotTaken(f"not {demand}")
     languages = list(schema["properties"].get("translations", {}).get("properties", {}))
-    return Call(request.match_info["model"], pcm, languages, body, request.path, time.monotonic())
+    return Call(model, pcm, languages, body, path, time.monotonic())
 
 
 def _candidate(text: str, reason: str = "STOP") -> dict[str, Any]:
@@ -240,8 +354,6 @@ def _error(code: int, status: str, message: str, details: list[dict[str, Any]] |
 
 
 # --- mishaps ---
-
-Mishap = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def _failing(code: int, status: str, message: str, details: list[dict[str, Any]] | None = None) -> Mishap:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import pytest
 import pytest_asyncio
+from fault_table import pytest_addoption, seen, set_up_table  # noqa: F401  (pytest finds the first two by name)
 
 from devtools.browser import Browser, BrowserUnavailable, find_or_install, is_build_machine, launched
 from devtools.livekit_server import LiveKitServer, find_or_build
@@ -23,6 +24,7 @@ def pytest_configure(config: pytest.Config) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
+    set_up_table(config)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

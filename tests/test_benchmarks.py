@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import corpus, disk, offline, speech, text, vad
+from benchmarks import corpus, delivery, disk, lessons, offline, speech, text, vad
 from benchmarks.figures import Figure, Options, Outcome, markdown_table, table
 
 QUICK = Options(runs=1, quick=True, say=lambda line: None)
@@ -50,6 +50,12 @@ def test_a_second_of_speech_has_its_size_on_disk() -> None:
     assert figure.other_value == pytest.approx(96, rel=0.01)
 
 
+def test_a_backlog_is_delivered_and_measured() -> None:
+    seconds, megabytes = delivery.measure(QUICK).figures
+    assert 0 < seconds.value
+    assert megabytes.other_value is not None and megabytes.other_value > 10
+
+
 def test_the_voice_detector_path_gives_figures() -> None:
     native, onnx = vad.measure(QUICK).figures
     assert 0 < native.value < onnx.value
@@ -90,3 +96,9 @@ def test_an_outcome_is_the_same_after_it_was_kept(tmp_path: Path) -> None:
 def _lines(text: str) -> int:
     lines: Sequence[str] = text.splitlines()
     return len(lines)
+
+
+def test_the_commands_for_lessons_are_measured() -> None:
+    outcome = lessons.measure(QUICK)
+    assert min(values(outcome, "segment: times faster")) > 1
+    assert all(figure.value > 0 for figure in outcome.figures)

@@ -19,7 +19,15 @@ REQUIRED = {
     "LIVEKIT_API_KEY": "APIxyz",
     "LIVEKIT_API_SECRET": "s3cr3t-s3cr3t-s3cr3t",
 }
-SECRETS = ("LIVEKIT_API_KEY", "LIVEKIT_API_SECRET", "E2EE_PASSPHRASE", "GEMINI_API_KEY")
+SECRETS = (
+    "LIVEKIT_API_KEY",
+    "LIVEKIT_API_SECRET",
+    "E2EE_PASSPHRASE",
+    "GEMINI_API_KEY",
+    "S3_KEY_ID",
+    "S3_KEY_SECRET",
+    "DATABASE_URL",
+)
 
 
 def settings(**changes: str) -> Settings:

@@ -102,6 +102,7 @@ async def _delete_room(server: LiveKitServer, speaker: Speaker, _: Worker) -> No
         await livekit.room.delete_room(api.DeleteRoomRequest(room=speaker.room.name))
 
 
+@pytest.mark.fault("right after a word", "the last word is there")
 @pytest.mark.parametrize(
     ("reason", "end"),
     [
@@ -144,6 +145,7 @@ async def test_the_worker_stops_in_time_with_every_segment_closed(
     assert_sound(recorder.output_dir / "stop", [0, 1])
 
 
+@pytest.mark.fault("unpublish and republish, rejoin, mute and unmute", "everything, in order")
 async def test_a_teacher_who_rejoins_or_republishes_is_recorded_on(
     livekit_server: LiveKitServer, worker: StartWorker
 ) -> None:
@@ -165,6 +167,7 @@ async def test_a_teacher_who_rejoins_or_republishes_is_recorded_on(
     assert len({record["track_sid"] for record in records}) == 3
 
 
+@pytest.mark.fault("the teacher's connection breaks", "everything before and after")
 @pytest.mark.parametrize("full", [False, True], ids=["resume", "full reconnect"])
 async def test_a_connection_that_breaks_costs_nothing_before_and_after(
     livekit_server: LiveKitServer, worker: StartWorker, full: bool
@@ -181,6 +184,7 @@ async def test_a_connection_that_breaks_costs_nothing_before_and_after(
     assert_sound(recorder.output_dir / room, [0, 1, 2, 3])
 
 
+@pytest.mark.fault("a student publishes after the teacher's unpublish", "not a sound of the student")
 async def test_a_student_who_speaks_after_the_teacher_is_gone_is_in_no_file(
     livekit_server: LiveKitServer, worker: StartWorker
 ) -> None:
@@ -284,6 +288,7 @@ async def test_any_sample_rate_becomes_16_khz_mono(
     assert_sound(recorder.output_dir / room, [0, 1, 2])
 
 
+@pytest.mark.fault("75 s without a pause", "cut exactly, nothing lost, no file over 10 s")
 async def test_speech_without_a_pause_loses_nothing(
     livekit_server: LiveKitServer, worker: StartWorker
 ) -> None:
@@ -298,6 +303,7 @@ async def test_speech_without_a_pause_loses_nothing(
     assert [record["end_reason"] for record in records].count("max_length") >= 4
 
 
+@pytest.mark.fault("ten rooms open together", "all from their first word")
 async def test_ten_rooms_that_open_together_are_all_recorded(
     livekit_server: LiveKitServer, worker: StartWorker
 ) -> None:
@@ -321,6 +327,7 @@ async def test_ten_rooms_that_open_together_are_all_recorded(
             assert sound.share_heard(recording, marker) > 0.55, f"marker {marker.index} in {room}"
 
 
+@pytest.mark.fault("the room is older than the worker", "recorded")
 async def test_a_room_that_is_older_than_the_worker_is_recorded(
     livekit_server: LiveKitServer, worker: StartWorker
 ) -> None:
@@ -335,6 +342,10 @@ async def test_a_room_that_is_older_than_the_worker_is_recorded(
     assert_sound(recorder.output_dir / "early", [0, 1])
 
 
+@pytest.mark.fault(
+    "SIGKILL of the only worker in mid-word, restarted",
+    "at most 1 s lost; the file so far is recovered; the room is recorded on",
+)
 async def test_a_killed_worker_loses_no_more_than_a_second(
     livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path
 ) -> None:
@@ -372,6 +383,7 @@ HOSTILE_METADATA = {
 }
 
 
+@pytest.mark.fault("metadata that is hostile", "the lesson is recorded, one line for each")
 async def test_hostile_metadata_harms_nobody(livekit_server: LiveKitServer, worker: StartWorker) -> None:
     recorder = await worker()
     async with await teacher_in(livekit_server, recorder, "hostile") as teacher:

@@ -473,3 +473,24 @@ async def play_rooms(folder: Path, items: list[tuple[int, int]], steps: list[tup
                     await box.retry(work, 1_000 if step == "wait" else -1)
                 if step != "wait":
                     blocked.discard(work.folder)
+
+
+async def test_a_kind_or_a_folder_can_be_begun_anew(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    works = [
+        Work(kind, folder, "1.wav", 1.0, {}) for kind in ("a", "b") for folder in ("math", "mathematics")
+    ]
+    for work in works:
+        source = f"{work.folder}/segments.jsonl"
+        assert await outbox.add_read(work.kind, source, [work], Bookmark(), Bookmark(9, "x"))
+    await outbox.begin_anew("a")
+    assert (await outbox.backlog("a")).count == 0
+    assert (await outbox.backlog("b")).count == 2
+    assert await outbox.bookmark("a", "math/segments.jsonl") == Bookmark()
+    await outbox.forget("math")
+    assert [work.folder for work in await outbox.claim("b", Order.NEWEST_FIRST, 5)] == ["mathematics"]
+    assert await outbox.bookmark("b", "math/segments.jsonl") == Bookmark()
+    assert await outbox.bookmark("b", "mathematics/segments.jsonl") == Bookmark(9, "x")
+    await outbox.forget("mathematics")
+    assert (await outbox.backlog("b")).count == 1, "somebody is at it"
+    await outbox.aclose()

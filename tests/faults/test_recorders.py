@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import sound
 from conftest import StartWorker
+from fault_table import Seen
 from harness import STUDENT, TEACHER, gaps, manifest, recorded, until
 from livekit import api
 
@@ -54,8 +55,11 @@ async def recorders_in(server: LiveKitServer, room: str) -> int:
     return sum(one.identity == "agent" for one in people)
 
 
+@pytest.mark.fault(
+    "SIGKILL of a worker, another is there", "the other records on within 10 s; the gap is owned up to"
+)
 async def test_a_room_whose_worker_is_killed_goes_to_another_that_is_there(
-    livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path
+    livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path, seen: Seen
 ) -> None:
     first = await worker(RECONCILE_SECONDS="2")
     async with await teach(livekit_server, first, "orphan") as teacher:
@@ -72,14 +76,19 @@ async def test_a_room_whose_worker_is_killed_goes_to_another_that_is_there(
     room_dir = tmp_path / "segments" / "orphan"
     assert heard(room_dir) == [0, 1, 2, 3, 4, 5]
     ((start, end),) = owned_up(room_dir)
+    seen(f"{(end - start).total_seconds():.1f} s not heard")
     records = manifest(room_dir)
     before = [record for record in records if record["number"] == 1]
     assert parse_utc(before[0]["start"]) < start < end, "the gap begins where the killed one last listened"
     assert all(not (start < parse_utc(record["start"]) < end) for record in records)
 
 
+@pytest.mark.fault(
+    "rolling restart: SIGTERM in mid-lecture, another worker is there",
+    "hand-over at once, at most 1 s not heard, owned up to; no word in two files",
+)
 async def test_a_worker_that_stops_hands_its_rooms_over(
-    livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path
+    livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path, seen: Seen
 ) -> None:
     """A rolling restart in mid-sentence: at most a second is missing, and the gap says which."""
     first = await worker(RECONCILE_SECONDS="2")
@@ -98,9 +107,11 @@ async def test_a_worker_that_stops_hands_its_rooms_over(
     assert len(found) >= 7, "at most one sentence holds the gap"
     ((start, end),) = owned_up(room_dir)
     assert manifest(room_dir)[0]["start"] < gaps(room_dir)[0]["start"]
+    seen(f"{(end - start).total_seconds():.1f} s not heard")
     assert (end - start).total_seconds() < 5, "the promise is one second, on a machine that is not this busy"
 
 
+@pytest.mark.fault("two more recorders are dispatched into a room", "one is left, no word twice")
 async def test_a_doubled_dispatch_ends_with_one_recorder_and_no_word_twice(
     livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path
 ) -> None:
@@ -123,6 +134,9 @@ async def test_a_doubled_dispatch_ends_with_one_recorder_and_no_word_twice(
     assert heard(room_dir) == [0, 1, 2, 3, 4, 5]
 
 
+@pytest.mark.fault(
+    "the worker starts in mid-lecture", "recorded from then on; what came before is owned up to"
+)
 async def test_a_late_worker_owns_up_to_what_it_missed(
     livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path
 ) -> None:
@@ -141,6 +155,7 @@ async def test_a_late_worker_owns_up_to_what_it_missed(
     assert end <= parse_utc(manifest(room_dir)[0]["start"])
 
 
+@pytest.mark.fault("SIGTERM with ON_STOP=drain", "the room is recorded to its end, no new one is taken")
 async def test_draining_records_a_room_to_its_end_and_takes_no_other(
     livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path
 ) -> None:
@@ -157,6 +172,9 @@ async def test_draining_records_a_room_to_its_end_and_takes_no_other(
     assert not (tmp_path / "segments" / "too-late").exists()
 
 
+@pytest.mark.fault(
+    "SIGTERM in mid-word, then a second", "both parts are valid and meet exactly, to the sample"
+)
 async def test_a_stopping_worker_closes_its_segments_at_once_and_records_on(
     livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path
 ) -> None:
@@ -180,6 +198,7 @@ async def test_a_stopping_worker_closes_its_segments_at_once_and_records_on(
     assert heard(room_dir)[:3] == [0, 1, 2]
 
 
+@pytest.mark.fault("a room that ROOM_FILTER does not name", "not recorded, the other is")
 async def test_only_rooms_that_the_filter_lets_through_are_recorded(
     livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path
 ) -> None:
@@ -196,6 +215,7 @@ async def test_only_rooms_that_the_filter_lets_through_are_recorded(
     assert "no pattern of ROOM_FILTER fits room=staff-room" in recorder.log
 
 
+@pytest.mark.fault("the worker starts late, with AGENT_NAME", "the room is found all the same")
 async def test_explicit_dispatch_is_found_and_handed_over_under_its_name(
     livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path
 ) -> None:
@@ -221,6 +241,7 @@ async def test_a_room_of_students_gets_no_recorder_sent(
         assert "room=study-group" not in recorder.log
 
 
+@pytest.mark.fault("a recorder hangs (SIGSTOP)", "it is replaced; nothing of it is lost when it wakes")
 @pytest.mark.skipif(sys.platform == "win32", reason="stops a process with a signal that Windows lacks")
 async def test_a_recorder_that_hangs_is_replaced(
     livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path
@@ -245,6 +266,7 @@ async def test_a_recorder_that_hangs_is_replaced(
     assert json.dumps(owned_up(room_dir), default=str) != "[]"
 
 
+@pytest.mark.fault("the native client panics", "everything heard is saved; exit code 1")
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a signal that Windows lacks")
 async def test_a_panic_of_the_native_client_ends_the_worker_with_an_error_and_everything_saved(
     livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path

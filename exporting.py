@@ -1,0 +1,456 @@
+"""`lessons.py export`: a lesson as files that people read, hear and share, lined up with its video if there is one."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import tzinfo
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import soundfile
+import typer
+
+import console
+import egress
+import subtitles
+import webpage
+from align import Alignment, CannotAlign, Line, Part, Sound, align
+from archive import Archive, Session
+from console import progress, say, say_json, tell
+from decoding import Recording
+from lesson import Lesson, Utterance, read_lesson
+from segments import SAMPLE_RATE, InputError, Pcm, format_utc
+from storage import PRIVATE_FOLDER, write_private
+
+FORMATS = ("html", "vtt", "srt", "txt", "json")
+LARGEST_SIDE_FILE = 1 << 24
+"""Bytes of a playlist or of egress' JSON; ten hours of HLS are some hundred thousand."""
+FETCH_SECONDS = 30.0
+MP3_COMPRESSION = 0.9
+"""Of soundfile's scale: 24 kbit/s for 16 kHz mono, so that an hour of speech is 14 MB in the page."""
+
+
+@dataclass(frozen=True)
+class Video:
+    """The video as it was named: a file's path, or an http(s) address."""
+
+    name: str
+
+    @property
+    def is_remote(self) -> bool:
+        return urlsplit(self.name).scheme.casefold() in ("http", "https")
+
+    @property
+    def is_playlist(self) -> bool:
+        return urlsplit(self.name).path.casefold().endswith(".m3u8")
+
+    @property
+    def source(self) -> Path | str:
+        """What can be opened."""
+        return self.name if self.is_remote else Path(self.name)
+
+    def address(self, folder: Path) -> str:
+        """How a page in ``folder`` names it."""
+        return self.name if self.is_remote else webpage.address(Path(self.name).resolve(), folder)
+
+
+def export(
+    room: Annotated[str, typer.Argument(help="The room, by its name or its folder's.")],
+    session: Annotated[
+        str | None,
+        typer.Option(
+            "--session", metavar="SESSION", help="Its number, date or sid; `all`. Else the last one."
+        ),
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="DIR", help="Instead of the room's folder.")
+    ] = None,
+    formats: Annotated[
+        str, typer.Option("--format", metavar="LIST", help=f"Some of {','.join(FORMATS)}; else all.")
+    ] = ",".join(FORMATS),
+    video: Annotated[
+        str | None,
+        typer.Option("--video", metavar="FILE|URL", help="Play this video, and line up all times with it."),
+    ] = None,
+    offset: Annotated[
+        float | None,
+        typer.Option(
+            "--offset", metavar="SECONDS", help="Where in the video the lesson begins (may be negative)."
+        ),
+    ] = None,
+    egress_file: Annotated[
+        Path | None,
+        typer.Option("--egress", metavar="FILE", help="LiveKit's EgressInfo as JSON, or the HLS playlist."),
+    ] = None,
+    embed: Annotated[
+        bool,
+        typer.Option("--embed", help="Put the sound into lesson.html (about 15 MB for an hour of speech)."),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Answer with JSON.")] = False,
+) -> None:
+    """Write a lesson as lesson.html, WebVTT and SRT for each language, plain text and JSON.
+
+    lesson.html opens from disk: it plays, searches and shows the lesson. The WAVs stay where they are, beside it.
+
+    With --video, the lesson's place in it is found by its sound, unless --offset or --egress tells it. If that is not
+    sure, nothing is written.
+    """  # fmt: skip
+    wanted = _formats(formats)
+    if video is None and (offset is not None or egress_file is not None):
+        raise InputError("--offset and --egress say where a --video begins: name it, too")
+    if offset is not None and (egress_file is not None or not math.isfinite(offset)):
+        raise InputError("--offset must be a number of seconds, and without --egress")
+    settings = console.settings()
+    zone = ZoneInfo(settings.timezone)
+    folder = Archive.from_settings(settings).one(room)
+    sessions = folder.sessions()
+    chosen = _chosen(sessions, session, zone)
+    if video is not None and len(chosen) > 1:
+        raise InputError("one video belongs to one session: name that with --session")
+    if folder.parts_being_written():
+        tell(f"{room} is being recorded right now: this is what has been said so far")
+    target = (to or folder.path).expanduser().resolve()
+    target.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+    answers = []
+    for one in chosen:
+        lesson = read_lesson(folder, one)
+        film = _film(video, offset, egress_file, lesson) if video is not None else None
+        if film is not None:
+            lesson = _in_video(lesson, film.alignment)
+        stem = "lesson" if len(sessions) == 1 else f"lesson_{one.started_at.astimezone(zone):%Y%m%d_%H%M%S}"
+        files = _write(lesson, film, wanted, target, stem, zone, embed)
+        answers.append(_answer(lesson, film, target, files))
+        if not as_json:
+            _say_answer(answers[-1], earlier=len(sessions) - len(chosen))
+    if as_json:
+        say_json({"lessons": answers})
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    wanted = tuple(part.strip().casefold() for part in text.split(",") if part.strip())
+    unknown = [part for part in wanted if part not in FORMATS]
+    if unknown or not wanted:
+        raise InputError(
+            f"--format={text} is wrong: it must be some of {', '.join(FORMATS)}, separated by commas"
+        )
+    return wanted
+
+
+def _chosen(sessions: Sequence[Session], wanted: str | None, zone: tzinfo) -> list[Session]:
+    if not sessions:
+        raise InputError("nothing has been recorded in this room yet")
+    if wanted is None:
+        return [sessions[-1]]
+    if wanted == "all":
+        return list(sessions)
+    if wanted.isdecimal() and 1 <= int(wanted) <= len(sessions):
+        return [sessions[int(wanted) - 1]]
+    found = [
+        one
+        for one in sessions
+        if one.room_sid == wanted or f"{one.started_at.astimezone(zone):%Y-%m-%d %H:%M}".startswith(wanted)
+    ]
+    if len(found) != 1 or not wanted:
+        dates = ", ".join(
+            f"{one.started_at.astimezone(zone):%Y-%m-%d %H:%M}" for one in (found or sessions)[-5:]
+        )
+        raise InputError(
+            f"--session={wanted} names {len(found)} of {len(sessions)} sessions; there are: {dates}"
+        )
+    return found
+
+
+# --- the video ---
+
+
+@dataclass(frozen=True)
+class Film:
+    """A video and where the lesson is in it."""
+
+    video: Video
+    alignment: Alignment
+
+
+def _film(name: str, offset: float | None, egress_file: Path | None, lesson: Lesson) -> Film:
+    video = Video(name)
+    if not video.is_remote and not Path(name).is_file():
+        raise InputError(f"--video={name} is not there")
+    alignment = _aligned(video, offset, egress_file, lesson)
+    if all(alignment.video_time(one.start) is None for one in lesson.utterances):
+        raise InputError(f"--video={name} was made at another time than this lesson, by {alignment.source}")
+    return Film(video, alignment)
+
+
+def _aligned(video: Video, offset: float | None, egress_file: Path | None, lesson: Lesson) -> Alignment:
+    """The surest way there is: what we were told, else what egress noted, else what can be heard."""
+    if offset is not None:
+        return _bounded(Alignment.from_offset(offset), video)
+    if egress_file is not None:
+        return _bounded(_by_egress(_side_file(str(egress_file), False), egress_file.name, lesson), video)
+    if video.is_playlist:
+        try:
+            return _by_egress(_side_file(video.name, video.is_remote), "the playlist", lesson)
+        except InputError as without_date:
+            tell(f"{without_date}: listening instead")
+    return _by_sound(video, lesson)
+
+
+def _bounded(alignment: Alignment, video: Video) -> Alignment:
+    if video.is_remote or video.is_playlist:
+        return alignment
+    with Recording(video.source) as recording:
+        return replace(alignment, video_seconds=recording.about.duration_seconds or math.inf)
+
+
+def _by_egress(text: str, name: str, lesson: Lesson) -> Alignment:
+    try:
+        found = egress.stretches(text)
+    except InputError as problem:
+        raise InputError(f"{name}: {problem}") from None
+    parts = []
+    for one in found:
+        began = (one.recorded_at - lesson.started_at).total_seconds()
+        parts.append(Part(Line(one.video - began), began, began + one.seconds))
+    return Alignment(tuple(parts), "egress", max(one.video + one.seconds for one in found))
+
+
+def _side_file(name: str, is_remote: bool) -> str:
+    try:
+        if is_remote:
+            with urllib.request.urlopen(name, timeout=FETCH_SECONDS) as answer:
+                data = answer.read(LARGEST_SIDE_FILE)
+        else:
+            with open(name, "rb") as file:
+                data = file.read(LARGEST_SIDE_FILE)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    return str(data.decode("utf-8-sig", "replace"))
+
+
+def _by_sound(video: Video, lesson: Lesson) -> Alignment:
+    sounds = [
+        Sound(one.start, one.end - one.start, _loader(one.wav))
+        for one in lesson.utterances
+        if one.wav is not None
+    ]
+    if not sounds:
+        raise InputError("the lesson has no WAVs to find in the video: say where it begins with --offset")
+    with Recording(video.source) as recording:
+        length = recording.about.duration_seconds or 0.0
+        with progress("Listening to the video", length, "s") as advance:
+            try:
+                return align(sounds, _heard(recording, advance))
+            except CannotAlign as reason:
+                raise CannotAlign(
+                    f"{video.name}: {reason}. If it is the right one, use --offset or --egress"
+                ) from None
+
+
+def _heard(recording: Recording, advance: console.Advance) -> Iterator[Pcm]:
+    for piece in recording.sound(from_start=True):
+        advance(len(piece) / SAMPLE_RATE)
+        yield piece
+
+
+def _loader(wav: Path) -> Callable[[], Pcm]:
+    def load() -> Pcm:
+        """A damaged WAV counts as one without sound."""
+        try:
+            pcm, rate = soundfile.read(wav, dtype="int16")
+        except (soundfile.SoundFileError, OSError):
+            return np.zeros(0, np.int16)
+        return np.asarray(pcm if rate == SAMPLE_RATE and pcm.ndim == 1 else [], np.int16)
+
+    return load
+
+
+def _in_video(lesson: Lesson, alignment: Alignment) -> Lesson:
+    return replace(
+        lesson,
+        utterances=tuple(replace(one, video=alignment.video_time(one.start)) for one in lesson.utterances),
+    )
+
+
+# --- the files ---
+
+
+def _write(
+    lesson: Lesson,
+    film: Film | None,
+    formats: Sequence[str],
+    target: Path,
+    stem: str,
+    zone: tzinfo,
+    embed: bool,
+) -> list[str]:
+    written = []
+    for name, content in _contents(lesson, film, formats, target, stem, zone, embed):
+        write_private(target / name, content)
+        written.append(name)
+    return written
+
+
+def _contents(
+    lesson: Lesson,
+    film: Film | None,
+    formats: Sequence[str],
+    target: Path,
+    stem: str,
+    zone: tzinfo,
+    embed: bool,
+) -> Iterator[tuple[str, bytes]]:
+    if "html" in formats:
+        yield f"{stem}.html", _page(lesson, film, target, zone, embed).encode()
+    for language in lesson.languages:
+        said = lesson.said(language, in_video=film is not None)
+        if "vtt" in formats:
+            yield f"{stem}.{language}.vtt", subtitles.webvtt(said, language, lesson.room).encode()
+        if "srt" in formats:  # with a byte order mark: the format does not say which encoding it is in
+            yield f"{stem}.{language}.srt", subtitles.srt(said).encode("utf-8-sig")
+        if "txt" in formats:
+            yield f"{stem}.{language}.txt", subtitles.plain_text(lesson.said(language)).encode()
+    if "json" in formats:
+        document = json.dumps(_document(lesson, film), ensure_ascii=False, indent=1)
+        yield f"{stem}.json", f"{document}\n".encode("utf-8", "replace")
+
+
+def _page(lesson: Lesson, film: Film | None, target: Path, zone: tzinfo, embed: bool) -> str:
+    video = film.video.address(target) if film is not None else None
+    if not embed:
+        media = webpage.Media(
+            video, lambda one: None if one.wav is None else webpage.address(one.wav.resolve(), target)
+        )
+        return webpage.page(lesson, media, zone)
+    with progress("Compressing", len(lesson.utterances), "segments") as advance:
+
+        def embedded(one: Utterance) -> str | None:
+            advance(1)
+            return None if one.wav is None else _as_data(one.wav)
+
+        return webpage.page(lesson, webpage.Media(video, embedded), zone)
+
+
+def _as_data(wav: Path) -> str | None:
+    """A WAV as an address that holds its sound as MP3, which every browser plays; None if it is damaged."""
+    pcm = _loader(wav)()
+    if not len(pcm):
+        return None
+    compressed = io.BytesIO()
+    soundfile.write(
+        compressed,
+        pcm,
+        SAMPLE_RATE,
+        format="MP3",
+        subtype="MPEG_LAYER_III",
+        bitrate_mode="CONSTANT",
+        compression_level=MP3_COMPRESSION,
+    )
+    return f"data:audio/mpeg;base64,{base64.b64encode(compressed.getvalue()).decode()}"
+
+
+def _document(lesson: Lesson, film: Film | None) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "room": lesson.room,
+        "session": lesson.session,
+        "started_at": format_utc(lesson.started_at),
+        "duration_seconds": round(lesson.seconds, 3),
+        "languages": list(lesson.languages),
+        "speakers": list(lesson.speakers),
+    }
+    if film is not None:
+        document["video"] = {"name": film.video.name, **_alignment_json(film.alignment)}
+    document["lines"] = [
+        {
+            "number": one.number,
+            "start_seconds": round(one.start, 3),
+            "end_seconds": round(one.end, 3),
+            **({} if film is None else {"video_seconds": None if one.video is None else round(one.video, 3)}),
+            "speaker": one.speaker,
+            "file": one.file if one.wav is not None else None,
+            "language": one.spoken,
+            "texts": dict(one.texts),
+        }
+        for one in lesson.utterances
+    ]
+    return document
+
+
+def _alignment_json(alignment: Alignment) -> dict[str, Any]:
+    return {
+        "aligned_by": alignment.source,
+        "parts": [
+            {
+                "offset_seconds": round(part.line.offset, 4),
+                "drift_seconds_an_hour": round(part.line.drift * 3600, 4),
+                "from_seconds": round(part.first, 3) if math.isfinite(part.first) else None,
+                "to_seconds": round(part.last, 3) if math.isfinite(part.last) else None,
+            }
+            for part in alignment.parts
+        ],
+        "segments_agreeing": alignment.agreeing,
+        "segments_compared": alignment.measured,
+        "residual_milliseconds": round(alignment.residual_seconds * 1000, 1),
+    }
+
+
+# --- the answer ---
+
+
+def _answer(lesson: Lesson, film: Film | None, target: Path, files: Sequence[str]) -> dict[str, Any]:
+    answer: dict[str, Any] = {
+        "room": lesson.room,
+        "session": lesson.session,
+        "started_at": format_utc(lesson.started_at),
+        "lines": len(lesson.utterances),
+        "without_text": sum(not one.texts for one in lesson.utterances),
+        "without_sound": sum(one.wav is None for one in lesson.utterances),
+        "languages": list(lesson.languages),
+        "folder": str(target),
+        "files": list(files),
+    }
+    if film is not None:
+        answer["video"] = _alignment_json(film.alignment)
+        answer["not_in_video"] = sum(one.video is None for one in lesson.utterances)
+    return answer
+
+
+def _say_answer(answer: dict[str, Any], earlier: int) -> None:
+    if "video" in answer:
+        say(_about_video(answer["video"]))
+    for key, what in (
+        ("without_text", "have no text"),
+        ("without_sound", "have no WAV any more"),
+        ("not_in_video", "are not in the video"),
+    ):
+        if answer.get(key):
+            say(f"{answer[key]} of {answer['lines']} lines {what}")
+    say(f"Wrote {', '.join(answer['files'])} to {answer['folder']}")
+    if earlier:
+        tell(
+            f"{earlier} other session(s) of this room are left out: see --session and `lessons.py list ROOM`"
+        )
+
+
+def _about_video(video: dict[str, Any]) -> str:
+    places = []
+    for part in video["parts"]:
+        seconds = part["offset_seconds"]
+        place = f"{abs(seconds):.2f} s {'into' if seconds >= 0 else 'before'} the video"
+        drift = part["drift_seconds_an_hour"]
+        places.append(place + (f" (drift {drift:+.2f} s an hour)" if abs(drift) >= 0.005 else ""))
+    line = f"The lesson begins {', after a cut '.join(places)}"
+    if video["aligned_by"] == "sound":
+        line += (
+            f"; {video['segments_agreeing']} of {video['segments_compared']} segments agree, "
+            f"half of them within {max(1.0, video['residual_milliseconds']):.0f} ms of that"
+        )
+    return line

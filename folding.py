@@ -1,0 +1,181 @@
+"""Words as they are looked for: without case, diacritics and the variants that people do not type.
+
+Arabic is written with and without vowel signs, tatweel and hamza, and its last letter varies (ه for ة, ي for ى): all
+are one. Scripts without spaces between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese) become pairs of
+neighbouring characters, so that any part of a sentence can be found. The same rules make the index and read the
+question.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+VERSION = 1
+"""To be raised with every change here: an index of another version is built anew."""
+
+LONGEST_WORD = 64
+"""Characters of a word that count."""
+
+_IGNORED = (
+    "\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f"  # accents
+    "\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7"  # Hebrew points
+    "\u0610-\u061a\u0640\u064b-\u065f\u0670\u06d6-\u06dc\u06df-\u06e4\u06e7\u06e8\u06ea-\u06ed"  # Arabic signs, tatweel
+    "\u200b-\u200f\u2060\ufeff\u00ad\ufe00-\ufe0f\U000e0100-\U000e01ef"  # joiners and hints that cannot be seen
+)
+_SPACELESS = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai and Lao, Burmese, Khmer
+    "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
+_VARIANTS = str.maketrans(
+    {
+        "أ": "ا", "إ": "ا", "آ": "ا", "ٱ": "ا", "ى": "ي", "ی": "ي", "ئ": "ي", "ؤ": "و", "ة": "ه", "ک": "ك",
+        "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "æ": "ae", "œ": "oe", "ı": "i", "ς": "σ", "ё": "е",
+        "'": "", "\u2019": "", "\u02bc": "",
+    }
+)  # fmt: skip
+
+
+_BLOCKS_WITH_MARKS = (
+    range(0x300, 0x3400),
+    range(0xA000, 0xAC00),
+    range(0xFB00, 0xFE30),
+    range(0x10000, 0x12000),
+    range(0x16A00, 0x17000),
+    range(0x1BC00, 0x1BD00),
+    range(0x1CF00, 0x1D300),
+    range(0x1DA00, 0x1EC00),
+)
+"""Without the large blocks of Chinese, Korean and old scripts, which have none: a search should start at once."""
+
+
+def _class_of(*categories: str) -> str:
+    """All characters of Unicode categories as the inside of a regular expression's class."""
+    ranges: list[list[int]] = []
+    for code in itertools.chain.from_iterable(_BLOCKS_WITH_MARKS):
+        if unicodedata.category(chr(code)) in categories:
+            if ranges and ranges[-1][1] == code - 1:
+                ranges[-1][1] = code
+            else:
+                ranges.append([code, code])
+    return "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in ranges)
+
+
+@functools.cache
+def _word() -> re.Pattern[str]:
+    """A run of letters, digits, the marks on them, and apostrophes, which are then left out."""
+    return re.compile(rf"(?:[^\W_]|[{_class_of('Mn', 'Mc')}{_IGNORED}'\u2019\u02bc])+")
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    return _ascii_word if text.isascii() else _word()
+
+
+_ignored = re.compile(f"[{_IGNORED}]+")
+_spaceless = re.compile(f"[{_SPACELESS}]+")
+_ascii_word = re.compile(r"[A-Za-z0-9']+")
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word, or a run of characters without spaces, and where it stands in the text."""
+
+    tokens: tuple[str, ...]
+    start: int
+    end: int
+
+
+def words(text: str) -> Iterator[Word]:
+    """The words of a text with their places."""
+    for found in _pattern(text).finditer(text):
+        tokens = _tokens_of(found[0])
+        if tokens:
+            yield Word(tokens, found.start(), found.end())
+
+
+def tokens(text: str) -> list[str]:
+    """What of a text goes into the index, in order."""
+    if text.isascii():
+        found = (word.replace("'", "")[:LONGEST_WORD] for word in _ascii_word.findall(text.lower()))
+        return [word for word in found if word]
+    return [token for found in _word().findall(text) for token in _tokens_of(found)]
+
+
+def searchable(text: str) -> set[str]:
+    """Every token under which a text is found by a database that knows no order of them."""
+    found = set(tokens(text))
+    single = {character for token in found if _spaceless.match(token) for character in token}
+    return found | single | {bare(token) for token in found}
+
+
+def question(text: str) -> list[tuple[str, ...]]:
+    """The words of a question: each as the tokens that follow each other where it stands.
+
+    Every sign in it is a sign: there are no operators. A single character of a script without spaces is the beginning
+    of a pair, which ends in ``*``.
+    """
+    asked: list[tuple[str, ...]] = []
+    for found in _pattern(text).findall(text):
+        for run in _runs(fold(found)):
+            if not _spaceless.match(run):
+                asked.append((run[:LONGEST_WORD],))
+            elif len(run) == 1:
+                asked.append((f"{run}*",))
+            else:
+                asked.append(tuple(_pairs(run)))
+    return asked
+
+
+_ARTICLE = re.compile(r"[وفبك]?ال(?=\w{3})|لل(?=\w{3})")
+
+
+def bare(token: str) -> str:
+    """An Arabic word without the article and the particles that are written on to it; any other as it is."""
+    return token if token.isascii() else _ARTICLE.sub("", token, count=1) if _ARTICLE.match(token) else token
+
+
+@functools.lru_cache(maxsize=65_536)
+def fold(word: str) -> str:
+    """A word without what people leave out when they type it."""
+    if word.isascii():
+        return word.lower().replace("'", "")
+    plain = _ignored.sub("", unicodedata.normalize("NFKD", word.casefold()))
+    plain = unicodedata.normalize("NFC", plain).translate(_VARIANTS)
+    return "".join(_digit(character) for character in plain)
+
+
+def _digit(character: str) -> str:
+    """١ and १ are 1."""
+    value = unicodedata.decimal(character, None)
+    return character if value is None else str(value)
+
+
+@functools.lru_cache(maxsize=65_536)
+def _tokens_of(word: str) -> tuple[str, ...]:
+    found: list[str] = []
+    for run in _runs(fold(word)):
+        if _spaceless.match(run):
+            found += [*_pairs(run), run[-1]]
+        else:
+            found.append(run[:LONGEST_WORD])
+    return tuple(found)
+
+
+def _runs(folded: str) -> Iterator[str]:
+    """The parts of a folded word that are of scripts with, and of scripts without spaces."""
+    position = 0
+    for found in _spaceless.finditer(folded):
+        if found.start() > position:
+            yield folded[position : found.start()]
+        yield found[0]
+        position = found.end()
+    if position < len(folded):
+        yield folded[position:]
+
+
+def _pairs(run: str) -> list[str]:
+    return [run[index : index + 2] for index in range(len(run) - 1)]

@@ -1,0 +1,122 @@
+"""`lessons.py play`: opens a lesson, or one of its segments, in whatever this system plays WAV files with."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import quote
+from zoneinfo import ZoneInfo
+
+import typer
+
+import console
+from archive import Archive, Room
+from config import Settings
+from console import duration, say, tell
+from segments import InputError, SegmentRecord, StorageError
+
+PAGE = "lesson.html"
+"""What `export` writes: plays the lesson with its text."""
+
+PLAYLIST_FOLDER = "voice-segmenter"
+OPENERS = ("xdg-open", "wslview", "gio")
+
+
+def play(
+    room: Annotated[str, typer.Argument(help="The room's name, or its folder's.")],
+    number: Annotated[int | None, typer.Argument(metavar="[N]", help="This segment only.")] = None,
+    show: Annotated[bool, typer.Option("--print", help="Only say which file would be opened.")] = False,
+) -> None:
+    """Open a segment in the system's player; without N the whole lesson: the exported page, else a playlist."""
+    settings = console.settings()
+    found = Archive.from_settings(settings).one(room)
+    target = _segment(found, number) if number is not None else _lesson(found, settings)
+    say(str(target))
+    if not show:
+        _open(target)
+
+
+def _segment(room: Room, number: int) -> Path:
+    record = next((record for record in room.records() if record.number == number), None)
+    if record is None:
+        raise InputError(f"Room {room.name!r} has no segment {number}")
+    wav = room.wav(record)
+    if wav is None:
+        raise InputError(f"{record.file} is not there any more: only its text has been kept, or it is lost")
+    with room.texts() as texts:
+        text = texts.get(record)
+    for language, words in text.by_language.items() if text is not None else ():
+        tell(f"{language}: {words}")
+    return wav
+
+
+def _lesson(room: Room, settings: Settings) -> Path:
+    """The exported page if there is one, else a playlist of all segments in the order spoken."""
+    page = room.path / PAGE
+    if page.is_file():
+        return page
+    records = sorted(
+        (record for record in room.records() if room.wav(record) is not None), key=lambda record: record.start
+    )
+    if not records:
+        raise InputError(f"Room {room.name!r} has no sound to play")
+    tell(f"{len(records)} segments, {duration(sum(record.duration_seconds for record in records))}")
+    return _playlist(room, records, ZoneInfo(settings.timezone))
+
+
+def _playlist(room: Room, records: Iterable[SegmentRecord], zone: ZoneInfo) -> Path:
+    """An M3U playlist in the system's temporary folder: the room's folder is left as it is."""
+    lines = ["#EXTM3U"]
+    for record in records:
+        lines.append(f"#EXTINF:{record.duration_seconds:.3f},{_title(record, record.start.astimezone(zone))}")
+        lines.append("file://" + quote((room.path / record.file).resolve().as_posix()))
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f"{PLAYLIST_FOLDER}-"))
+        path = folder / "lesson.m3u8"
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"No playlist can be written: {error.strerror or error}") from None
+    return path
+
+
+def _title(record: SegmentRecord, moment: datetime) -> str:
+    """On one line, whatever people call themselves."""
+    who = " ".join((record.participant_name or record.participant_identity).split())
+    return f"{moment:%H:%M:%S} {''.join(character for character in who if character.isprintable())}".strip()
+
+
+def _open(path: Path) -> None:
+    """Hands a file to the system.
+
+    Raises:
+        StorageError: the system has nothing to open it with.
+    """
+    try:
+        if sys.platform == "win32":
+            os.startfile(path)
+        else:
+            subprocess.run(
+                [*_opener(), str(path)],
+                check=True,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+    except (OSError, subprocess.CalledProcessError):
+        raise StorageError(f"This system has nothing to open it with: {path}") from None
+
+
+def _opener() -> Sequence[str]:
+    if sys.platform == "darwin":
+        return ["open"]
+    found = next((name for name in OPENERS if shutil.which(name)), None)
+    if found is None:
+        raise OSError("no opener")
+    return [found, "open"] if found == "gio" else [found]

@@ -1,0 +1,108 @@
+"""`lessons.py segment`: recordings become segments as if they had been heard live."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from zoneinfo import ZoneInfo
+
+import typer
+
+import console
+from console import duration, say, say_json, tell
+from segments import InputError, format_utc
+from storage import prepare_output_dir
+
+if TYPE_CHECKING:
+    from importing import Outcome
+
+
+def segment(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="WAV, MP3, M4A, Opus, MP4, WebM, ...")
+    ],
+    room: Annotated[
+        str | None, typer.Option("--room", help="Name of the room; else the file's name.")
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--start",
+            metavar="TIME",
+            help="When it began, such as 2025-10-08T14:00 (in TIMEZONE) or 2025-10-08T12:00Z; else what the file "
+            "says of itself, else its date less its length.",
+        ),
+    ] = None,
+    speaker: Annotated[str, typer.Option("--speaker", help="Who speaks.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Answer with JSON.")] = False,
+) -> None:
+    """Cut recordings into segments of speech, by the same rules and into the same folders as the live recorder.
+
+    Each file becomes a session of its room. A run that was interrupted is simply started again: what is there already
+    is not saved twice.
+    """
+    from importing import segment_file  # with the decoder and the speech model
+
+    settings = console.settings()
+    _look_at_files(files)
+    moment = _given_start(start, ZoneInfo(settings.timezone)) if start else None
+    if moment is not None and len(files) > 1:
+        raise InputError("--start is for one file: name them one by one")
+    prepare_output_dir(Path(settings.output_dir))
+    outcomes, problems = [], []
+    for path in files:
+        try:
+            outcomes.append(segment_file(settings, path, room, moment, speaker))
+        except InputError as error:
+            problems.append(str(error))
+    for line in problems:
+        tell(line)
+    if as_json:
+        say_json({"recordings": [_as_json(outcome) for outcome in outcomes]})
+    else:
+        for outcome in outcomes:
+            _say_outcome(outcome)
+    if problems:
+        raise typer.Exit(console.TROUBLE)
+
+
+def _look_at_files(files: Sequence[Path]) -> None:
+    """Wrong names are said before hours of work, not after."""
+    for path in files:
+        if not path.exists():
+            raise InputError(f"{path} is not there")
+        if not path.is_file():
+            raise InputError(f"{path} is no file")
+
+
+def _given_start(text: str, zone: ZoneInfo) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text.strip().replace("Z", "+00:00").replace("z", "+00:00"))
+        return (moment if moment.tzinfo else moment.replace(tzinfo=zone)).astimezone(timezone.utc)
+    except (ValueError, OverflowError):
+        raise InputError(f"--start {text}: a time looks like 2025-10-08T14:00 or 2025-10-08T12:00Z") from None
+
+
+# --- saying ---
+
+
+def _say_outcome(outcome: Outcome) -> None:
+    speech, length = duration(outcome.speech_seconds), duration(outcome.duration_seconds)
+    known = "" if outcome.new_segments == outcome.segments else f" ({outcome.new_segments} of them new)"
+    say(
+        f"{outcome.file}: {outcome.segments} segments{known}, {speech} of speech in {length}, "
+        f"from {format_utc(outcome.start)} on, in {outcome.folder}"
+    )
+    if outcome.damaged_packets:
+        tell(f"{outcome.file}: {outcome.damaged_packets} damaged places became silence")
+
+
+def _as_json(outcome: Outcome) -> dict[str, Any]:
+    return {
+        **vars(outcome),
+        "start": format_utc(outcome.start),
+        "speech_seconds": round(outcome.speech_seconds, 3),
+        "duration_seconds": round(outcome.duration_seconds, 3),
+    }

@@ -1,0 +1,289 @@
+"""Subtitles: from what was said when to cues that can be read, and to WebVTT and SRT.
+
+A cue has at most two lines of about 42 Latin or 16 East Asian characters, stays for as long as reading it takes where
+the speaker leaves that much time, and never overlaps another. Long speech is split where a reader would pause: at the
+end of a sentence, else of a clause, else between words. The two formats are a few lines each, so they are written
+here; libraries for them keep a document model of their own (styles, override tags) that plain text must be hidden from.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+LINE_WIDTH = 42.0
+"""Longest line, in widths of a Latin letter."""
+WIDE = LINE_WIDTH / 16
+"""Width of a Chinese, Japanese or Korean character, which holds more meaning than a letter and takes longer to read."""
+LINES = 2
+READING_SPEED = 20.0
+"""Widths of a Latin letter that people read in a second."""
+SHORTEST_SECONDS = 0.8
+LONGEST_SECONDS = 7.0
+
+SENTENCE_END = ".!?…。！？؟۔।"
+CLAUSE_END = ",;:–—、，；：،؛"
+CLOSING = "\"'”’»)]}）］」』】〉》"
+NEVER_FIRST = SENTENCE_END + CLAUSE_END + CLOSING + "ーぁぃぅぇぉっゃゅょァィゥェォッャュョ々%"
+"""What must not begin a line where words are not apart."""
+
+AFTER_SENTENCE, AFTER_CLAUSE, BETWEEN_WORDS, BETWEEN_SIGNS, INSIDE_WORD = 0.0, 0.12, 0.3, 0.34, 3.0
+"""How bad it is to break there, against a break in the middle; 1 is the whole length of the text off the middle."""
+
+JOINERS = "\u200c\u200d"
+"""Invisible, and part of the spelling in Persian, Hindi and others."""
+HIDDEN = ("Cc", "Cf", "Cs")
+RIGHT_TO_LEFT_MARK = "\u200f"
+WORD_JOINER = "\u2060"
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """What one person said in one piece; times in seconds from the beginning of lesson or video."""
+
+    start: float
+    end: float
+    text: str
+    speaker: str = ""
+
+
+@dataclass(frozen=True)
+class Cue:
+    """One picture of text: one or two lines, shown from ``start`` to ``end`` (seconds)."""
+
+    start: float
+    end: float
+    lines: tuple[str, ...]
+    speaker: str = ""
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.lines)
+
+
+# --- the formats ---
+
+
+def webvtt(spoken: Iterable[Spoken], language: str, title: str = "") -> str:
+    """A WebVTT file (W3C). Speakers are voices, which players may show or colour."""
+    blocks = ["WEBVTT", f"NOTE {_escaped(visible(' '.join((title, language))))}"]
+    for number, cue in enumerate(cues(spoken), start=1):
+        text = "\n".join(_escaped(_directed(line, cue.text)) for line in cue.lines)
+        voice = f"<v {_escaped(visible(cue.speaker))}>" if visible(cue.speaker) else ""
+        blocks.append(f"{number}\n{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n{voice}{text}")
+    return "\n\n".join(blocks) + "\n"
+
+
+def srt(spoken: Iterable[Spoken]) -> str:
+    """A SubRip file. Where several people speak, a name stands before what each begins to say.
+
+    The format has neither voices nor a way to escape: what players would take for a tag is broken up invisibly.
+    """
+    blocks = []
+    for number, cue in enumerate(cues(_with_names(spoken)), start=1):
+        text = "\n".join(_without_tags(_directed(line, cue.text)) for line in cue.lines)
+        blocks.append(f"{number}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n{text}\n")
+    return "\n".join(blocks)
+
+
+def _clock(seconds: float, point: str) -> str:
+    milliseconds = round(seconds * 1000)
+    minutes, rest = divmod(milliseconds, 60_000)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:02d}:{minutes:02d}:{rest // 1000:02d}{point}{rest % 1000:03d}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _without_tags(line: str) -> str:
+    apart = line.replace("<", f"<{WORD_JOINER}").replace("{", f"{{{WORD_JOINER}")
+    return apart.replace("-->", f"--{WORD_JOINER}>")
+
+
+def _directed(line: str, text: str) -> str:
+    """A line whose punctuation stays at its end also where a player takes left to right for granted."""
+    if not is_right_to_left(text):
+        return line
+    first = "" if _is_right(line[0]) else RIGHT_TO_LEFT_MARK
+    last = "" if _is_right(line[-1]) else RIGHT_TO_LEFT_MARK
+    return f"{first}{line}{last}"
+
+
+def _with_names(spoken: Iterable[Spoken]) -> list[Spoken]:
+    in_order = sorted(spoken, key=lambda one: one.start)
+    if len({one.speaker for one in in_order}) < 2:
+        return in_order
+    before = [None, *(one.speaker for one in in_order)]
+    return [
+        replace(one, text=f"{one.speaker}: {one.text}") if one.speaker and one.speaker != last else one
+        for one, last in zip(in_order, before, strict=False)
+    ]
+
+
+# --- plain text ---
+
+
+def visible(text: str) -> str:
+    """One line of what can be seen: no control or direction characters, single spaces."""
+    kept = (
+        sign for sign in text if sign.isspace() or sign in JOINERS or unicodedata.category(sign) not in HIDDEN
+    )
+    return " ".join("".join(kept).split())
+
+
+def is_right_to_left(text: str) -> bool:
+    """Whether most letters of a text are of a script written from right to left."""
+    right = sum(_is_right(sign) for sign in text)
+    return right > sum(unicodedata.bidirectional(sign) == "L" for sign in text)
+
+
+def _is_right(sign: str) -> bool:
+    return unicodedata.bidirectional(sign) in ("R", "AL")
+
+
+def width(text: str) -> float:
+    """How much of a line a text takes; marks upon letters take nothing."""
+    return sum(_sign_width(sign) for sign in text)
+
+
+def _sign_width(sign: str) -> float:
+    if unicodedata.category(sign) in ("Mn", "Me", "Cf"):
+        return 0.0
+    return WIDE if _is_wide(sign) else 1.0
+
+
+def _is_wide(sign: str) -> bool:
+    return unicodedata.east_asian_width(sign) in "WF"
+
+
+# --- cues ---
+
+
+def cues(spoken: Iterable[Spoken]) -> list[Cue]:
+    """Readable cues in order of time, none overlapping the next."""
+    in_order = sorted(spoken, key=lambda one: (one.start, one.end))
+    return _apart([cue for one in _in_turn(in_order) for cue in _cues_of(one)])
+
+
+def _in_turn(in_order: list[Spoken]) -> Iterator[Spoken]:
+    """Who is interrupted near the end has said it all by then, so that nobody's cues stand between another's."""
+    for one, following in itertools.zip_longest(in_order, in_order[1:]):
+        middle = (one.start + one.end) / 2
+        yield replace(one, end=following.start) if following and middle < following.start < one.end else one
+
+
+def _cues_of(one: Spoken) -> Iterator[Cue]:
+    """What was said in one piece, in as many cues as it needs, each with its share of the time."""
+    text = visible(one.text)
+    if not text:
+        return
+    duration = max(one.end - one.start, SHORTEST_SECONDS)
+    parts = _split(text, LONGEST_SECONDS / duration * width(text))
+    ends = list(itertools.accumulate(width(part) for part in parts))
+    per_width = duration / max(ends[-1], 1.0)
+    for part, end in zip(parts, ends, strict=True):
+        start = one.start + (end - width(part)) * per_width
+        yield Cue(start, one.start + end * per_width, wrapped(part) or (part,), one.speaker)
+
+
+def _apart(wanted: list[Cue]) -> list[Cue]:
+    """The cues with starts far enough apart, and each end as late as reading asks for and the next start allows."""
+    in_order = sorted(wanted, key=lambda cue: cue.start)
+    starts: list[float] = []
+    for cue in in_order:
+        starts.append(max(cue.start, starts[-1] + SHORTEST_SECONDS if starts else 0.0))
+    result = []
+    for cue, start, following in zip(in_order, starts, [*starts[1:], math.inf], strict=False):
+        read = start + max(width(cue.text) / READING_SPEED, SHORTEST_SECONDS)
+        result.append(replace(cue, start=start, end=min(max(cue.end, read), following)))
+    return result
+
+
+def _split(text: str, widest: float) -> list[str]:
+    """Parts that fit a cue and are no wider than ``widest``: halves of halves, cut at the best places."""
+    if width(text) <= max(widest, SHORTEST_SECONDS * READING_SPEED) and wrapped(text):
+        return [text]
+    halves = _best_break(text)
+    if halves is None:
+        return [text]
+    return [part for half in halves for part in _split(half, widest)]
+
+
+def wrapped(text: str) -> tuple[str, ...] | None:
+    """The text in one or two lines, None if it is too long for that."""
+    if width(text) <= LINE_WIDTH:
+        return (text,)
+    if width(text) > LINES * LINE_WIDTH:
+        return None
+    return _best_break(text, LINE_WIDTH, worst=BETWEEN_SIGNS)
+
+
+def _best_break(text: str, widest: float = math.inf, worst: float = INSIDE_WORD) -> tuple[str, str] | None:
+    """The text in two, near the middle and where it reads well.
+
+    None if no break that is not worse than ``worst`` leaves both halves narrow enough.
+    """
+    best, least = None, math.inf
+    whole = width(text)
+    left_widths = list(itertools.accumulate((_sign_width(sign) for sign in text), initial=0.0))
+    for position in range(1, len(text)):
+        badness = _badness(text, position)
+        cost = badness + abs(left_widths[position] / max(whole, 1.0) - 0.5)
+        if cost < least and badness <= worst:
+            left, right = text[:position].rstrip(), text[position:].lstrip()
+            if left and right and max(width(left), width(right)) <= widest:
+                best, least = (left, right), cost
+    return best
+
+
+def _badness(text: str, position: int) -> float:
+    """How bad it is to break a text before ``position``; a space belongs to what stands before it."""
+    before, after = text[position - 1], text[position]
+    if unicodedata.category(after) in ("Mn", "Mc", "Me", "Cf") or before in JOINERS:
+        return math.inf
+    if before == " ":
+        return _after(text[:position].rstrip())
+    if _is_wide(before) or _is_wide(after):
+        may_begin = after not in NEVER_FIRST and after != " "
+        return min(_after(text[:position]), BETWEEN_SIGNS) if may_begin else INSIDE_WORD
+    return INSIDE_WORD
+
+
+def _after(text: str) -> float:
+    sign = text.rstrip(CLOSING)[-1:]
+    if sign and sign in SENTENCE_END:
+        return AFTER_SENTENCE
+    return AFTER_CLAUSE if sign and sign in CLAUSE_END else BETWEEN_WORDS
+
+
+def plain_text(spoken: Sequence[Spoken]) -> str:
+    """The transcript to read: a paragraph each time somebody else speaks, or after a long pause."""
+    paragraphs: list[str] = []
+    last: Spoken | None = None
+    several = len({one.speaker for one in spoken}) > 1
+    for one in sorted(spoken, key=lambda one: one.start):
+        text = visible(one.text)
+        if not text:
+            continue
+        if last is None or one.speaker != last.speaker or one.start - last.end > PARAGRAPH_PAUSE_SECONDS:
+            name = f"{visible(one.speaker)}: " if several and one.speaker else ""
+            paragraphs.append(f"[{clock(one.start)}] {name}{text}")
+        else:
+            paragraphs[-1] += f" {text}"
+        last = one
+    return "\n\n".join(paragraphs) + ("\n" if paragraphs else "")
+
+
+PARAGRAPH_PAUSE_SECONDS = 3.0
+
+
+def clock(seconds: float) -> str:
+    """A time for people: ``4:05`` or ``1:04:05``."""
+    minutes, rest = divmod(max(0, math.floor(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

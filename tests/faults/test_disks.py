@@ -1,0 +1,144 @@
+"""Disks that are full, read-only or gone, under the real worker: what is said, what is held, what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import sound
+from conftest import StartWorker
+from harness import TEACHER, gaps, manifest, recorded, segments_of
+
+from devtools.livekit_server import LiveKitServer
+from devtools.speakers import Speaker
+from devtools.worker import Worker
+
+pytestmark = pytest.mark.e2e
+
+MARKERS = sound.markers()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of one megabyte."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(path)]
+    if sys.platform != "linux" or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root of a Linux system can mount a small disk")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+def sentences(first: int, count: int) -> sound.IntArray:
+    return sound.sequence(MARKERS[first : first + count], 0.3, lead_seconds=0, tail_seconds=0.5)[0]
+
+
+@contextlib.asynccontextmanager
+async def teaching(server: LiveKitServer, recorder: Worker, room: str) -> AsyncIterator[Speaker]:
+    async with await Speaker.join(server, room, "anna", metadata=TEACHER) as teacher:
+        await teacher.publish()
+        await recorder.wait_for("Track subscribed", timeout=20)
+        await teacher.silence(0.5)
+        yield teacher
+    await recorder.wait_for("Room over", timeout=40)
+
+
+def filled(disk: Path) -> Path:
+    """A file that leaves no byte of the disk free."""
+    ballast = disk / "ballast"
+    with contextlib.suppress(OSError), open(ballast, "wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+    return ballast
+
+
+def remount(path: Path, how: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{how}", str(path)], check=True)
+
+
+@pytest.mark.fault("the disk is full for a while", "said once; nothing is lost")
+async def test_a_full_disk_is_said_once_and_costs_nothing_when_there_is_room_again(
+    livekit_server: LiveKitServer, worker: StartWorker, small_disk: Path
+) -> None:
+    recorder = await worker(output_dir=small_disk / "segments")
+    async with teaching(livekit_server, recorder, "full") as teacher:
+        await teacher.say(sentences(0, 2))
+        ballast = filled(small_disk)
+        await teacher.say(sentences(2, 4))
+        await recorder.wait_for("The disk refuses: No space left on device")
+        ballast.unlink()
+        await teacher.say(sentences(6, 2))
+        await recorder.wait_for("The disk works again")
+    room_dir = small_disk / "segments" / "full"
+    assert sound.heard(recorded(room_dir), MARKERS) == list(range(8))
+    assert recorder.log.count("The disk refuses") == 1
+    assert not gaps(room_dir)
+
+
+@pytest.mark.fault("the disk turns read-only for a while", "nothing is lost")
+async def test_a_disk_that_turns_read_only_and_back_costs_nothing(
+    livekit_server: LiveKitServer, worker: StartWorker, small_disk: Path
+) -> None:
+    recorder = await worker(output_dir=small_disk / "segments")
+    async with teaching(livekit_server, recorder, "read-only") as teacher:
+        await teacher.say(sentences(0, 2))
+        await teacher.silence(3)  # a file that is open for writing keeps a file system writable
+        await segments_of(small_disk / "segments" / "read-only", 1)
+        remount(small_disk, "ro")
+        await teacher.say(sentences(2, 3))
+        await recorder.wait_for("The disk refuses: Read-only file system")
+        remount(small_disk, "rw")
+        await teacher.say(sentences(5, 2))
+        await recorder.wait_for("The disk works again")
+    assert sound.heard(recorded(small_disk / "segments" / "read-only"), MARKERS) == list(range(7))
+
+
+@pytest.mark.fault("the disk refuses for longer than memory lasts", "the oldest goes and is owned up to")
+async def test_speech_beyond_what_memory_may_hold_is_a_gap_that_is_owned_up_to(
+    livekit_server: LiveKitServer, worker: StartWorker, small_disk: Path
+) -> None:
+    recorder = await worker(output_dir=small_disk / "segments", MAX_UNSAVED_SECONDS="10")
+    async with teaching(livekit_server, recorder, "too-long") as teacher:
+        await teacher.say(sentences(0, 2))
+        await teacher.silence(3)
+        await segments_of(small_disk / "segments" / "too-long", 1)
+        remount(small_disk, "ro")
+        await teacher.say(sentences(2, 16))
+        await recorder.wait_for("LOST")
+        remount(small_disk, "rw")
+        await teacher.say(sentences(18, 2))
+    room_dir = small_disk / "segments" / "too-long"
+    found = sound.heard(recorded(room_dir), MARKERS)
+    assert found == sorted(set(found))
+    assert found[:2] == [0, 1]
+    assert found[-2:] == [18, 19]
+    assert len(found) < 20
+    assert {gap["reason"] for gap in gaps(room_dir)} == {"unsaved"}
+
+
+@pytest.mark.fault("the room's folder is deleted", "what is being spoken and what follows is there")
+async def test_a_folder_that_is_deleted_underneath_is_made_again(
+    livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path
+) -> None:
+    recorder = await worker()
+    room_dir = tmp_path / "segments" / "deleted"
+    async with teaching(livekit_server, recorder, "deleted") as teacher:
+        await teacher.say(sentences(0, 2))
+        await teacher.silence(3)
+        await segments_of(room_dir, 1)
+        talk = asyncio.create_task(teacher.say(sentences(2, 4)))
+        await asyncio.sleep(2)
+        await asyncio.to_thread(shutil.rmtree, room_dir)
+        await talk
+    assert sound.heard(recorded(room_dir), MARKERS) == [2, 3, 4, 5]
+    assert all(os.path.exists(room_dir / record["file"]) for record in manifest(room_dir))

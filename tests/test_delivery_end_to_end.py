@@ -1,0 +1,151 @@
+"""A lecture, a real worker, a real S3 and a real Postgres that go away, and a worker that is killed in between."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import sound
+from conftest import StartWorker
+from harness import TEACHER, Record, manifest, recorded, segments_of, until
+from lessons_on_disk import sha256
+
+from devtools.livekit_server import LiveKitServer
+from devtools.postgres_server import PostgresServer, PostgresUnavailable
+from devtools.s3_server import Request, S3Server
+from devtools.speakers import Speaker
+from devtools.worker import Worker
+from postgres_target import PostgresTarget
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+SOON = 60.0
+MARKERS = sound.markers()
+
+
+@pytest.fixture
+def s3() -> Iterator[S3Server]:
+    with S3Server() as server:
+        yield server
+
+
+@pytest.fixture
+def database() -> Iterator[PostgresServer]:
+    try:
+        server = PostgresServer()
+        server.start()
+    except PostgresUnavailable as error:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(str(error))
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def sentences(first: int, count: int) -> sound.IntArray:
+    return sound.sequence(MARKERS[first : first + count], 0.8, lead_seconds=0, tail_seconds=2.5)[0]
+
+
+async def teacher_in(server: LiveKitServer, recorder: Worker, room: str, identity: str = "anna") -> Speaker:
+    speaker = await Speaker.join(server, room, identity, metadata=TEACHER)
+    before = len(recorder.lines)
+    microphone = await speaker.publish()
+    await recorder.wait_for(f"Track subscribed: microphone {microphone.sid}", SOON, skip_lines=before)
+    await speaker.silence(0.5)
+    return speaker
+
+
+def in_s3(s3: S3Server, room: str) -> list[str]:
+    return sorted(
+        sha256(data) for key, data in s3.objects().items() if key.startswith(f"{room}/") and ".wav" in key
+    )
+
+
+def in_postgres(database: PostgresServer) -> list[str]:
+    with psycopg.connect(database.url()) as connection:
+        return sorted(sha256(row[0]) for row in connection.execute("SELECT audio_data FROM audio_segments"))
+
+
+def hashes(records: list[Record]) -> list[str]:
+    return sorted(record["sha256"] for record in records)
+
+
+async def test_a_lecture_arrives_through_outages_and_kills(
+    livekit_server: LiveKitServer, worker: StartWorker, s3: S3Server, database: PostgresServer, tmp_path: Path
+) -> None:
+    target = PostgresTarget(database.url())
+    await target.migrate()
+    await target.aclose()
+    settings: dict[str, Any] = {**s3.environment(), "DATABASE_URL": database.url(), "RECONCILE_SECONDS": "1"}
+    room_dir = tmp_path / "segments" / "lecture"
+
+    recorder = await worker(**settings)
+    async with await teacher_in(livekit_server, recorder, "lecture") as teacher:
+        await teacher.say(sentences(0, 3))
+        await segments_of(room_dir, 1)
+        await until(lambda: in_s3(s3, "lecture"), "the first segment in S3", SOON)
+
+        s3.close()
+        database.pause()
+        before = len(manifest(room_dir))
+        await teacher.say(sentences(3, 3))
+        await segments_of(room_dir, before + 1)
+        await until(lambda: not list(room_dir.glob("*.part")), "all that was said is saved", SOON)
+        await recorder.wait_for("Delivery to s3://", SOON)
+        await recorder.wait_for("cannot be reached", SOON)
+        recorder.kill()  # between the local commit and the upload
+
+        database.run()
+        reached, killed = threading.Event(), threading.Event()
+
+        def hold(request: Request) -> None:
+            if ".wav" in request.path and not killed.is_set():
+                reached.set()
+                killed.wait(SOON)
+
+        s3.gate.stored = hold
+        s3.open()
+        recorder = await worker(**settings)
+        await until(reached.is_set, "an upload", SOON)
+        recorder.kill()  # between the upload and its record
+        killed.set()
+
+    recorder = await worker(**settings)
+    await until(lambda: in_s3(s3, "lecture") == hashes(manifest(room_dir)), "every segment in S3, once", SOON)
+    await until(
+        lambda: in_postgres(database) == hashes(manifest(room_dir)), "every segment in Postgres, once", SOON
+    )
+    assert hashes(manifest(room_dir)) == sorted(sha256(path.read_bytes()) for path in room_dir.glob("*.wav"))
+    assert sound.heard(recorded(room_dir), MARKERS) == [0, 1, 2, 3, 4, 5]
+    await recorder.stop()
+    assert s3.objects()["lecture/segments.jsonl"] == (room_dir / "segments.jsonl").read_bytes()
+    secrets = (settings["S3_KEY_SECRET"], database.password)
+    assert not [secret for secret in secrets if secret in recorder.log]
+
+
+@pytest.mark.parametrize("executor", ["thread", "process"])
+async def test_bad_settings_are_said_and_recording_goes_on(
+    livekit_server: LiveKitServer, worker: StartWorker, database: PostgresServer, executor: str
+) -> None:
+    room = f"bad-settings-{executor}"
+    recorder = await worker(
+        S3_BUCKET="lessons",
+        DATABASE_URL=database.url(password="wrong"),
+        JOB_EXECUTOR=executor,
+        KEEP_LOCAL="until_delivered",
+    )
+    assert "S3_KEY_ID, S3_KEY_SECRET not set" in recorder.log
+    await recorder.wait_for("user or password is wrong. Recording goes on locally", SOON)
+    async with await teacher_in(livekit_server, recorder, room) as teacher:
+        await teacher.say(sentences(0, 2))
+    await recorder.wait_for("Room over: ")
+    room_dir = recorder.output_dir / room
+    assert sound.heard(recorded(room_dir), MARKERS) == [0, 1]
+    assert "Traceback" not in recorder.log

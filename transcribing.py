@@ -1,0 +1,229 @@
+"""`lessons.py transcribe`: text for everything that has none, or again with another model or more languages."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import console
+from archive import Archive, Room
+from config import Settings
+from console import duration, progress, say, say_json, tell
+from languages import language_tags
+from segments import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from transcription import Estimate, Task, Wish
+
+
+def transcribe(
+    rooms: Annotated[
+        list[str] | None, typer.Argument(metavar="[ROOM]...", help="These rooms only; all if none is named.")
+    ] = None,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Also where there is a text: of another model, or without a language."),
+    ] = False,
+    model: Annotated[str, typer.Option("--model", help="Instead of GEMINI_MODEL.")] = "",
+    languages: Annotated[
+        str, typer.Option("--languages", metavar="TAGS", help="Instead of TARGET_LANGUAGES, such as es,ar.")
+    ] = "",
+    batch: Annotated[
+        bool,
+        typer.Option("--batch", help="Half the price, within a day: submit, and come back later to collect."),
+    ] = False,
+    shard: Annotated[
+        str, typer.Option("--shard", metavar="I/N", help="Only the I-th of N parts, for N machines at once.")
+    ] = "",
+    estimate: Annotated[bool, typer.Option("--estimate", help="Only say what it would cost.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Answer with JSON.")] = False,
+) -> None:
+    """Get transcripts and translations for what has none. What is done is skipped, so just start it again.
+
+    First it says what that costs, and asks. Settings and budgets are the worker's (GEMINI_API_KEY, TARGET_LANGUAGES,
+    GEMINI_MAX_PER_DAY, ...). With --batch, the exit code is 3 while texts are still to come.
+    """
+    from transcription import Wish, is_in_shard
+    from transcription import estimate as estimated
+
+    settings = _with(console.settings(), model, languages)
+    wish = Wish(settings.gemini_model, settings.target_languages, force)
+    number, count = _shard(shard)
+    chosen = [
+        room for room in Archive.from_settings(settings).chosen(rooms) if is_in_shard(room, number, count)
+    ]
+    logging.getLogger("recorder").setLevel(logging.WARNING)
+    if batch:
+        _by_batch(settings, chosen, wish, estimate, yes, as_json)
+        return
+    cost = estimated(_tasks(chosen, wish), wish)
+    if estimate or not cost.segments:
+        _say_estimate(cost, settings, as_json)
+        return
+    _confirm(cost, settings, yes)
+    _now(settings, chosen, wish, cost, as_json)
+
+
+def _with(settings: Settings, model: str, languages: str) -> Settings:
+    """The settings with what the command line says instead. Text files are written in any case."""
+    if languages:
+        try:
+            tags = language_tags(word for word in languages.split(",") if word.strip())
+        except ValueError as error:
+            raise InputError(f"--languages {languages}: {error}") from None
+        settings = replace(settings, target_languages=tags)
+    return replace(settings, gemini_model=model or settings.gemini_model, save_translations=True)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    if not text:
+        return 1, 1
+    try:
+        number, count = map(int, text.split("/"))
+    except ValueError:
+        number, count = 0, 0
+    if not 1 <= number <= count <= 10_000:
+        raise InputError(f"--shard {text}: the second of eight parts is 2/8")
+    return number, count
+
+
+def _tasks(rooms: Sequence[Room], wish: Wish) -> Iterator[Task]:
+    from transcription import tasks_of
+
+    return itertools.chain.from_iterable(tasks_of(room, wish) for room in rooms)
+
+
+def _confirm(cost: Estimate, settings: Settings, yes: bool) -> None:
+    """Asks before money is spent.
+
+    Raises:
+        ConfigError: there is no key.
+        InputError: nobody is there to be asked.
+    """
+    if not settings.has_gemini:
+        raise ConfigError("GEMINI_API_KEY is not set: text needs it, or GOOGLE_CLOUD_PROJECT")
+    tell(_sentence(cost, settings))
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise InputError("Nobody is there to be asked: say --yes, or --estimate")
+    if not typer.confirm("Go on?", err=True):
+        raise typer.Exit(console.TROUBLE)
+
+
+def _now(settings: Settings, rooms: Sequence[Room], wish: Wish, cost: Estimate, as_json: bool) -> None:
+    from transcription import transcribe
+    from translator import GeminiTranslator
+
+    with contextlib.ExitStack() as stack:
+        free = _reserved(stack, rooms)
+        with progress("Transcribing", cost.segments, "segments") as advance:
+            service = console.run(
+                transcribe(
+                    settings,
+                    GeminiTranslator(settings),
+                    _tasks(free, wish),
+                    advance,
+                    is_forced=wish.is_forced,
+                )
+            )
+    costs = service.costs
+    if as_json:
+        say_json(vars(costs))
+    else:
+        say(str(costs))
+    if costs.refused or len(free) < len(rooms):
+        raise typer.Exit(console.TROUBLE)
+
+
+def _reserved(stack: contextlib.ExitStack, rooms: Sequence[Room]) -> list[Room]:
+    """The rooms that no other process is transcribing."""
+    from storage import Reservation
+
+    free = []
+    for room in rooms:
+        try:
+            stack.enter_context(Reservation(room.path, "transcribe"))
+            free.append(room)
+        except InputError as error:
+            tell(str(error))
+    return free
+
+
+# --- the Batch API ---
+
+
+def _by_batch(
+    settings: Settings, rooms: Sequence[Room], wish: Wish, only_estimate: bool, yes: bool, as_json: bool
+) -> None:
+    from storage import Reservation
+
+    if not settings.gemini_api_key:
+        raise ConfigError("GEMINI_API_KEY is not set: the Batch API needs it")
+    with Reservation(Path(settings.output_dir), "batch"):
+        answer = console.run(_batch_run(settings, rooms, wish, only_estimate, yes))
+    if as_json:
+        say_json(answer)
+    else:
+        say(
+            f"{answer['collected']} texts collected, {answer['submitted']} segments submitted, "
+            f"{answer['waiting']} still to come"
+        )
+    if answer["waiting"]:
+        tell("Come back later: the same command collects them (results are kept for two days)")
+        raise typer.Exit(console.NOT_YET)
+    if answer["failed"]:
+        raise typer.Exit(console.TROUBLE)
+
+
+async def _batch_run(
+    settings: Settings, rooms: Sequence[Room], wish: Wish, only_estimate: bool, yes: bool
+) -> dict[str, Any]:
+    """First what has come back, then what is still undone."""
+    from batches import Batches
+    from transcription import estimate as estimated
+
+    batches = Batches(settings)
+    try:
+        collected, failed = await batches.collect()
+        cost = estimated(batches.not_submitted(_tasks(rooms, wish)), wish, batch=True)
+        submitted = 0
+        if cost.segments and only_estimate:
+            tell(_sentence(cost, settings))
+        elif cost.segments:
+            _confirm(cost, settings, yes)
+            with progress("Submitting", cost.segments, "segments") as advance:
+                submitted = await batches.submit(batches.not_submitted(_tasks(rooms, wish)), wish, advance)
+        waiting = batches.waiting()
+    finally:
+        await batches.aclose()
+    return {"collected": collected, "failed": failed, "submitted": submitted, "waiting": waiting}
+
+
+# --- saying ---
+
+
+def _sentence(cost: Estimate, settings: Settings) -> str:
+    price = f"about ${cost.dollars:,.2f}" if cost.dollars is not None else "the price is not known here"
+    tokens = f"{cost.input_tokens:,} tokens in, {cost.output_tokens:,} out"
+    into = f" and {', '.join(settings.target_languages)}" if settings.target_languages else ""
+    return (
+        f"{cost.segments} segments, {duration(cost.audio_seconds)} of speech, transcript{into} with "
+        f"{settings.gemini_model}: {price} ({tokens})"
+    )
+
+
+def _say_estimate(cost: Estimate, settings: Settings, as_json: bool) -> None:
+    if as_json:
+        say_json(vars(cost))
+    else:
+        say(_sentence(cost, settings) if cost.segments else "Nothing to do: every segment has its text")
