@@ -13,6 +13,8 @@ export interface Caption {
   /** BCP 47 tag. */
   language: string;
   text: string;
+  /** Whether it is what was said. Packets do not tell: of each segment, the original comes first. */
+  isOriginal?: boolean;
   /** When it was said, in milliseconds since 1970. */
   start: number;
   /** The speaker's identity. */
@@ -41,6 +43,7 @@ export function useStreamCaptions(): Caption[] {
           segment: attributes["segment"] ?? streamInfo.id,
           language: attributes["language"] ?? "",
           text,
+          isOriginal: attributes["language"] === attributes["spoken_language"],
           start: Number(attributes["start_time"] ?? streamInfo.timestamp),
           speaker: participantInfo.identity,
         };
@@ -69,14 +72,14 @@ export function usePacketCaptions(): Caption[] {
   return useMemo(() => [...captions.values()], [captions]);
 }
 
-/** Captions come in the order spoken, and of each segment the original first. */
+/** Captions come in the order spoken. */
 export function linesIn(captions: Caption[], wanted: string): Line[] {
   const segments = new Map<string, Caption[]>();
   for (const caption of captions) {
     segments.set(caption.segment, [...(segments.get(caption.segment) ?? []), caption]);
   }
   return [...segments].map(([segment, texts]) => {
-    const original = texts[0]!;
+    const original = texts.find((one) => one.isOriginal) ?? texts[0]!;
     const { start, speaker } = original;
     return { segment, start, speaker, original, shown: inLanguage(texts, wanted) ?? original };
   });
