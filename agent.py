@@ -2,6 +2,7 @@
 
 python agent.py start      in production
 python agent.py dev        restarts whenever a .py file or .env is saved
+python agent.py check      tries settings, disk, server and key before a lesson does
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ import gc
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
@@ -46,12 +48,15 @@ from livekit.agents import (
     WorkerPermissions,
 )
 from livekit.protocol import agent
+from livekit.rtc import _ffi_client
 from livekit.rtc._ffi_client import FfiClient
 
 from audio_processor import load_detector
 from capacity import default_max_rooms
 from config import Settings, environment
 from delivery import DeliveryService
+from encryption import encryption_options
+from health import health_answer
 from logs import set_up_logging
 from outbox import Outbox
 from reconcile import Reconciler, ask_for_recorder, is_wanted
@@ -60,11 +65,18 @@ from retention import Housekeeping
 from segments import ConfigError, RecorderError, RoomInfo
 from storage import prepare_output_dir, recover_all
 from targets import open_targets
+from vitals import vitals
 
 if TYPE_CHECKING:
     from texts import TextService
 
 logger = logging.getLogger("recorder")
+
+PANIC_SIGNAL = signal.SIGABRT
+"""What a panic of the native client sends to its own process. At SIGTERM, as the library has it, it would look like an
+ordinary stop, and the process of a job would ignore it and hear nothing for ever (fact 23).
+"""
+_ffi_client.__dict__["signal"] = SimpleNamespace(SIGTERM=PANIC_SIGNAL)
 
 HERE = Path(__file__).resolve().parent
 STOP_TIMEOUT_SECONDS = 15.0
@@ -102,14 +114,14 @@ class RecorderServer(AgentServer):
         self.delivery: DeliveryService | None = None
         """Its status() has the backlog of each target."""
         self._being_taken: dict[str, str] = {}
-        self._problem = problem
+        self.problem = problem
         is_thread = settings.job_executor == "thread"
         super().__init__(
             ws_url=settings.livekit_url,
             api_key=settings.livekit_api_key,
             api_secret=settings.livekit_api_secret,
-            host=settings.health_host,
-            port=settings.health_port,
+            host="127.0.0.1",  # the framework's own answers tell names to anyone: ours replace them, see run()
+            port=0,
             permissions=least_permissions(settings),
             job_executor_type=JobExecutorType.THREAD if is_thread else JobExecutorType.PROCESS,
             num_idle_processes=1,
@@ -133,15 +145,17 @@ class RecorderServer(AgentServer):
         Raises:
             RecorderError: something that only the operator can mend.
         """
-        if self._problem is not None:
-            raise self._problem
+        if self.problem is not None:
+            raise self.problem
         prepare_output_dir(Path(self.settings.output_dir))
         outbox = Outbox(Path(self.settings.output_dir))
         self.texts = self._text_service(outbox)
-        self._port = _free_port(self.settings.health_host, self.settings.health_port)
-        async with api.LiveKitAPI(
-            self.settings.livekit_url, self.settings.livekit_api_key, self.settings.livekit_api_secret
-        ) as livekit:
+        async with (
+            health_answer(self.settings, self.max_rooms, self.is_connected) as health_port,
+            api.LiveKitAPI(
+                self.settings.livekit_url, self.settings.livekit_api_key, self.settings.livekit_api_secret
+            ) as livekit,
+        ):
             self._livekit = livekit
             await _reach(livekit, self.settings)
             helpers = [
@@ -152,14 +166,17 @@ class RecorderServer(AgentServer):
                 from search_index import FreshIndex
 
                 index = FreshIndex(Path(self.settings.output_dir))
+                vitals.add_source(self.texts.figures)
                 helpers.append(asyncio.create_task(self.texts.run(), name="texts"))
                 helpers.append(asyncio.create_task(index.run(), name="search index"))
 
             def on_registered(*_: object) -> None:
                 # Not before: a recorder that is asked for while nobody can take it would be lost.
-                self._say_ready()
+                self._say_ready(health_port)
+                assert self._http_server is not None
+                helpers.append(asyncio.create_task(self._http_server.aclose(), name="framework's health"))
                 reconciler = Reconciler(
-                    livekit, self.settings, self.max_rooms, self.is_recording, self.has_capacity
+                    livekit, self.settings, self.is_recording, self.rooms_taken, self.has_capacity
                 )
                 helpers.append(asyncio.create_task(reconciler.run(), name="reconciler"))
 
@@ -201,6 +218,10 @@ class RecorderServer(AgentServer):
             self.delivery = DeliveryService(self.settings, targets, outbox)
             tasks.append(asyncio.create_task(self.delivery.run(), name="delivery"))
         return tasks
+
+    def is_connected(self) -> bool:
+        """Whether the server can reach this worker now."""
+        return self.is_serving and not self._connecting
 
     def is_recording(self, room_sid: str) -> bool:
         """Whether a recorder of this worker is in the room, or on its way into it."""
@@ -266,13 +287,13 @@ class RecorderServer(AgentServer):
     def _rooms_by_job(self) -> dict[str, str]:
         return {**self._being_taken, **{job.job.id: job.job.room.sid for job in self.active_jobs}}
 
-    def _say_ready(self) -> None:
+    def _say_ready(self, health_port: int) -> None:
         logger.info(
             "Registered with %s, ready for up to %d rooms, health on http://%s:%d/",
             self.settings.livekit_url,
             self.max_rooms,
             self.settings.health_host,
-            self.worker_info.http_port,
+            health_port,
         )
 
 
@@ -306,21 +327,6 @@ def _load(worker: AgentServer) -> float:
     assert isinstance(worker, RecorderServer)
     rooms = worker.rooms_taken()
     return FULL_LOAD if not worker.has_capacity() else BUSIEST_LOAD * rooms / worker.max_rooms
-
-
-def _free_port(host: str, port: int) -> int:
-    """``port``, or 0 (any free one) with a warning if it is taken: no reason to leave rooms unrecorded."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        if sys.platform != "win32":
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            logger.warning(
-                "HEALTH_PORT=%d cannot be used (%s): using any free port", port, error.strerror or error
-            )
-            return 0
-    return port
 
 
 async def _reach(livekit: api.LiveKitAPI, settings: Settings) -> None:
@@ -384,6 +390,7 @@ async def request(request: JobRequest) -> None:
         logger.info("Already recording: second request refused", extra={"room": request.room.name})
         await request.reject(terminate=True)
     elif server.rooms_taken() >= server.max_rooms:
+        vitals.refused_room()
         logger.error("Full with %d rooms (MAX_ROOMS)", server.max_rooms, extra={"room": request.room.name})
         await request.reject(terminate=False)
     else:
@@ -404,7 +411,10 @@ async def entrypoint(ctx: JobContext) -> None:
     while not _joining.acquire(blocking=False):  # noqa: ASYNC110  (shared by threads; a cancelled wait takes no place)
         await asyncio.sleep(JOIN_POLL_SECONDS)
     try:
-        await ctx.connect(auto_subscribe=AutoSubscribe.SUBSCRIBE_NONE)
+        await ctx.connect(
+            encryption=encryption_options(server.settings.e2ee_passphrase),
+            auto_subscribe=AutoSubscribe.SUBSCRIBE_NONE,
+        )
     finally:
         _joining.release()
     recorder.begin()
@@ -443,12 +453,12 @@ server.rtc_session(
 
 # --- the command line ---
 
-USAGE = "usage: python agent.py start | dev"
+USAGE = "usage: python agent.py start | dev | check"
 
 
 def main(arguments: list[str]) -> int:
     """Runs a command and returns the exit code: 0 after a signal, 1 for trouble at run time, 2 for wrong input."""
-    commands: dict[str, Callable[[], int]] = {"start": start, "dev": dev}
+    commands: dict[str, Callable[[], int]] = {"start": start, "dev": dev, "check": check_all}
     if len(arguments) != 1 or arguments[0] not in commands:
         sys.stderr.write(USAGE + "\n")
         return 0 if arguments in (["-h"], ["--help"]) else 2
@@ -471,25 +481,47 @@ def start() -> int:
         return 1
 
 
+def check_all() -> int:
+    """Tries everything that a lesson will need, one line each."""
+    from check import check
+
+    set_up_logging("ERROR", "text")
+    with contextlib.suppress(KeyboardInterrupt):
+        return asyncio.run(check(server.settings, server.problem))
+    return 130
+
+
+@dataclass
+class _Stop:
+    """Why and whether the worker has to stop."""
+
+    requested: asyncio.Event = field(default_factory=asyncio.Event)
+    has_panicked: bool = False
+
+
 async def _serve_until_signal() -> int:
-    stopping = asyncio.Event()
-    _on_stop_signals(asyncio.get_running_loop(), stopping)
+    stop = _Stop()
+    _on_stop_signals(asyncio.get_running_loop(), stop)
     serving = asyncio.create_task(server.run(), name="server")
-    waiting = asyncio.create_task(stopping.wait(), name="signal")
+    waiting = asyncio.create_task(stop.requested.wait(), name="signal")
     await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
     if serving.done():
         waiting.cancel()
         serving.result()  # raises what ended it
         return 1
-    logger.info("Stopping: closing every open segment")
-    await _stop(serving)
-    return 0
+    if stop.has_panicked:
+        logger.critical("The native client has failed: saving what has been heard, to be started again")
+    else:
+        logger.info("Stopping: closing every open segment")
+    await _stop(serving, leaves_at_once=stop.has_panicked)
+    return 1 if stop.has_panicked else 0
 
 
-async def _stop(serving: asyncio.Task[None]) -> None:
+async def _stop(serving: asyncio.Task[None], *, leaves_at_once: bool) -> None:
     if server.is_serving:
         await server.stop_taking_rooms()
-        await (server.rooms_over() if server.settings.on_stop == "drain" else server.hand_over())
+        if not leaves_at_once:
+            await (server.rooms_over() if server.settings.on_stop == "drain" else server.hand_over())
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(server.aclose(), STOP_TIMEOUT_SECONDS)
     serving.cancel()
@@ -498,15 +530,16 @@ async def _stop(serving: asyncio.Task[None]) -> None:
     logger.info("Stopped")
 
 
-def _on_stop_signals(loop: asyncio.AbstractEventLoop, stopping: asyncio.Event) -> None:
+def _on_stop_signals(loop: asyncio.AbstractEventLoop, stop: _Stop) -> None:
     """The first signal stops in order, the second at once: what is on disk is valid at every moment."""
 
-    def on_signal(*_: Any) -> None:
-        if stopping.is_set():
+    def on_signal(number: int, _: Any) -> None:
+        if stop.requested.is_set():
             os._exit(1)
-        loop.call_soon_threadsafe(stopping.set)
+        stop.has_panicked = number == PANIC_SIGNAL
+        loop.call_soon_threadsafe(stop.requested.set)
 
-    names = ("SIGINT", "SIGTERM", "SIGBREAK")
+    names = ("SIGINT", "SIGTERM", "SIGBREAK", PANIC_SIGNAL.name)
     for number in (getattr(signal, name) for name in names if hasattr(signal, name)):
         signal.signal(number, on_signal)
 

@@ -218,6 +218,13 @@ class Settings:
     livekit_api_secret: str = _text(
         "LiveKit", "", "API secret", allowed="the API key's secret", secret=True, required=True
     )
+    e2ee_passphrase: str = _text(
+        "LiveKit",
+        "",
+        "the shared passphrase of rooms that are encrypted end to end; unencrypted rooms need none and suffer none",
+        allowed="the passphrase that the clients use",
+        secret=True,
+    )
     gemini_api_key: str = _text(
         "Text",
         "",
@@ -472,6 +479,7 @@ class Settings:
     health_port: int = _integer(
         "Worker", 8081, 0, 65535, "port", "port of the health answer; 0: any free one"
     )
+    metrics: bool = _flag("Worker", False, "Prometheus metrics beside the health answer, under /metrics")
     log_level: str = _choice(
         "Worker", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR"), "least level of what is logged"
     )
@@ -542,6 +550,8 @@ class Settings:
                 problems.append(
                     f"{name.upper()}=true is wrong: it needs a GEMINI_API_KEY, or a GOOGLE_CLOUD_PROJECT"
                 )
+        if self.captions and self.hidden:
+            problems.append("CAPTIONS=true is wrong: nobody sees who shows them with HIDDEN=true")
         if not self.save_audio and not self.save_translations:
             problems.append(
                 "SAVE_AUDIO=false is wrong: without SAVE_TRANSLATIONS=true nothing of the lesson would be kept"

@@ -4,6 +4,7 @@
     python dev.py demo [--keep] [--output DIR]     records a lecture on this machine
     python dev.py test [arguments for pytest]      format, lint, types and tests
     python dev.py bench [arguments]                measures against the stock recipe (benchmarks/run.py)
+    python dev.py page [ROOM]                      serves examples/captions for the server in .env
     python dev.py lock [--upgrade]                 for maintainers: pins requirements*.txt anew
 
 Needs Python 3.10 to 3.13 and nothing else: the standard library only, until the environment exists.
@@ -44,7 +45,7 @@ class Failed(Exception):
 
 
 def main(arguments: list[str]) -> int:
-    commands = {"demo": demo, "test": test, "bench": bench, "lock": lock}
+    commands = {"demo": demo, "test": test, "bench": bench, "page": page, "lock": lock}
     if not arguments or arguments[0] not in commands:
         print(__doc__, end="")
         return 0 if arguments in (["-h"], ["--help"]) else 2
@@ -91,6 +92,11 @@ def test(arguments: list[str]) -> int:
 def bench(arguments: list[str]) -> int:
     prepare_environment(DEVELOPMENT)
     return run([str(PYTHON), "-m", "benchmarks.run", *arguments])
+
+
+def page(arguments: list[str]) -> int:
+    prepare_environment(DEVELOPMENT)
+    return run([str(PYTHON), "-m", "devtools.page", *arguments])
 
 
 def lock(arguments: list[str]) -> int:

@@ -13,29 +13,26 @@ METHOD = "recorder/alive"
 ALIVE = "alive"
 DEAF = "deaf"
 
-ANSWER_SECONDS = 2.0
-TRIES = 2
-"""A machine that is very busy may be late once."""
+ANSWER_SECONDS = 1.5
 
 _NO_ANSWER = ("RpcError 1501", "RpcError 1502")
 """How the server says that the participant did not take the question, or did not answer it."""
 
 
-async def answers(livekit: api.LiveKitAPI, room: str, identity: str) -> bool:
-    """Whether the recorder of this identity, which the server lists in the room, is alive and hears.
+async def is_alive(livekit: api.LiveKitAPI, room: str, identity: str) -> bool | None:
+    """Whether a recorder of this identity answers and hears. None: it cannot be asked.
 
-    In doubt it is: one of an older version, or on a server that cannot ask.
+    The latter is one that is only joining or of an older version, or a server that does not know how to ask.
 
     Raises:
         aiohttp.ClientError, asyncio.TimeoutError: the server itself does not answer.
     """
-    for _ in range(TRIES):
-        try:
-            return await _ask(livekit, room, identity) != DEAF
-        except api.TwirpError as error:
-            if not any(sign in error.message for sign in _NO_ANSWER):
-                return True
-    return False
+    try:
+        return await _ask(livekit, room, identity) != DEAF
+    except api.TwirpError as error:
+        is_silent = any(sign in error.message for sign in _NO_ANSWER)
+        is_absent = error.code == api.TwirpErrorCode.UNAVAILABLE
+        return False if is_silent or is_absent else None
 
 
 async def _ask(livekit: api.LiveKitAPI, room: str, identity: str) -> str:

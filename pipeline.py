@@ -43,6 +43,7 @@ from segments import (
     utc_now,
 )
 from storage import MANIFEST, PartFile, RoomFolder
+from vitals import vitals
 
 logger = logging.getLogger("recorder")
 
@@ -180,6 +181,7 @@ class RoomPipeline:
         self._folder: RoomFolder | None = None
         self._parts: dict[_Key, PartFile] = {}
         self._backlog: deque[_Item] = deque()
+        self._in_hand: _Item | None = None
         self._more = asyncio.Event()
         self._let_go: set[_Key] = set()
         """Segments that will never be committed."""
@@ -243,6 +245,7 @@ class RoomPipeline:
             self._forget_growth(_key(item, item.update.segment.start_sample))
         self._backlog.append(item)
         self._stay_within_bound()
+        self._tell_unsaved()
         self._more.set()
 
     def _forget_growth(self, key: _Key) -> None:
@@ -263,11 +266,16 @@ class RoomPipeline:
             seconds -= _seconds(oldest)
             self._lose(oldest, "memory for unsaved speech is full (MAX_UNSAVED_SECONDS)")
 
+    def _tell_unsaved(self) -> None:
+        in_hand = _seconds(self._in_hand) if self._in_hand else 0.0
+        vitals.unsaved(self._room.sid, in_hand + sum(map(_seconds, self._backlog)))
+
     def _lose(self, item: _Item, reason: str) -> None:
         assert isinstance(item.update, Closed)
         segment = item.update.segment
         self._let_go.add(_key(item, segment.start_sample))
         self.totals.lost_seconds += segment.duration_seconds
+        vitals.lost(segment.duration_seconds)
         logger.error(
             "LOST %.1f s of speech from %s on: %s",
             segment.duration_seconds,
@@ -285,7 +293,10 @@ class RoomPipeline:
                 self._more.clear()
                 await self._more.wait()
                 continue
-            await self._handle(self._backlog.popleft())
+            self._in_hand = self._backlog.popleft()
+            await self._handle(self._in_hand)
+            self._in_hand = None
+            self._tell_unsaved()
 
     async def _handle(self, item: _Item) -> None:
         if isinstance(item.update, Opened):
@@ -304,6 +315,7 @@ class RoomPipeline:
             return
         self.totals.segments += 1
         self.totals.speech_seconds += record.duration_seconds
+        vitals.segment_saved(record.duration_seconds)
         self.totals.participants.add(record.participant_identity)
         logger.info(
             "Segment saved: %s, %.1f s, confidence %.2f, ended by %s",
@@ -323,6 +335,7 @@ class RoomPipeline:
         if gap is None or gap.seconds < SHORTEST_GAP_SECONDS:
             return
         self.totals.gap_seconds += gap.seconds
+        vitals.gap(gap.seconds)
         logger.warning(
             "GAP: speech may be missing from %s to %s (%.1f s, %s)",
             format_utc(gap.start),
@@ -423,7 +436,8 @@ class RoomPipeline:
         """Does disk work on the disk thread. A refusal is said once, and so is its end."""
         started = time.monotonic()
         try:
-            result = await asyncio.get_running_loop().run_in_executor(self._disk, work)
+            with vitals.disk_step(self._room.sid):
+                result = await asyncio.get_running_loop().run_in_executor(self._disk, work)
         except (
             Exception
         ) as error:  # whatever went wrong there, the segment is still in memory and is tried again
@@ -434,6 +448,7 @@ class RoomPipeline:
 
     def _disk_refuses(self, error: Exception) -> None:
         trouble = str(getattr(error, "strerror", None) or error) or type(error).__name__
+        vitals.disk_refuses(self._room.sid, getattr(error, "strerror", None) or type(error).__name__)
         if trouble != self._disk_trouble:
             self._disk_trouble = trouble
             logger.error(
@@ -446,6 +461,7 @@ class RoomPipeline:
     def _disk_works(self, seconds: float) -> None:
         if self._disk_trouble is not None:
             self._disk_trouble = None
+            vitals.disk_works(self._room.sid)
             logger.warning("The disk works again", extra={"room": self._room.name})
         if seconds > STALL_SECONDS:
             logger.warning(

@@ -5,16 +5,15 @@ deploy, while all workers were full or whose recorder was killed would stay unre
 compares its picture with the server's, at the start and every few seconds. LiveKit's own dispatch then chooses the
 worker.
 
-Workers do not know of each other, and need not: each looks at no more rooms a round than it could take itself, rooms it
-has not seen before first and otherwise at random. All workers together then look at every room every few seconds,
-however many they are (docs/scaling.md), and before one asks for a recorder it waits a moment, and looks whether another
-has.
+Workers do not know of each other, and need not. A round looks at three times as many rooms as the worker records
+itself, those first that it has not seen before and otherwise at random: so all workers together look at every room
+about three times a round, however many they are. Before one asks for a recorder it waits a moment, and looks whether
+another has (docs/scaling.md has the figures).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import fnmatch
 import logging
 import random
@@ -27,6 +26,7 @@ from livekit.protocol import models
 import liveness
 from config import Settings
 from roles import ParticipantFacts, RoleRules
+from vitals import vitals
 
 logger = logging.getLogger("recorder")
 
@@ -37,13 +37,17 @@ PATIENCE_SECONDS = 8.0
 """How long a dispatched recorder may take to appear before another is asked for."""
 
 LEAST_LOOKS = 20
-LOOKS_PER_ROOM_OF_OURS = 2
-"""Of rooms in a round, by the rooms that we could record: what keeps a large fleet from asking a server to death."""
+LOOKS_PER_ROOM_OF_OURS = 3
 
-LOOKS_AT_ONCE = 10
+MOST_LOOKS = 100
+"""At once, even where a thousand rooms are recorded here."""
 
-SPREAD_SECONDS = 1.0
-"""Several workers may find the same room at the same moment; each waits up to so long before it acts."""
+SHORT_LIST = 200
+"""A list of more rooms than this is not fetched every round, but as much more seldom as it is longer."""
+
+CAUTION_SECONDS = (0.7, 1.7)
+"""Several workers may find the same room at the same moment. Each waits so long before it acts: until the recorder
+would be there that another has just asked for, and not all as long."""
 
 
 def is_wanted(room: str, patterns: Sequence[str]) -> bool:
@@ -58,65 +62,83 @@ class Reconciler:
         self,
         livekit: api.LiveKitAPI,
         settings: Settings,
-        max_rooms: int,
         is_recorded_here: Callable[[str], bool],
+        rooms_taken: Callable[[], int],
         has_capacity: Callable[[], bool],
     ) -> None:
         self._livekit = livekit
         self._settings = settings
-        self._looks = max(LEAST_LOOKS, LOOKS_PER_ROOM_OF_OURS * max_rooms)
         self._is_recorded_here = is_recorded_here
+        self._rooms_taken = rooms_taken
         self._has_capacity = has_capacity
         self._rules = RoleRules(settings)
+        self._rooms: dict[str, models.Room] = {}
+        """By sid, as of the last list."""
+        self._list_again_at = 0.0
         self._seen: set[str] = set()
         """Sids of rooms that have been looked at."""
         self._asked_at: dict[str, float] = {}
+        self._looks: dict[str, asyncio.Task[None]] = {}
+        """On their way, by the room's sid."""
+        self._trouble = ""
 
     async def run(self) -> None:
         """Rounds until cancelled. A server that does not answer is asked again at the next round."""
-        trouble = ""
-        while True:
-            try:
-                await self.round()
-                trouble = ""
-            except Exception as error:  # whatever the server said, the next round asks again
-                if str(error) != trouble:
-                    trouble = str(error)
-                    logger.warning("Rooms without a recorder cannot be looked for now: %s", trouble)
-            # Never in step with other workers.
-            await asyncio.sleep(self._settings.reconcile_seconds * random.uniform(0.8, 1.2))
+        try:
+            while True:
+                try:
+                    await self.round()
+                except Exception as error:  # whatever the server said, the next round asks again
+                    self._say_once(error)
+                # Never in step with other workers.
+                await asyncio.sleep(self._settings.reconcile_seconds * random.uniform(0.8, 1.2))
+        finally:
+            for look in self._looks.values():
+                look.cancel()
 
     async def round(self) -> None:
-        """Looks at as many rooms as are ours to look at, and asks for a recorder where one is missing.
+        """Begins to look at as many rooms as are ours to look at. A recorder that does not answer holds up no round.
 
         Raises:
             api.TwirpError, aiohttp.ClientError, asyncio.TimeoutError: the server does not answer.
         """
         if not self._has_capacity():
             return  # those who have room for more ask for it
+        if time.monotonic() >= self._list_again_at:
+            await self._list_rooms()
+            self._trouble = ""
+        for room in self._chosen():
+            look = asyncio.create_task(self._look_at(room), name=f"look at {room.name}")
+            self._looks[room.sid] = look
+            look.add_done_callback(lambda look, sid=room.sid: self._on_look_done(look, sid))  # type: ignore[misc]
+
+    def _on_look_done(self, look: asyncio.Task[None], sid: str) -> None:
+        del self._looks[sid]
+        if not look.cancelled() and (error := look.exception()) is not None:
+            self._say_once(error)
+
+    def _say_once(self, error: BaseException) -> None:
+        if str(error) != self._trouble:
+            self._trouble = str(error)
+            logger.warning("Rooms without a recorder cannot be looked for now: %s", error)
+
+    async def _list_rooms(self) -> None:
         rooms = (await self._livekit.room.list_rooms(api.ListRoomsRequest())).rooms
-        open_rooms = {room.sid for room in rooms}
-        self._seen &= open_rooms
-        self._asked_at = {sid: moment for sid, moment in self._asked_at.items() if sid in open_rooms}
-        at_once = asyncio.Semaphore(LOOKS_AT_ONCE)
+        self._rooms = {room.sid: room for room in rooms}
+        self._seen &= self._rooms.keys()
+        self._asked_at = {sid: at for sid, at in self._asked_at.items() if sid in self._rooms}
+        rounds = len(rooms) // SHORT_LIST
+        self._list_again_at = time.monotonic() + rounds * self._settings.reconcile_seconds
 
-        async def look(room: models.Room) -> None:
-            async with at_once:
-                await self._look_at(room)
-
-        results = await asyncio.gather(*(look(room) for room in self._chosen(rooms)), return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-
-    def _chosen(self, rooms: Sequence[models.Room]) -> list[models.Room]:
-        candidates = [room for room in rooms if self._may_need_recorder(room)]
+    def _chosen(self) -> list[models.Room]:
+        candidates = [room for room in self._rooms.values() if self._may_need_recorder(room)]
         random.shuffle(candidates)
         candidates.sort(key=lambda room: room.sid in self._seen)
-        return candidates[: self._looks]
+        share = max(LEAST_LOOKS, LOOKS_PER_ROOM_OF_OURS * self._rooms_taken())
+        return candidates[: min(share, MOST_LOOKS - len(self._looks))]
 
     def _may_need_recorder(self, room: models.Room) -> bool:
-        if room.num_participants == 0 or self._is_recorded_here(room.sid):
+        if room.num_participants == 0 or room.sid in self._looks or self._is_recorded_here(room.sid):
             return False
         if not is_wanted(room.name, self._settings.room_filter):
             return False
@@ -125,40 +147,73 @@ class Reconciler:
         return time.monotonic() - self._asked_at.get(room.sid, -PATIENCE_SECONDS) >= PATIENCE_SECONDS
 
     async def _look_at(self, room: models.Room) -> None:
-        needs_recorder = await self._needs_recorder(room)
+        try:
+            if not await self._has_recorder(room) and await self._has_teacher(room):
+                await self._ask_unless_another_has(room)
+        except api.TwirpError as error:
+            if error.code != api.TwirpErrorCode.NOT_FOUND:
+                raise
+            self._rooms.pop(room.sid, None)  # it is over
         self._seen.add(room.sid)
-        if not needs_recorder:
-            return
-        before = await self._dispatches(room)
-        await asyncio.sleep(random.uniform(0, SPREAD_SECONDS))
-        self._asked_at[room.sid] = time.monotonic()
-        if await self._dispatches(room) == before:
-            await self._ask_for_recorder(room)
 
-    async def _needs_recorder(self, room: models.Room) -> bool:
-        request = api.ListParticipantsRequest(room=room.name)
-        participants = (await self._livekit.room.list_participants(request)).participants
-        present = [one for one in participants if one.state != models.ParticipantInfo.DISCONNECTED]
-        if not any(self._rules.judge(_facts(one)).is_recorded for one in present):
-            return False
-        identity = self._settings.agent_identity
-        if not any(one.identity == identity for one in present):
+    async def _has_recorder(self, room: models.Room) -> bool:
+        """Whether one is there and alive. One that does not answer twice is removed from the room.
+
+        A recorder that is well costs a single call.
+        """
+        is_alive = await self._is_alive(room)
+        listed = None if is_alive else await self._listed_recorder(room)
+        if is_alive or listed is None:
+            return bool(is_alive)
+        if is_alive is None or await self._is_alive(room) is not False:
             return True
-        if await liveness.answers(self._livekit, room.name, identity):
-            return False
+        if await self._listed_recorder(room) != listed:
+            return True  # there is a new one, or somebody else has found the old one dead and sees to it
         logger.warning("The room's recorder does not answer: removing it", extra={"room": room.name})
-        with contextlib.suppress(api.TwirpError):  # it has just gone by itself
-            await self._livekit.room.remove_participant(
-                api.RoomParticipantIdentity(room=room.name, identity=identity)
-            )
+        return not await self._remove_recorder(room)
+
+    async def _is_alive(self, room: models.Room) -> bool | None:
+        return await liveness.is_alive(self._livekit, room.name, self._settings.agent_identity)
+
+    async def _listed_recorder(self, room: models.Room) -> str | None:
+        """The sid of the recorder that the server lists in the room."""
+        try:
+            return (await self._livekit.room.get_participant(self._recorder_in(room))).sid
+        except api.TwirpError as error:
+            if error.code == api.TwirpErrorCode.NOT_FOUND:
+                return None
+            raise
+
+    async def _remove_recorder(self, room: models.Room) -> bool:
+        """Whether it was we who did: of several workers that try, it is for this one to ask for another."""
+        try:
+            await self._livekit.room.remove_participant(self._recorder_in(room))
+        except api.TwirpError:
+            return False
         return True
+
+    def _recorder_in(self, room: models.Room) -> api.RoomParticipantIdentity:
+        return api.RoomParticipantIdentity(room=room.name, identity=self._settings.agent_identity)
+
+    async def _has_teacher(self, room: models.Room) -> bool:
+        people = (
+            await self._livekit.room.list_participants(api.ListParticipantsRequest(room=room.name))
+        ).participants
+        present = [one for one in people if one.state != models.ParticipantInfo.DISCONNECTED]
+        return any(self._rules.judge(_facts(one)).is_recorded for one in present)
+
+    async def _ask_unless_another_has(self, room: models.Room) -> None:
+        before = await self._dispatches(room)
+        await asyncio.sleep(random.uniform(*CAUTION_SECONDS))
+        self._asked_at[room.sid] = time.monotonic()
+        if await self._dispatches(room) != before or await self._listed_recorder(room) is not None:
+            return
+        vitals.adopted()
+        logger.info("A teacher without a recorder: asking for one", extra={"room": room.name})
+        await ask_for_recorder(self._livekit, self._settings, room.name)
 
     async def _dispatches(self, room: models.Room) -> set[str]:
         return {dispatch.id for dispatch in await self._livekit.agent_dispatch.list_dispatch(room.name)}
-
-    async def _ask_for_recorder(self, room: models.Room) -> None:
-        logger.info("A teacher without a recorder: asking for one", extra={"room": room.name})
-        await ask_for_recorder(self._livekit, self._settings, room.name)
 
 
 async def ask_for_recorder(livekit: api.LiveKitAPI, settings: Settings, room: str) -> None:

@@ -18,11 +18,15 @@ from livekit import rtc
 
 import liveness
 from audio_processor import DetectorFactory, Segmenter, SegmenterOptions, TrackProcessor, open_stream
+from captions import Captions
 from config import Settings
+from encryption import Encryption
 from languages import language_tag_or_empty
 from pipeline import RoomPipeline
+from pulse import start_room
 from roles import ParticipantFacts, RoleRules, Verdict
 from segments import EndReason, GapReason, RoomInfo, TextWishes, TrackInfo, utc_now
+from vitals import vitals
 
 logger = logging.getLogger("recorder")
 
@@ -57,9 +61,13 @@ class RoomRecorder:
         self._settings = settings
         self._new_detector = new_detector
         self._rules = RoleRules(settings)
-        self._pipeline = RoomPipeline(settings, info, wishes=self._wishes)
+        self._pulse = start_room(info.sid)
+        self._captions = Captions(room, info, settings) if settings.captions else None
+        stages = [self._captions] if self._captions else []
+        self._pipeline = RoomPipeline(settings, info, stages, wishes=self._wishes)
         self._verdicts: dict[str, Verdict] = {}
         self._warned: set[str] = set()
+        self._encryption = Encryption(room, settings.e2ee_passphrase, self._log)
         self._asked_for: set[str] = set()
         self._tracks: dict[str, TrackProcessor] = {}
         self._closing: dict[asyncio.Task[None], TrackProcessor | None] = {}
@@ -69,8 +77,11 @@ class RoomRecorder:
         """Tracks that were being published when we came."""
         self._interrupted: dict[str, tuple[datetime, GapReason]] = {}
         """Tracks that broke off without our or their publisher's doing, since when, and why."""
+        self._deaf_since: dict[str, float] = {}
+        """Tracks that bring no sound, since when (monotonic clock)."""
         self._is_reconnecting = False
         self._watching: asyncio.Task[None] | None = None
+        self._trying: asyncio.Task[None] | None = None
         self._is_closed = False
 
     def attach(self) -> None:
@@ -89,10 +100,13 @@ class RoomRecorder:
             "track_muted": self._on_track_muted,
             "reconnecting": self._on_reconnecting,
             "reconnected": self._on_reconnected,
+            "e2ee_state_changed": self._encryption.on_state_changed,
             "disconnected": self._on_disconnected,
         }
         for event, handler in handlers.items():
             self._room.on(event, handler)  # type: ignore[arg-type]
+        if self._captions is not None:
+            self._captions.attach()
 
     def begin(self) -> None:
         """Looks at who is there already. Call it right after connecting."""
@@ -100,12 +114,15 @@ class RoomRecorder:
         logger.info("Connected to room %s (%d participants)", self._info.name, people)
         self._room.local_participant.register_rpc_method(liveness.METHOD, self._say_alive)
         self._watching = asyncio.create_task(self._watch(), name=f"watch {self._info.name}")
+        self._trying = asyncio.create_task(self._encryption.keep_trying())
         self._pipeline.listen()
         self._there_before_us = {
             sid
             for participant in self._room.remote_participants.values()
             for sid in participant.track_publications
         }
+        if self._captions is not None:
+            self._captions.begin()
         for participant in list(self._room.remote_participants.values()):
             self._on_participant_connected(participant)
 
@@ -114,7 +131,7 @@ class RoomRecorder:
         if self._is_closed:
             return
         self._is_closed = True
-        for task in (self._announcing, self._watching):
+        for task in (self._announcing, self._watching, self._trying):
             if task is not None:
                 task.cancel()
         self._pipeline.stop_listening()
@@ -123,6 +140,9 @@ class RoomRecorder:
         if self._closing:
             await asyncio.wait(list(self._closing))
         totals = await self._pipeline.aclose()
+        if self._captions is not None:
+            await self._captions.aclose()
+        self._pulse.cancel()
         self._log(
             logging.INFO,
             f"Room over: {totals.segments} segments, {totals.speech_seconds:.1f} s of speech of "
@@ -151,6 +171,7 @@ class RoomRecorder:
                 processor_closing.end_reason = EndReason.LEFT
         verdict = self._verdicts.pop(identity, None)
         self._warned.discard(participant.sid)
+        self._encryption.forget(participant)
         self._log(
             logging.INFO, f"Participant left: {verdict.role if verdict else 'unknown role'}", participant
         )
@@ -184,6 +205,8 @@ class RoomRecorder:
         self, verdict: Verdict, publication: rtc.RemoteTrackPublication, participant: rtc.RemoteParticipant
     ) -> None:
         sid = publication.sid
+        if verdict.is_recorded and not self._encryption.has_key_for(publication, participant):
+            return
         if verdict.is_recorded and sid not in self._asked_for:
             self._asked_for.add(sid)
             publication.set_subscribed(True)
@@ -225,6 +248,7 @@ class RoomRecorder:
         )
         processor.start()
         self._tracks[publication.sid] = processor
+        self._tell_teachers()
         self._log(logging.INFO, f"Track subscribed: {info.source} {info.track_sid}", participant)
         self._own_up(info)
         self._announce()
@@ -252,6 +276,7 @@ class RoomRecorder:
     ) -> None:
         self._asked_for.discard(publication.sid)
         self._warned.discard(publication.sid)
+        self._deaf_since.pop(publication.sid, None)
 
     def _on_track_subscription_failed(
         self, participant: rtc.RemoteParticipant, track_sid: str, error: str
@@ -284,8 +309,13 @@ class RoomRecorder:
         """Stops listening at once (fact 2); what has been heard is saved in the background."""
         processor = self._tracks.pop(sid, None)
         if processor is not None:
+            self._tell_teachers()
             processor.end_reason = reason
             self._background(processor.aclose(), processor)
+
+    def _tell_teachers(self) -> None:
+        teachers = {processor.track.participant_identity for processor in self._tracks.values()}
+        vitals.teachers(self._info.sid, len(teachers))
 
     def _background(self, work: Coroutine[Any, Any, None], processor: TrackProcessor | None = None) -> None:
         task = asyncio.create_task(work)
@@ -305,6 +335,7 @@ class RoomRecorder:
 
     def _on_reconnected(self) -> None:
         self._is_reconnecting = False
+        vitals.reconnected()
         self._log(logging.INFO, "Connection is back")
 
     async def _watch(self) -> None:
@@ -313,6 +344,7 @@ class RoomRecorder:
             for sid, processor in list(self._tracks.items()):
                 if self._is_deaf(processor) and not self._is_reconnecting:
                     self._listen_anew(sid, processor)
+            self._tell_hearing()
 
     def _listen_anew(self, sid: str, processor: TrackProcessor) -> None:
         participant = self._room.remote_participants.get(processor.track.participant_identity)
@@ -324,11 +356,22 @@ class RoomRecorder:
             participant,
         )
         self._interrupted.setdefault(sid, (utc_now() - timedelta(seconds=silent_seconds), GapReason.DEAF))
+        self._deaf_since.setdefault(sid, processor.heard_at)
         self._close_track(sid, EndReason.UNPUBLISHED)
         self._asked_for.discard(sid)
         if participant is not None and publication is not None:
             publication.set_subscribed(False)
             self._background(self._ask_again(participant))
+
+    def _tell_hearing(self) -> None:
+        """The room is deaf until the track that fell silent brings sound again, or is gone."""
+        for sid, processor in self._tracks.items():
+            if processor.segmenter.position and not self._is_deaf(processor):
+                self._deaf_since.pop(sid, None)
+        if self._deaf_since:
+            vitals.deaf(self._info.sid, since=min(self._deaf_since.values()))
+        else:
+            vitals.hears(self._info.sid)
 
     def _is_deaf(self, processor: TrackProcessor) -> bool:
         return time.monotonic() - processor.heard_at > DEAF_SECONDS
@@ -348,7 +391,10 @@ class RoomRecorder:
         """As of now, while the segment ends; the speaker may be gone already."""
         speaker = self._room.remote_participants.get(track.participant_identity)
         spoken = speaker.attributes.get(SPEAKING_LANGUAGE_ATTRIBUTE, "") if speaker else ""
-        return TextWishes(speaking_language=language_tag_or_empty(spoken))
+        return TextWishes(
+            speaking_language=language_tag_or_empty(spoken),
+            caption_languages=self._captions.languages() if self._captions else (),
+        )
 
     # The announcement: people can see who is recorded.
 

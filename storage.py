@@ -21,6 +21,8 @@ import json
 import logging
 import os
 import re
+import secrets
+import shutil
 import string
 import struct
 import sys
@@ -299,6 +301,26 @@ def prepare_output_dir(path: Path) -> None:
             list(path.iterdir())
     except OSError as error:
         raise StorageError(f"OUTPUT_DIR={path} cannot be used: {error.strerror or error}") from error
+
+
+def prove_disk(folder: Path) -> int:
+    """Does in ``folder`` what a segment takes: writes, syncs, renames. Returns the free bytes there.
+
+    Raises:
+        OSError: one of these was refused.
+    """
+    name = f".proof-{secrets.token_hex(4)}"  # workers of other machines may have this disk, too
+    part, proof = folder / f"{name}{PART_SUFFIX}", folder / name
+    folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+    try:
+        _write_whole(part, bytes(65_536))
+        os.replace(part, proof)
+        sync_folder(folder)
+    finally:
+        for path in (part, proof):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+    return shutil.disk_usage(folder).free
 
 
 # --- one room's folder ---

@@ -29,6 +29,7 @@ from segments import Refused, RetryLater, SegmentRecord, StorageError, TextRecor
 from storage import MANIFEST
 from text_files import FolderTexts, write_text
 from translator import BadAnswer, Rejected, TextRequest, TextResult, Translator, Usage
+from vitals import Figure
 
 logger = logging.getLogger("recorder")
 
@@ -149,6 +150,23 @@ class TextService:
             await asyncio.gather(*self._calls, return_exceptions=True)
             self._report_lessons(0)
             await self._translator.aclose()
+
+    async def figures(self) -> list[Figure]:
+        """For metrics."""
+        backlog, costs = await self.backlog(), self.costs
+        return [
+            Figure("text_waiting", "Segments that wait for their text", backlog.count),
+            Figure(
+                "text_oldest_seconds", "How long ago the oldest of them was spoken", backlog.oldest_seconds
+            ),
+            Figure("text_refused", "Segments that will never have a text", backlog.refused),
+            Figure("texts", "Texts written", costs.texts, is_total=True),
+            Figure("text_calls", "Calls of Gemini", costs.calls, is_total=True),
+            Figure("text_failed_calls", "Calls that brought no text", costs.failed_calls, is_total=True),
+            Figure("text_audio_seconds", "Sound sent", costs.audio_seconds, is_total=True),
+            Figure("text_input_tokens", "Tokens sent", costs.input_tokens, is_total=True),
+            Figure("text_output_tokens", "Tokens received", costs.output_tokens, is_total=True),
+        ]
 
     def costs_by_lesson(self) -> dict[tuple[str, str], TextCosts]:
         """What each lesson's text has taken, by folder and room SID; lessons of long ago are left out."""

@@ -280,6 +280,14 @@ class GeminiTranslator:
             ) from None
         return TextResult(translation, self._settings.gemini_model, usage)
 
+    async def find_model(self) -> None:
+        """Asks for the model's description, which costs nothing and takes the same key as a transcript.
+
+        Raises:
+            google.genai.errors.APIError: the service answers, but not that.
+        """
+        await self._client.aio.models.get(model=self._settings.gemini_model)
+
     async def aclose(self) -> None:
         await self._client.aio.aclose()
 

@@ -104,8 +104,10 @@ class Speaker:
         attributes: Mapping[str, str] | None = None,
         can_update_metadata: bool = False,
         listen: bool = False,
+        passphrase: str = "",
     ) -> Speaker:
-        """Joins a room, and opens it if nobody is there. ``listen``: hears all others."""
+        """Joins a room, and opens it if nobody is there. ``listen``: hears all others. ``passphrase``: encrypts end to
+        end, as LiveKit's own client libraries do."""
         access = token(
             server,
             identity,
@@ -115,14 +117,18 @@ class Speaker:
             attributes=attributes,
             can_update_metadata=can_update_metadata,
         )
-        return await cls.join_with_token(server.url, access, listen=listen)
+        return await cls.join_with_token(server.url, access, listen=listen, passphrase=passphrase)
 
     @classmethod
-    async def join_with_token(cls, url: str, access: str, *, listen: bool = False) -> Speaker:
+    async def join_with_token(
+        cls, url: str, access: str, *, listen: bool = False, passphrase: str = ""
+    ) -> Speaker:
         room = rtc.Room()
+        keys = rtc.KeyProviderOptions(shared_key=passphrase.encode())
+        encryption = rtc.E2EEOptions(key_provider_options=keys) if passphrase else None
         # One after another: many joins at once in one process end in a time-out inside the SDK, and that in a panic.
         async with _join_lock():
-            await room.connect(url, access, rtc.RoomOptions(auto_subscribe=listen))
+            await room.connect(url, access, rtc.RoomOptions(auto_subscribe=listen, encryption=encryption))
         return cls(room, room.local_participant.identity)
 
     @property

@@ -73,7 +73,7 @@ def test_a_wrong_value_is_one_line(project: Path) -> None:
 def test_a_wrong_command_shows_the_right_ones(project: Path, arguments: list[str]) -> None:
     result = run(*arguments, cwd=project)
     assert result.returncode == 2
-    assert result.stderr == "usage: python agent.py start | dev\n"
+    assert result.stderr == "usage: python agent.py start | dev | check\n"
 
 
 def test_an_output_dir_that_cannot_be_used_is_one_line(livekit_server: LiveKitServer, tmp_path: Path) -> None:
@@ -182,3 +182,23 @@ async def test_dev_restarts_on_a_saved_file_and_records_on(
 async def test_the_worker_fixture_reports_a_worker_that_fails(worker: StartWorker) -> None:
     with pytest.raises(WorkerFailed, match="SAVE_AUDIO=maybe is wrong"):
         await worker(SAVE_AUDIO="maybe")
+
+
+PANIC = """
+import agent, ctypes
+from livekit.rtc import _ffi_client
+from livekit.rtc._proto.ffi_pb2 import FfiEvent
+
+event = FfiEvent()
+event.panic.message = "something impossible"
+data = event.SerializeToString()
+_ffi_client.ffi_event_callback((ctypes.c_uint8 * len(data)).from_buffer_copy(data), len(data))
+"""
+
+
+@POSIX_ONLY
+def test_a_panic_of_the_native_client_ends_the_process_of_a_room() -> None:
+    """Left at SIGTERM, such a process would ignore it and be a recorder that hears nothing (fact 23)."""
+    ended = subprocess.run([sys.executable, "-c", PANIC], cwd=AGENT.parent, capture_output=True, timeout=60)
+    assert ended.returncode == -signal.SIGABRT
+    assert b"something impossible" in ended.stderr

@@ -22,6 +22,7 @@ REQUIRED = {
 SECRETS = (
     "LIVEKIT_API_KEY",
     "LIVEKIT_API_SECRET",
+    "E2EE_PASSPHRASE",
     "GEMINI_API_KEY",
     "S3_KEY_ID",
     "S3_KEY_SECRET",
@@ -310,6 +311,11 @@ def test_translations_need_a_key() -> None:
     assert problems(CAPTIONS="true") == [line.replace("SAVE_TRANSLATIONS", "CAPTIONS")]
     assert settings(CAPTIONS="true", GOOGLE_CLOUD_PROJECT="lessons-1").captions
     assert settings(SAVE_TRANSLATIONS="true", GEMINI_API_KEY="key").save_translations
+
+
+def test_captions_come_from_somebody_who_can_be_seen() -> None:
+    (line,) = problems(CAPTIONS="true", GEMINI_API_KEY="k", HIDDEN="true")
+    assert line.startswith("CAPTIONS=true is wrong: ") and line.endswith("HIDDEN=true")
 
 
 def test_something_of_the_lesson_must_be_kept() -> None:

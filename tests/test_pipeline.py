@@ -48,6 +48,7 @@ from segments import (
     utc_now,
 )
 from storage import PartFile, RoomFolder, read_gaps, recover_all
+from vitals import Vitals
 
 FOR_EVER = 10**9
 
@@ -390,6 +391,29 @@ async def test_a_disk_that_refuses_for_a_while_costs_nothing(
         "The disk refuses: No space left on device. Speech is held in memory until it does not",
         "The disk works again",
     ]
+
+
+async def test_while_the_disk_refuses_the_worker_knows_that_it_is_sick(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vitals = Vitals()
+    monkeypatch.setattr(pipeline, "vitals", vitals)
+    vitals.room_opened(ROOM.sid)
+    disk = RefusingDisk(monkeypatch)
+    disk.refuse(errno.ENOSPC, 0, FOR_EVER)
+    room = RoomPipeline(settings_for(tmp_path), ROOM)
+    for start, pcm in lecture(4).items():
+        speak(room.sink(ANNA), pcm, start)
+    await until(lambda: vitals.snapshot().problems, "the worker is sick")
+    seen = vitals.snapshot()
+    assert seen.problems == ["the disk refuses: No space left on device"]
+    assert (seen.rooms[0].unsaved_seconds, seen.totals.segments) == (4, 0)
+    disk.relent()
+    await room.aclose()
+    seen = vitals.snapshot()
+    assert (seen.problems, seen.rooms[0].unsaved_seconds) == ([], 0)
+    assert (seen.totals.segments, seen.totals.speech_seconds, seen.totals.lost_seconds) == (4, 4, 0)
+    assert sum(seen.totals.disk_steps) > 4
 
 
 async def test_a_disk_that_fills_up_in_mid_sentence_costs_nothing(

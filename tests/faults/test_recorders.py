@@ -243,3 +243,17 @@ async def test_a_recorder_that_hangs_is_replaced(
     await first.wait_for("Room over")
     assert heard(room_dir) == [0, 1, 2, 3]
     assert json.dumps(owned_up(room_dir), default=str) != "[]"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends a signal that Windows lacks")
+async def test_a_panic_of_the_native_client_ends_the_worker_with_an_error_and_everything_saved(
+    livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path
+) -> None:
+    recorder = await worker()
+    async with await teach(livekit_server, recorder, "panic") as teacher:
+        await teacher.say(sentences(0, 3))
+        os.kill(recorder.pid, signal.SIGABRT)
+        await recorder.wait_for("Stopped", timeout=30)
+    assert await recorder.stop() == 1
+    assert "The native client has failed" in recorder.log
+    assert heard(tmp_path / "segments" / "panic") == [0, 1, 2]

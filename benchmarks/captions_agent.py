@@ -1,0 +1,39 @@
+"""The recorder itself, with a clock beside it: when it recognised that a sentence was over.
+
+Writes one JSON object to the file in SENTENCE_TIMES when the worker ends: seconds since the epoch, by the id of the
+caption that the sentence will have.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import agent
+from audio_processor import Closed, Update
+from pipeline import TrackSink
+from segments import StreamClock
+
+times: dict[str, float] = {}
+take = TrackSink.take
+
+
+def timed_take(self: TrackSink, update: Update, clock: StreamClock) -> None:
+    if isinstance(update, Closed):
+        start = clock.at(update.segment.start_sample).timestamp()
+        times[f"{self._track.track_sid}-{round(start * 1000)}"] = time.time()
+    take(self, update, clock)
+
+
+TrackSink.take = timed_take  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    code = agent.main(sys.argv[1:])
+    Path(os.environ["SENTENCE_TIMES"]).write_text(json.dumps(times), encoding="utf-8")
+    sys.exit(code)

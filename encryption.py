@@ -1,0 +1,87 @@
+"""Rooms that are encrypted end to end, as LiveKit's client libraries do it: with a passphrase that all share.
+
+With the passphrase the native client deciphers what it receives, and leaves alone what is not encrypted. Without it a
+track is noise at full volume, so it is not listened to. With another, it is silence, and the client says so after
+``UNDECIPHERABLE_PACKETS``. Both are said once a participant, and counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from livekit import rtc
+
+from vitals import vitals
+
+UNDECIPHERABLE_PACKETS = 100
+"""So many in a row, about two seconds, and the passphrase is another."""
+
+PASSPHRASE_SECONDS = 5.0
+"""How often it is tried again, in case that it becomes the right one."""
+
+Say = Callable[[int, str, rtc.Participant], None]
+"""Logs a message at a level, about a participant."""
+
+
+def encryption_options(passphrase: str) -> rtc.E2EEOptions | None:
+    """What a room is to be joined with; None without a passphrase."""
+    if not passphrase:
+        return None
+    keys = rtc.KeyProviderOptions(
+        shared_key=passphrase.encode(),
+        ratchet_window_size=0,  # as browsers have it; else each packet of a foreign sound costs sixteen derived keys
+        failure_tolerance=UNDECIPHERABLE_PACKETS,  # with the default of -1 nobody is told
+    )
+    return rtc.E2EEOptions(key_provider_options=keys)
+
+
+class Encryption:
+    """Whose sound in a room can be deciphered."""
+
+    def __init__(self, room: rtc.Room, passphrase: str, say: Say) -> None:
+        self._room = room
+        self._passphrase = passphrase
+        self._say = say
+        self._undecipherable: set[str] = set()
+
+    def has_key_for(
+        self, publication: rtc.RemoteTrackPublication, participant: rtc.RemoteParticipant
+    ) -> bool:
+        """Whether a track is worth listening to: not encrypted, or we have a passphrase."""
+        if publication.encryption_type == rtc.EncryptionType.NONE or self._passphrase:
+            return True
+        self._own_up(participant, "no E2EE_PASSPHRASE is set")
+        return False
+
+    def on_state_changed(
+        self, participant: rtc.Participant | None, state: rtc.EncryptionState.ValueType
+    ) -> None:
+        """The room's event ``e2ee_state_changed``."""
+        if not isinstance(participant, rtc.RemoteParticipant):
+            return
+        if state == rtc.EncryptionState.DECRYPTION_FAILED:
+            self._own_up(participant, "E2EE_PASSPHRASE is not the one it uses")
+        elif state == rtc.EncryptionState.OK and participant.sid in self._undecipherable:
+            self._undecipherable.discard(participant.sid)
+            self._say(logging.INFO, "The encrypted sound can be deciphered now", participant)
+
+    def forget(self, participant: rtc.RemoteParticipant) -> None:
+        """It has left."""
+        self._undecipherable.discard(participant.sid)
+
+    async def keep_trying(self) -> None:
+        """A key that has failed too often is not tried again until it is set again: the other side may have erred."""
+        while self._passphrase:
+            await asyncio.sleep(PASSPHRASE_SECONDS)
+            keys = self._room.e2ee_manager.key_provider
+            if self._undecipherable and keys is not None:
+                keys.set_shared_key(self._passphrase.encode(), 0)
+
+    def _own_up(self, participant: rtc.RemoteParticipant, why: str) -> None:
+        if participant.sid not in self._undecipherable:
+            self._undecipherable.add(participant.sid)
+            vitals.undecipherable()
+            message = f"NOT RECORDED: the sound is encrypted end to end, and {why}"
+            self._say(logging.ERROR, message, participant)

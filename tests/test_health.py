@@ -1,0 +1,335 @@
+"""What the worker answers when it is asked how it is, and how rooms that are processes take part in it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+from harness import until
+from prometheus_client.parser import text_string_to_metric_families
+
+import health
+import pulse
+import vitals as vitals_module
+from config import Settings
+from health import exposition, health_answer
+from storage import prove_disk
+from vitals import Figure, Vitals
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def vitals(monkeypatch: pytest.MonkeyPatch) -> Vitals:
+    """One for each test, in place of the process's own."""
+    made = Vitals()
+    for module in (health, pulse, vitals_module):
+        monkeypatch.setattr(module, "vitals", made)
+    return made
+
+
+@pytest.fixture
+def clock(vitals: Vitals, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[float], None]]:
+    """``clock(40)``: so much time has passed."""
+    moved = 0.0
+
+    def move(seconds: float) -> None:
+        nonlocal moved
+        moved += seconds
+
+    monkeypatch.setattr(vitals, "_clock", lambda: time.monotonic() + moved)
+    yield move
+
+
+@asynccontextmanager
+async def answering(folder: Path, *, is_connected: bool = True, **changes: object) -> AsyncIterator[str]:
+    settings = Settings(output_dir=str(folder), **{"health_port": 0, "metrics": True, **changes})  # type: ignore[arg-type]
+    async with health_answer(settings, 12, lambda: is_connected) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+async def ask(url: str) -> tuple[int, str]:
+    async with aiohttp.ClientSession() as session, session.get(url) as response:
+        return response.status, await response.text()
+
+
+async def metrics_at(url: str) -> dict[str, float]:
+    _, text = await ask(f"{url}/metrics")
+    return samples_in(text)
+
+
+def samples_in(text: str) -> dict[str, float]:
+    """All samples, by name with labels as Prometheus writes them."""
+    found = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = ",".join(f"{name}={value}" for name, value in sample.labels.items())
+            found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
+    return found
+
+
+# --- the health answer ---
+
+
+async def test_a_healthy_worker_says_ok(tmp_path: Path) -> None:
+    async with answering(tmp_path) as url:
+        assert await ask(url) == (200, "OK\n")
+
+
+async def test_nothing_else_is_told(tmp_path: Path) -> None:
+    async with answering(tmp_path, metrics=False) as url:
+        for path in ("worker", "metrics", "debug"):
+            assert (await ask(f"{url}/{path}"))[0] == 404
+
+
+async def test_a_sick_worker_says_why_in_one_line(tmp_path: Path, vitals: Vitals) -> None:
+    async with answering(tmp_path) as url:
+        room = pulse.start_room("RM_1")
+        vitals.disk_refuses("RM_1", "No space left on device")
+        vitals.deaf("RM_1", time.monotonic() - 35)
+        assert await ask(url) == (
+            503,
+            "the disk refuses: No space left on device; deaf in 1 room: no sound from a recorded track for 35 s\n",
+        )
+        vitals.disk_works("RM_1")
+        vitals.hears("RM_1")
+        assert await ask(url) == (200, "OK\n")
+        room.cancel()
+
+
+async def test_only_what_a_restart_cures_asks_for_one(
+    tmp_path: Path, vitals: Vitals, clock: Callable[[float], None]
+) -> None:
+    """While the disk refuses, a restart would lose what memory holds."""
+    async with answering(tmp_path, is_connected=False) as url:
+        room = pulse.start_room("RM_1")
+        vitals.disk_refuses("RM_1", "No space left on device")
+        clock(130)
+        await until_status(url, 503, "no connection")
+        await until_status(f"{url}/live", 200, "OK")
+        vitals.deaf("RM_1", time.monotonic() + 130 - 61)
+        await until_status(f"{url}/live", 503, "deaf in 1 room")
+        vitals.hears("RM_1")
+        await until_status(f"{url}/live", 200, "OK")
+        room.cancel()
+
+
+async def test_a_room_whose_loop_is_stuck_is_a_sickness_until_it_ends(
+    tmp_path: Path, vitals: Vitals, clock: Callable[[float], None]
+) -> None:
+    async with answering(tmp_path) as url:
+        vitals.room_opened("RM_1")  # and nobody says that it is alive
+        clock(40)
+        await until_status(f"{url}/live", 503, "event loops stuck")
+        await until_status(url, 503, "event loops stuck")
+        vitals.room_closed("RM_1")
+        await until_status(url, 200, "OK")
+
+
+async def test_a_server_that_stays_away_is_a_sickness(tmp_path: Path, clock: Callable[[float], None]) -> None:
+    async with answering(tmp_path, is_connected=False) as url:
+        await asyncio.sleep(0)
+        await until_status(url, 200, "OK")
+        clock(130)
+        await until_status(url, 503, "no connection to the LiveKit server")
+
+
+async def test_an_idle_worker_tries_its_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: Path) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(health, "PROOF_SECONDS", 0.02)
+    monkeypatch.setattr(health, "prove_disk", full)
+    async with answering(tmp_path) as url:
+        await until_status(url, 503, "the disk refuses: No space left on device")
+        monkeypatch.setattr(health, "prove_disk", prove_disk)
+        await until_status(url, 200, "OK")
+
+
+async def until_status(url: str, status: int, text: str) -> None:
+    deadline = time.monotonic() + 20
+    while True:
+        seen = await ask(url)
+        if seen[0] == status and text in seen[1]:
+            return
+        assert time.monotonic() < deadline, seen
+        await asyncio.sleep(0.02)
+
+
+async def test_a_taken_port_is_no_reason_to_stop(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        async with answering(tmp_path, health_port=port) as url:
+            assert await ask(url) == (200, "OK\n")
+    assert f"HEALTH_PORT={port} cannot be used" in caplog.text
+
+
+async def test_an_address_that_is_not_ours_is_no_reason_to_stop(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with answering(tmp_path, health_host="192.0.2.1") as url:
+        assert url.endswith(":0")
+    assert "there is no health answer" in caplog.text
+
+
+# --- metrics ---
+
+
+async def test_metrics_tell_what_happened(tmp_path: Path, vitals: Vitals) -> None:
+    async with answering(tmp_path) as url:
+        room = pulse.start_room("RM_1")
+        vitals.teachers("RM_1", 2)
+        vitals.segment_saved(4.5)
+        vitals.lost(1.5)
+        vitals.gap(2.5)
+        vitals.unsaved("RM_1", 7.5)
+        vitals.adopted()
+        vitals.reconnected()
+        with vitals.disk_step("RM_1"):
+            pass
+        seen = await metrics_at(url)
+        room.cancel()
+    expected = {
+        "recorder_healthy": 1,
+        "recorder_rooms": 1,
+        "recorder_max_rooms": 12,
+        "recorder_teachers": 2,
+        "recorder_segments_total": 1,
+        "recorder_speech_seconds_total": 4.5,
+        "recorder_lost_seconds_total": 1.5,
+        "recorder_gaps_total": 1,
+        "recorder_gap_seconds_total": 2.5,
+        "recorder_unsaved_seconds": 7.5,
+        "recorder_adoptions_total": 1,
+        "recorder_reconnects_total": 1,
+        "recorder_disk_write_seconds_count": 1,
+        "recorder_disk_write_seconds_bucket{le=+Inf}": 1,
+    }
+    assert {name: seen[name] for name in expected} == expected
+
+
+async def test_free_space_is_measured(tmp_path: Path) -> None:
+    async with answering(tmp_path) as url:
+        deadline = time.monotonic() + 20
+        while "recorder_disk_free_bytes" not in (seen := await metrics_at(url)):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.02)
+    assert seen["recorder_disk_free_bytes"] > 0
+
+
+def test_other_parts_may_have_labels() -> None:
+    figures = [
+        Figure("delivery_waiting", "What waits", 3, labels=(("target", "s3"),)),
+        Figure("delivery_waiting", "What waits", 4, labels=(("target", 'pg"\n'),)),
+        Figure("text_calls", "Calls", 9, is_total=True),
+    ]
+    seen = samples_in(exposition(Vitals().snapshot(), figures).decode())
+    assert seen["recorder_delivery_waiting{target=s3}"] == 3
+    assert seen['recorder_delivery_waiting{target=pg"\n}'] == 4
+    assert seen["recorder_text_calls_total"] == 9
+
+
+def test_the_guide_has_every_metric() -> None:
+    guide = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    names = {name.split("{")[0] for name in samples_in(exposition(Vitals().snapshot()).decode())}
+    ours = {name for name in names if name.startswith("recorder_") and not name.endswith(("_sum", "_count"))}
+    missing = {name for name in ours if name.removesuffix("_bucket") not in guide}
+    assert not missing
+
+
+# --- rooms that are processes ---
+
+ROOM = """
+import asyncio, pulse
+from vitals import vitals
+
+async def lesson():
+    beat = pulse.start_room("RM_9")
+    vitals.segment_saved(5)
+    vitals.disk_refuses("RM_9", "Read-only file system")
+    await asyncio.to_thread(input)
+    beat.cancel()
+    await asyncio.wait([beat])
+
+asyncio.run(lesson())
+"""
+
+
+def room_process() -> subprocess.Popen[bytes]:
+    """A room's process, which ends when its input does."""
+    return subprocess.Popen(
+        [sys.executable, "-c", ROOM], cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+async def test_a_room_that_is_a_process_takes_part(tmp_path: Path, vitals: Vitals) -> None:
+    async with answering(tmp_path, job_executor="process") as url:
+        room = room_process()
+        try:
+            await until_status(url, 503, "the disk refuses: Read-only file system")
+            assert (await metrics_at(url))["recorder_rooms"] == 1
+            room.communicate(b"\n", timeout=20)
+            await until_status(url, 200, "OK")
+        finally:
+            room.kill()
+            room.wait()
+        seen = await metrics_at(url)
+    assert (seen["recorder_rooms"], seen["recorder_segments_total"]) == (0, 1), "what was counted stays"
+
+
+async def test_a_room_whose_process_is_killed_is_over(tmp_path: Path, clock: Callable[[float], None]) -> None:
+    async with answering(tmp_path, job_executor="process") as url:
+        room = room_process()
+        try:
+            await until_status(url, 503, "the disk refuses")
+        finally:
+            room.kill()
+            room.communicate()
+        clock(10)
+        await until_status(url, 200, "OK")
+        assert (await metrics_at(url))["recorder_segments_total"] == 1
+
+
+async def test_nobody_else_can_report(tmp_path: Path, vitals: Vitals) -> None:
+    ill = Vitals()
+    ill.room_opened("RM_X")
+    ill.disk_refuses("RM_X", "forged")
+    async with answering(tmp_path, job_executor="process") as url:
+        port, _, token = os.environ["RECORDER_REPORT_TO"].partition(" ")
+
+        def send(message: bytes) -> None:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+                sender.sendto(message, ("127.0.0.1", int(port)))
+
+        forged = {"token": "0" * 32, "process": 1, "report": ill.report()}
+        for message in (b"", b"\xff", b"[]", b"{}", b"[" * 50_000, json.dumps(forged).encode()):
+            send(message)
+        well = Vitals()
+        well.room_opened("RM_Y")
+        send(json.dumps({"token": token, "process": os.getpid(), "report": well.report()}).encode())
+        await until(lambda: len(vitals.snapshot().rooms) == 1, "the honest report")
+        assert await ask(url) == (200, "OK\n")
+    assert "RECORDER_REPORT_TO" not in os.environ
+
+
+def test_the_guide_names_only_log_lines_that_exist() -> None:
+    guide = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    table = guide.partition("## What the log says")[2].partition("\n## ")[0]
+    lines = [row.split("`")[1] for row in table.splitlines() if row.startswith("| `")]
+    source = "\n".join(path.read_text(encoding="utf-8") for path in ROOT.glob("*.py"))
+    assert len(lines) > 10
+    for line in lines:
+        for part in filter(None, (part.strip() for part in line.split("…"))):
+            assert part in source, f"no line of the log says {part!r}"
