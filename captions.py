@@ -16,6 +16,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from languages import is_same_language, language_tag_or_empty
 from segments import RoomInfo, SegmentRecord, Translation
 
 logger = logging.getLogger("recorder")
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 _Message = Coroutine[Any, Any, None]
 """One text stream or packet that is still to be sent."""
@@ -79,11 +82,11 @@ class Caption:
     @property
     def start_milliseconds(self) -> int:
         """Since the Unix epoch, like :attr:`end_milliseconds`."""
-        return round(self.record.start.timestamp() * 1000)
+        return milliseconds(self.record.start)
 
     @property
     def end_milliseconds(self) -> int:
-        return round(self.record.end.timestamp() * 1000)
+        return milliseconds(self.record.end)
 
     def by_language(self) -> dict[str, str]:
         """What was said, and then its translations, by BCP 47 tag."""
@@ -92,6 +95,11 @@ class Caption:
     def _translations(self) -> dict[str, str]:
         texts = self.text.translations
         return {tag: text for tag, text in texts.items() if tag != self.text.language and text}
+
+
+def milliseconds(moment: datetime) -> int:
+    """Since the Unix epoch, cut off as in the manifest."""
+    return (moment - _EPOCH) // timedelta(milliseconds=1)
 
 
 # --- the order ---

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import agent
 from audio_processor import Closed, Update
+from captions import milliseconds
 from pipeline import TrackSink
 from segments import StreamClock
 
@@ -25,8 +26,8 @@ take = TrackSink.take
 
 def timed_take(self: TrackSink, update: Update, clock: StreamClock) -> None:
     if isinstance(update, Closed):
-        start = clock.at(update.segment.start_sample).timestamp()
-        times[f"{self._track.track_sid}-{round(start * 1000)}"] = time.time()
+        start = milliseconds(clock.at(update.segment.start_sample))
+        times[f"{self._track.track_sid}-{start}"] = time.time()
     take(self, update, clock)
 
 

@@ -23,7 +23,7 @@ from captions import Caption, CaptionOrder, Captions, TextsFollower, text_in, wa
 from config import Settings
 from language_names import KNOWN_LANGUAGES, language_choices
 from languages import language_tag
-from segments import EndReason, RoomInfo, SegmentRecord, Translation
+from segments import EndReason, RoomInfo, SegmentRecord, Translation, format_utc, parse_utc
 
 BEGAN = datetime(2025, 10, 8, 14, 5, 23, 120_000, timezone.utc)
 
@@ -56,6 +56,13 @@ def text(number: int) -> Translation:
 
 def numbers(due: list[Caption]) -> list[int]:
     return [caption.record.number for caption in due]
+
+
+def test_times_are_cut_off_as_in_the_manifest() -> None:
+    moment = BEGAN + timedelta(microseconds=999)
+    assert (
+        captions.milliseconds(moment) == captions.milliseconds(parse_utc(format_utc(moment))) == 1759932323120
+    )
 
 
 # --- the order ---
