@@ -318,7 +318,7 @@ async def test_ten_rooms_that_open_together_are_all_recorded(
     for number, room in enumerate(rooms):
         await recorder.wait_for(f"room={room}")
         await until(
-            lambda room=room: f"lost room={room}" in recorder.log,  # type: ignore[misc]
+            lambda room=room: f"of gaps room={room}" in recorder.log,  # type: ignore[misc]
             f"{room} is over",
         )
         # Ten speakers, ten recordings and the server on one machine: speech may arrive late and torn, but it arrives.
