@@ -122,22 +122,30 @@ def options(
 
 
 def main(arguments: list[str]) -> None:
-    """Runs one command and exits the process."""
+    """Runs one command.
+
+    Raises:
+        SystemExit: always, with the exit code.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a console that cannot show a name loses no line
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        app(arguments, prog_name="lessons.py")
-    except SystemExit as ending:
-        if "obstore" in sys.modules:
-            # A thread of the object store's that still lets go of its last answer would abort an ending interpreter.
-            logging.shutdown()
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(ending.code if isinstance(ending.code, int) else 0)
-        raise
+    app(arguments, prog_name="lessons.py")
+
+
+def _end_at_once(ending: SystemExit) -> None:
+    """A thread of the object store's that still lets go of its last answer would abort an ending interpreter."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(ending.code if isinstance(ending.code, int) else 0)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except SystemExit as ending:
+        if "obstore" in sys.modules:
+            _end_at_once(ending)
+        raise

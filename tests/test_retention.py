@@ -84,7 +84,11 @@ async def test_the_backlog_is_counted_with_its_age(tmp_path: Path) -> None:
     (status,) = service.status()
     assert (status.waiting, status.delivered, status.oldest_seconds, status.trouble) == (0, 4, 0, "")
     figures = {figure.name: figure.value for figure in await service.figures()}
-    assert (figures["delivery_waiting"], figures["deliveries"], figures["delivery_in_trouble"]) == (0, 4, 0)
+    assert (figures["delivery_waiting"], figures["delivery_delivered"], figures["delivery_in_trouble"]) == (
+        0,
+        4,
+        0,
+    )
     await service.aclose()
     await outbox.aclose()
 
