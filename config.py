@@ -208,7 +208,7 @@ class Settings:
         "LiveKit",
         "",
         "address of your LiveKit server",
-        allowed="a URL such as wss://your-project.livekit.cloud or ws://127.0.0.1:7880",
+        allowed="a URL such as wss://livekit.example.com or ws://127.0.0.1:7880",
         parse=_server_url,
         required=True,
     )
@@ -377,7 +377,7 @@ class Settings:
         "Delivery",
         "",
         "Postgres that gets everything (`python lessons.py migrate` makes its tables)",
-        allowed="a URL such as postgresql://user:password@host:5432/postgres",
+        allowed="a URL such as postgresql://USER:PASSWORD@HOST:5432/DATABASE",
         secret=True,
     )
     remote_retention_days: int = _integer(

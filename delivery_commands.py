@@ -64,7 +64,7 @@ def migrate(
     settings = console.settings()
     if not settings.database_url:
         raise ConfigError(
-            "DATABASE_URL is not set: it must be a URL such as postgresql://user:password@host:5432/postgres"
+            "DATABASE_URL is not set: it must be a URL such as postgresql://USER:PASSWORD@HOST:5432/DATABASE"
         )
     if may_remove and not grant:
         raise InputError("--may-remove needs --grant ROLE")

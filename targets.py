@@ -28,7 +28,7 @@ def problems_of(settings: Settings) -> list[str]:
         )
     if settings.database_url and not _is_url(settings.database_url, ("postgres", "postgresql")):
         problems.append(
-            "DATABASE_URL=(hidden) is wrong: it must be postgresql://user:password@host:5432/database"
+            "DATABASE_URL=(hidden) is wrong: it must be postgresql://USER:PASSWORD@HOST:5432/DATABASE"
         )
     return problems
 

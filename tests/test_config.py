@@ -99,7 +99,7 @@ def test_settings_cannot_be_changed() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "allowed"),
     [
-        ("LIVEKIT_URL", "school.livekit.cloud", "a URL such as wss://"),
+        ("LIVEKIT_URL", "livekit.example.com", "a URL such as wss://"),
         ("LIVEKIT_URL", "ftp://school", "a URL such as wss://"),
         ("LIVEKIT_URL", "wss://", "a URL such as wss://"),
         ("LIVEKIT_URL", "ws://host:port", "a URL such as wss://"),
