@@ -321,3 +321,35 @@ def test_the_guide_names_only_settings_that_exist() -> None:
     of_others = {"RAILWAY_RUN_UID", "ON_FAILURE", *variables("ARG")}
     named = set(re.findall(r"`([A-Z]+_[A-Z_]+)[`=]", text))
     assert set(REQUIRED) < named <= set(SETTINGS) | of_others
+
+
+# --- what must not be in the tree at all ---
+
+SOMEBODYS = re.compile(
+    rb"""[\w-]+\.livekit\.cloud            # a project of LiveKit Cloud
+    | \bAPI(?=\w*\d)[A-Za-z0-9]{11,}\b  # its API key
+    | \bAIza[\w-]{30,}                  # a key of Google's
+    | \bAKIA[0-9A-Z]{12,}               # of AWS
+    | \beyJ[\w-]{16,}\.eyJ              # a signed token
+    | -----BEGIN[ A-Z]*PRIVATE\ KEY      # any other
+    """,
+    re.VERBOSE,
+)
+
+
+def test_nothing_in_the_tree_looks_like_a_key_or_a_project_of_somebodys() -> None:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    found = [
+        f"{name}: {match.group().decode(errors='replace')}"
+        for name in listed.stdout.decode().split("\0")
+        if (ROOT / name).is_file()
+        for match in SOMEBODYS.finditer((ROOT / name).read_bytes())
+    ]
+    assert not found
+
+
+@pytest.mark.parametrize("text", [b"wss://school-1a2b.livekit." + b"cloud", b"API" + b"kd83hfQz71Lm"])
+def test_a_key_or_a_project_would_be_seen(text: bytes) -> None:
+    assert SOMEBODYS.search(b"somewhere " + text + b" in a line")
