@@ -219,6 +219,8 @@ class RoomPipeline:
         if not self._task.done():
             self._task.cancel()
             self._lose_all("the disk does not answer")
+            self._disk.submit(self._leave_nothing_open)  # should it answer after all
+            self._disk.shutdown(wait=False)
             return self.totals
         await self._task
         if self._parts or self._let_go:
@@ -229,8 +231,8 @@ class RoomPipeline:
         return self.totals
 
     def _lose_all(self, reason: str) -> None:
-        for item in list(self._backlog):
-            if isinstance(item.update, Closed):
+        for item in (self._in_hand, *self._backlog):
+            if item is not None and isinstance(item.update, Closed):
                 self._lose(item, reason)
 
     def _leave_nothing_open(self) -> None:

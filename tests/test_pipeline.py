@@ -206,13 +206,19 @@ async def test_what_comes_after_saving_is_told_of_files_that_are_there(tmp_path:
     assert told == [(1, True), (1, True), (2, True), (2, True)]
 
 
+async def part_has_grown(folder: Path, pcm: Pcm) -> Path:
+    """The open segment's file, as soon as it holds all that it can of what has been spoken."""
+    part = folder / "segment_001_20251008_140523.wav.part"
+    enough = len(pcm) - (pipeline.BATCH_SECONDS + 0.1) * SAMPLE_RATE
+    await until(lambda: part.exists() and len(samples(part)) >= enough, "the part has grown")
+    return part
+
+
 async def test_speech_is_on_disk_before_it_ends(tmp_path: Path) -> None:
     room = RoomPipeline(settings_for(tmp_path), ROOM)
     sink, pcm = room.sink(ANNA), noise(48_000)
     grow(sink, pcm, 0)
-    part = tmp_path / "math101" / "segment_001_20251008_140523.wav.part"
-    enough = len(pcm) - (pipeline.BATCH_SECONDS + 0.1) * SAMPLE_RATE
-    await until(lambda: part.exists() and len(samples(part)) >= enough, "the part has grown")
+    part = await part_has_grown(tmp_path / "math101", pcm)
     np.testing.assert_array_equal(samples(part), pcm[: len(samples(part))])
     close(sink, pcm, 0)
     await room.aclose()
@@ -477,6 +483,37 @@ async def test_a_disk_that_refuses_to_the_end_holds_nobody_up_and_the_log_says_w
     assert lines(caplog).count("Speech begun") == 3
 
 
+async def test_a_disk_that_hangs_to_the_end_holds_nobody_up_and_the_log_says_what_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The segment that the disk has in hand is lost as those behind it are. Should it answer after all, what it has of
+    that segment becomes one."""
+    monkeypatch.setattr(pipeline, "HANGING_SECONDS", 0.1)
+    hangs, answers = threading.Event(), threading.Event()
+
+    def hang(*_: Any) -> None:
+        hangs.set()
+        answers.wait(20)
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(PartFile, "commit", hang)
+    room, wanted = RoomPipeline(settings_for(tmp_path), ROOM), lecture(3)
+    sink, folder = room.sink(ANNA), tmp_path / "math101"
+    grow(sink, wanted[0], 0)
+    await part_has_grown(folder, wanted[0])
+    for start, pcm in wanted.items():
+        close(sink, pcm, start)
+    await until(hangs.is_set, "the disk hangs")
+    assert await room.aclose() == Totals(lost_seconds=3)
+    lost = [line for line in lines(caplog, logging.ERROR) if line.startswith("LOST 1.0 s of speech from ")]
+    assert len(lost) == 3
+    assert all("the disk does not answer" in line for line in lost)
+    answers.set()
+    await until(lambda: manifest(folder), "what is on the disk is a segment")
+    assert [line["end_reason"] for line in assert_sound(folder)] == ["recovered"]
+    await until(lambda: not disk_threads(), "the disk's thread has ended")
+
+
 async def test_a_disk_that_dies_in_mid_sentence_leaves_no_file_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -485,8 +522,7 @@ async def test_a_disk_that_dies_in_mid_sentence_leaves_no_file_open(
     room = RoomPipeline(settings_for(tmp_path), ROOM)
     sink, folder = room.sink(ANNA), tmp_path / "math101"
     grow(sink, pcm, 0)
-    await until(lambda: list(folder.glob("*.part")), "the part is there")
-    await asyncio.sleep(0.05)
+    await part_has_grown(folder, pcm)
     disk.refuse(errno.EIO, 0, FOR_EVER)
     close(sink, pcm, 0)
     await room.aclose()
