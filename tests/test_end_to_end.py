@@ -16,6 +16,7 @@ import sound
 from conftest import StartWorker
 from harness import STUDENT, TEACHER, Record, manifest, recorded, samples, segments_of, until
 from livekit import api
+from teaching import MARKERS, heard, listened_to, sentences, teacher_in
 
 from devtools.livekit_server import LiveKitServer
 from devtools.speakers import SCREENSHARE_AUDIO, Speaker, administration
@@ -23,43 +24,11 @@ from devtools.worker import Worker
 
 pytestmark = pytest.mark.e2e
 
-MARKERS = sound.markers()
-
-
-def sentences(first: int, count: int, gap: float = 0.3, tail: float = 0.5) -> sound.IntArray:
-    """Markers ``first`` to ``first + count - 1``, one after another, and a breath after the last.
-
-    What a jitter buffer holds when its track ends is gone, so only a test of just that speaks without a breath.
-    """
-    return sound.sequence(MARKERS[first : first + count], gap, lead_seconds=0, tail_seconds=tail)[0]
-
-
-def heard(recording: sound.IntArray) -> list[int]:
-    """The numbers of all markers in the recording, in order."""
-    return sound.heard(recording, MARKERS)
-
-
-async def teacher_in(
-    server: LiveKitServer, recorder: Worker, room: str, identity: str = "anna", metadata: str = TEACHER
-) -> Speaker:
-    """A teacher whose microphone the recorder already listens to."""
-    speaker = await Speaker.join(server, room, identity, metadata=metadata)
-    await listened_to(recorder, speaker)
-    return speaker
-
-
-async def listened_to(recorder: Worker, speaker: Speaker) -> None:
-    """Publishes a microphone and waits until the recorder has subscribed to it."""
-    before = len(recorder.lines)
-    microphone = await speaker.publish()
-    await recorder.wait_for(f"Track subscribed: microphone {microphone.sid}", skip_lines=before)
-    await speaker.silence(0.5)
-
 
 def assert_sound(room_dir: Path, expected: list[int], identity: str | None = None) -> list[Record]:
     """All expected markers are in the room's files, in order, none twice, nothing else; files and manifest agree."""
     records = manifest(room_dir)
-    assert heard(recorded(room_dir, identity)) == expected
+    assert heard(room_dir, identity) == expected
     assert [record["number"] for record in records] == list(range(1, len(records) + 1))
     assert sorted(path.name for path in room_dir.glob("*.wav")) == sorted(one["file"] for one in records)
     assert not list(room_dir.glob("*.part"))
@@ -127,10 +96,10 @@ async def test_the_last_word_is_kept_however_the_speech_ends(
         await teacher.say(sentences(0, 3, tail=0))
         await end(livekit_server, teacher, recorder)
         records = await segments_of(recorder.output_dir / room, 1)
-    recording = recorded(recorder.output_dir / room)
+    room_dir = recorder.output_dir / room
     assert records[-1]["end_reason"] in reason
-    assert heard(recording)[:2] == [0, 1]
-    assert sound.partly_heard(recording, MARKERS[2]) > 0.8, (
+    assert heard(room_dir)[:2] == [0, 1]
+    assert sound.partly_heard(recorded(room_dir), MARKERS[2]) > 0.8, (
         "what was still in the jitter buffer may be missing"
     )
 
@@ -251,8 +220,8 @@ async def test_two_teachers_have_their_own_segments_and_one_numbering(
         await asyncio.gather(anna.say(sentences(0, 4, 0.8)), ben.say(sentences(4, 4, 0.9)))
         await anna.silence(1)
     await recorder.wait_for("Room over")
-    assert heard(recorded(room_dir, "anna")) == [0, 1, 2, 3]
-    assert heard(recorded(room_dir, "ben")) == [4, 5, 6, 7]
+    assert heard(room_dir, "anna") == [0, 1, 2, 3]
+    assert heard(room_dir, "ben") == [4, 5, 6, 7]
     numbers = [record["number"] for record in manifest(room_dir)]
     assert sorted(numbers) == list(range(1, len(numbers) + 1))
 
@@ -269,8 +238,8 @@ async def test_microphone_and_screen_share_are_told_apart(
         await teacher.silence(0.5)
         await teacher.say(sentences(2, 2))
     await recorder.wait_for("Room over")
-    assert heard(recorded(room_dir, track_source="microphone")) == [0, 1]
-    assert heard(recorded(room_dir, track_source="screen_share_audio")) == [2, 3]
+    assert heard(room_dir, track_source="microphone") == [0, 1]
+    assert heard(room_dir, track_source="screen_share_audio") == [2, 3]
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(8_000, 1), (44_100, 2), (48_000, 2)])
@@ -366,7 +335,7 @@ async def test_a_killed_worker_loses_no_more_than_a_second(
     assert records[0]["end_reason"] == "recovered"
     assert records[0]["participant_identity"] == "anna"
     assert records[0]["duration_seconds"] > 5.0 - 0.5 - 1.0
-    recording = heard(recorded(room_dir))
+    recording = heard(room_dir)
     assert recording[:3] == [0, 1, 2]
     assert recording[-2:] == [10, 11]
 
@@ -399,7 +368,7 @@ async def test_hostile_metadata_harms_nobody(livekit_server: LiveKitServer, work
         for guest in guests:
             await guest.leave()
     await recorder.wait_for("Room over")
-    assert heard(recorded(recorder.output_dir / "hostile", "anna")) == [0, 1, 2]
+    assert heard(recorder.output_dir / "hostile", "anna") == [0, 1, 2]
     assert "Traceback" not in recorder.log
     assert recorder.log.count("that is not JSON") >= 3
 
@@ -430,7 +399,7 @@ async def test_hostile_room_names_get_folders_of_their_own(
     await until(lambda: recorder.log.count("Room over") == len(HOSTILE_NAMES), "all rooms are over", 60)
     folders = [path for path in recorder.output_dir.iterdir() if path.is_dir()]
     assert len({folder.name.casefold() for folder in folders}) == len(HOSTILE_NAMES)
-    assert sorted(heard(recorded(folder))[0] for folder in folders) == list(range(len(HOSTILE_NAMES)))
+    assert sorted(heard(folder)[0] for folder in folders) == list(range(len(HOSTILE_NAMES)))
     assert {manifest(folder)[0]["room_name"] for folder in folders} == set(HOSTILE_NAMES)
     outside = {path.name for path in recorder.output_dir.parent.iterdir()} - {recorder.output_dir.name}
     assert not outside
@@ -471,8 +440,8 @@ async def test_everyone_is_recorded_on_request(livekit_server: LiveKitServer, wo
         await anna.say(sentences(0, 2))
         await sam.say(sentences(2, 2))
     await recorder.wait_for("Room over")
-    assert heard(recorded(room_dir, "anna")) == [0, 1]
-    assert heard(recorded(room_dir, "sam")) == [2, 3]
+    assert heard(room_dir, "anna") == [0, 1]
+    assert heard(room_dir, "sam") == [2, 3]
 
 
 async def test_rooms_as_processes_are_recorded_as_well(

@@ -12,17 +12,15 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-import sound
 from conftest import StartWorker
-from harness import TEACHER, gaps, manifest, recorded, segments_of
+from harness import gaps, manifest, segments_of
+from teaching import heard, sentences, teacher_in
 
 from devtools.livekit_server import LiveKitServer
 from devtools.speakers import Speaker
 from devtools.worker import Worker
 
 pytestmark = pytest.mark.e2e
-
-MARKERS = sound.markers()
 
 
 @pytest.fixture
@@ -39,16 +37,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
-def sentences(first: int, count: int) -> sound.IntArray:
-    return sound.sequence(MARKERS[first : first + count], 0.3, lead_seconds=0, tail_seconds=0.5)[0]
-
-
 @contextlib.asynccontextmanager
 async def teaching(server: LiveKitServer, recorder: Worker, room: str) -> AsyncIterator[Speaker]:
-    async with await Speaker.join(server, room, "anna", metadata=TEACHER) as teacher:
-        await teacher.publish()
-        await recorder.wait_for("Track subscribed", timeout=20)
-        await teacher.silence(0.5)
+    async with await teacher_in(server, recorder, room) as teacher:
         yield teacher
     await recorder.wait_for("Room over", timeout=40)
 
@@ -80,7 +71,7 @@ async def test_a_full_disk_is_said_once_and_costs_nothing_when_there_is_room_aga
         await teacher.say(sentences(6, 2))
         await recorder.wait_for("The disk works again")
     room_dir = small_disk / "segments" / "full"
-    assert sound.heard(recorded(room_dir), MARKERS) == list(range(8))
+    assert heard(room_dir) == list(range(8))
     assert recorder.log.count("The disk refuses") == 1
     assert not gaps(room_dir)
 
@@ -100,7 +91,7 @@ async def test_a_disk_that_turns_read_only_and_back_costs_nothing(
         remount(small_disk, "rw")
         await teacher.say(sentences(5, 2))
         await recorder.wait_for("The disk works again")
-    assert sound.heard(recorded(small_disk / "segments" / "read-only"), MARKERS) == list(range(7))
+    assert heard(small_disk / "segments" / "read-only") == list(range(7))
 
 
 @pytest.mark.fault("the disk refuses for longer than memory lasts", "the oldest goes and is owned up to")
@@ -118,7 +109,7 @@ async def test_speech_beyond_what_memory_may_hold_is_a_gap_that_is_owned_up_to(
         remount(small_disk, "rw")
         await teacher.say(sentences(18, 2))
     room_dir = small_disk / "segments" / "too-long"
-    found = sound.heard(recorded(room_dir), MARKERS)
+    found = heard(room_dir)
     assert found == sorted(set(found))
     assert found[:2] == [0, 1]
     assert found[-2:] == [18, 19]
@@ -140,5 +131,5 @@ async def test_a_folder_that_is_deleted_underneath_is_made_again(
         await asyncio.sleep(2)
         await asyncio.to_thread(shutil.rmtree, room_dir)
         await talk
-    assert sound.heard(recorded(room_dir), MARKERS) == [2, 3, 4, 5]
+    assert heard(room_dir) == [2, 3, 4, 5]
     assert all(os.path.exists(room_dir / record["file"]) for record in manifest(room_dir))

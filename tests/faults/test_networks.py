@@ -10,32 +10,15 @@ from pathlib import Path
 
 import psutil
 import pytest
-import sound
 from conftest import StartWorker
-from harness import TEACHER, gaps, manifest, recorded
+from harness import TEACHER, gaps, manifest
+from teaching import heard, listened_to, sentences
 
 from devtools.livekit_server import LiveKitServer
 from devtools.speakers import Speaker
 from devtools.worker import Worker
 
 pytestmark = pytest.mark.e2e
-
-MARKERS = sound.markers()
-
-
-def sentences(first: int, count: int) -> sound.IntArray:
-    return sound.sequence(MARKERS[first : first + count], 0.3, lead_seconds=0, tail_seconds=0.5)[0]
-
-
-def heard(room_dir: Path) -> list[int]:
-    return sound.heard(recorded(room_dir), MARKERS)
-
-
-async def listened_to(recorder: Worker, speaker: Speaker) -> None:
-    said = len(recorder.lines)
-    await speaker.publish()
-    await recorder.wait_for("Track subscribed", timeout=40, skip_lines=said)
-    await speaker.silence(0.5)
 
 
 @pytest.mark.fault("the server is away for 20 s", "the worker goes on trying; the next lesson is recorded")

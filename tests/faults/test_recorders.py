@@ -11,37 +11,17 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-import sound
 from conftest import StartWorker
 from fault_table import Seen
-from harness import STUDENT, TEACHER, gaps, manifest, recorded, until
+from harness import STUDENT, TEACHER, gaps, manifest, until
 from livekit import api
+from teaching import heard, sentences, teacher_in
 
 from devtools.livekit_server import LiveKitServer
 from devtools.speakers import Speaker, administration
-from devtools.worker import Worker
 from segments import parse_utc
 
 pytestmark = pytest.mark.e2e
-
-MARKERS = sound.markers()
-
-
-def sentences(first: int, count: int) -> sound.IntArray:
-    return sound.sequence(MARKERS[first : first + count], 0.3, lead_seconds=0, tail_seconds=0.5)[0]
-
-
-async def teach(server: LiveKitServer, recorder: Worker, room: str, identity: str = "anna") -> Speaker:
-    """A teacher whose microphone the recorder listens to."""
-    teacher = await Speaker.join(server, room, identity, metadata=TEACHER)
-    await teacher.publish()
-    await recorder.wait_for("Track subscribed: microphone", timeout=20)
-    await teacher.silence(0.5)
-    return teacher
-
-
-def heard(room_dir: Path) -> list[int]:
-    return sound.heard(recorded(room_dir), MARKERS)
 
 
 def owned_up(room_dir: Path) -> list[tuple[datetime, datetime]]:
@@ -62,7 +42,7 @@ async def test_a_room_whose_worker_is_killed_goes_to_another_that_is_there(
     livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path, seen: Seen
 ) -> None:
     first = await worker(RECONCILE_SECONDS="2")
-    async with await teach(livekit_server, first, "orphan") as teacher:
+    async with await teacher_in(livekit_server, first, "orphan") as teacher:
         second = await worker(RECONCILE_SECONDS="2")
         await teacher.say(sentences(0, 3))
         first.kill()
@@ -92,7 +72,7 @@ async def test_a_worker_that_stops_hands_its_rooms_over(
 ) -> None:
     """A rolling restart in mid-sentence: at most a second is missing, and the gap says which."""
     first = await worker(RECONCILE_SECONDS="2")
-    async with await teach(livekit_server, first, "rolling") as teacher:
+    async with await teacher_in(livekit_server, first, "rolling") as teacher:
         second = await worker(RECONCILE_SECONDS="2")
         talk = asyncio.create_task(teacher.say(sentences(0, 8)))
         await asyncio.sleep(4)
@@ -160,7 +140,7 @@ async def test_draining_records_a_room_to_its_end_and_takes_no_other(
     livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path
 ) -> None:
     recorder = await worker(ON_STOP="drain", RECONCILE_SECONDS="2")
-    async with await teach(livekit_server, recorder, "drain") as teacher:
+    async with await teacher_in(livekit_server, recorder, "drain") as teacher:
         await teacher.say(sentences(0, 2))
         os.kill(recorder.pid, signal.SIGTERM)
         await recorder.wait_for("Stopping")
@@ -180,7 +160,7 @@ async def test_a_stopping_worker_closes_its_segments_at_once_and_records_on(
 ) -> None:
     """The first signal in mid-word, then a second that ends everything: both halves are valid files."""
     recorder = await worker(ON_STOP="drain", RECONCILE_SECONDS="2")
-    async with await teach(livekit_server, recorder, "twice") as teacher:
+    async with await teacher_in(livekit_server, recorder, "twice") as teacher:
         talk = asyncio.create_task(teacher.say(sentences(0, 6)))
         await asyncio.sleep(3)
         saved = len(recorder.lines)
@@ -205,7 +185,7 @@ async def test_only_rooms_that_the_filter_lets_through_are_recorded(
     recorder = await worker(ROOM_FILTER="class-*, exam?", RECONCILE_SECONDS="2")
     async with (
         await Speaker.join(livekit_server, "staff-room", "ben", metadata=TEACHER) as ben,
-        await teach(livekit_server, recorder, "class-7b") as anna,
+        await teacher_in(livekit_server, recorder, "class-7b") as anna,
     ):
         await ben.publish()
         await asyncio.gather(anna.say(sentences(0, 3)), ben.say(sentences(10, 3)))
@@ -247,7 +227,7 @@ async def test_a_recorder_that_hangs_is_replaced(
     livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path
 ) -> None:
     first = await worker(RECONCILE_SECONDS="2")
-    async with await teach(livekit_server, first, "zombie") as teacher:
+    async with await teacher_in(livekit_server, first, "zombie") as teacher:
         second = await worker(RECONCILE_SECONDS="2")
         await teacher.say(sentences(0, 2))
         await teacher.silence(3)
@@ -272,7 +252,7 @@ async def test_a_panic_of_the_native_client_ends_the_worker_with_an_error_and_ev
     livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path
 ) -> None:
     recorder = await worker()
-    async with await teach(livekit_server, recorder, "panic") as teacher:
+    async with await teacher_in(livekit_server, recorder, "panic") as teacher:
         await teacher.say(sentences(0, 3))
         os.kill(recorder.pid, signal.SIGABRT)
         await recorder.wait_for("Stopped", timeout=30)
