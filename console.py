@@ -15,7 +15,9 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+import typer
 
 from config import Settings, environment
 from logs import printable
@@ -29,6 +31,14 @@ LINE_SECONDS = 10.0
 """How often progress is told where there is no terminal."""
 
 T = TypeVar("T")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Answer with JSON.")]
+"""The option of every command whose answer a script may read."""
+
+SomeRooms = Annotated[
+    list[str] | None, typer.Argument(metavar="[ROOM]...", help="These rooms only; all if none is named.")
+]
+"""The argument of commands that work through rooms."""
 
 Advance = Callable[[float], None]
 """Says that so much more is done."""

@@ -7,7 +7,7 @@ import itertools
 import logging
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +16,7 @@ import typer
 import console
 from archive import Archive, Room
 from config import Settings
-from console import duration, progress, say, say_json, tell
+from console import AsJson, SomeRooms, duration, progress, say, say_json, tell
 from languages import language_tags
 from segments import ConfigError, InputError
 
@@ -24,28 +24,35 @@ if TYPE_CHECKING:
     from transcription import Estimate, Task, Wish
 
 
+Force = Annotated[
+    bool,
+    typer.Option("--force", help="Also where there is a text: of another model, or without a language."),
+]
+Model = Annotated[str, typer.Option("--model", help="Instead of GEMINI_MODEL.")]
+Languages = Annotated[
+    str, typer.Option("--languages", metavar="TAGS", help="Instead of TARGET_LANGUAGES, such as es,ar.")
+]
+ByBatch = Annotated[
+    bool,
+    typer.Option("--batch", help="Half the price, within a day: submit, and come back later to collect."),
+]
+Shard = Annotated[
+    str, typer.Option("--shard", metavar="I/N", help="Only the I-th of N parts, for N machines at once.")
+]
+OnlyEstimate = Annotated[bool, typer.Option("--estimate", help="Only say what it would cost.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
 def transcribe(
-    rooms: Annotated[
-        list[str] | None, typer.Argument(metavar="[ROOM]...", help="These rooms only; all if none is named.")
-    ] = None,
-    force: Annotated[
-        bool,
-        typer.Option("--force", help="Also where there is a text: of another model, or without a language."),
-    ] = False,
-    model: Annotated[str, typer.Option("--model", help="Instead of GEMINI_MODEL.")] = "",
-    languages: Annotated[
-        str, typer.Option("--languages", metavar="TAGS", help="Instead of TARGET_LANGUAGES, such as es,ar.")
-    ] = "",
-    batch: Annotated[
-        bool,
-        typer.Option("--batch", help="Half the price, within a day: submit, and come back later to collect."),
-    ] = False,
-    shard: Annotated[
-        str, typer.Option("--shard", metavar="I/N", help="Only the I-th of N parts, for N machines at once.")
-    ] = "",
-    estimate: Annotated[bool, typer.Option("--estimate", help="Only say what it would cost.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Answer with JSON.")] = False,
+    rooms: SomeRooms = None,
+    force: Force = False,
+    model: Model = "",
+    languages: Languages = "",
+    batch: ByBatch = False,
+    shard: Shard = "",
+    estimate: OnlyEstimate = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
 ) -> None:
     """Get transcripts and translations for what has none. What is done is skipped, so just start it again.
 
@@ -53,24 +60,28 @@ def transcribe(
     GEMINI_MAX_PER_DAY, ...). With --batch, the exit code is 3 while texts are still to come.
     """
     from transcription import Wish, is_in_shard
-    from transcription import estimate as estimated
 
     settings = _with(console.settings(), model, languages)
-    wish = Wish(settings.gemini_model, settings.target_languages, force)
+    asked = Asked(
+        settings, Wish(settings.gemini_model, settings.target_languages, force), estimate, yes, as_json
+    )
     number, count = _shard(shard)
+    logging.getLogger("recorder").setLevel(logging.WARNING)
     chosen = [
         room for room in Archive.from_settings(settings).chosen(rooms) if is_in_shard(room, number, count)
     ]
-    logging.getLogger("recorder").setLevel(logging.WARNING)
-    if batch:
-        _by_batch(settings, chosen, wish, estimate, yes, as_json)
-        return
-    cost = estimated(_tasks(chosen, wish), wish)
-    if estimate or not cost.segments:
-        _say_estimate(cost, settings, as_json)
-        return
-    _confirm(cost, settings, yes)
-    _now(settings, chosen, wish, cost, as_json)
+    (_by_batch if batch else _at_once)(asked, chosen)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line asks for."""
+
+    settings: Settings
+    wish: Wish
+    only_estimate: bool
+    yes: bool
+    as_json: bool
 
 
 def _with(settings: Settings, model: str, languages: str) -> Settings:
@@ -102,17 +113,17 @@ def _tasks(rooms: Sequence[Room], wish: Wish) -> Iterator[Task]:
     return itertools.chain.from_iterable(tasks_of(room, wish) for room in rooms)
 
 
-def _confirm(cost: Estimate, settings: Settings, yes: bool) -> None:
+def _confirm(cost: Estimate, asked: Asked) -> None:
     """Asks before money is spent.
 
     Raises:
         ConfigError: there is no key.
         InputError: nobody is there to be asked.
     """
-    if not settings.has_gemini:
+    if not asked.settings.has_gemini:
         raise ConfigError("GEMINI_API_KEY is not set: text needs it, or GOOGLE_CLOUD_PROJECT")
-    tell(_sentence(cost, settings))
-    if yes:
+    tell(_sentence(cost, asked.settings))
+    if asked.yes:
         return
     if not sys.stdin.isatty():
         raise InputError("Nobody is there to be asked: say --yes, or --estimate")
@@ -120,24 +131,25 @@ def _confirm(cost: Estimate, settings: Settings, yes: bool) -> None:
         raise typer.Exit(console.TROUBLE)
 
 
-def _now(settings: Settings, rooms: Sequence[Room], wish: Wish, cost: Estimate, as_json: bool) -> None:
-    from transcription import transcribe
+def _at_once(asked: Asked, rooms: Sequence[Room]) -> None:
+    from transcription import estimate, transcribe
     from translator import GeminiTranslator
 
+    settings, wish = asked.settings, asked.wish
+    cost = estimate(_tasks(rooms, wish), wish)
+    if asked.only_estimate or not cost.segments:
+        _say_estimate(cost, asked)
+        return
+    _confirm(cost, asked)
     with contextlib.ExitStack() as stack:
         free = _reserved(stack, rooms)
+        tasks = _tasks(free, wish)
         with progress("Transcribing", cost.segments, "segments") as advance:
             service = console.run(
-                transcribe(
-                    settings,
-                    GeminiTranslator(settings),
-                    _tasks(free, wish),
-                    advance,
-                    is_forced=wish.is_forced,
-                )
+                transcribe(settings, GeminiTranslator(settings), tasks, advance, is_forced=wish.is_forced)
             )
     costs = service.costs
-    if as_json:
+    if asked.as_json:
         say_json(vars(costs))
     else:
         say(str(costs))
@@ -162,16 +174,14 @@ def _reserved(stack: contextlib.ExitStack, rooms: Sequence[Room]) -> list[Room]:
 # --- the Batch API ---
 
 
-def _by_batch(
-    settings: Settings, rooms: Sequence[Room], wish: Wish, only_estimate: bool, yes: bool, as_json: bool
-) -> None:
+def _by_batch(asked: Asked, rooms: Sequence[Room]) -> None:
     from storage import Reservation
 
-    if not settings.gemini_api_key:
+    if not asked.settings.gemini_api_key:
         raise ConfigError("GEMINI_API_KEY is not set: the Batch API needs it")
-    with Reservation(Path(settings.output_dir), "batch"):
-        answer = console.run(_batch_run(settings, rooms, wish, only_estimate, yes))
-    if as_json:
+    with Reservation(Path(asked.settings.output_dir), "batch"):
+        answer = console.run(_batch_run(asked, rooms))
+    if asked.as_json:
         say_json(answer)
     else:
         say(
@@ -185,22 +195,20 @@ def _by_batch(
         raise typer.Exit(console.TROUBLE)
 
 
-async def _batch_run(
-    settings: Settings, rooms: Sequence[Room], wish: Wish, only_estimate: bool, yes: bool
-) -> dict[str, Any]:
+async def _batch_run(asked: Asked, rooms: Sequence[Room]) -> dict[str, Any]:
     """First what has come back, then what is still undone."""
     from batches import Batches
-    from transcription import estimate as estimated
+    from transcription import estimate
 
-    batches = Batches(settings)
+    wish, batches = asked.wish, Batches(asked.settings)
     try:
         collected, failed = await batches.collect()
-        cost = estimated(batches.not_submitted(_tasks(rooms, wish)), wish, batch=True)
+        cost = estimate(batches.not_submitted(_tasks(rooms, wish)), wish, batch=True)
         submitted = 0
-        if cost.segments and only_estimate:
-            tell(_sentence(cost, settings))
+        if cost.segments and asked.only_estimate:
+            tell(_sentence(cost, asked.settings))
         elif cost.segments:
-            _confirm(cost, settings, yes)
+            _confirm(cost, asked)
             with progress("Submitting", cost.segments, "segments") as advance:
                 submitted = await batches.submit(batches.not_submitted(_tasks(rooms, wish)), wish, advance)
         waiting = batches.waiting()
@@ -222,8 +230,8 @@ def _sentence(cost: Estimate, settings: Settings) -> str:
     )
 
 
-def _say_estimate(cost: Estimate, settings: Settings, as_json: bool) -> None:
-    if as_json:
+def _say_estimate(cost: Estimate, asked: Asked) -> None:
+    if asked.as_json:
         say_json(vars(cost))
     else:
-        say(_sentence(cost, settings) if cost.segments else "Nothing to do: every segment has its text")
+        say(_sentence(cost, asked.settings) if cost.segments else "Nothing to do: every segment has its text")

@@ -107,7 +107,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "typer",
     },
     "archive": {"config", "segments", "storage"},
-    "console": {"config", "logs", "rich"},
+    "console": {"config", "logs", "rich", "typer"},
     "checking": {
         "archive",
         "config",
