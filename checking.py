@@ -24,7 +24,7 @@ import typer
 import console
 from archive import TEXTS, Archive, Lines, Room, Text, is_plain_name
 from config import Settings
-from console import Advance, progress, say, say_json, tell
+from console import Advance, AsJson, SomeRooms, progress, say, say_json, tell
 from ledger import Ledger, sound_key, words_key
 from segments import (
     BYTES_PER_SAMPLE,
@@ -154,9 +154,7 @@ class Wanted:
 
 
 def check(
-    rooms: Annotated[
-        list[str] | None, typer.Argument(metavar="[ROOM]...", help="These rooms only; all if none is named.")
-    ] = None,
+    rooms: SomeRooms = None,
     repair: Annotated[
         bool,
         typer.Option("--repair", help="Mend what can be: leftovers of a crash, lost lines, headers, texts."),
@@ -164,7 +162,7 @@ def check(
     quick: Annotated[
         bool, typer.Option("--quick", help="Leave out the SHA-256: headers and lengths only.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Answer with JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Prove the folders: every file against the manifest and its SHA-256, numbering, times, leftovers, texts.
 

@@ -13,7 +13,7 @@ import typer
 
 import console
 from archive import Archive, Lines, Room, Session, Texts
-from console import duration, say, say_json, say_table, tell
+from console import AsJson, duration, say, say_json, say_table, tell
 from segments import SegmentRecord, format_utc
 
 
@@ -46,7 +46,7 @@ class RoomFacts:
 
 def list_lessons(
     room: Annotated[str | None, typer.Argument(help="Show this room's sessions one by one.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Answer with JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Rooms and sessions: when, how long, how much speech, which languages, what is still undone.
 

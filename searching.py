@@ -14,7 +14,7 @@ import console
 import folding
 from archive import Archive
 from config import Settings
-from console import progress, say, say_json, tell
+from console import AsJson, progress, say, say_json, tell
 from languages import is_same_language, language_tag
 from logs import printable
 from search_index import SearchIndex, Segment, Step
@@ -60,7 +60,7 @@ def search(
     local: Annotated[
         bool, typer.Option("--local", help="On this disk, although there is a DATABASE_URL.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Answer with JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Search all lessons in all languages; the best matches first, the newest among equals.
 
