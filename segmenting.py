@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +11,8 @@ from zoneinfo import ZoneInfo
 import typer
 
 import console
-from console import duration, say, say_json, tell
+from config import Settings
+from console import AsJson, duration, say, say_json, tell
 from segments import InputError, format_utc
 from storage import prepare_output_dir
 
@@ -19,53 +20,59 @@ if TYPE_CHECKING:
     from importing import Outcome
 
 
+Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="WAV, MP3, M4A, Opus, MP4, WebM, ...")]
+RoomName = Annotated[str | None, typer.Option("--room", help="Name of the room; else the file's name.")]
+Start = Annotated[
+    str | None,
+    typer.Option(
+        "--start",
+        metavar="TIME",
+        help="When it began, such as 2025-10-08T14:00 (in TIMEZONE) or 2025-10-08T12:00Z; else what the file "
+        "says of itself, else its date less its length.",
+    ),
+]
+Speaker = Annotated[str, typer.Option("--speaker", help="Who speaks.")]
+
+
 def segment(
-    files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="WAV, MP3, M4A, Opus, MP4, WebM, ...")
-    ],
-    room: Annotated[
-        str | None, typer.Option("--room", help="Name of the room; else the file's name.")
-    ] = None,
-    start: Annotated[
-        str | None,
-        typer.Option(
-            "--start",
-            metavar="TIME",
-            help="When it began, such as 2025-10-08T14:00 (in TIMEZONE) or 2025-10-08T12:00Z; else what the file "
-            "says of itself, else its date less its length.",
-        ),
-    ] = None,
-    speaker: Annotated[str, typer.Option("--speaker", help="Who speaks.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Answer with JSON.")] = False,
+    files: Files,
+    room: RoomName = None,
+    start: Start = None,
+    speaker: Speaker = "",
+    as_json: AsJson = False,
 ) -> None:
     """Cut recordings into segments of speech, by the same rules and into the same folders as the live recorder.
 
     Each file becomes a session of its room. A run that was interrupted is simply started again: what is there already
     is not saved twice.
     """
-    from importing import segment_file  # with the decoder and the speech model
-
     settings = console.settings()
     _look_at_files(files)
     moment = _given_start(start, ZoneInfo(settings.timezone)) if start else None
     if moment is not None and len(files) > 1:
         raise InputError("--start is for one file: name them one by one")
     prepare_output_dir(Path(settings.output_dir))
-    outcomes, problems = [], []
-    for path in files:
-        try:
-            outcomes.append(segment_file(settings, path, room, moment, speaker))
-        except InputError as error:
-            problems.append(str(error))
-    for line in problems:
-        tell(line)
+    outcomes = list(_segmented(settings, files, room, moment, speaker))
     if as_json:
         say_json({"recordings": [_as_json(outcome) for outcome in outcomes]})
     else:
         for outcome in outcomes:
             _say_outcome(outcome)
-    if problems:
+    if len(outcomes) < len(files):
         raise typer.Exit(console.TROUBLE)
+
+
+def _segmented(
+    settings: Settings, files: Iterable[Path], room: str | None, start: datetime | None, speaker: str
+) -> Iterator[Outcome]:
+    """One recording after the other; of one that is none, only why."""
+    from importing import segment_file  # with the decoder and the speech model
+
+    for path in files:
+        try:
+            yield segment_file(settings, path, room, start, speaker)
+        except InputError as error:
+            tell(str(error))
 
 
 def _look_at_files(files: Sequence[Path]) -> None:

@@ -130,7 +130,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "segments",
         "storage",
     },
-    "segmenting": {"console", "importing", "segments", "storage", "typer"},
+    "segmenting": {"config", "console", "importing", "segments", "storage", "typer"},
     "folding": set(),
     "search_index": {"archive", "doorbell", "folding", "outbox", "segments", "storage"},
     "postgres_search": {"folding", "postgres_target", "psycopg", "search_index", "segments"},
