@@ -24,14 +24,15 @@ import egress
 import subtitles
 import webpage
 from align import Alignment, CannotAlign, Line, Part, Sound, align
-from archive import Archive, Session
-from console import progress, say, say_json, tell
+from archive import Archive, Room, Session
+from console import AsJson, progress, say, say_json, tell
 from decoding import Recording
-from lesson import Lesson, Utterance, read_lesson
+from lesson import Lesson, Utterance, chosen_session, file_stem, read_lesson
 from segments import SAMPLE_RATE, InputError, Pcm, format_utc
 from storage import PRIVATE_FOLDER, write_private
 
 FORMATS = ("html", "vtt", "srt", "txt", "json")
+ALL_FORMATS = ",".join(FORMATS)
 LARGEST_SIDE_FILE = 1 << 24
 """Bytes of a playlist or of egress' JSON; ten hours of HLS are some hundred thousand."""
 FETCH_SECONDS = 30.0
@@ -63,39 +64,43 @@ class Video:
         return self.name if self.is_remote else webpage.address(Path(self.name).resolve(), folder)
 
 
+RoomName = Annotated[str, typer.Argument(metavar="ROOM", help="The room, by its name or its folder's.")]
+WhichSession = Annotated[
+    str | None,
+    typer.Option("--session", metavar="SESSION", help="Its number, date or sid; `all`. Else the last one."),
+]
+Folder = Annotated[Path | None, typer.Option("--to", metavar="DIR", help="Instead of the room's folder.")]
+Formats = Annotated[str, typer.Option("--format", metavar="LIST", help=f"Some of {ALL_FORMATS}; else all.")]
+VideoName = Annotated[
+    str | None,
+    typer.Option("--video", metavar="FILE|URL", help="Play this video, and line up all times with it."),
+]
+Offset = Annotated[
+    float | None,
+    typer.Option(
+        "--offset", metavar="SECONDS", help="Where in the video the lesson begins (may be negative)."
+    ),
+]
+EgressFile = Annotated[
+    Path | None,
+    typer.Option("--egress", metavar="FILE", help="LiveKit's EgressInfo as JSON, or the HLS playlist."),
+]
+Embed = Annotated[
+    bool,
+    typer.Option("--embed", help="Put the sound into lesson.html (about 15 MB for an hour of speech)."),
+]
+
+
 def export(
-    room: Annotated[str, typer.Argument(help="The room, by its name or its folder's.")],
-    session: Annotated[
-        str | None,
-        typer.Option(
-            "--session", metavar="SESSION", help="Its number, date or sid; `all`. Else the last one."
-        ),
-    ] = None,
-    to: Annotated[
-        Path | None, typer.Option("--to", metavar="DIR", help="Instead of the room's folder.")
-    ] = None,
-    formats: Annotated[
-        str, typer.Option("--format", metavar="LIST", help=f"Some of {','.join(FORMATS)}; else all.")
-    ] = ",".join(FORMATS),
-    video: Annotated[
-        str | None,
-        typer.Option("--video", metavar="FILE|URL", help="Play this video, and line up all times with it."),
-    ] = None,
-    offset: Annotated[
-        float | None,
-        typer.Option(
-            "--offset", metavar="SECONDS", help="Where in the video the lesson begins (may be negative)."
-        ),
-    ] = None,
-    egress_file: Annotated[
-        Path | None,
-        typer.Option("--egress", metavar="FILE", help="LiveKit's EgressInfo as JSON, or the HLS playlist."),
-    ] = None,
-    embed: Annotated[
-        bool,
-        typer.Option("--embed", help="Put the sound into lesson.html (about 15 MB for an hour of speech)."),
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Answer with JSON.")] = False,
+    room: RoomName,
+    session: WhichSession = None,
+    to: Folder = None,
+    formats: Formats = ALL_FORMATS,
+    video: VideoName = None,
+    offset: Offset = None,
+    egress_file: EgressFile = None,
+    embed: Embed = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write a lesson as lesson.html, WebVTT and SRT for each language, plain text and JSON.
 
@@ -104,35 +109,48 @@ def export(
     With --video, the lesson's place in it is found by its sound, unless --offset or --egress tells it. If that is not
     sure, nothing is written.
     """  # fmt: skip
-    wanted = _formats(formats)
-    if video is None and (offset is not None or egress_file is not None):
-        raise InputError("--offset and --egress say where a --video begins: name it, too")
-    if offset is not None and (egress_file is not None or not math.isfinite(offset)):
-        raise InputError("--offset must be a number of seconds, and without --egress")
+    files, source = _formats(formats), _source(video, offset, egress_file)
     settings = console.settings()
     zone = ZoneInfo(settings.timezone)
-    folder = Archive.from_settings(settings).one(room)
-    sessions = folder.sessions()
-    chosen = _chosen(sessions, session, zone)
-    if video is not None and len(chosen) > 1:
+    found = Archive.from_settings(settings).one(room)
+    sessions = found.sessions()
+    chosen = sessions if session == "all" and sessions else [chosen_session(sessions, session, zone)]
+    if source is not None and len(chosen) > 1:
         raise InputError("one video belongs to one session: name that with --session")
-    if folder.parts_being_written():
+    if found.parts_being_written():
         tell(f"{room} is being recorded right now: this is what has been said so far")
-    target = (to or folder.path).expanduser().resolve()
+    target = (to or found.path).expanduser().resolve()
     target.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
     answers = []
     for one in chosen:
-        lesson = read_lesson(folder, one)
-        film = _film(video, offset, egress_file, lesson) if video is not None else None
-        if film is not None:
-            lesson = _in_video(lesson, film.alignment)
-        stem = "lesson" if len(sessions) == 1 else f"lesson_{one.started_at.astimezone(zone):%Y%m%d_%H%M%S}"
-        files = _write(lesson, film, wanted, target, stem, zone, embed)
-        answers.append(_answer(lesson, film, target, files))
+        wanted = Wanted(target, file_stem(one, sessions, zone), files, zone, embed)
+        answers.append(_exported(found, one, source, wanted))
         if not as_json:
             _say_answer(answers[-1], earlier=len(sessions) - len(chosen))
     if as_json:
         say_json({"lessons": answers})
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which files of a session, and where."""
+
+    folder: Path
+    stem: str
+    """What their names begin with."""
+    formats: Sequence[str]
+    zone: tzinfo
+    embed: bool
+    """Whether the page holds the sound itself."""
+
+
+def _exported(room: Room, session: Session, source: Source | None, wanted: Wanted) -> dict[str, Any]:
+    """Reads, lines up and writes one session; returns what there is to say of it."""
+    lesson, film = read_lesson(room, session), None
+    if source is not None:
+        film = _film(source, lesson)
+        lesson = _in_video(lesson, film.alignment)
+    return _answer(lesson, film, wanted.folder, _write(lesson, film, wanted))
 
 
 def _formats(text: str) -> tuple[str, ...]:
@@ -145,31 +163,16 @@ def _formats(text: str) -> tuple[str, ...]:
     return wanted
 
 
-def _chosen(sessions: Sequence[Session], wanted: str | None, zone: tzinfo) -> list[Session]:
-    if not sessions:
-        raise InputError("nothing has been recorded in this room yet")
-    if wanted is None:
-        return [sessions[-1]]
-    if wanted == "all":
-        return list(sessions)
-    if wanted.isdecimal() and 1 <= int(wanted) <= len(sessions):
-        return [sessions[int(wanted) - 1]]
-    found = [
-        one
-        for one in sessions
-        if one.room_sid == wanted or f"{one.started_at.astimezone(zone):%Y-%m-%d %H:%M}".startswith(wanted)
-    ]
-    if len(found) != 1 or not wanted:
-        dates = ", ".join(
-            f"{one.started_at.astimezone(zone):%Y-%m-%d %H:%M}" for one in (found or sessions)[-5:]
-        )
-        raise InputError(
-            f"--session={wanted} names {len(found)} of {len(sessions)} sessions; there are: {dates}"
-        )
-    return found
-
-
 # --- the video ---
+
+
+@dataclass(frozen=True)
+class Source:
+    """A video, and what was said of where the lesson is in it."""
+
+    video: Video
+    offset: float | None
+    egress_file: Path | None
 
 
 @dataclass(frozen=True)
@@ -180,20 +183,33 @@ class Film:
     alignment: Alignment
 
 
-def _film(name: str, offset: float | None, egress_file: Path | None, lesson: Lesson) -> Film:
-    video = Video(name)
-    if not video.is_remote and not Path(name).is_file():
-        raise InputError(f"--video={name} is not there")
-    alignment = _aligned(video, offset, egress_file, lesson)
+def _source(video: str | None, offset: float | None, egress_file: Path | None) -> Source | None:
+    if offset is not None and (egress_file is not None or not math.isfinite(offset)):
+        raise InputError("--offset must be a number of seconds, and without --egress")
+    if video is not None:
+        return Source(Video(video), offset, egress_file)
+    if offset is not None or egress_file is not None:
+        raise InputError("--offset and --egress say where a --video begins: name it, too")
+    return None
+
+
+def _film(source: Source, lesson: Lesson) -> Film:
+    video = source.video
+    if not video.is_remote and not Path(video.name).is_file():
+        raise InputError(f"--video={video.name} is not there")
+    alignment = _aligned(source, lesson)
     if all(alignment.video_time(one.start) is None for one in lesson.utterances):
-        raise InputError(f"--video={name} was made at another time than this lesson, by {alignment.source}")
+        raise InputError(
+            f"--video={video.name} was made at another time than this lesson, by {alignment.source}"
+        )
     return Film(video, alignment)
 
 
-def _aligned(video: Video, offset: float | None, egress_file: Path | None, lesson: Lesson) -> Alignment:
+def _aligned(source: Source, lesson: Lesson) -> Alignment:
     """The surest way there is: what we were told, else what egress noted, else what can be heard."""
-    if offset is not None:
-        return _bounded(Alignment.from_offset(offset), video)
+    video, egress_file = source.video, source.egress_file
+    if source.offset is not None:
+        return _bounded(Alignment.from_offset(source.offset), video)
     if egress_file is not None:
         return _bounded(_by_egress(_side_file(str(egress_file), False), egress_file.name, lesson), video)
     if video.is_playlist:
@@ -283,60 +299,47 @@ def _in_video(lesson: Lesson, alignment: Alignment) -> Lesson:
 # --- the files ---
 
 
-def _write(
-    lesson: Lesson,
-    film: Film | None,
-    formats: Sequence[str],
-    target: Path,
-    stem: str,
-    zone: tzinfo,
-    embed: bool,
-) -> list[str]:
+def _write(lesson: Lesson, film: Film | None, wanted: Wanted) -> list[str]:
     written = []
-    for name, content in _contents(lesson, film, formats, target, stem, zone, embed):
-        write_private(target / name, content)
-        written.append(name)
+    for ending, content in _contents(lesson, film, wanted):
+        written.append(f"{wanted.stem}.{ending}")
+        write_private(wanted.folder / written[-1], content)
     return written
 
 
-def _contents(
-    lesson: Lesson,
-    film: Film | None,
-    formats: Sequence[str],
-    target: Path,
-    stem: str,
-    zone: tzinfo,
-    embed: bool,
-) -> Iterator[tuple[str, bytes]]:
+def _contents(lesson: Lesson, film: Film | None, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
+    """Each file's ending and what is in it."""
+    formats = wanted.formats
     if "html" in formats:
-        yield f"{stem}.html", _page(lesson, film, target, zone, embed).encode()
+        yield "html", _page(lesson, film, wanted).encode()
     for language in lesson.languages:
         said = lesson.said(language, in_video=film is not None)
         if "vtt" in formats:
-            yield f"{stem}.{language}.vtt", subtitles.webvtt(said, language, lesson.room).encode()
+            yield f"{language}.vtt", subtitles.webvtt(said, language, lesson.room).encode()
         if "srt" in formats:  # with a byte order mark: the format does not say which encoding it is in
-            yield f"{stem}.{language}.srt", subtitles.srt(said).encode("utf-8-sig")
+            yield f"{language}.srt", subtitles.srt(said).encode("utf-8-sig")
         if "txt" in formats:
-            yield f"{stem}.{language}.txt", subtitles.plain_text(lesson.said(language)).encode()
+            yield f"{language}.txt", subtitles.plain_text(lesson.said(language)).encode()
     if "json" in formats:
         document = json.dumps(_document(lesson, film), ensure_ascii=False, indent=1)
-        yield f"{stem}.json", f"{document}\n".encode("utf-8", "replace")
+        yield "json", f"{document}\n".encode("utf-8", "replace")
 
 
-def _page(lesson: Lesson, film: Film | None, target: Path, zone: tzinfo, embed: bool) -> str:
-    video = film.video.address(target) if film is not None else None
-    if not embed:
-        media = webpage.Media(
-            video, lambda one: None if one.wav is None else webpage.address(one.wav.resolve(), target)
-        )
-        return webpage.page(lesson, media, zone)
+def _page(lesson: Lesson, film: Film | None, wanted: Wanted) -> str:
+    video = film.video.address(wanted.folder) if film is not None else None
+
+    def beside(one: Utterance) -> str | None:
+        return None if one.wav is None else webpage.address(one.wav.resolve(), wanted.folder)
+
+    if not wanted.embed:
+        return webpage.page(lesson, webpage.Media(video, beside), wanted.zone)
     with progress("Compressing", len(lesson.utterances), "segments") as advance:
 
         def embedded(one: Utterance) -> str | None:
             advance(1)
             return None if one.wav is None else _as_data(one.wav)
 
-        return webpage.page(lesson, webpage.Media(video, embedded), zone)
+        return webpage.page(lesson, webpage.Media(video, embedded), wanted.zone)
 
 
 def _as_data(wav: Path) -> str | None:

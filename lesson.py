@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, tzinfo
 from pathlib import Path
 
 from archive import Room, Session
+from segments import InputError
 from subtitles import Spoken
 
 
@@ -65,6 +66,37 @@ class Lesson:
             for one in chosen
             if one.video is not None
         ]
+
+
+def chosen_session(sessions: Sequence[Session], wanted: str | None, zone: tzinfo) -> Session:
+    """The session that a person means by its number, sid or (the beginning of its) date; the last one by None.
+
+    Raises:
+        InputError: there is none, or more than one.
+    """
+    if not sessions:
+        raise InputError("nothing has been recorded in this room yet")
+    if wanted is None:
+        return sessions[-1]
+    if wanted.isdecimal() and 1 <= int(wanted) <= len(sessions):
+        return sessions[int(wanted) - 1]
+    dates = [f"{one.started_at.astimezone(zone):%Y-%m-%d %H:%M}" for one in sessions]
+    found = [
+        (one, date)
+        for one, date in zip(sessions, dates, strict=True)
+        if one.room_sid == wanted or (wanted and date.startswith(wanted))
+    ]
+    if len(found) != 1:
+        there = ", ".join([date for _, date in found][-5:] or dates[-5:])
+        raise InputError(
+            f"--session={wanted} names {len(found)} of {len(sessions)} sessions; there are: {there}"
+        )
+    return found[0][0]
+
+
+def file_stem(session: Session, sessions: Sequence[Session], zone: tzinfo) -> str:
+    """What the names of a session's exported files begin with: its date, too, where the room has others."""
+    return "lesson" if len(sessions) == 1 else f"lesson_{session.started_at.astimezone(zone):%Y%m%d_%H%M%S}"
 
 
 def read_lesson(room: Room, session: Session) -> Lesson:

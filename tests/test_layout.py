@@ -185,7 +185,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "subtitles": set(),
     "egress": {"segments"},
     "align": {"numpy", "segments"},
-    "lesson": {"archive", "subtitles"},
+    "lesson": {"archive", "segments", "subtitles"},
     "webpage": {"lesson", "subtitles"},
     "exporting": {
         "align",
