@@ -18,12 +18,9 @@ import typer
 
 import console
 from archive import Archive, Room
-from config import Settings
 from console import duration, say, tell
+from lesson import chosen_session, file_stem
 from segments import InputError, SegmentRecord, StorageError
-
-PAGE = "lesson.html"
-"""What `export` writes: plays the lesson with its text."""
 
 PLAYLIST_FOLDER = "voice-segmenter"
 OPENERS = ("xdg-open", "wslview", "gio")
@@ -32,12 +29,21 @@ OPENERS = ("xdg-open", "wslview", "gio")
 def play(
     room: Annotated[str, typer.Argument(help="The room's name, or its folder's.")],
     number: Annotated[int | None, typer.Argument(metavar="[N]", help="This segment only.")] = None,
+    session: Annotated[
+        str | None,
+        typer.Option("--session", metavar="SESSION", help="Its number, date or sid; else the last one."),
+    ] = None,
     show: Annotated[bool, typer.Option("--print", help="Only say which file would be opened.")] = False,
 ) -> None:
-    """Open a segment in the system's player; without N the whole lesson: the exported page, else a playlist."""
+    """Open a segment in the system's player; without N the room's last lesson: the exported page, else a playlist."""
     settings = console.settings()
+    if number is not None and session is not None:
+        raise InputError(f"Segment {number} is in one session only: leave out --session")
     found = Archive.from_settings(settings).one(room)
-    target = _segment(found, number) if number is not None else _lesson(found, settings)
+    if number is not None:
+        target = _segment(found, number)
+    else:
+        target = _lesson(found, session, ZoneInfo(settings.timezone))
     say(str(target))
     if not show:
         _open(target)
@@ -57,18 +63,22 @@ def _segment(room: Room, number: int) -> Path:
     return wav
 
 
-def _lesson(room: Room, settings: Settings) -> Path:
-    """The exported page if there is one, else a playlist of all segments in the order spoken."""
-    page = room.path / PAGE
+def _lesson(room: Room, session: str | None, zone: ZoneInfo) -> Path:
+    """The exported page if there is one, else a playlist of the session's segments in the order spoken."""
+    sessions = room.sessions()
+    chosen = chosen_session(sessions, session, zone)
+    if len(sessions) > 1:
+        which = f"session {sessions.index(chosen) + 1} of {len(sessions)}"
+        tell(f"{which}, {chosen.started_at.astimezone(zone):%Y-%m-%d %H:%M}")
+    page = room.path / f"{file_stem(chosen, sessions, zone)}.html"
     if page.is_file():
         return page
-    records = sorted(
-        (record for record in room.records() if room.wav(record) is not None), key=lambda record: record.start
-    )
+    heard = (record for record in room.records(chosen.room_sid) if room.wav(record) is not None)
+    records = sorted(heard, key=lambda record: record.start)
     if not records:
-        raise InputError(f"Room {room.name!r} has no sound to play")
+        raise InputError(f"Nothing of this session of {room.name!r} can be played: its WAVs are gone")
     tell(f"{len(records)} segments, {duration(sum(record.duration_seconds for record in records))}")
-    return _playlist(room, records, ZoneInfo(settings.timezone))
+    return _playlist(room, records, zone)
 
 
 def _playlist(room: Room, records: Iterable[SegmentRecord], zone: ZoneInfo) -> Path:

@@ -179,7 +179,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "translator",
         "typer",
     },
-    "playing": {"archive", "config", "console", "segments", "typer"},
+    "playing": {"archive", "console", "lesson", "segments", "typer"},
     "listing": {"archive", "console", "segments", "typer"},
     "captions": {"config", "doorbell", "language_names", "languages", "livekit", "segments"},
     "subtitles": set(),

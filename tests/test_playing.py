@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from datetime import timedelta
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -13,7 +14,7 @@ from commands import run
 from disk import ANNA, CLOCK, ROOM, noise, open_room, segment_of
 
 from archive import Room
-from segments import RoomInfo, TrackInfo
+from segments import RoomInfo, StreamClock, TrackInfo
 
 HOSTILE = TrackInfo("bob", "Bob\n#EXTINF:1,\u202eevil\r\n/etc/passwd", "TR_B", "microphone")
 
@@ -59,11 +60,36 @@ def test_the_exported_page_is_preferred(tmp_path: Path) -> None:
     )
 
 
+def test_of_several_sessions_the_last_one_is_opened(tmp_path: Path) -> None:
+    record(tmp_path)
+    day, later = timedelta(days=1), StreamClock(CLOCK.anchor + timedelta(days=1))
+    opened = open_room(tmp_path, RoomInfo("math101", "RM_2", ROOM.started_at + day))
+    room = Room(opened.path)
+    opened.begin(ANNA, later, 0, 0).commit(segment_of(noise(16_000, 9), 0))
+
+    def shown(*options: str, which: str = "session 2 of 2, 2025-10-09 14:00\n") -> Path:
+        result = run("play", "math101", "--print", *options, output_dir=tmp_path)
+        assert result.code == 0 and result.err.startswith(which)
+        return Path(result.out.strip())
+
+    playlist = shown().read_text(encoding="utf-8")
+    assert list(room.records())[-1].file in playlist and playlist.count("#EXTINF") == 1
+    assert run("export", "math101", "--session", "all", "--format", "html", output_dir=tmp_path).code == 0
+    assert shown() == room.path / "lesson_20251009_140000.html"
+    first = shown("--session", "1", which="session 1 of 2, 2025-10-08 14:00\n")
+    assert first == room.path / "lesson_20251008_140000.html"
+    assert shown("1", which="").suffix == shown("4", which="").suffix == ".wav", (
+        "numbers go on through the room"
+    )
+    assert "names 0 of 2 sessions" in run("play", "math101", "--session", "2024", output_dir=tmp_path).err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
         (["nowhere"], 2, "There is no room 'nowhere'"),
         (["math101", "9"], 2, "Room 'math101' has no segment 9"),
+        (["math101", "1", "--session", "1"], 2, "Segment 1 is in one session only"),
         (["math101", "3"], 2, "segment_003_20251008_140527.wav is not there any more"),
     ],
 )
