@@ -20,8 +20,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import IO
+
+from devtools.machine import free_port
+from devtools.server import Server
 
 if sys.platform == "win32":
     import msvcrt
@@ -235,7 +237,7 @@ def _run(command: list[str], *, cwd: Path | None = None, environ: Mapping[str, s
 # --- running it ----------------------------------------------------------------------------------------------------
 
 
-class LiveKitServer:
+class LiveKitServer(Server):
     """One livekit-server that only this machine can reach, with keys of its own."""
 
     def __init__(
@@ -287,7 +289,7 @@ class LiveKitServer:
         choosing = self._ports == (0, 0)
         for attempts_left in (2, 1, 0):
             if choosing:
-                self._ports = (_free_port(socket.SOCK_STREAM), _free_port(socket.SOCK_DGRAM))
+                self._ports = (free_port(), free_port(socket.SOCK_DGRAM))
             try:
                 return self._start_on(*self._ports)
             except _PortTaken as error:  # by somebody else, between our look and the server's
@@ -317,15 +319,6 @@ class LiveKitServer:
         """Stops and starts on the same ports, with the same keys; all rooms are forgotten."""
         self.stop()
         self.start()
-
-    def __enter__(self) -> LiveKitServer:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def _start_on(self, http_port: int, udp_port: int) -> None:
         with contextlib.ExitStack() as files:
@@ -384,13 +377,6 @@ class LiveKitServer:
 
 class _PortTaken(ServerUnavailable):
     pass
-
-
-def _free_port(kind: socket.SocketKind) -> int:
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _answers(port: int) -> bool:

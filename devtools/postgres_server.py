@@ -13,14 +13,17 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
+
+import psycopg
+
+from devtools.machine import ProgramUnavailable, found_or_installed, free_port, is_root, on_path
+from devtools.server import Server
 
 START_SECONDS = 60.0
 STOP_SECONDS = 15.0
@@ -28,85 +31,45 @@ UNPRIVILEGED = ("postgres", "nobody")
 """Users that we become where we are root, the first that exists."""
 
 
-class PostgresUnavailable(Exception):
-    """There is no PostgreSQL, or it does not start; the message says why, in one line."""
-
-
 def find_or_install() -> Path:
     """The folder that holds ``initdb`` and ``postgres``.
 
     Raises:
-        PostgresUnavailable: there is none.
+        ProgramUnavailable: there is none.
     """
-    found = _find("postgres")
-    if found is None and os.environ.get("CI") == "true":
-        apt_install("postgresql")
-        found = _find("postgres")
-    if found is None:
-        raise PostgresUnavailable(
-            "There is no PostgreSQL server here: install it (Debian: apt install postgresql)"
-        )
-    return found.parent
+    return found_or_installed(_find_postgres, "PostgreSQL server", "postgresql").parent
 
 
 def find_pooler() -> Path:
     """PgBouncer's path.
 
     Raises:
-        PostgresUnavailable: there is none.
+        ProgramUnavailable: there is none.
     """
-    found = _find("pgbouncer")
-    if found is None and os.environ.get("CI") == "true":
-        apt_install("pgbouncer")
-        found = _find("pgbouncer")
-    if found is None:
-        raise PostgresUnavailable("There is no PgBouncer here: install it (Debian: apt install pgbouncer)")
-    return found
+    return found_or_installed(lambda: on_path("pgbouncer"), "PgBouncer", "pgbouncer")
 
 
-def apt_install(package: str) -> None:
-    """Installs a package of the distribution, if we may."""
-    if not shutil.which("apt-get"):
-        return
-    become_root = [] if _is_root() else ["sudo", "-n", "-E"]
-    if become_root and not shutil.which("sudo"):
-        return
-    environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (
-        ["apt-get", "update", "-qq"],
-        ["apt-get", "install", "-y", "-qq", "--no-install-recommends", package],
-    ):
-        subprocess.run(
-            [*become_root, *command], env=environ, stdin=subprocess.DEVNULL, capture_output=True, timeout=600
-        )
-
-
-def _find(program: str) -> Path | None:
-    on_path = shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin")
-    if on_path:
-        return Path(on_path).resolve()
-    installed = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{program}"), key=_version)
-    return installed[-1] if installed else None
+def _find_postgres() -> Path | None:
+    """On the PATH, or where Debian keeps them: the newest."""
+    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=_version)
+    return on_path("postgres") or (installed[-1] if installed else None)
 
 
 def _version(path: Path) -> int:
     return int(re.sub(r"\D", "", path.parts[-3]) or 0)
 
 
-def _is_root() -> bool:
-    return hasattr(os, "geteuid") and os.geteuid() == 0
-
-
-class PostgresServer:
+class PostgresServer(Server):
     """``with PostgresServer() as server:`` a database that only this machine can reach, with a password of its own."""
 
     def __init__(self) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         self.password = secrets.token_hex(8)
         self._programs = find_or_install()
-        self._account = _account() if _is_root() else None
+        self._account = _account() if is_root() else None
         self._folder: Path | None = None
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._database: subprocess.Popen[bytes] | None = None
+        self._pooler: subprocess.Popen[bytes] | None = None
 
     def url(self, user: str = "postgres", password: str | None = None, port: int | None = None) -> str:
         """``postgresql://...`` for this user, by default the owner."""
@@ -116,7 +79,7 @@ class PostgresServer:
         """Returns when it takes connections.
 
         Raises:
-            PostgresUnavailable: it does not start.
+            ProgramUnavailable: it does not start.
         """
         self._folder = Path(tempfile.mkdtemp(prefix="postgres-", dir=_short_folder()))
         if self._account is not None:
@@ -133,7 +96,7 @@ class PostgresServer:
             encoding="utf-8",
         )
         if done.returncode:
-            raise PostgresUnavailable(f"initdb failed: {done.stderr.strip().splitlines()[-1:]}")
+            raise ProgramUnavailable(f"initdb failed: {done.stderr.strip().splitlines()[-1:]}")
         self.run()
 
     def run(self) -> None:
@@ -146,15 +109,22 @@ class PostgresServer:
             "fsync": "off",
         }
         arguments = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
-        self._launch(
-            [str(self._programs / "postgres"), "-D", str(self._folder / "data"), *arguments], self.port
-        )
-        self._processes.insert(0, self._processes.pop())  # the first is the one that pause() ends
+        command = [str(self._programs / "postgres"), "-D", str(self._folder / "data"), *arguments]
+        self._database = self._launched(command)
+        self._wait_until_it_lets_us_in(self._database, self.port)
+
+    def reset(self) -> None:
+        """As new: up, and without any tables."""
+        if self._database is None:
+            self.run()
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            connection.execute("DROP SCHEMA public CASCADE")
+            connection.execute("CREATE SCHEMA public")
 
     def start_pooler(self) -> int:
         """A PgBouncer in transaction mode with two connections before the database; returns its port."""
         assert self._folder
-        port = _free_port()
+        port = free_port()
         users = self._folder / "users.txt"
         users.write_text(f'"postgres" "{self.password}"\n', encoding="ascii")
         settings = self._folder / "pgbouncer.ini"
@@ -167,32 +137,29 @@ class PostgresServer:
         )
         for path in (users, settings):
             path.chmod(0o644)
-        self._launch([str(find_pooler()), str(settings)], port)
+        self._pooler = self._launched([str(find_pooler()), str(settings)])
+        self._wait_until_it_lets_us_in(self._pooler, port)
         return port
 
     def stop(self) -> None:
         """Ends it and removes its folder."""
-        for process in reversed(self._processes):
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGINT)
-            try:
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        self._processes.clear()
+        for process in (self._pooler, self._database):
+            if process is not None:
+                _end(process, signal.SIGINT)
+        self._pooler = self._database = None
         atexit.unregister(self.stop)
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def pause(self) -> None:
         """Ends the server at once, as an outage does; :meth:`run` brings it back with everything it had."""
-        process = self._processes.pop(0)
-        process.send_signal(signal.SIGQUIT)
-        process.wait(STOP_SECONDS)
+        assert self._database
+        _end(self._database, signal.SIGQUIT)
+        self._database = None
 
-    def _launch(self, command: Sequence[str], port: int) -> None:
-        process = subprocess.Popen(
+    def _launched(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
+        atexit.register(self.stop)
+        return subprocess.Popen(
             [*self._as_account(), *command],
             cwd=self._folder,
             stdin=subprocess.DEVNULL,
@@ -200,13 +167,21 @@ class PostgresServer:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        self._processes.append(process)
-        atexit.register(self.stop)
+
+    def _wait_until_it_lets_us_in(self, process: subprocess.Popen[bytes], port: int) -> None:
+        """It listens before that."""
         deadline = time.monotonic() + START_SECONDS
-        while not _listens(port):
+        while not self._lets_us_in(port):
             if process.poll() is not None or time.monotonic() > deadline:
-                raise PostgresUnavailable(f"{Path(command[0]).name} did not start")
+                raise ProgramUnavailable(f"Nobody gets into the server on port {port}")
             time.sleep(0.05)
+
+    def _lets_us_in(self, port: int) -> bool:
+        try:
+            psycopg.connect(self.url(port=port), connect_timeout=10).close()
+        except psycopg.OperationalError:
+            return False
+        return True
 
     def _as_account(self) -> list[str]:
         if self._account is None:
@@ -214,31 +189,28 @@ class PostgresServer:
         user, group = self._account
         return ["setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups"]
 
-    def __enter__(self) -> PostgresServer:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
+def _end(process: subprocess.Popen[bytes], how: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(how)
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _account() -> tuple[int, int]:
     """User and group of somebody who may nothing."""
     if sys.platform == "win32":
-        raise PostgresUnavailable("PostgreSQL is not run for tests here")
+        raise ProgramUnavailable("PostgreSQL is not run for tests here")
     import pwd
 
     for name in UNPRIVILEGED:
         with contextlib.suppress(KeyError):
             entry = pwd.getpwnam(name)
             return entry.pw_uid, entry.pw_gid
-    raise PostgresUnavailable("PostgreSQL does not run as root, and there is nobody else here")
+    raise ProgramUnavailable("PostgreSQL does not run as root, and there is nobody else here")
 
 
 def _short_folder() -> str | None:
@@ -246,25 +218,12 @@ def _short_folder() -> str | None:
     return "/tmp" if os.path.isdir("/tmp") else None
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
 def main() -> int:
     """Finds or installs what the tests of delivery need, and says where it is; without it they are skipped."""
     for find in (find_or_install, find_pooler):
         try:
             print(find())
-        except PostgresUnavailable as error:
+        except ProgramUnavailable as error:
             print(error)
     return 0
 

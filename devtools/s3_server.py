@@ -19,9 +19,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
+
+from devtools.server import Server
 
 BUCKET = "lessons"
 KEY_ID = "test-key-id"
@@ -90,7 +91,7 @@ class Gate:
         self.fault = lambda request: None
 
 
-class S3Server:
+class S3Server(Server):
     """``with S3Server() as server:`` an S3 with one empty bucket, on loopback."""
 
     def __init__(self) -> None:
@@ -206,15 +207,6 @@ class S3Server:
             return answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read()
         finally:
             connection.close()
-
-    def __enter__(self) -> S3Server:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
 
 _LOCATION = (

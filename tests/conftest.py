@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import pytest
 import pytest_asyncio
 from fault_table import pytest_addoption, seen, set_up_table  # noqa: F401  (pytest finds the first two by name)
 
-from devtools.browser import Browser, BrowserUnavailable, find_or_install, is_build_machine, launched
+from devtools.browser import Browser, find_or_install, launched
 from devtools.livekit_server import LiveKitServer, find_or_build
+from devtools.machine import ProgramUnavailable, is_build_machine
+from devtools.postgres_server import PostgresServer
+from devtools.s3_server import S3Server
 from devtools.worker import Worker
+from postgres_target import PostgresTarget
+
+T = TypeVar("T")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -79,15 +86,50 @@ async def worker(livekit_server: LiveKitServer, tmp_path: Path) -> AsyncIterator
         await one.stop()
 
 
+@pytest.fixture(scope="module")
+def s3_server() -> Iterator[S3Server]:
+    with S3Server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: S3Server) -> S3Server:
+    """An S3 as new: one empty bucket, and no faults."""
+    s3_server.reset()
+    return s3_server
+
+
+@pytest.fixture(scope="module")
+def postgres_server() -> Iterator[PostgresServer]:
+    with contextlib.ExitStack() as stack:
+        yield _or_skipped(lambda: stack.enter_context(PostgresServer()))
+
+
+@pytest.fixture(scope="module")
+def pooler_port(postgres_server: PostgresServer) -> int:
+    """Where a pooler in transaction mode stands before the database."""
+    return _or_skipped(postgres_server.start_pooler)
+
+
+@pytest.fixture
+def empty_database(postgres_server: PostgresServer) -> PostgresServer:
+    """The server without any tables."""
+    postgres_server.reset()
+    return postgres_server
+
+
+@pytest_asyncio.fixture
+async def database(empty_database: PostgresServer) -> PostgresServer:
+    """The server with our tables, and nothing in them."""
+    target = PostgresTarget(empty_database.url())
+    await target.migrate()
+    await target.aclose()
+    return empty_database
+
+
 @pytest.fixture(scope="session")
 def chromium() -> Path:
-    """A person's machine may lack one; where every change is checked, nothing is skipped."""
-    try:
-        return find_or_install(print)
-    except BrowserUnavailable as unavailable:
-        if is_build_machine():
-            raise
-        pytest.skip(str(unavailable))
+    return _or_skipped(find_or_install)
 
 
 @pytest_asyncio.fixture
@@ -95,3 +137,13 @@ async def browser(chromium: Path) -> AsyncIterator[Browser]:
     """A Chromium without a window, driven by Playwright. Mark its tests with ``browser``."""
     async with launched(chromium) as running:
         yield running
+
+
+def _or_skipped(find: Callable[[], T]) -> T:
+    """A person's machine may lack a program; where every change is checked, nothing is skipped."""
+    try:
+        return find()
+    except ProgramUnavailable as unavailable:
+        if is_build_machine():
+            raise
+        pytest.skip(str(unavailable))

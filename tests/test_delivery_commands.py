@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -23,18 +22,6 @@ from devtools.s3_server import S3Server
 pytestmark = pytest.mark.timeout(300)  # many programs are started, one after the other
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(scope="module")
-def one_server() -> Iterator[S3Server]:
-    with S3Server() as server:
-        yield server
-
-
-@pytest.fixture
-def s3(one_server: S3Server) -> S3Server:
-    one_server.reset()
-    return one_server
 
 
 def lessons(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:

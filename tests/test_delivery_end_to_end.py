@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,37 +14,15 @@ from harness import TEACHER, Record, manifest, recorded, segments_of, until
 from lessons_on_disk import sha256
 
 from devtools.livekit_server import LiveKitServer
-from devtools.postgres_server import PostgresServer, PostgresUnavailable
+from devtools.postgres_server import PostgresServer
 from devtools.s3_server import Request, S3Server
 from devtools.speakers import Speaker
 from devtools.worker import Worker
-from postgres_target import PostgresTarget
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 SOON = 60.0
 MARKERS = sound.markers()
-
-
-@pytest.fixture
-def s3() -> Iterator[S3Server]:
-    with S3Server() as server:
-        yield server
-
-
-@pytest.fixture
-def database() -> Iterator[PostgresServer]:
-    try:
-        server = PostgresServer()
-        server.start()
-    except PostgresUnavailable as error:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(str(error))
-    try:
-        yield server
-    finally:
-        server.stop()
 
 
 def sentences(first: int, count: int) -> sound.IntArray:
@@ -77,12 +53,22 @@ def hashes(records: list[Record]) -> list[str]:
     return sorted(record["sha256"] for record in records)
 
 
+def hold_uploads(s3: S3Server) -> tuple[threading.Event, threading.Event]:
+    """Keeps every answer to an upload back, once it is stored: told when there is one, until told to let go."""
+    reached, let_go = threading.Event(), threading.Event()
+
+    def hold(request: Request) -> None:
+        if ".wav" in request.path and not let_go.is_set():
+            reached.set()
+            let_go.wait(SOON)
+
+    s3.gate.stored = hold
+    return reached, let_go
+
+
 async def test_a_lecture_arrives_through_outages_and_kills(
     livekit_server: LiveKitServer, worker: StartWorker, s3: S3Server, database: PostgresServer, tmp_path: Path
 ) -> None:
-    target = PostgresTarget(database.url())
-    await target.migrate()
-    await target.aclose()
     settings: dict[str, Any] = {**s3.environment(), "DATABASE_URL": database.url(), "RECONCILE_SECONDS": "1"}
     room_dir = tmp_path / "segments" / "lecture"
 
@@ -103,14 +89,7 @@ async def test_a_lecture_arrives_through_outages_and_kills(
         recorder.kill()  # between the local commit and the upload
 
         database.run()
-        reached, killed = threading.Event(), threading.Event()
-
-        def hold(request: Request) -> None:
-            if ".wav" in request.path and not killed.is_set():
-                reached.set()
-                killed.wait(SOON)
-
-        s3.gate.stored = hold
+        reached, killed = hold_uploads(s3)
         s3.open()
         recorder = await worker(**settings)
         await until(reached.is_set, "an upload", SOON)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-import pytest_asyncio
 from harness import until
 from lessons_on_disk import BEN, sha256, spoken, with_texts
 from psycopg.rows import dict_row
@@ -19,7 +17,7 @@ from psycopg.rows import dict_row
 from config import Settings
 from deliverables import Selection, Sound
 from delivery import Backoff, DeliveryService
-from devtools.postgres_server import PostgresServer, PostgresUnavailable
+from devtools.postgres_server import PostgresServer
 from ledger import Ledger
 from outbox import Outbox
 from postgres_target import PostgresTarget, id_of
@@ -29,44 +27,6 @@ pytestmark = pytest.mark.timeout(300)
 
 FAST = Backoff(0.02, 0.1)
 SOON = 60.0
-
-
-@pytest.fixture(scope="module")
-def one_server() -> Iterator[PostgresServer]:
-    try:
-        server = PostgresServer()
-        server.start()
-    except PostgresUnavailable as error:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(str(error))
-    try:
-        yield server
-    finally:
-        server.stop()
-
-
-@pytest.fixture(scope="module")
-def pooler_port(one_server: PostgresServer) -> int:
-    try:
-        return one_server.start_pooler()
-    except PostgresUnavailable as error:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(str(error))
-
-
-@pytest_asyncio.fixture
-async def database(one_server: PostgresServer) -> AsyncIterator[PostgresServer]:
-    """The server, empty but for our tables."""
-    with psycopg.connect(one_server.url(), autocommit=True) as connection:
-        connection.execute("DROP SCHEMA public CASCADE")
-        connection.execute("CREATE SCHEMA public")
-    target = PostgresTarget(one_server.url())
-    assert await target.migrate() == [1]
-    assert await target.migrate() == []
-    await target.aclose()
-    yield one_server
 
 
 def rows(
@@ -177,21 +137,19 @@ async def test_an_outage_costs_time_and_nothing_else(
 
 
 async def test_tables_are_never_made_silently(
-    one_server: PostgresServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    empty_database: PostgresServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with psycopg.connect(one_server.url(), autocommit=True) as connection:
-        connection.execute("DROP SCHEMA public CASCADE")
-        connection.execute("CREATE SCHEMA public")
-    settings = settings_for(one_server.url(), tmp_path)
+    settings = settings_for(empty_database.url(), tmp_path)
     records = spoken(settings)
     assert not await deliver(settings)
     assert "run `python lessons.py migrate`" in caplog.text
     assert Ledger(tmp_path / "math101").refused() == {}
-    target = PostgresTarget(one_server.url())
-    await target.migrate()
+    target = PostgresTarget(empty_database.url())
+    assert await target.migrate() == [1]
+    assert await target.migrate() == []
     await target.aclose()
     assert await deliver(settings)
-    assert is_all_there(one_server, records)
+    assert is_all_there(empty_database, records)
 
 
 @pytest.mark.parametrize(

@@ -36,19 +36,6 @@ SOON = 60.0
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(scope="module")
-def one_server() -> Iterator[S3Server]:
-    with S3Server() as server:
-        yield server
-
-
-@pytest.fixture
-def s3(one_server: S3Server) -> Iterator[S3Server]:
-    one_server.reset()
-    yield one_server
-    one_server.gate.heal()
-
-
 def settings_for(s3: S3Server, folder: Path, **more: str) -> Settings:
     environ = {**s3.environment(), "OUTPUT_DIR": str(folder), "S3_PREFIX": "school", **more}
     return Settings.from_env(environ, for_worker=False)

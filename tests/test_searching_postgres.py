@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import os
-from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -13,56 +10,27 @@ import psycopg
 import pytest
 from commands import run
 from disk import open_room
-from harness import until
 from test_searching import TEXTS, numbers, speak
 
 from deliverables import Sound, Words
-from devtools.postgres_server import PostgresServer, PostgresUnavailable
+from devtools.postgres_server import PostgresServer
 from postgres_search import PostgresIndex
 from postgres_target import PostgresTarget
 from searching import find
 from segments import ConfigError, RecorderError, SegmentRecord, TextRecord
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    try:
-        server = PostgresServer()
-        server.start()
-    except PostgresUnavailable as error:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(str(error))
-    try:
-        yield server
-    finally:
-        server.stop()
-
-
 @pytest.fixture
-async def url(server: PostgresServer, tmp_path: Path) -> str:
+async def url(database: PostgresServer, tmp_path: Path) -> str:
     """A database to which a lesson with these texts has been delivered."""
-    await until(functools.partial(answers, server.url()), "the server answers", 60)
-    with psycopg.connect(server.url(), autocommit=True) as connection:
-        connection.execute("DROP SCHEMA public CASCADE")
-        connection.execute("CREATE SCHEMA public")
-    target = PostgresTarget(server.url())
-    await target.migrate()
+    target = PostgresTarget(database.url())
     folder = open_room(tmp_path)
     for number, texts in enumerate(TEXTS):
         record = speak(folder, number * 10, texts)
         await target.put(Sound(folder.path, record))
         await target.put(Words(folder.path, record, text_of(record, texts)))
     await target.aclose()
-    return server.url()
-
-
-def answers(url: str) -> bool:
-    try:
-        psycopg.connect(url).close()
-    except psycopg.OperationalError:
-        return False
-    return True
+    return database.url()
 
 
 def text_of(record: SegmentRecord, texts: dict[str, str]) -> TextRecord:

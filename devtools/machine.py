@@ -1,0 +1,87 @@
+"""What the programs of the tests need of the machine that they run on: ports, and Debian's packages.
+
+Standard library only: this runs before the environment exists.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+SYSTEM_FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin"
+"""Where Debian keeps servers and tools of administrators; a person's PATH may leave them out."""
+
+APT_SECONDS = 600.0
+
+
+class ProgramUnavailable(Exception):
+    """A program is missing and cannot be installed, or does not start; the message says why, in one line."""
+
+
+def is_build_machine() -> bool:
+    """Where nothing may be left out because a program is missing."""
+    return os.environ.get("CI", "").casefold() == "true"
+
+
+def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
+    """A port on loopback that nobody has just now."""
+    with socket.socket(socket.AF_INET, kind) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def on_path(program: str) -> Path | None:
+    """Where this program is, by its name."""
+    found = shutil.which(program) or shutil.which(program, path=SYSTEM_FOLDERS)
+    return Path(found).resolve() if found else None
+
+
+def found_or_installed(find: Callable[[], Path | None], what: str, *packages: str) -> Path:
+    """What ``find`` finds. Without it, Debian's packages are installed, the one that holds it first.
+
+    That is done on a build machine only (``CI=true``), as root or by sudo: nobody else's machine is changed.
+
+    Raises:
+        ProgramUnavailable: there is none, and it cannot be installed.
+    """
+    found = find()
+    if found is None and is_build_machine():
+        print(f"Installing {what} (about 1 minute) ...", file=sys.stderr, flush=True)
+        _apt("update")
+        _apt("install", "--yes", "--no-install-recommends", *packages)
+        found = find()
+    if found is None:
+        raise ProgramUnavailable(f"There is no {what} here: install it (Debian: apt install {packages[0]})")
+    return found
+
+
+def is_root() -> bool:
+    return sys.platform != "win32" and os.geteuid() == 0
+
+
+def _apt(*arguments: str) -> None:
+    apt, sudo = shutil.which("apt-get"), shutil.which("sudo")
+    if apt is None or not (is_root() or sudo):
+        raise ProgramUnavailable(f"Only root on Debian or Ubuntu can do this: apt-get {' '.join(arguments)}")
+    become_root = [] if is_root() else [str(sudo), "-n", "-E"]
+    try:
+        done = subprocess.run(
+            [*become_root, apt, "-qq", "-o", "DPkg::Lock::Timeout=300", *arguments],
+            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=APT_SECONDS,
+        )
+    except subprocess.TimeoutExpired as late:
+        raise ProgramUnavailable(f"apt-get {arguments[0]} took more than {APT_SECONDS:.0f} s") from late
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["it says nothing"]
+        raise ProgramUnavailable(f"apt-get {arguments[0]} failed: {lines[-1]}")
