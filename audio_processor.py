@@ -15,7 +15,6 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
 from enum import Enum
 from typing import Protocol
 
@@ -25,7 +24,9 @@ from livekit.rtc._ffi_client import FfiClient
 from livekit.rtc._proto.ffi_pb2 import FfiEvent
 
 from config import Settings
-from segments import SAMPLE_RATE, EndReason, Pcm, SpeechSegment, StreamClock, TrackInfo, utc_now
+from segments import SAMPLE_RATE, EndReason, Pcm, SpeechSegment, StreamClock, TrackInfo
+from timekeeping import Dating, Instant, Timekeeper
+from vitals import vitals
 
 logger = logging.getLogger("recorder")
 
@@ -36,6 +37,9 @@ WINDOW_MILLISECONDS = 32
 
 MUTE_GRACE_SECONDS = 0.4
 """The mute signal overtakes the audio, which waits in the jitter buffer: so much still belongs to the last word."""
+
+TOLERATED_CLOCK_SECONDS = 0.02
+"""By so much a stream's date may be off before it is corrected: clocks are not read more exactly on every system."""
 
 REASON_GRACE_SECONDS = 0.25
 """A participant that leaves has its tracks unpublished first; only the next event tells which of the two it was."""
@@ -523,13 +527,19 @@ class TrackProcessor:
     detector: SpeechDetector
     segmenter: Segmenter
     sink: SegmentSink
+    room_name: str = ""
+    """For the log."""
     end_reason: EndReason = EndReason.SHUTDOWN
     """Why the track ends; whoever closes it may still refine this until the last frame has been taken."""
 
     heard_at: float = 0.0
     """When the last frame arrived, in seconds of the monotonic clock."""
 
-    _clock: StreamClock | None = None
+    now: Callable[[], Instant] = Instant.now
+
+    _time: Timekeeper = field(default_factory=Timekeeper)
+    _dating: Dating | None = None
+    """What segments are dated by; it does not move while one is open."""
     _has_spoken: bool = False
     _is_deaf: bool = False
     _remainder: Pcm = field(default_factory=lambda: np.empty(0, np.int16))
@@ -589,21 +599,41 @@ class TrackProcessor:
             if not self._is_deaf:
                 self._is_deaf = True
                 logger.error(
-                    "Silero VAD fails: %s is recorded with its silence", self.track.track_sid, exc_info=error
+                    "Silero VAD fails: %s is recorded with its silence",
+                    self.track.track_sid,
+                    exc_info=error,
+                    extra=self._log_context,
                 )
             return 1.0
 
     def _keep_time(self, arrived: int) -> None:
-        """Anchors the stream: a frame can come late and never early, so until somebody speaks the earliest counts."""
-        if self._has_spoken:
+        self._time.heard(self.segmenter.position + len(self._remainder) + arrived, self.now())
+        if self._dating is None or not self._has_spoken:
+            self._dating = self._time.dating
+        elif self.segmenter.state is SpeechState.SILENCE:
+            self._correct(self._dating, self._time.dating)
+
+    def _correct(self, used: Dating, found: Dating) -> None:
+        """Between segments only: within one, and where one goes on in the next, time is counted in samples."""
+        drifted, was_set = found.began - used.began, found.wall_offset - used.wall_offset
+        if abs(drifted + was_set) <= TOLERATED_CLOCK_SECONDS:
             return
-        heard = self.segmenter.position + len(self._remainder) + arrived
-        anchor = utc_now() - timedelta(seconds=heard / SAMPLE_RATE)
-        if self._clock is None or anchor < self._clock.anchor:
-            self._clock = StreamClock(anchor)
+        self._dating = found
+        vitals.clock_corrected()
+        logger.warning(
+            "Clock corrected by %+.3f s: the machine's was set by %+.3f s, the samples drifted by %+.3f s",
+            drifted + was_set,
+            was_set,
+            drifted,
+            extra=self._log_context,
+        )
+
+    @property
+    def _log_context(self) -> dict[str, str]:
+        return {"room": self.room_name, "participant": self.track.participant_identity}
 
     def _pass_on(self, updates: list[Update]) -> None:
         for update in updates:
-            assert self._clock is not None, "a segment without a single frame"
+            assert self._dating is not None, "a segment without a single frame"
             self._has_spoken = True
-            self.sink.take(update, self._clock)
+            self.sink.take(update, self._dating.clock)

@@ -196,6 +196,7 @@ def _metrics(seen: Snapshot) -> Iterator[Metric]:
     yield _total("reconnects", "Rooms that had their connection back after a loss", totals.reconnects)
     yield _total("adoptions", "Recorders asked for, for rooms that had none", totals.adoptions)
     yield _total("refused_rooms", "Rooms offered while the worker was full", totals.refused_rooms)
+    yield _total("clock_corrections", "Times that a stream was dated anew", totals.clock_corrections)
     yield _total(
         "undecipherable_participants",
         "Participants whose encrypted sound could not be deciphered",

@@ -245,6 +245,7 @@ class RoomRecorder:
             detector=self._new_detector(),
             segmenter=Segmenter(SegmenterOptions.from_settings(self._settings)),
             sink=self._pipeline.sink(info),
+            room_name=self._info.name,
         )
         processor.start()
         self._tracks[publication.sid] = processor

@@ -55,6 +55,8 @@ class Totals:
     """Rooms without a recorder that were found, and one asked for."""
     refused_rooms: int = 0
     """Offered while the worker was full."""
+    clock_corrections: int = 0
+    """Of a stream's date: the machine's clock was set, or its samples and its clocks drifted apart."""
     undecipherable: int = 0
     """Participants whose sound is encrypted, and we have no passphrase or a wrong one."""
     disk_seconds: float = 0.0
@@ -223,6 +225,10 @@ class Vitals:
     def refused_room(self) -> None:
         """A room was offered while the worker was full."""
         self._count(refused_rooms=1)
+
+    def clock_corrected(self) -> None:
+        """A stream is dated anew: a clock was set, or has drifted."""
+        self._count(clock_corrections=1)
 
     def undecipherable(self) -> None:
         """A participant's sound is encrypted, and cannot be deciphered."""

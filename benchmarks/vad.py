@@ -8,9 +8,11 @@ executor threads.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from datetime import timedelta
 
 import numpy as np
 import sound
@@ -21,6 +23,7 @@ from audio_processor import Closed, Segmenter, SegmenterOptions, TrackProcessor,
 from benchmarks import offline
 from benchmarks.figures import Figure, Options, Outcome
 from segments import SAMPLE_RATE, StreamClock, TrackInfo
+from timekeeping import Instant
 
 NAME = "vad"
 
@@ -54,6 +57,18 @@ class Counter:
     def take(self, update: Update, clock: StreamClock) -> None:
         if isinstance(update, Closed):
             self.segments += 1
+
+
+def paced() -> Callable[[], Instant]:
+    """Clocks on which frames come one after the other, as in a lesson; reading the real ones is measured, too."""
+    began, frames = Instant.now(), itertools.count(1)
+
+    def now() -> Instant:
+        Instant.now()
+        seconds = next(frames) * FRAME_SAMPLES / SAMPLE_RATE
+        return Instant(began.monotonic + seconds, began.utc + timedelta(seconds=seconds))
+
+    return now
 
 
 def measure(options: Options) -> Outcome:
@@ -103,6 +118,7 @@ async def _process(pcm: offline.Pcm, runtime: str) -> int:
         detector=load_detector(runtime)(),
         segmenter=Segmenter(SegmenterOptions()),
         sink=counter,
+        now=paced(),
     )
     processor.start()
     await processor.aclose()

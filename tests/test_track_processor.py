@@ -32,6 +32,7 @@ from audio_processor import (
     load_detector,
 )
 from segments import SAMPLE_RATE, EndReason, Pcm, SpeechSegment, StreamClock, TrackInfo
+from timekeeping import Instant
 
 TRACK = TrackInfo("anna", "Anna", "TR_1", "microphone")
 FRAME_SAMPLES = 1536
@@ -39,10 +40,32 @@ LOUD = 5_000
 SHIPPED_SPEECH = ["lecture", "student"]
 
 
+BEGINNING = datetime(2025, 10, 8, 14, 5, 23, tzinfo=timezone.utc)
+"""When the first sample of a stream is heard."""
+
+
+@dataclass
+class Clocks:
+    """What a machine's clocks show when a frame comes in: as much time has gone by as the frames are long."""
+
+    heard_samples: int = 0
+    late_seconds: float = 0.0
+    """How long the frame was on its way."""
+    wall_clock_off: float = 0.0
+    """What the wall clock was set by, in seconds."""
+    drift: float = 0.0
+    """How much longer a second is on this machine than a second of samples."""
+
+    def now(self) -> Instant:
+        seconds = self.heard_samples / SAMPLE_RATE * (1 + self.drift) + self.late_seconds
+        return Instant(seconds, BEGINNING + timedelta(seconds=seconds + self.wall_clock_off))
+
+
 class Frames:
     """A stream that a test feeds. Like the real one, it ends behind the last frame that had arrived at its close."""
 
     def __init__(self) -> None:
+        self.clocks = Clocks()
         self._queue: asyncio.Queue[rtc.AudioFrameEvent | None] = asyncio.Queue()
         self._is_taking = False
 
@@ -62,6 +85,7 @@ class Frames:
         self._is_taking = True
         if event is None:
             raise StopAsyncIteration
+        self.clocks.heard_samples += event.frame.samples_per_channel
         return event
 
     async def taken(self) -> None:
@@ -82,11 +106,12 @@ class Ears:
     """A sink that remembers."""
 
     updates: list[Update] = field(default_factory=list)
-    clock: StreamClock | None = None
+    clocks: dict[int, StreamClock] = field(default_factory=dict)
+    """Of each segment, by its first sample."""
 
     def take(self, update: Update, clock: StreamClock) -> None:
-        assert self.clock in (None, clock), "a stream has one clock"
-        self.clock = clock
+        start = update.segment.start_sample if isinstance(update, Closed) else update.start_sample
+        assert self.clocks.setdefault(start, clock) == clock, "a segment has one clock"
         self.updates.append(update)
 
     @property
@@ -113,7 +138,9 @@ class Listening:
 
 def listen(detector: SpeechDetector | None = None, options: SegmenterOptions | None = None) -> Listening:
     frames, ears = Frames(), Ears()
-    processor = TrackProcessor(TRACK, frames, detector or LoudIsSpeech(), Segmenter(options), ears)
+    processor = TrackProcessor(
+        TRACK, frames, detector or LoudIsSpeech(), Segmenter(options), ears, now=frames.clocks.now
+    )
     processor.start()
     return Listening(processor, frames, ears)
 
@@ -218,50 +245,86 @@ async def test_speech_is_told_before_it_ends() -> None:
     await listening.processor.aclose()
 
 
-BEGINNING = datetime(2025, 10, 8, 14, 5, 23, tzinfo=timezone.utc)
-"""When the first sample of a stream is heard, in the tests of its clock."""
+def seconds_off(listening: Listening) -> list[float]:
+    """By how much each segment's date is off, in the order in which they were said."""
+    clocks = listening.ears.clocks
+    return [(clocks[start].anchor - BEGINNING).total_seconds() for start in sorted(clocks)]
 
 
-@dataclass
-class Delivery:
-    """Frames of 0.1 s that arrive when a test says so."""
-
-    listening: Listening
-    monkeypatch: pytest.MonkeyPatch
-    heard_seconds: float = 0.0
-
-    async def arrives(self, pcm: Pcm, late_seconds: float = 0.0) -> None:
-        for start in range(0, len(pcm), 1_600):
-            self.heard_seconds += 0.1
-            now = BEGINNING + timedelta(seconds=self.heard_seconds + late_seconds)
-            self.monkeypatch.setattr(audio_processor, "utc_now", lambda now=now: now)
-            await self.listening.hears(pcm[start : start + 1_600])
-
-    async def ends(self) -> StreamClock:
-        await self.listening.processor.aclose()
-        assert self.listening.ears.clock is not None
-        return self.listening.ears.clock
+TO_A_MILLISECOND = 0.001
 
 
-def seconds_off(clock: StreamClock) -> float:
-    return (clock.anchor - BEGINNING).total_seconds()
-
-
-async def test_a_stream_is_dated_by_its_earliest_frame(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A frame can come late and never early; once somebody speaks, the date stays."""
-    now = datetime(2025, 10, 8, 14, 5, 23, tzinfo=timezone.utc)
-    late = iter([0.3, 0.0, 0.2] + [0.0] * 100)
-    clock = {"frames": 0}
-
-    def utc_now() -> datetime:
-        clock["frames"] += 1
-        return now + timedelta(seconds=0.1 * clock["frames"] + next(late))
-
-    monkeypatch.setattr(audio_processor, "utc_now", utc_now)
+async def test_a_stream_is_dated_by_its_earliest_frame() -> None:
+    """A frame can come late and never early."""
     listening = listen()
-    await listening.hears(np.concatenate([np.zeros(4800, np.int16), loud(1)]), frame_samples=1600)
+    for late_seconds in (0.3, 0.0, 0.2, 0.4):
+        listening.frames.clocks.late_seconds = late_seconds
+        await listening.hears(quiet(0.096))
+    await listening.hears(loud(1))
     await listening.processor.aclose()
-    assert listening.ears.clock == StreamClock(now)
+    assert seconds_off(listening) == pytest.approx([0], abs=TO_A_MILLISECOND)
+
+
+async def test_a_busy_machine_does_not_move_the_clock() -> None:
+    """Frames that come late for as long as a minute, but for one now and then."""
+    listening = listen()
+    await listening.hears(quiet(1))
+    for _ in range(20):
+        listening.frames.clocks.late_seconds = 2.0
+        await listening.hears(np.concatenate([loud(2), quiet(3)]))
+        listening.frames.clocks.late_seconds = 0.0
+        await listening.hears(quiet(0.096))
+    await listening.processor.aclose()
+    assert seconds_off(listening) == pytest.approx([0] * 20, abs=TO_A_MILLISECOND)
+
+
+@pytest.mark.parametrize("set_by", [7.0, -4.0, 3_600.0, -3_600.0, 0.05])
+async def test_a_clock_that_is_set_counts_from_the_next_segment(
+    set_by: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    listening = listen()
+    await listening.hears(np.concatenate([quiet(1), loud(2)]))
+    listening.frames.clocks.wall_clock_off = set_by
+    await listening.hears(np.concatenate([loud(2), quiet(3), loud(2), quiet(3)]))
+    await listening.processor.aclose()
+    assert seconds_off(listening) == pytest.approx([0, set_by], abs=TO_A_MILLISECOND)
+    (line,) = (record for record in caplog.records if "Clock corrected" in record.message)
+    assert (
+        f"by {set_by:+.3f} s: the machine's was set by {set_by:+.3f} s, the samples drifted" in line.message
+    )
+    assert vars(line)["participant"] == TRACK.participant_identity
+
+
+@pytest.mark.parametrize("drift", [100e-6, -100e-6], ids=["samples too slow", "samples too fast"])
+async def test_after_an_hour_of_drift_the_clock_is_right(drift: float) -> None:
+    """A hundred millionths is more than crystals differ: a third of a second in an hour."""
+    listening = listen()
+    listening.frames.clocks.drift = drift
+    speech = np.concatenate([loud(3), quiet(57)])
+    for _ in range(60):
+        await listening.hears(speech, frame_samples=16_000)
+    await listening.processor.aclose()
+    true = [start / SAMPLE_RATE * drift for start in sorted(listening.ears.clocks)]
+    assert abs(true[-1]) > 0.35
+    assert seconds_off(listening) == pytest.approx(true, abs=0.03)
+
+
+async def test_where_one_segment_goes_on_in_the_next_no_time_is_between_them() -> None:
+    listening = listen()
+    await listening.hears(quiet(1))
+    await listening.hears(loud(8))
+    listening.frames.clocks.wall_clock_off = 5.0
+    await listening.hears(loud(8, seed=1))
+    await listening.processor.aclose()
+    assert len(listening.ears.segments) == 3
+    assert seconds_off(listening) == pytest.approx([0, 0, 0], abs=TO_A_MILLISECOND)
+
+
+def test_an_instant_is_one_moment_on_both_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two readings the machine may do something else: then they are read again."""
+    readings = iter([0.0, 0.8, 1.0, 1.0])
+    monkeypatch.setattr("timekeeping.time.perf_counter", lambda: next(readings))
+    assert Instant.now().monotonic == 1.0
 
 
 # --- the ends of a track ---

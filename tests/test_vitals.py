@@ -106,6 +106,7 @@ def test_what_happens_is_counted(vitals: Vitals) -> None:
     vitals.adopted()
     vitals.refused_room()
     vitals.undecipherable()
+    vitals.clock_corrected()
     vitals.teachers("RM_1", 2)
     vitals.unsaved("RM_1", 7.5)
     seen = vitals.snapshot()
@@ -113,6 +114,7 @@ def test_what_happens_is_counted(vitals: Vitals) -> None:
     assert (seen.totals.gaps, seen.totals.gap_seconds, seen.totals.lost_seconds) == (1, 1.5, 0.5)
     assert (seen.totals.reconnects, seen.totals.adoptions) == (1, 1)
     assert (seen.totals.refused_rooms, seen.totals.undecipherable) == (1, 1)
+    assert seen.totals.clock_corrections == 1
     assert (seen.rooms[0].teachers, seen.rooms[0].unsaved_seconds) == (2, 7.5)
 
 
