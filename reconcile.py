@@ -31,7 +31,8 @@ from vitals import vitals
 logger = logging.getLogger("recorder")
 
 NEW_ROOM_SECONDS = 3.0
-"""A room younger than this may have its first recorder on the way."""
+"""A room younger than this may have its first recorder on the way. By the server's clock: where ours is far behind it, a
+room would be of an age below zero for as long, and is not believed to be new."""
 
 PATIENCE_SECONDS = 8.0
 """How long a dispatched recorder may take to appear before another is asked for."""
@@ -142,7 +143,7 @@ class Reconciler:
             return False
         if not is_wanted(room.name, self._settings.room_filter):
             return False
-        if time.time() - room.creation_time < NEW_ROOM_SECONDS:
+        if abs(time.time() - room.creation_time) < NEW_ROOM_SECONDS:
             return False
         return time.monotonic() - self._asked_at.get(room.sid, -PATIENCE_SECONDS) >= PATIENCE_SECONDS
 

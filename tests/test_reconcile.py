@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -125,6 +126,17 @@ async def test_a_room_with_a_teacher_and_no_recorder_gets_one() -> None:
     server = Server({"lesson": Room(), "study": Room({"sam": STUDENT}), "empty": Room({})})
     await one_round(reconciler(server))
     assert server.asked_for == ["lesson"]
+
+
+@pytest.mark.parametrize(
+    ("age", "asked_for"),
+    [(1, []), (60, ["lesson"]), (-3_600, ["lesson"])],
+    ids=["new", "old", "clock behind"],
+)
+async def test_a_new_room_may_have_its_first_recorder_on_the_way(age: float, asked_for: list[str]) -> None:
+    server = Server({"lesson": Room(created=time.time() - age)})
+    await one_round(reconciler(server))
+    assert server.asked_for == asked_for
 
 
 async def test_a_recorder_that_answers_is_left_alone() -> None:
