@@ -234,10 +234,10 @@ class Outbox:
         now, added = time.time(), 0
         for work in works:
             payload = json.dumps(work.payload)
-            row = (work.kind, work.folder, work.file, work.moment, payload, now, now)
+            row = (work.kind, work.folder, work.file, work.moment, payload, now)
             added += self._run(
                 "INSERT OR IGNORE INTO work (kind, folder, file, moment, payload, not_before, created)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                " VALUES (?, ?, ?, ?, ?, 0, ?)",  # due at once, whatever the clock is set to
                 *row,
             )
         return added

@@ -31,8 +31,8 @@ from vitals import vitals
 logger = logging.getLogger("recorder")
 
 NEW_ROOM_SECONDS = 3.0
-"""A room younger than this may have its first recorder on the way. By the server's clock: where ours is far behind it, a
-room would be of an age below zero for as long, and is not believed to be new."""
+"""A room younger than this may have its first recorder on the way. By the server's clock: where ours is far behind it,
+a room would be of an age below zero for as long, and is not believed to be new."""
 
 PATIENCE_SECONDS = 8.0
 """How long a dispatched recorder may take to appear before another is asked for."""

@@ -96,6 +96,16 @@ async def test_a_clock_that_is_set_back_puts_nothing_off_for_long(
         assert await claimed(box) == ["math101/1"]
 
 
+async def test_a_clock_that_is_set_back_does_not_put_off_what_was_never_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path) as box:
+        await box.add([item(1)])
+        now = time.time()
+        monkeypatch.setattr(time, "time", lambda: now - 3_600)
+        assert await claimed(box) == ["math101/1"]
+
+
 async def test_rooms_keep_their_order_and_do_not_wait_for_each_other(tmp_path: Path) -> None:
     async with opened(tmp_path) as box:
         await box.add([item(2), item(1), item(3, "physics"), item(4, "physics")])
