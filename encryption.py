@@ -2,13 +2,14 @@
 
 With the passphrase the native client deciphers what it receives, and leaves alone what is not encrypted. Without it a
 track is noise at full volume, so it is not listened to. With another, it is silence, and the client says so after
-``UNDECIPHERABLE_PACKETS``. Both are said once a participant, and counted.
+``UNDECIPHERABLE_PACKETS``. Both are said once a participant, and counted; the recorder owns up to the time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 
 from livekit import rtc
@@ -18,11 +19,24 @@ from vitals import vitals
 UNDECIPHERABLE_PACKETS = 100
 """So many in a row, about two seconds, and the passphrase is another."""
 
+UNDECIPHERABLE_SECONDS = 3.0
+"""How much speech those packets hold, and a little more."""
+
 PASSPHRASE_SECONDS = 5.0
 """How often it is tried again, in case that it becomes the right one."""
 
 Say = Callable[[int, str, rtc.Participant], None]
 """Logs a message at a level, about a participant."""
+
+OnFailing = Callable[[rtc.RemoteParticipant, float | None], None]
+"""Told for how many seconds the sound of a participant has not been deciphered (infinite: it never has been), and with
+None that it is from now on."""
+
+_FAILED = (
+    rtc.EncryptionState.DECRYPTION_FAILED,
+    rtc.EncryptionState.MISSING_KEY,
+    rtc.EncryptionState.INTERNAL_ERROR,
+)
 
 
 def encryption_options(passphrase: str) -> rtc.E2EEOptions | None:
@@ -40,10 +54,12 @@ def encryption_options(passphrase: str) -> rtc.E2EEOptions | None:
 class Encryption:
     """Whose sound in a room can be deciphered."""
 
-    def __init__(self, room: rtc.Room, passphrase: str, say: Say) -> None:
+    def __init__(self, room: rtc.Room, passphrase: str, say: Say, on_failing: OnFailing) -> None:
         self._room = room
         self._passphrase = passphrase
         self._say = say
+        self._on_failing = on_failing
+        self._deciphered: set[str] = set()
         self._undecipherable: set[str] = set()
 
     def has_key_for(
@@ -52,7 +68,7 @@ class Encryption:
         """Whether a track is worth listening to: not encrypted, or we have a passphrase."""
         if publication.encryption_type == rtc.EncryptionType.NONE or self._passphrase:
             return True
-        self._own_up(participant, "no E2EE_PASSPHRASE is set")
+        self._complain(participant, "no E2EE_PASSPHRASE is set")
         return False
 
     def on_state_changed(
@@ -61,14 +77,21 @@ class Encryption:
         """The room's event ``e2ee_state_changed``."""
         if not isinstance(participant, rtc.RemoteParticipant):
             return
-        if state == rtc.EncryptionState.DECRYPTION_FAILED:
-            self._own_up(participant, "E2EE_PASSPHRASE is not the one it uses")
-        elif state == rtc.EncryptionState.OK and participant.sid in self._undecipherable:
-            self._undecipherable.discard(participant.sid)
-            self._say(logging.INFO, "The encrypted sound can be deciphered now", participant)
+        sid = participant.sid
+        if state in _FAILED:
+            self._complain(participant, "E2EE_PASSPHRASE is not the one it uses")
+            self._on_failing(participant, UNDECIPHERABLE_SECONDS if sid in self._deciphered else math.inf)
+            self._deciphered.discard(sid)
+        elif state == rtc.EncryptionState.OK:
+            self._deciphered.add(sid)
+            if sid in self._undecipherable:
+                self._undecipherable.discard(sid)
+                self._say(logging.INFO, "The encrypted sound can be deciphered now", participant)
+                self._on_failing(participant, None)
 
     def forget(self, participant: rtc.RemoteParticipant) -> None:
         """It has left."""
+        self._deciphered.discard(participant.sid)
         self._undecipherable.discard(participant.sid)
 
     async def keep_trying(self) -> None:
@@ -79,7 +102,7 @@ class Encryption:
             if self._undecipherable and keys is not None:
                 keys.set_shared_key(self._passphrase.encode(), 0)
 
-    def _own_up(self, participant: rtc.RemoteParticipant, why: str) -> None:
+    def _complain(self, participant: rtc.RemoteParticipant, why: str) -> None:
         if participant.sid not in self._undecipherable:
             self._undecipherable.add(participant.sid)
             vitals.undecipherable()

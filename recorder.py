@@ -11,6 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Coroutine
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -25,7 +26,7 @@ from languages import language_tag_or_empty
 from pipeline import RoomPipeline
 from pulse import start_room
 from roles import ParticipantFacts, RoleRules, Verdict
-from segments import EndReason, GapReason, RoomInfo, TextWishes, TrackInfo, utc_now
+from segments import SAMPLE_RATE, EndReason, GapReason, RoomInfo, TextWishes, TrackInfo, utc_now
 from vitals import vitals
 
 logger = logging.getLogger("recorder")
@@ -50,6 +51,16 @@ _SOURCES = {
 }
 
 
+@dataclass(frozen=True)
+class _Interruption:
+    """A track brings us nothing that its publisher may be saying. Without a start: from where the recorder before us
+    stopped."""
+
+    track: TrackInfo
+    since: datetime | None
+    reason: GapReason
+
+
 class RoomRecorder:
     """Records the teachers of one room, from :meth:`attach` to :meth:`aclose`."""
 
@@ -67,16 +78,16 @@ class RoomRecorder:
         self._pipeline = RoomPipeline(settings, info, stages, wishes=self._wishes)
         self._verdicts: dict[str, Verdict] = {}
         self._warned: set[str] = set()
-        self._encryption = Encryption(room, settings.e2ee_passphrase, self._log)
+        self._encryption = Encryption(room, settings.e2ee_passphrase, self._log, self._on_failing_to_decipher)
         self._asked_for: set[str] = set()
         self._tracks: dict[str, TrackProcessor] = {}
         self._closing: dict[asyncio.Task[None], TrackProcessor | None] = {}
         self._announced: list[str] = []
         self._announcing: asyncio.Task[None] | None = None
         self._there_before_us: set[str] = set()
-        """Tracks that were being published when we came."""
-        self._interrupted: dict[str, tuple[datetime, GapReason]] = {}
-        """Tracks that broke off without our or their publisher's doing, since when, and why."""
+        """Tracks that were being published when we came, until we begin with them."""
+        self._interrupted: dict[str, _Interruption] = {}
+        """By the track's sid, until it brings sound or is gone for good."""
         self._deaf_since: dict[str, float] = {}
         """Tracks that bring no sound, since when (monotonic clock)."""
         self._is_reconnecting = False
@@ -116,15 +127,15 @@ class RoomRecorder:
         self._watching = asyncio.create_task(self._watch(), name=f"watch {self._info.name}")
         self._trying = asyncio.create_task(self._encryption.keep_trying())
         self._pipeline.listen()
-        self._there_before_us = {
-            sid
-            for participant in self._room.remote_participants.values()
-            for sid in participant.track_publications
-        }
+        self._there_before_us = self._published()
         if self._captions is not None:
             self._captions.begin()
         for participant in list(self._room.remote_participants.values()):
             self._on_participant_connected(participant)
+
+    def _published(self) -> set[str]:
+        people = self._room.remote_participants.values()
+        return {sid for participant in people for sid in participant.track_publications}
 
     async def aclose(self) -> None:
         """Closes every track and saves every segment. Idempotent; called before the room is disconnected."""
@@ -134,9 +145,7 @@ class RoomRecorder:
         for task in (self._announcing, self._watching, self._trying):
             if task is not None:
                 task.cancel()
-        self._pipeline.stop_listening()
-        for sid in list(self._tracks):
-            self._close_track(sid, EndReason.SHUTDOWN)
+        self._stop_listening()
         if self._closing:
             await asyncio.wait(list(self._closing))
         totals = await self._pipeline.aclose()
@@ -204,21 +213,39 @@ class RoomRecorder:
     def _apply(
         self, verdict: Verdict, publication: rtc.RemoteTrackPublication, participant: rtc.RemoteParticipant
     ) -> None:
+        if verdict.is_recorded:
+            self._want(publication, participant)
+        else:
+            self._refuse(verdict, publication, participant)
+
+    def _want(self, publication: rtc.RemoteTrackPublication, participant: rtc.RemoteParticipant) -> None:
         sid = publication.sid
-        if verdict.is_recorded and not self._encryption.has_key_for(publication, participant):
-            return
-        if verdict.is_recorded and sid not in self._asked_for:
+        if not self._encryption.has_key_for(publication, participant):
+            self._pass_over(_track_info(publication, participant), GapReason.ENCRYPTED)
+        elif sid not in self._asked_for:
             self._asked_for.add(sid)
             publication.set_subscribed(True)
-        elif not verdict.is_recorded and sid in self._asked_for:
+
+    def _refuse(
+        self, verdict: Verdict, publication: rtc.RemoteTrackPublication, participant: rtc.RemoteParticipant
+    ) -> None:
+        sid = publication.sid
+        self._give_up(sid)
+        if sid in self._asked_for:
             self._asked_for.discard(sid)
             publication.set_subscribed(False)
             self._close_track(sid, EndReason.ROLE_LOST)
-        elif not verdict.is_recorded and sid not in self._warned:
+        elif sid not in self._warned:
             self._warned.add(sid)
             self._log(
                 logging.INFO, f"Track refused: its participant is not recorded ({verdict.role})", participant
             )
+
+    def _give_up(self, sid: str) -> None:
+        """A track is gone for good, or is not to be recorded."""
+        self._own_up(sid)
+        self._there_before_us.discard(sid)
+        self._deaf_since.pop(sid, None)
 
     def _on_track_subscribed(
         self,
@@ -233,12 +260,7 @@ class RoomRecorder:
             publication.set_subscribed(False)
             return
         self._close_track(publication.sid, EndReason.UNPUBLISHED)
-        info = TrackInfo(
-            participant_identity=participant.identity,
-            participant_name=participant.name,
-            track_sid=publication.sid,
-            source=_SOURCES.get(publication.source, "unknown"),
-        )
+        info = _track_info(publication, participant)
         processor = TrackProcessor(
             track=info,
             stream=open_stream(track, self._settings.frame_milliseconds),
@@ -251,24 +273,32 @@ class RoomRecorder:
         self._tracks[publication.sid] = processor
         self._tell_teachers()
         self._log(logging.INFO, f"Track subscribed: {info.source} {info.track_sid}", participant)
-        self._own_up(info)
+        if info.track_sid in self._there_before_us:
+            self._pass_over(info, GapReason.NO_RECORDER)
+        self._own_up(info.track_sid)
         self._announce()
 
-    def _own_up(self, track: TrackInfo) -> None:
-        """A track that we get only now may have carried speech before: the manifest is to say so."""
-        if track.track_sid in self._interrupted:
-            since, reason = self._interrupted.pop(track.track_sid)
-            self._pipeline.missed(track, since, utc_now(), reason)
-        elif track.track_sid in self._there_before_us:
-            self._pipeline.missed(track, None, utc_now(), GapReason.NO_RECORDER)
+    def _pass_over(self, track: TrackInfo, reason: GapReason) -> None:
+        """A track is not heard: from now on or, where it was there before us, from where our predecessor stopped."""
+        is_new = track.track_sid not in self._there_before_us
+        self._interrupt(track, utc_now() if is_new else None, reason)
         self._there_before_us.discard(track.track_sid)
+
+    def _interrupt(self, track: TrackInfo, since: datetime | None, reason: GapReason) -> None:
+        self._interrupted.setdefault(track.track_sid, _Interruption(track, since, reason))
+
+    def _own_up(self, sid: str) -> None:
+        """An interruption of this track, if there is one, is over: the manifest is to say so."""
+        over = self._interrupted.pop(sid, None)
+        if over is not None:
+            self._pipeline.missed(over.track, over.since, utc_now(), over.reason)
 
     def _on_track_unsubscribed(
         self, _: rtc.RemoteTrack, publication: rtc.RemoteTrackPublication, participant: rtc.RemoteParticipant
     ) -> None:
         # Whether the participant leaves altogether is said by the events right behind this one.
         if self._is_reconnecting and publication.sid in self._tracks:
-            self._interrupted[publication.sid] = utc_now(), GapReason.RECONNECT
+            self._interrupt(self._tracks[publication.sid].track, utc_now(), GapReason.RECONNECT)
         self._asked_for.discard(publication.sid)
         self._close_track(publication.sid, EndReason.UNPUBLISHED)
 
@@ -278,6 +308,8 @@ class RoomRecorder:
         self._asked_for.discard(publication.sid)
         self._warned.discard(publication.sid)
         self._deaf_since.pop(publication.sid, None)
+        if not self._is_reconnecting:  # else it may come back
+            self._give_up(publication.sid)
 
     def _on_track_subscription_failed(
         self, participant: rtc.RemoteParticipant, track_sid: str, error: str
@@ -302,9 +334,14 @@ class RoomRecorder:
             self._log(logging.WARNING, "Another recorder has taken over this room")
         else:
             self._log(logging.INFO, f"Disconnected from room: {name}")
+        self._stop_listening()
+
+    def _stop_listening(self) -> None:
         self._pipeline.stop_listening()
         for sid in list(self._tracks):
             self._close_track(sid, EndReason.SHUTDOWN)
+        for sid in list(self._interrupted):
+            self._own_up(sid)
 
     def _close_track(self, sid: str, reason: EndReason) -> None:
         """Stops listening at once (fact 2); what has been heard is saved in the background."""
@@ -336,6 +373,8 @@ class RoomRecorder:
 
     def _on_reconnected(self) -> None:
         self._is_reconnecting = False
+        for sid in (self._interrupted.keys() | self._there_before_us) - self._published():
+            self._give_up(sid)
         vitals.reconnected()
         self._log(logging.INFO, "Connection is back")
 
@@ -356,13 +395,24 @@ class RoomRecorder:
             f"DEAF: {sid} brings no sound for {silent_seconds:.0f} s, asking for it anew",
             participant,
         )
-        self._interrupted.setdefault(sid, (utc_now() - timedelta(seconds=silent_seconds), GapReason.DEAF))
+        self._interrupt(processor.track, utc_now() - timedelta(seconds=silent_seconds), GapReason.DEAF)
         self._deaf_since.setdefault(sid, processor.heard_at)
         self._close_track(sid, EndReason.UNPUBLISHED)
         self._asked_for.discard(sid)
         if participant is not None and publication is not None:
             publication.set_subscribed(False)
             self._background(self._ask_again(participant))
+
+    def _on_failing_to_decipher(self, participant: rtc.RemoteParticipant, seconds: float | None) -> None:
+        for sid, processor in self._tracks.items():
+            if processor.track.participant_identity != participant.identity:
+                continue
+            if seconds is None:
+                self._own_up(sid)
+            else:
+                heard = processor.segmenter.position / SAMPLE_RATE
+                since = utc_now() - timedelta(seconds=min(heard, seconds))
+                self._interrupt(processor.track, since, GapReason.ENCRYPTED)
 
     def _tell_hearing(self) -> None:
         """The room is deaf until the track that fell silent brings sound again, or is gone."""
@@ -422,6 +472,15 @@ class RoomRecorder:
     def _log(self, level: int, message: str, participant: rtc.Participant | None = None) -> None:
         context = {"room": self._info.name, "participant": participant.identity if participant else None}
         logger.log(level, "%s", message, extra=context)
+
+
+def _track_info(publication: rtc.RemoteTrackPublication, participant: rtc.RemoteParticipant) -> TrackInfo:
+    return TrackInfo(
+        participant_identity=participant.identity,
+        participant_name=participant.name,
+        track_sid=publication.sid,
+        source=_SOURCES.get(publication.source, "unknown"),
+    )
 
 
 def _facts(participant: rtc.RemoteParticipant) -> ParticipantFacts:

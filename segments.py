@@ -241,6 +241,8 @@ class GapReason(Enum):
     """The recorder's connection broke and was made anew."""
     DEAF = "deaf"
     """The track was subscribed to and brought no sound."""
+    ENCRYPTED = "encrypted"
+    """The sound is encrypted end to end, and there was no passphrase or another one."""
     UNSAVED = "unsaved"
     """The disk refused for longer than memory is allowed to hold."""
 

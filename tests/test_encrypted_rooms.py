@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import sound
 from conftest import StartWorker
-from harness import TEACHER, manifest, recorded, segments_of
+from harness import TEACHER, gaps, manifest, recorded, segments_of
 
 from devtools.livekit_server import LiveKitServer
 from devtools.speakers import Speaker
@@ -33,6 +33,10 @@ def heard(recorder: Worker, room: str) -> list[int]:
     return sound.heard(recorded(recorder.output_dir / room), MARKERS)
 
 
+def reasons(recorder: Worker, room: str) -> list[str]:
+    return [gap["reason"] for gap in gaps(recorder.output_dir / room)]
+
+
 async def test_with_the_passphrase_the_words_are_recorded(
     livekit_server: LiveKitServer, worker: StartWorker
 ) -> None:
@@ -40,6 +44,7 @@ async def test_with_the_passphrase_the_words_are_recorded(
     await lesson(livekit_server, recorder, "sealed", "Track subscribed", PASSPHRASE)
     await segments_of(recorder.output_dir / "sealed", 1)
     assert heard(recorder, "sealed") == [0, 1, 2]
+    assert reasons(recorder, "sealed") == []
     assert "NOT RECORDED" not in recorder.log
     assert PASSPHRASE not in recorder.log
 
@@ -51,6 +56,7 @@ async def test_rooms_that_are_not_encrypted_do_not_suffer_from_a_passphrase(
     await lesson(livekit_server, recorder, "unsealed", "Track subscribed")
     await segments_of(recorder.output_dir / "unsealed", 1)
     assert heard(recorder, "unsealed") == [0, 1, 2]
+    assert reasons(recorder, "unsealed") == []
     assert "NOT RECORDED" not in recorder.log
 
 
@@ -63,6 +69,7 @@ async def test_without_a_passphrase_nothing_is_recorded_and_the_log_says_so_once
     assert len(lines) == 1
     assert "no E2EE_PASSPHRASE is set room=shut participant=anna" in lines[0]
     assert manifest(recorder.output_dir / "shut") == []
+    assert reasons(recorder, "shut") == ["encrypted"]
 
 
 async def test_with_another_passphrase_no_word_is_recorded_and_the_log_says_so_once(
@@ -74,6 +81,7 @@ async def test_with_another_passphrase_no_word_is_recorded_and_the_log_says_so_o
     assert len(lines) == 1
     assert "E2EE_PASSPHRASE is not the one it uses room=misread participant=anna" in lines[0]
     assert heard(recorder, "misread") == []
+    assert reasons(recorder, "misread") == ["encrypted"]
 
 
 async def test_a_passphrase_that_becomes_the_right_one_is_noticed(
@@ -94,3 +102,6 @@ async def test_a_passphrase_that_becomes_the_right_one_is_noticed(
         await segments_of(recorder.output_dir / "mended", 1)
     await recorder.wait_for("Room over: ")
     assert heard(recorder, "mended") == [0, 1, 2]
+    (gap,) = gaps(recorder.output_dir / "mended")
+    assert gap["reason"] == "encrypted"
+    assert gap["end"] < manifest(recorder.output_dir / "mended")[0]["end"]

@@ -1,23 +1,29 @@
-"""A recorder that no longer hears a track: it asks for it anew, and the worker is sick until there is sound again."""
+"""A recorder that no longer hears a track: it asks for it anew, the worker is sick until there is sound again, and the
+manifest's gaps say what may be missing.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from unittest.mock import AsyncMock, MagicMock
 
 import numpy as np
 import pytest
-from harness import TEACHER, until
+from harness import STUDENT, TEACHER, gaps, until
 from livekit import rtc
 
 import pulse
 import recorder
 from config import Settings
+from encryption import UNDECIPHERABLE_SECONDS
+from pipeline import SHORTEST_GAP_SECONDS
 from recorder import RoomRecorder
-from segments import RoomInfo
+from segments import SAMPLE_RATE, RoomInfo, parse_utc
 from vitals import Vitals
 
 ROOM = RoomInfo("math101", "RM_1", datetime(2025, 10, 8, 14, 0, tzinfo=timezone.utc))
@@ -79,32 +85,193 @@ def teacher_with_track() -> tuple[MagicMock, MagicMock]:
     return participant, publication
 
 
-async def test_a_deaf_room_is_sick_until_it_hears(
-    tmp_path: Path, vitals: Vitals, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    streams = iter([Stream(is_silent=True), Stream(is_silent=False)])
+@dataclass
+class Lesson:
+    """A recorder in a room with a teacher; the tests say what the SDK tells it."""
+
+    recorder: RoomRecorder
+    participant: MagicMock
+    publication: MagicMock
+    handlers: dict[str, Callable[..., None]]
+    folder: Path
+    track: MagicMock = field(
+        default_factory=lambda: MagicMock(spec=rtc.RemoteTrack, kind=rtc.TrackKind.KIND_AUDIO)
+    )
+
+    def subscribed(self) -> None:
+        self.handlers["track_subscribed"](self.track, self.publication, self.participant)
+
+    def unsubscribed(self) -> None:
+        self.handlers["track_unsubscribed"](self.track, self.publication, self.participant)
+
+    def unpublished(self) -> None:
+        del self.participant.track_publications["TR_1"]
+        self.handlers["track_unpublished"](self.publication, self.participant)
+
+    def published(self) -> None:
+        self.participant.track_publications["TR_1"] = self.publication
+        self.handlers["track_published"](self.publication, self.participant)
+
+    def deciphers(self, state: str) -> None:
+        self.handlers["e2ee_state_changed"](self.participant, rtc.EncryptionState.Value(state))
+
+    async def gaps(self) -> list[tuple[str, str]]:
+        """Those that have been written by the end: the track and the reason of each."""
+        await self.recorder.aclose()
+        return [(gap["track_sid"], gap["reason"]) for gap in gaps(self.folder)]
+
+
+@pytest.fixture
+async def lesson(tmp_path: Path, vitals: Vitals, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Lesson]:
+    """Its first stream brings nothing, every later one does."""
+    streams = itertools.chain([Stream(is_silent=True)], iter(lambda: Stream(is_silent=False), None))
     monkeypatch.setattr(recorder, "open_stream", lambda *_: next(streams))
     participant, publication = teacher_with_track()
     handlers: dict[str, Callable[..., None]] = {}
     room = MagicMock(spec=rtc.Room, remote_participants={"anna": participant})
     room.on.side_effect = handlers.__setitem__
     room.local_participant.set_attributes = AsyncMock()
-    track = MagicMock(spec=rtc.RemoteTrack, kind=rtc.TrackKind.KIND_AUDIO)
-
     one = RoomRecorder(room, ROOM, Settings(output_dir=str(tmp_path)), Detector)
-    one.attach()
-    one.begin()
-    handlers["track_subscribed"](track, publication, participant)
+    yield Lesson(one, participant, publication, handlers, tmp_path / "math101")
+    await one.aclose()
+
+
+def begins(lesson: Lesson) -> None:
+    """The recorder is there, and then the teacher publishes."""
+    del lesson.participant.track_publications["TR_1"]
+    lesson.recorder.attach()
+    lesson.recorder.begin()
+    lesson.published()
+
+
+async def test_a_deaf_room_is_sick_until_it_hears(
+    lesson: Lesson, vitals: Vitals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begins(lesson)
+    lesson.subscribed()
     assert vitals.snapshot().rooms[0].teachers == 1
     await until(lambda: vitals.snapshot().problems, "the worker is sick")
     assert vitals.snapshot().problems[0].startswith("deaf in 1 room: ")
     assert vitals.snapshot().rooms[0].teachers == 0
     await until(
-        lambda: publication.set_subscribed.call_args_list[-1].args == (True,), "it asks for the track anew"
+        lambda: lesson.publication.set_subscribed.call_args_list[-1].args == (True,),
+        "it asks for the track anew",
     )
     assert vitals.snapshot().problems, "asking is not hearing"
     monkeypatch.setattr(recorder, "DEAF_SECONDS", 60.0)  # a machine that stalls is not deaf
-    handlers["track_subscribed"](track, publication, participant)
+    lesson.subscribed()
     await until(lambda: not vitals.snapshot().problems, "it hears")
-    await one.aclose()
+    assert await lesson.gaps() == [("TR_1", "deaf")]
     await until(lambda: not vitals.snapshot().rooms, "the room is over")
+
+
+async def test_a_track_that_goes_without_having_brought_sound_is_a_gap(
+    lesson: Lesson, vitals: Vitals
+) -> None:
+    begins(lesson)
+    lesson.subscribed()
+    await until(lambda: vitals.snapshot().problems, "the worker is sick")
+    lesson.unpublished()
+    assert not lesson.recorder._interrupted
+    assert await lesson.gaps() == [("TR_1", "deaf")]
+
+
+async def test_a_reconnect_is_a_gap_of_each_track_that_comes_back_or_does_not(
+    lesson: Lesson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "DEAF_SECONDS", 60.0)
+    begins(lesson)
+    for comes_back in (True, False):
+        lesson.subscribed()
+        lesson.handlers["reconnecting"]()
+        lesson.unsubscribed()
+        lesson.unpublished()
+        await asyncio.sleep(SHORTEST_GAP_SECONDS)
+        if comes_back:
+            lesson.published()
+            lesson.subscribed()
+        assert bool(lesson.recorder._interrupted) is not comes_back
+        lesson.handlers["reconnected"]()
+        assert not lesson.recorder._interrupted
+    assert await lesson.gaps() == [("TR_1", "reconnect")] * 2
+
+
+@pytest.mark.parametrize("end", ["unpublished", "demoted", "room over"])
+async def test_an_encrypted_track_without_a_passphrase_is_a_gap_until_it_ends(
+    lesson: Lesson, end: str
+) -> None:
+    lesson.publication.encryption_type = rtc.EncryptionType.GCM
+    begins(lesson)
+    lesson.publication.set_subscribed.assert_not_called()
+    await asyncio.sleep(SHORTEST_GAP_SECONDS)
+    if end == "unpublished":
+        lesson.unpublished()
+    elif end == "demoted":
+        lesson.participant.metadata = STUDENT
+        lesson.handlers["participant_metadata_changed"](lesson.participant, TEACHER, STUDENT)
+    assert bool(lesson.recorder._interrupted) is (end == "room over")
+    assert await lesson.gaps() == [("TR_1", "encrypted")]
+
+
+@pytest.mark.parametrize("failure", ["DECRYPTION_FAILED", "MISSING_KEY"])
+@pytest.mark.parametrize("is_failing_from_the_start", [True, False])
+@pytest.mark.parametrize("is_mended", [True, False])
+async def test_sound_that_cannot_be_deciphered_is_a_gap_until_it_can(
+    lesson: Lesson,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: str,
+    is_failing_from_the_start: bool,
+    is_mended: bool,
+) -> None:
+    monkeypatch.setattr(recorder, "DEAF_SECONDS", 60.0)
+    begins(lesson)
+    for _ in range(2):  # the second stream brings sound
+        lesson.subscribed()
+    (processor,) = lesson.recorder._tracks.values()
+    await until(lambda: processor.segmenter.position > 2 * UNDECIPHERABLE_SECONDS * SAMPLE_RATE, "it hears")
+    if not is_failing_from_the_start:
+        lesson.deciphers("OK")
+    heard_seconds = processor.segmenter.position / SAMPLE_RATE
+    lesson.deciphers(failure)
+    if is_mended:
+        lesson.deciphers("OK")
+    assert bool(lesson.recorder._interrupted) is not is_mended
+    assert await lesson.gaps() == [("TR_1", "encrypted")]
+    (gap,) = gaps(lesson.folder)
+    seconds = (parse_utc(gap["end"]) - parse_utc(gap["start"])).total_seconds()
+    expected = heard_seconds if is_failing_from_the_start else UNDECIPHERABLE_SECONDS
+    assert expected - 0.01 <= seconds
+    assert is_failing_from_the_start or seconds < heard_seconds
+
+
+async def test_what_was_said_before_us_is_one_gap(lesson: Lesson) -> None:
+    lesson.recorder.attach()
+    lesson.recorder.begin()
+    for _ in range(2):
+        lesson.subscribed()
+    assert await lesson.gaps() == [("TR_1", "no_recorder")]
+
+
+async def test_a_track_that_is_wanted_again_has_no_gap_twice(lesson: Lesson) -> None:
+    lesson.publication.encryption_type = rtc.EncryptionType.GCM
+    lesson.recorder.attach()
+    lesson.recorder.begin()  # the track was there before
+    for metadata in (STUDENT, TEACHER, STUDENT):
+        await asyncio.sleep(SHORTEST_GAP_SECONDS)
+        lesson.participant.metadata = metadata
+        lesson.handlers["participant_metadata_changed"](lesson.participant, "", metadata)
+    await lesson.gaps()
+    first, second = gaps(lesson.folder)
+    assert first["end"] < second["start"]
+
+
+async def test_a_deaf_track_that_is_no_longer_recorded_makes_nobody_sick(
+    lesson: Lesson, vitals: Vitals
+) -> None:
+    begins(lesson)
+    lesson.subscribed()
+    await until(lambda: vitals.snapshot().problems, "the worker is sick")
+    lesson.participant.metadata = STUDENT
+    lesson.handlers["participant_metadata_changed"](lesson.participant, TEACHER, STUDENT)
+    await until(lambda: not vitals.snapshot().problems, "it is well")
+    assert await lesson.gaps() == [("TR_1", "deaf")]
