@@ -8,6 +8,7 @@ fails in it, reaches the recording.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import os
@@ -45,6 +46,9 @@ LANGUAGES_METHOD = "get/languages"
 MAX_LANGUAGES = 10
 """So many wishes of one room are met at once, those of most people first: every language costs."""
 MAX_TEXT_CHARACTERS = 4000
+
+CROWD_SECONDS = 0.5
+"""People come in crowds, and a look at what they want takes as long as there are people: so often, and no more."""
 
 LOOK_SECONDS = 0.05
 """How often the room's texts are looked at while one is awaited."""
@@ -295,6 +299,7 @@ class Captions:
         self._sent = 0
         self._trouble: str | None = None
         self._closing_at: float | None = None
+        self._look: asyncio.TimerHandle | None = None
         self._more = asyncio.Event()
         self._disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="captions")
         self._stop_listening = doorbell.listen(TEXTS, self._on_ring)
@@ -308,14 +313,14 @@ class Captions:
 
     def begin(self) -> None:
         """Call it right after connecting."""
-        self._on_wishes_changed()
+        self._see_wishes()
         choices = json.dumps(language_choices(offered_languages(self._settings)), ensure_ascii=False)
         self._room.local_participant.register_rpc_method(LANGUAGES_METHOD, lambda _: choices)
 
     def languages(self) -> tuple[str, ...]:
         """What the people who are in the room now want to read, besides what is spoken."""
-        people = (one for one in self._room.remote_participants.values() if _is_person(one))
-        wishes = (one.attributes.get(LANGUAGE_ATTRIBUTE, "") for one in people)
+        people = itertools.islice(self._room.remote_participants.values(), self._settings.max_participants)
+        wishes = (one.attributes.get(LANGUAGE_ATTRIBUTE, "") for one in people if _is_person(one))
         return wanted_languages(wishes, allowed_languages(self._settings))
 
     def segment_saved(self, record: SegmentRecord, path: Path) -> None:
@@ -329,6 +334,8 @@ class Captions:
         """Waits a moment for what is on its way, if there is anybody to read it."""
         patience = CLOSE_SECONDS if self._has_readers() else 0.0
         self._closing_at = time.monotonic() + patience
+        if self._look is not None:
+            self._look.cancel()
         self._more.set()
         await asyncio.wait({self._task}, timeout=patience + HANGING_SECONDS)
         self._task.cancel()
@@ -365,6 +372,11 @@ class Captions:
             self._more.set()
 
     def _on_wishes_changed(self, *_: object) -> None:
+        if self._look is None and self._closing_at is None:
+            self._look = asyncio.get_running_loop().call_later(CROWD_SECONDS, self._see_wishes)
+
+    def _see_wishes(self) -> None:
+        self._look = None
         wanted = self.languages()
         if wanted != self._wanted:
             self._wanted = wanted

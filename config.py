@@ -409,6 +409,28 @@ class Settings:
         ("metadata", "strict"),
         "strict: a participant whose token may change its own metadata is never a teacher",
     )
+    # A recorded track costs about 2.5 MB and 3 % of a core (docs/benchmarks.md): fifty fill a small machine.
+    max_teachers_per_room: int = _integer(
+        "Who",
+        50,
+        1,
+        1000,
+        "participants",
+        "recorded at once in a room; who is over it is named in log and gaps.jsonl and gets the next free place",
+    )
+    # A microphone, a shared screen with sound, and each once more while a client replaces it.
+    max_tracks_per_teacher: int = _integer(
+        "Who", 4, 1, 100, "tracks", "of one participant that are recorded at once; the others wait likewise"
+    )
+    # Half a kilobyte each: ten thousand cost 5 MB, what two recorded tracks cost.
+    max_participants: int = _integer(
+        "Who",
+        10_000,
+        1,
+        1_000_000,
+        "participants",
+        "of a room whose roles and languages are remembered; teachers are recorded beyond it, too",
+    )
 
     agent_identity: str = _text(
         "Agent",

@@ -202,6 +202,11 @@ def _metrics(seen: Snapshot) -> Iterator[Metric]:
         "Participants whose encrypted sound could not be deciphered",
         totals.undecipherable,
     )
+    yield _total(
+        "tracks_over_bound",
+        "Tracks that had to wait for a place (MAX_TEACHERS_PER_ROOM, MAX_TRACKS_PER_TEACHER)",
+        totals.over_bound,
+    )
     yield _latency(totals.disk_steps, totals.disk_seconds)
 
 

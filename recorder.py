@@ -25,7 +25,7 @@ from encryption import Encryption
 from languages import language_tag_or_empty
 from pipeline import RoomPipeline
 from pulse import start_room
-from roles import ParticipantFacts, RoleRules, Verdict
+from roles import ParticipantFacts, Places, RoleRules, Verdict
 from segments import SAMPLE_RATE, EndReason, GapReason, RoomInfo, TextWishes, TrackInfo, utc_now
 from vitals import vitals
 
@@ -61,6 +61,15 @@ class _Interruption:
     reason: GapReason
 
 
+@dataclass
+class _Person:
+    """A participant who is in the room, and what has been said about it."""
+
+    verdict: Verdict
+    is_warned_of: bool = False
+    is_refused: bool = False
+
+
 class RoomRecorder:
     """Records the teachers of one room, from :meth:`attach` to :meth:`aclose`."""
 
@@ -76,8 +85,10 @@ class RoomRecorder:
         self._captions = Captions(room, info, settings) if settings.captions else None
         stages = [self._captions] if self._captions else []
         self._pipeline = RoomPipeline(settings, info, stages, wishes=self._wishes)
-        self._verdicts: dict[str, Verdict] = {}
-        self._warned: set[str] = set()
+        self._places = Places(settings)
+        self._people: dict[str, _Person] = {}
+        """By identity. Those who are recorded, and others up to MAX_PARTICIPANTS."""
+        self._is_crowded = False
         self._encryption = Encryption(room, settings.e2ee_passphrase, self._log, self._on_failing_to_decipher)
         self._asked_for: set[str] = set()
         self._tracks: dict[str, TrackProcessor] = {}
@@ -178,21 +189,22 @@ class RoomRecorder:
         for processor_closing in self._closing.values():
             if processor_closing is not None and processor_closing.track.participant_identity == identity:
                 processor_closing.end_reason = EndReason.LEFT
-        verdict = self._verdicts.pop(identity, None)
-        self._warned.discard(participant.sid)
+        person = self._people.pop(identity, None)
+        role = person.verdict.role if person else "unknown role"
+        if not self._is_reconnecting:  # else it may come back
+            self._rules.forget(participant.sid)
         self._encryption.forget(participant)
-        self._log(
-            logging.INFO, f"Participant left: {verdict.role if verdict else 'unknown role'}", participant
-        )
+        self._log(logging.INFO, f"Participant left: {role}", participant)
         self._announce()
 
     def _reconsider(self, participant: rtc.Participant) -> None:
         """Brings the subscriptions of a participant in line with what it is now."""
         if not isinstance(participant, rtc.RemoteParticipant) or self._is_closed:
             return
-        before = self._verdicts.get(participant.identity)
+        person = self._people.get(participant.identity)
+        was_recorded = person.verdict.is_recorded if person else None
         verdict = self._judge(participant)
-        if before is not None and before.is_recorded != verdict.is_recorded:
+        if was_recorded is not None and was_recorded != verdict.is_recorded:
             change = "is now recorded" if verdict.is_recorded else "is no longer recorded"
             self._log(logging.INFO, f"Role changed to {verdict.role}: {change}", participant)
         for publication in list(participant.track_publications.values()):
@@ -202,11 +214,27 @@ class RoomRecorder:
 
     def _judge(self, participant: rtc.RemoteParticipant) -> Verdict:
         verdict = self._rules.judge(_facts(participant))
-        self._verdicts[participant.identity] = verdict
-        if verdict.warning and participant.sid not in self._warned:
-            self._warned.add(participant.sid)
+        person = self._note(participant.identity, verdict)
+        if verdict.warning and person is not None and not person.is_warned_of:
+            person.is_warned_of = True
             self._log(logging.WARNING, f"Participant {verdict.warning}", participant)
         return verdict
+
+    def _note(self, identity: str, verdict: Verdict) -> _Person | None:
+        """Remembers a participant. None: it is not recorded, and one too many for that."""
+        person = self._people.get(identity)
+        if person is not None:
+            person.verdict = verdict
+        elif verdict.is_recorded or len(self._people) < self._settings.max_participants:
+            person = self._people[identity] = _Person(verdict)
+        elif not self._is_crowded:
+            self._is_crowded = True
+            self._log(
+                logging.WARNING,
+                f"More than MAX_PARTICIPANTS={self._settings.max_participants} people: teachers are recorded as ever, "
+                "nothing is remembered of further students",
+            )
+        return person
 
     # Tracks.
 
@@ -222,6 +250,8 @@ class RoomRecorder:
         sid = publication.sid
         if not self._encryption.has_key_for(publication, participant):
             self._pass_over(_track_info(publication, participant), GapReason.ENCRYPTED)
+        elif bound := self._places.take(participant.identity, sid):
+            self._leave_out(publication, participant, bound)
         elif sid not in self._asked_for:
             self._asked_for.add(sid)
             publication.set_subscribed(True)
@@ -235,17 +265,36 @@ class RoomRecorder:
             self._asked_for.discard(sid)
             publication.set_subscribed(False)
             self._close_track(sid, EndReason.ROLE_LOST)
-        elif sid not in self._warned:
-            self._warned.add(sid)
+        elif (person := self._people.get(participant.identity)) is not None and not person.is_refused:
+            person.is_refused = True
             self._log(
                 logging.INFO, f"Track refused: its participant is not recorded ({verdict.role})", participant
             )
+
+    def _leave_out(
+        self, publication: rtc.RemoteTrackPublication, participant: rtc.RemoteParticipant, bound: str
+    ) -> None:
+        if publication.sid not in self._interrupted:
+            vitals.over_bound()
+            self._log(logging.ERROR, f"NOT RECORDED: {publication.sid} is over {bound}", participant)
+            self._pass_over(_track_info(publication, participant), GapReason.OVER_BOUND)
 
     def _give_up(self, sid: str) -> None:
         """A track is gone for good, or is not to be recorded."""
         self._own_up(sid)
         self._there_before_us.discard(sid)
         self._deaf_since.pop(sid, None)
+        if self._places.leave(sid):
+            self._let_in()
+
+    def _let_in(self) -> None:
+        """A place has become free: for who has waited longest, of those whom it fits."""
+        for waiting in list(self._interrupted.values()):
+            participant = self._room.remote_participants.get(waiting.track.participant_identity)
+            if waiting.reason is GapReason.OVER_BOUND and participant is not None:
+                self._reconsider(participant)
+                if waiting.track.track_sid in self._places.held():
+                    return
 
     def _on_track_subscribed(
         self,
@@ -306,7 +355,6 @@ class RoomRecorder:
         self, publication: rtc.RemoteTrackPublication, _: rtc.RemoteParticipant
     ) -> None:
         self._asked_for.discard(publication.sid)
-        self._warned.discard(publication.sid)
         self._deaf_since.pop(publication.sid, None)
         if not self._is_reconnecting:  # else it may come back
             self._give_up(publication.sid)
@@ -373,8 +421,10 @@ class RoomRecorder:
 
     def _on_reconnected(self) -> None:
         self._is_reconnecting = False
-        for sid in (self._interrupted.keys() | self._there_before_us) - self._published():
+        known = {*self._interrupted, *self._places.held(), *self._there_before_us}
+        for sid in known - self._published():
             self._give_up(sid)
+        self._rules.forget_all_but({one.sid for one in self._room.remote_participants.values()})
         vitals.reconnected()
         self._log(logging.INFO, "Connection is back")
 

@@ -6,8 +6,8 @@ Metadata comes from tokens and, where a token allows it, from the participant it
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from config import Settings
@@ -15,7 +15,8 @@ from config import Settings
 MAX_METADATA_CHARACTERS = 1_000_000
 """LiveKit itself allows 512 KiB; more than this is not looked at."""
 
-MAX_REMEMBERED_PARTICIPANTS = 2_000
+MAX_ROLE_CHARACTERS = 60
+"""More of a role is not shown."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,9 @@ class Verdict:
 
 
 class RoleRules:
-    """The rules of one room. Remembers what each participant was at first sight, to notice self-made promotions."""
+    """The rules of one room. Remembers what participants were at first sight, to notice self-made promotions: at most
+    MAX_PARTICIPANTS of them, those looked at last.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._records_everyone = settings.record == "everyone"
@@ -50,6 +53,7 @@ class RoleRules:
         self._role_attribute = settings.role_attribute
         self._teacher_roles = {role.casefold() for role in settings.teacher_roles}
         self._is_strict = settings.role_trust == "strict"
+        self._max_remembered = settings.max_participants
         self._began_as_teacher: OrderedDict[str, bool] = OrderedDict()
 
     def judge(self, participant: ParticipantFacts) -> Verdict:
@@ -59,12 +63,21 @@ class RoleRules:
         role, problem = self._role_of(participant)
         claims_teacher = role is not None and role.strip().casefold() in self._teacher_roles
         began_as_teacher = self._remember(participant.sid, claims_teacher)
-        shown = role if role else "no role"
+        shown = role[:MAX_ROLE_CHARACTERS] if role else "no role"
         if self._records_everyone:
             return Verdict(True, shown, problem)
         if claims_teacher and participant.can_update_metadata:
             return self._judge_self_styled(shown, began_as_teacher)
         return Verdict(claims_teacher, shown, problem)
+
+    def forget(self, sid: str) -> None:
+        """The participant has left. Not to be said during our own reconnect, which brings it anew."""
+        self._began_as_teacher.pop(sid, None)
+
+    def forget_all_but(self, sids: Collection[str]) -> None:
+        """After our own reconnect: only these are there."""
+        for sid in self._began_as_teacher.keys() - sids:
+            self.forget(sid)
 
     def _judge_self_styled(self, role: str, began_as_teacher: bool) -> Verdict:
         """A teacher whose token lets it write its own role (fact 28)."""
@@ -77,10 +90,10 @@ class RoleRules:
         return Verdict(True, role)
 
     def _remember(self, sid: str, is_teacher: bool) -> bool:
-        """What the participant was at first sight. Kept after it leaves: our own reconnect brings it anew."""
+        """What the participant was at first sight."""
         began_as_teacher = self._began_as_teacher.setdefault(sid, is_teacher)
         self._began_as_teacher.move_to_end(sid)
-        if len(self._began_as_teacher) > MAX_REMEMBERED_PARTICIPANTS:
+        if len(self._began_as_teacher) > self._max_remembered:
             self._began_as_teacher.popitem(last=False)
         return began_as_teacher
 
@@ -89,6 +102,36 @@ class RoleRules:
         if self._role_attribute:
             return participant.attributes.get(self._role_attribute) or None, None
         return role_in_metadata(participant.metadata, self._role_key)
+
+
+class Places:
+    """The tracks of one room that are recorded, and the bounds to that. First come, first served."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._max_teachers = settings.max_teachers_per_room
+        self._max_tracks = settings.max_tracks_per_teacher
+        self._held: dict[str, str] = {}
+        """The identity of the participant, by the track's sid."""
+
+    def take(self, identity: str, sid: str) -> str | None:
+        """Gives the track a place, unless it has one. Returns the bound that is in the way, None if there is none."""
+        if sid in self._held:
+            return None
+        tracks = Counter(self._held.values())
+        if identity not in tracks and len(tracks) >= self._max_teachers:
+            return f"MAX_TEACHERS_PER_ROOM={self._max_teachers}"
+        if tracks[identity] >= self._max_tracks:
+            return f"MAX_TRACKS_PER_TEACHER={self._max_tracks}"
+        self._held[sid] = identity
+        return None
+
+    def leave(self, sid: str) -> bool:
+        """The track needs no place any more. Returns whether it had one, which is free now."""
+        return self._held.pop(sid, None) is not None
+
+    def held(self) -> Collection[str]:
+        """The sids of the tracks that have a place."""
+        return self._held.keys()
 
 
 def role_in_metadata(metadata: str, key: str) -> tuple[str | None, str | None]:

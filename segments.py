@@ -243,6 +243,8 @@ class GapReason(Enum):
     """The track was subscribed to and brought no sound."""
     ENCRYPTED = "encrypted"
     """The sound is encrypted end to end, and there was no passphrase or another one."""
+    OVER_BOUND = "over_bound"
+    """More was published than MAX_TEACHERS_PER_ROOM and MAX_TRACKS_PER_TEACHER allow to be recorded at once."""
     UNSAVED = "unsaved"
     """The disk refused for longer than memory is allowed to hold."""
 

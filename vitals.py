@@ -59,6 +59,8 @@ class Totals:
     """Of a stream's date: the machine's clock was set, or its samples and its clocks drifted apart."""
     undecipherable: int = 0
     """Participants whose sound is encrypted, and we have no passphrase or a wrong one."""
+    over_bound: int = 0
+    """Tracks that had no place: MAX_TEACHERS_PER_ROOM or MAX_TRACKS_PER_TEACHER."""
     disk_seconds: float = 0.0
     disk_steps: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BOUNDS) + 1))
     """How many took no longer than each of ``LATENCY_BOUNDS`` and longer than the one before; the rest last."""
@@ -233,6 +235,10 @@ class Vitals:
     def undecipherable(self) -> None:
         """A participant's sound is encrypted, and cannot be deciphered."""
         self._count(undecipherable=1)
+
+    def over_bound(self) -> None:
+        """A track is to be recorded, and there is no place for it."""
+        self._count(over_bound=1)
 
     def _count(self, **amounts: float) -> None:
         with self._lock:

@@ -6,114 +6,57 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
-from unittest.mock import AsyncMock, MagicMock
+from unittest.mock import MagicMock
 
-import numpy as np
 import pytest
+from fake_room import ROOM, Detector, FakeRoom, Stream, is_asked_for, vitals_of_its_own
 from harness import STUDENT, TEACHER, gaps, until
 from livekit import rtc
 
-import pulse
 import recorder
 from config import Settings
 from encryption import UNDECIPHERABLE_SECONDS
 from pipeline import SHORTEST_GAP_SECONDS
 from recorder import RoomRecorder
-from segments import SAMPLE_RATE, RoomInfo, parse_utc
+from segments import SAMPLE_RATE, parse_utc
 from vitals import Vitals
-
-ROOM = RoomInfo("math101", "RM_1", datetime(2025, 10, 8, 14, 0, tzinfo=timezone.utc))
-
-
-class Stream:
-    """Frames of silence without end, or nothing at all, until it is closed."""
-
-    def __init__(self, *, is_silent: bool) -> None:
-        self._is_silent = is_silent
-        self._closed = asyncio.Event()
-
-    async def __aiter__(self) -> AsyncIterator[rtc.AudioFrameEvent]:
-        while not self._closed.is_set():
-            if not self._is_silent:
-                frame = rtc.AudioFrame(np.zeros(1_536, np.int16).tobytes(), 16_000, 1, 1_536)
-                yield rtc.AudioFrameEvent(frame)
-            await asyncio.sleep(0.01)
-
-    async def aclose(self) -> None:
-        self._closed.set()
-
-
-class Detector:
-    def probability(self, _: object) -> float:
-        return 0.0
 
 
 @pytest.fixture
 def vitals(monkeypatch: pytest.MonkeyPatch) -> Vitals:
-    made = Vitals()
-    for module in (pulse, recorder):
-        monkeypatch.setattr(module, "vitals", made)
     monkeypatch.setattr(recorder, "DEAF_SECONDS", 0.5)
     monkeypatch.setattr(recorder, "WATCH_SECONDS", 0.02)
-    return made
-
-
-def teacher_with_track() -> tuple[MagicMock, MagicMock]:
-    """As the SDK shows them: a participant, and its microphone."""
-    publication = MagicMock(
-        spec=rtc.RemoteTrackPublication,
-        sid="TR_1",
-        kind=rtc.TrackKind.KIND_AUDIO,
-        source=rtc.TrackSource.SOURCE_MICROPHONE,
-        encryption_type=rtc.EncryptionType.NONE,
-    )
-    participant = MagicMock(
-        spec=rtc.RemoteParticipant,
-        sid="PA_1",
-        identity="anna",
-        kind=rtc.ParticipantKind.PARTICIPANT_KIND_STANDARD,
-        metadata=TEACHER,
-        attributes={},
-        track_publications={"TR_1": publication},
-    )
-    participant.name = "Anna"
-    participant.permissions.can_update_metadata = False
-    return participant, publication
+    return vitals_of_its_own(monkeypatch)
 
 
 @dataclass
 class Lesson:
-    """A recorder in a room with a teacher; the tests say what the SDK tells it."""
+    """A recorder, and a room in which a teacher has published a track."""
 
     recorder: RoomRecorder
-    participant: MagicMock
+    room: FakeRoom
+    teacher: MagicMock
     publication: MagicMock
-    handlers: dict[str, Callable[..., None]]
     folder: Path
-    track: MagicMock = field(
-        default_factory=lambda: MagicMock(spec=rtc.RemoteTrack, kind=rtc.TrackKind.KIND_AUDIO)
-    )
+
+    def begins(self) -> None:
+        self.recorder.attach()
+        self.recorder.begin()
 
     def subscribed(self) -> None:
-        self.handlers["track_subscribed"](self.track, self.publication, self.participant)
-
-    def unsubscribed(self) -> None:
-        self.handlers["track_unsubscribed"](self.track, self.publication, self.participant)
+        self.room.subscribed(self.teacher, "TR_1")
 
     def unpublished(self) -> None:
-        del self.participant.track_publications["TR_1"]
-        self.handlers["track_unpublished"](self.publication, self.participant)
+        self.room.unpublishes(self.teacher, "TR_1")
 
     def published(self) -> None:
-        self.participant.track_publications["TR_1"] = self.publication
-        self.handlers["track_published"](self.publication, self.participant)
+        self.room.publishes(self.teacher, "TR_1", publication=self.publication)
 
     def deciphers(self, state: str) -> None:
-        self.handlers["e2ee_state_changed"](self.participant, rtc.EncryptionState.Value(state))
+        self.room.tell("e2ee_state_changed", self.teacher, rtc.EncryptionState.Value(state))
 
     async def gaps(self) -> list[tuple[str, str]]:
         """Those that have been written by the end: the track and the reason of each."""
@@ -124,23 +67,20 @@ class Lesson:
 @pytest.fixture
 async def lesson(tmp_path: Path, vitals: Vitals, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Lesson]:
     """Its first stream brings nothing, every later one does."""
-    streams = itertools.chain([Stream(is_silent=True)], iter(lambda: Stream(is_silent=False), None))
+    streams = itertools.chain([Stream(is_silent=True)], iter(Stream, None))
     monkeypatch.setattr(recorder, "open_stream", lambda *_: next(streams))
-    participant, publication = teacher_with_track()
-    handlers: dict[str, Callable[..., None]] = {}
-    room = MagicMock(spec=rtc.Room, remote_participants={"anna": participant})
-    room.on.side_effect = handlers.__setitem__
-    room.local_participant.set_attributes = AsyncMock()
-    one = RoomRecorder(room, ROOM, Settings(output_dir=str(tmp_path)), Detector)
-    yield Lesson(one, participant, publication, handlers, tmp_path / "math101")
+    room = FakeRoom()
+    teacher = room.joins("anna", TEACHER)
+    publication = room.publishes(teacher, "TR_1")
+    one = RoomRecorder(room.rtc, ROOM, Settings(output_dir=str(tmp_path)), Detector)
+    yield Lesson(one, room, teacher, publication, tmp_path / "math101")
     await one.aclose()
 
 
 def begins(lesson: Lesson) -> None:
     """The recorder is there, and then the teacher publishes."""
-    del lesson.participant.track_publications["TR_1"]
-    lesson.recorder.attach()
-    lesson.recorder.begin()
+    lesson.unpublished()
+    lesson.begins()
     lesson.published()
 
 
@@ -153,10 +93,7 @@ async def test_a_deaf_room_is_sick_until_it_hears(
     await until(lambda: vitals.snapshot().problems, "the worker is sick")
     assert vitals.snapshot().problems[0].startswith("deaf in 1 room: ")
     assert vitals.snapshot().rooms[0].teachers == 0
-    await until(
-        lambda: lesson.publication.set_subscribed.call_args_list[-1].args == (True,),
-        "it asks for the track anew",
-    )
+    await until(lambda: is_asked_for(lesson.teacher, "TR_1"), "it asks for the track anew")
     assert vitals.snapshot().problems, "asking is not hearing"
     monkeypatch.setattr(recorder, "DEAF_SECONDS", 60.0)  # a machine that stalls is not deaf
     lesson.subscribed()
@@ -183,15 +120,14 @@ async def test_a_reconnect_is_a_gap_of_each_track_that_comes_back_or_does_not(
     begins(lesson)
     for comes_back in (True, False):
         lesson.subscribed()
-        lesson.handlers["reconnecting"]()
-        lesson.unsubscribed()
+        lesson.room.tell("reconnecting")
         lesson.unpublished()
         await asyncio.sleep(SHORTEST_GAP_SECONDS)
         if comes_back:
             lesson.published()
             lesson.subscribed()
         assert bool(lesson.recorder._interrupted) is not comes_back
-        lesson.handlers["reconnected"]()
+        lesson.room.tell("reconnected")
         assert not lesson.recorder._interrupted
     assert await lesson.gaps() == [("TR_1", "reconnect")] * 2
 
@@ -207,8 +143,7 @@ async def test_an_encrypted_track_without_a_passphrase_is_a_gap_until_it_ends(
     if end == "unpublished":
         lesson.unpublished()
     elif end == "demoted":
-        lesson.participant.metadata = STUDENT
-        lesson.handlers["participant_metadata_changed"](lesson.participant, TEACHER, STUDENT)
+        lesson.room.becomes(lesson.teacher, STUDENT)
     assert bool(lesson.recorder._interrupted) is (end == "room over")
     assert await lesson.gaps() == [("TR_1", "encrypted")]
 
@@ -245,8 +180,7 @@ async def test_sound_that_cannot_be_deciphered_is_a_gap_until_it_can(
 
 
 async def test_what_was_said_before_us_is_one_gap(lesson: Lesson) -> None:
-    lesson.recorder.attach()
-    lesson.recorder.begin()
+    lesson.begins()
     for _ in range(2):
         lesson.subscribed()
     assert await lesson.gaps() == [("TR_1", "no_recorder")]
@@ -254,12 +188,10 @@ async def test_what_was_said_before_us_is_one_gap(lesson: Lesson) -> None:
 
 async def test_a_track_that_is_wanted_again_has_no_gap_twice(lesson: Lesson) -> None:
     lesson.publication.encryption_type = rtc.EncryptionType.GCM
-    lesson.recorder.attach()
-    lesson.recorder.begin()  # the track was there before
+    lesson.begins()  # the track was there before
     for metadata in (STUDENT, TEACHER, STUDENT):
         await asyncio.sleep(SHORTEST_GAP_SECONDS)
-        lesson.participant.metadata = metadata
-        lesson.handlers["participant_metadata_changed"](lesson.participant, "", metadata)
+        lesson.room.becomes(lesson.teacher, metadata)
     await lesson.gaps()
     first, second = gaps(lesson.folder)
     assert first["end"] < second["start"]
@@ -271,7 +203,6 @@ async def test_a_deaf_track_that_is_no_longer_recorded_makes_nobody_sick(
     begins(lesson)
     lesson.subscribed()
     await until(lambda: vitals.snapshot().problems, "the worker is sick")
-    lesson.participant.metadata = STUDENT
-    lesson.handlers["participant_metadata_changed"](lesson.participant, TEACHER, STUDENT)
+    lesson.room.becomes(lesson.teacher, STUDENT)
     await until(lambda: not vitals.snapshot().problems, "it is well")
     assert await lesson.gaps() == [("TR_1", "deaf")]

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from config import Settings
-from roles import MAX_METADATA_CHARACTERS, MAX_REMEMBERED_PARTICIPANTS, ParticipantFacts, RoleRules, Verdict
+from roles import MAX_METADATA_CHARACTERS, MAX_ROLE_CHARACTERS, ParticipantFacts, Places, RoleRules, Verdict
 from roles import role_in_metadata as role_in
 
 TEACHER = '{"role": "teacher"}'
@@ -206,14 +206,30 @@ def test_what_somebody_was_is_remembered_when_it_comes_back_and_for_nobody_else(
 
 
 def test_a_crowd_does_not_fill_the_memory_and_those_who_are_here_are_remembered() -> None:
-    room = rules()
+    room = rules(max_participants=200)
     room.judge(person(STUDENT, sid="PA_here", can_update=True))
-    for index in range(MAX_REMEMBERED_PARTICIPANTS * 2):
+    for index in range(400):
         room.judge(person(STUDENT, sid=f"PA_{index}"))
         if index % 100 == 0:
             room.judge(person(STUDENT, sid="PA_here", can_update=True))
     assert not room.judge(person(TEACHER, sid="PA_here", can_update=True)).is_recorded
-    assert len(room._began_as_teacher) <= MAX_REMEMBERED_PARTICIPANTS
+    assert len(room._began_as_teacher) == 200
+
+
+def test_who_has_left_is_forgotten() -> None:
+    room = rules()
+    for sid in ("PA_1", "PA_2", "PA_3"):
+        room.judge(person(STUDENT, sid=sid, can_update=True))
+    room.forget("PA_1")
+    room.forget("PA_unknown")
+    room.forget_all_but({"PA_3", "PA_4"})
+    assert not room.judge(person(TEACHER, sid="PA_3", can_update=True)).is_recorded
+    assert list(room._began_as_teacher) == ["PA_3"]
+
+
+def test_a_role_as_long_as_a_book_is_not_kept() -> None:
+    verdict = rules().judge(person(json.dumps({"role": "x" * 10_000})))
+    assert verdict.role == "x" * MAX_ROLE_CHARACTERS
 
 
 def test_strict_trust_takes_nobody_who_may_change_itself() -> None:
@@ -244,3 +260,22 @@ def test_everyone_is_everyone(metadata: str, can_update: bool, trust: str) -> No
 def test_agents_egresses_and_phone_bridges_are_never_recorded(record: str) -> None:
     verdict = rules(record=record).judge(person(TEACHER, is_standard=False))
     assert verdict == Verdict(False, "not a person")
+
+
+# --- places ---
+
+
+def test_places_are_given_in_turn_and_to_whom_has_one_already() -> None:
+    places = Places(replace(Settings(), max_teachers_per_room=2, max_tracks_per_teacher=2))
+    for identity, sid in (("anna", "TR_1"), ("anna", "TR_2"), ("ben", "TR_3"), ("anna", "TR_1")):
+        assert places.take(identity, sid) is None
+    assert places.take("anna", "TR_4") == "MAX_TRACKS_PER_TEACHER=2"
+    assert places.take("cleo", "TR_5") == "MAX_TEACHERS_PER_ROOM=2"
+    assert places.take("ben", "TR_6") is None
+    assert places.leave("TR_3")
+    assert not places.leave("TR_3")
+    assert not places.leave("TR_5")
+    assert places.take("cleo", "TR_5") == "MAX_TEACHERS_PER_ROOM=2", "ben has another track"
+    assert places.leave("TR_6")
+    assert places.take("cleo", "TR_5") is None
+    assert set(places.held()) == {"TR_1", "TR_2", "TR_5"}

@@ -1,0 +1,137 @@
+"""A room as the SDK shows it to a recorder, without a server: the tests say what happens in it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime, timezone
+from unittest.mock import AsyncMock, MagicMock
+
+import numpy as np
+import pytest
+from harness import STUDENT
+from livekit import rtc
+
+import pulse
+import recorder
+from segments import RoomInfo
+from vitals import Vitals
+
+ROOM = RoomInfo("math101", "RM_1", datetime(2025, 10, 8, 14, 0, tzinfo=timezone.utc))
+
+
+class Stream:
+    """Frames of silence without end, or nothing at all, until it is closed."""
+
+    def __init__(self, *, is_silent: bool = False) -> None:
+        self._is_silent = is_silent
+        self._closed = asyncio.Event()
+
+    async def __aiter__(self) -> AsyncIterator[rtc.AudioFrameEvent]:
+        while not self._closed.is_set():
+            if not self._is_silent:
+                frame = rtc.AudioFrame(np.zeros(1_536, np.int16).tobytes(), 16_000, 1, 1_536)
+                yield rtc.AudioFrameEvent(frame)
+            await asyncio.sleep(0.01)
+
+    async def aclose(self) -> None:
+        self._closed.set()
+
+
+class Detector:
+    def probability(self, _: object) -> float:
+        return 0.0
+
+
+def vitals_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Vitals:
+    """What the recorder of this test tells of itself."""
+    made = Vitals()
+    for module in (pulse, recorder):
+        monkeypatch.setattr(module, "vitals", made)
+    return made
+
+
+class FakeRoom:
+    """Give ``rtc`` to a recorder. A track is known by its sid."""
+
+    def __init__(self) -> None:
+        self.people: dict[str, MagicMock] = {}
+        self.rtc = MagicMock(spec=rtc.Room, remote_participants=self.people)
+        self.rtc.on.side_effect = lambda event, handler: self._handlers.setdefault(event, []).append(handler)
+        self.rtc.local_participant.set_attributes = AsyncMock()
+        self._handlers: dict[str, list[Callable[..., None]]] = {}
+        self._numbers = itertools.count(1)
+
+    def tell(self, event: str, *arguments: object) -> None:
+        for handler in self._handlers.get(event, ()):
+            handler(*arguments)
+
+    def joins(self, identity: str, metadata: str = STUDENT, *tracks: str) -> MagicMock:
+        """A participant comes and publishes; returns it."""
+        participant = MagicMock(
+            spec=rtc.RemoteParticipant,
+            sid=f"PA_{next(self._numbers)}",
+            identity=identity,
+            kind=rtc.ParticipantKind.PARTICIPANT_KIND_STANDARD,
+            metadata=metadata,
+            attributes={},
+            track_publications={},
+        )
+        participant.name = identity.title()
+        participant.permissions.can_update_metadata = False
+        self.people[identity] = participant
+        self.tell("participant_connected", participant)
+        for sid in tracks:
+            self.publishes(participant, sid)
+        return participant
+
+    def leaves(self, participant: MagicMock) -> None:
+        """In the SDK's order."""
+        for sid in list(participant.track_publications):
+            self.unpublishes(participant, sid)
+        del self.people[participant.identity]
+        self.tell("participant_disconnected", participant)
+
+    def becomes(self, participant: MagicMock, metadata: str) -> None:
+        before, participant.metadata = participant.metadata, metadata
+        self.tell("participant_metadata_changed", participant, before, metadata)
+
+    def publishes(
+        self,
+        participant: MagicMock,
+        sid: str,
+        encryption: str = "NONE",
+        *,
+        publication: MagicMock | None = None,
+    ) -> MagicMock:
+        """A new publication, or after a reconnect an old one; returns it."""
+        publication = publication or MagicMock(
+            spec=rtc.RemoteTrackPublication,
+            sid=sid,
+            kind=rtc.TrackKind.KIND_AUDIO,
+            source=rtc.TrackSource.SOURCE_MICROPHONE,
+            encryption_type=rtc.EncryptionType.Value(encryption),
+        )
+        participant.track_publications[sid] = publication
+        self.tell("track_published", publication, participant)
+        return publication
+
+    def unpublishes(self, participant: MagicMock, sid: str) -> None:
+        self.unsubscribed(participant, sid)
+        publication = participant.track_publications.pop(sid)
+        self.tell("track_unpublished", publication, participant)
+
+    def subscribed(self, participant: MagicMock, sid: str) -> None:
+        """The server brings a track that was asked for."""
+        track = MagicMock(spec=rtc.RemoteTrack, kind=rtc.TrackKind.KIND_AUDIO)
+        self.tell("track_subscribed", track, participant.track_publications[sid], participant)
+
+    def unsubscribed(self, participant: MagicMock, sid: str) -> None:
+        self.tell("track_unsubscribed", MagicMock(), participant.track_publications[sid], participant)
+
+
+def is_asked_for(participant: MagicMock, sid: str) -> bool:
+    """Whether the recorder wants the track, by what it said last."""
+    calls = participant.track_publications[sid].set_subscribed.call_args_list
+    return bool(calls) and calls[-1].args == (True,)

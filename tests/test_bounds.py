@@ -1,0 +1,240 @@
+"""More people and more tracks than a room is meant to have: nobody is left out in silence, and nothing piles up."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from unittest.mock import MagicMock
+
+import pytest
+from fake_room import ROOM, Detector, FakeRoom, Stream, is_asked_for, vitals_of_its_own
+from harness import STUDENT, TEACHER, gaps, until
+from livekit import rtc
+
+import captions
+import recorder
+from config import Settings
+from pipeline import SHORTEST_GAP_SECONDS
+from recorder import RoomRecorder
+from vitals import Vitals
+
+OURS = {"recorder", "captions", "encryption", "roles", "pipeline", "audio_processor", "storage", "segments"}
+
+NewRecorder = Callable[..., RoomRecorder]
+
+
+@pytest.fixture
+def vitals(monkeypatch: pytest.MonkeyPatch) -> Vitals:
+    return vitals_of_its_own(monkeypatch)
+
+
+@pytest.fixture
+def room() -> FakeRoom:
+    return FakeRoom()
+
+
+@pytest.fixture
+async def recording(
+    tmp_path: Path, room: FakeRoom, vitals: Vitals, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[NewRecorder]:
+    """Starts a recorder in the room, with these settings."""
+    monkeypatch.setattr(recorder, "open_stream", lambda *_: Stream())
+    started: list[RoomRecorder] = []
+
+    def start(**settings: object) -> RoomRecorder:
+        new = RoomRecorder(room.rtc, ROOM, Settings(output_dir=str(tmp_path), **settings), Detector)  # type: ignore[arg-type]
+        new.attach()
+        new.begin()
+        started.append(new)
+        return new
+
+    yield start
+    for one in started:
+        await one.aclose()
+
+
+def left_out(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.message for record in caplog.records if "NOT RECORDED" in record.message]
+
+
+# --- places ---
+
+
+@pytest.mark.parametrize("end", ["leaves", "unpublishes", "steps down"])
+async def test_a_teacher_too_many_is_named_and_gets_the_next_free_place(
+    recording: NewRecorder,
+    room: FakeRoom,
+    vitals: Vitals,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    end: str,
+) -> None:
+    one = recording(max_teachers_per_room=2)
+    anna, ben, cleo, dora = (
+        room.joins(name, TEACHER, f"TR_{name}") for name in ("anna", "ben", "cleo", "dora")
+    )
+    for _ in range(3):
+        room.becomes(cleo, TEACHER)  # whatever changes about her, it is said once
+    assert left_out(caplog) == [
+        "NOT RECORDED: TR_cleo is over MAX_TEACHERS_PER_ROOM=2",
+        "NOT RECORDED: TR_dora is over MAX_TEACHERS_PER_ROOM=2",
+    ]
+    assert [
+        getattr(record, "participant", None) for record in caplog.records if "NOT RECORDED" in record.message
+    ] == [
+        "cleo",
+        "dora",
+    ]
+    assert vitals.snapshot().totals.over_bound == 2
+    assert is_asked_for(anna, "TR_anna") and is_asked_for(ben, "TR_ben")
+    assert not is_asked_for(cleo, "TR_cleo")
+    await asyncio.sleep(SHORTEST_GAP_SECONDS)
+
+    if end == "leaves":
+        room.leaves(anna)
+    elif end == "unpublishes":
+        room.unpublishes(anna, "TR_anna")
+    else:
+        room.becomes(anna, STUDENT)
+    assert is_asked_for(cleo, "TR_cleo")
+    assert not is_asked_for(dora, "TR_dora"), "she came later"
+    room.subscribed(cleo, "TR_cleo")
+    await one.aclose()
+    assert [(gap["participant_identity"], gap["reason"]) for gap in gaps(tmp_path / "math101")] == [
+        ("cleo", "over_bound"),
+        ("dora", "over_bound"),
+    ]
+
+
+async def test_a_track_too_many_waits_for_one_of_the_same_teacher(
+    recording: NewRecorder, room: FakeRoom, caplog: pytest.LogCaptureFixture
+) -> None:
+    recording(max_tracks_per_teacher=2)
+    anna = room.joins("anna", TEACHER, "TR_1", "TR_2", "TR_3")
+    ben = room.joins("ben", TEACHER, "TR_4")
+    assert left_out(caplog) == ["NOT RECORDED: TR_3 is over MAX_TRACKS_PER_TEACHER=2"]
+    room.leaves(ben)
+    assert not is_asked_for(anna, "TR_3")
+    room.unpublishes(anna, "TR_1")
+    assert is_asked_for(anna, "TR_3")
+
+
+async def test_who_is_recorded_keeps_the_place_through_a_reconnect_and_who_goes_meanwhile_does_not(
+    recording: NewRecorder, room: FakeRoom
+) -> None:
+    recording(max_teachers_per_room=2)
+    people = [room.joins(name, TEACHER, f"TR_{name}") for name in ("anna", "ben", "cleo")]
+    tracks = [dict(person.track_publications) for person in people]
+    _, ben, cleo = people
+    room.subscribed(ben, "TR_ben")
+    room.tell("reconnecting")
+    for person in people:
+        room.leaves(person)
+    for person, published in ((cleo, tracks[2]), (ben, tracks[1])):  # as new objects, like a full reconnect's
+        room.joins(person.identity, TEACHER, *published)
+    assert not is_asked_for(room.people["cleo"], "TR_cleo"), "anna may come back"
+    assert is_asked_for(room.people["ben"], "TR_ben")
+    room.tell("reconnected")
+    assert is_asked_for(room.people["cleo"], "TR_cleo"), "anna has not come back"
+
+
+# --- crowds ---
+
+
+def sizes(thing: object, name: str = "recorder", seen: set[int] | None = None) -> dict[str, int]:
+    """How much is in each container that a recorder holds, at any depth."""
+    seen = set() if seen is None else seen
+    if id(thing) in seen:
+        return {}
+    seen.add(id(thing))
+    found: dict[str, int] = {}
+    if isinstance(thing, (dict, set, list, deque)):
+        found[name] = len(thing)
+        inner = [("", one) for one in (thing.values() if isinstance(thing, dict) else thing)]
+    elif type(thing).__module__ in OURS:
+        inner = [(f".{key}", value) for key, value in getattr(thing, "__dict__", {}).items()]
+    else:
+        inner = []
+    for key, value in inner:
+        found.update(sizes(value, name + key, seen))
+    return found
+
+
+def a_student(room: FakeRoom, number: int) -> MagicMock:
+    """One that makes trouble in every way a student can."""
+    student = room.joins(f"student-{number}")
+    student.permissions.can_update_metadata = True
+    student.attributes = {"captions_language": "es" if number % 2 else "ar"}
+    room.tell("participant_attributes_changed", student.attributes, student)
+    room.tell("participant_active", student)
+    for track in range(2):
+        room.publishes(student, f"TR_{number}_{track}", "GCM")
+    room.becomes(student, TEACHER)
+    room.becomes(student, "{")
+    return student
+
+
+async def test_five_hundred_students_who_come_and_go_leave_nothing_behind(
+    recording: NewRecorder, room: FakeRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(captions, "CROWD_SECONDS", 0.01)
+    one = recording(captions=True, gemini_api_key="x", max_teachers_per_room=1)
+    anna = room.joins("anna", TEACHER, "TR_anna")
+    room.subscribed(anna, "TR_anna")
+    assert one._captions is not None
+    one._captions._recent.append((-math.inf, MagicMock()))  # too old to be shown to who comes
+    await asyncio.sleep(0.1)
+    before = sizes(one)
+    assert before["recorder._people"] == 1
+    for wave in range(3):
+        students = [a_student(room, 1_000 * wave + number) for number in range(500)]
+        assert sizes(one)["recorder._people"] == 501
+        if wave == 1:
+            room.tell("reconnecting")
+        for student in students:
+            room.leaves(student)
+        if wave == 1:
+            room.tell("reconnected")
+        await until(lambda: sizes(one) == before, "nothing is left of them")
+
+
+async def test_teachers_who_come_and_go_leave_nothing_behind(recording: NewRecorder, room: FakeRoom) -> None:
+    one = recording(max_teachers_per_room=3)
+    await asyncio.sleep(0.1)
+    before = sizes(one)
+    for wave in range(3):
+        teachers = [room.joins(f"teacher-{wave}-{n}", TEACHER, f"TR_{wave}_{n}") for n in range(20)]
+        for number, teacher in enumerate(teachers):
+            if is_asked_for(teacher, f"TR_{wave}_{number}"):
+                room.subscribed(teacher, f"TR_{wave}_{number}")
+            room.publishes(teacher, f"TR_{wave}_{number}_sealed", "GCM")
+            room.tell("e2ee_state_changed", teacher, rtc.EncryptionState.OK)
+            room.tell("e2ee_state_changed", teacher, rtc.EncryptionState.DECRYPTION_FAILED)
+            room.tell("e2ee_state_changed", teacher, rtc.EncryptionState.OK)
+        assert sizes(one)["recorder._tracks"] == 3
+        for teacher in teachers:
+            room.leaves(teacher)
+        await until(lambda: sizes(one) == before, "nothing is left of them")
+
+
+async def test_beyond_the_bound_teachers_are_recorded_and_of_students_nothing_is_kept(
+    recording: NewRecorder, room: FakeRoom, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = recording(max_participants=3, captions=True, gemini_api_key="x")
+    students = [a_student(room, number) for number in (1, 3, 5, 0, 2, 4, 6)]
+    anna = room.joins("anna", TEACHER, "TR_anna")
+    assert is_asked_for(anna, "TR_anna")
+    assert sizes(one)["recorder._people"] == 4
+    assert sizes(one)["recorder._rules._began_as_teacher"] == 3
+    assert one._captions is not None
+    assert one._captions.languages() == ("es",)
+    told = [record.message for record in caplog.records if "MAX_PARTICIPANTS" in record.message]
+    assert len(told) == 1
+    for student in students[:2]:
+        room.leaves(student)
+    for number in (11, 12):
+        a_student(room, number)
+    assert sizes(one)["recorder._people"] == 3
