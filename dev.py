@@ -5,6 +5,8 @@
     python dev.py test [arguments for pytest]      format, lint, types and tests
     python dev.py bench [arguments]                measures against the stock recipe (benchmarks/run.py)
     python dev.py faults                           does every fault to the worker and writes docs/faults.md
+    python dev.py soak [--minutes N] [--report DIR] [--output DIR]
+                                                   a long lecture with faults, and the ledger of every word
     python dev.py page [ROOM]                      serves examples/captions for the server in .env
     python dev.py lock [--upgrade]                 for maintainers: pins requirements*.txt anew
 
@@ -46,7 +48,15 @@ class Failed(Exception):
 
 
 def main(arguments: list[str]) -> int:
-    commands = {"demo": demo, "test": test, "bench": bench, "faults": faults, "page": page, "lock": lock}
+    commands = {
+        "demo": demo,
+        "test": test,
+        "bench": bench,
+        "faults": faults,
+        "soak": soak,
+        "page": page,
+        "lock": lock,
+    }
     if not arguments or arguments[0] not in commands:
         print(__doc__, end="")
         return 0 if arguments in (["-h"], ["--help"]) else 2
@@ -97,6 +107,12 @@ def faults(arguments: list[str]) -> int:
     code = run([str(PYTHON), "-m", "pytest", "-q", *table, *arguments], environ)
     print((ROOT / "docs" / "faults.md").read_text(encoding="utf-8"))
     return code
+
+
+def soak(arguments: list[str]) -> int:
+    prepare_environment(DEVELOPMENT)
+    environ = {**os.environ, "LIVEKIT_SERVER": _livekit_server()}
+    return run([str(PYTHON), "-m", "soak.run", *arguments], environ)
 
 
 def bench(arguments: list[str]) -> int:

@@ -139,6 +139,12 @@ def find_marker(recording: IntArray, marker: Marker, threshold: float = THRESHOL
     return _occurrences(_Recording(recording), marker.pcm, threshold)
 
 
+def find_markers(recording: IntArray, markers: Sequence[Marker]) -> list[list[Occurrence]]:
+    """The same for each of several markers."""
+    searched = _Recording(recording)
+    return [_occurrences(searched, marker.pcm, THRESHOLD) for marker in markers]
+
+
 def heard(recording: IntArray, markers: Sequence[Marker], threshold: float = THRESHOLD) -> list[int]:
     """The indices of the markers in the recording, in order of position; one said twice is listed twice.
 

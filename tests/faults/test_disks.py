@@ -7,7 +7,6 @@ import contextlib
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from conftest import StartWorker
 from harness import gaps, manifest, segments_of
 from teaching import heard, sentences, teacher_in
 
+from devtools import disks
 from devtools.livekit_server import LiveKitServer
 from devtools.speakers import Speaker
 from devtools.worker import Worker
@@ -26,15 +26,11 @@ pytestmark = pytest.mark.e2e
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own, of one megabyte."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(path)]
-    if sys.platform != "linux" or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("only root of a Linux system can mount a small disk")
     try:
-        yield path
-    finally:
-        subprocess.run(["umount", "--lazy", str(path)], check=True)
+        with disks.small_disk(tmp_path / "disk", 1) as disk:
+            yield disk
+    except disks.NoSmallDisk as reason:
+        pytest.skip(str(reason))
 
 
 @contextlib.asynccontextmanager
@@ -42,15 +38,6 @@ async def teaching(server: LiveKitServer, recorder: Worker, room: str) -> AsyncI
     async with await teacher_in(server, recorder, room) as teacher:
         yield teacher
     await recorder.wait_for("Room over", timeout=40)
-
-
-def filled(disk: Path) -> Path:
-    """A file that leaves no byte of the disk free."""
-    ballast = disk / "ballast"
-    with contextlib.suppress(OSError), open(ballast, "wb", buffering=0) as file:
-        while file.write(bytes(4096)):
-            pass
-    return ballast
 
 
 def remount(path: Path, how: str) -> None:
@@ -64,7 +51,7 @@ async def test_a_full_disk_is_said_once_and_costs_nothing_when_there_is_room_aga
     recorder = await worker(output_dir=small_disk / "segments")
     async with teaching(livekit_server, recorder, "full") as teacher:
         await teacher.say(sentences(0, 2))
-        ballast = filled(small_disk)
+        ballast = disks.filled(small_disk)
         await teacher.say(sentences(2, 4))
         await recorder.wait_for("The disk refuses: No space left on device")
         ballast.unlink()

@@ -1,0 +1,64 @@
+"""Which faults happen when."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from enum import Enum
+from itertools import cycle, islice
+from typing import NamedTuple
+
+
+class Fault(Enum):
+    """What goes wrong; the value is how the report calls it."""
+
+    MUTE = "the teacher mutes and unmutes"
+    ROLLING_RESTART = "rolling restart: SIGTERM in mid-word, another worker is there"
+    REJOIN = "the teacher leaves and joins again"
+    WORKER_KILLED = "SIGKILL of the worker in mid-word, another is there"
+    HANG = "the worker hangs (SIGSTOP), another is there"
+    REPUBLISH = "the teacher unpublishes and publishes again"
+    STUDENT = "a student speaks at the same time"
+    RESUME = "the teacher's connection breaks and is resumed"
+    DISK_FULL = "the disk is full for 8 s"
+    DOUBLED = "two more recorders are dispatched into the room"
+    FULL_RECONNECT = "the teacher's connection breaks and is made anew"
+    CROWD = "20 students come, change their attributes 20 times each, and go"
+    SERVER_RESTART = "the server restarts"
+
+
+ENDS_A_WORKER = (Fault.ROLLING_RESTART, Fault.WORKER_KILLED, Fault.HANG)
+
+FIRST_SECONDS = 15.0
+LAST_SECONDS = 30.0
+"""The beginning and the end of a lecture are left in peace for so long."""
+CLOSEST_SECONDS = 25.0
+MOST_FAULTS = 36
+"""Three rounds: every kind of fault, those that end no worker, every kind again."""
+
+
+class Planned(NamedTuple):
+    """A fault, and how many seconds after the lecture's beginning it is due."""
+
+    at_seconds: float
+    fault: Fault
+
+
+def plan(minutes: float, possible: Collection[Fault] = tuple(Fault)) -> list[Planned]:
+    """Faults at equal distances, each kind in its turn: four in two minutes, three dozen in an hour.
+
+    Where there is time for it, a worker grows old between the first round of faults and the last.
+    """
+    seconds = minutes * 60 - FIRST_SECONDS - LAST_SECONDS
+    apart = max(CLOSEST_SECONDS, seconds / (MOST_FAULTS - 1))
+    count = max(0, int(seconds / apart + 1e-9) + 1) if seconds >= 0 else 0
+    dealt = _dealt([fault for fault in Fault if fault in possible], count)
+    return [Planned(FIRST_SECONDS + number * apart, fault) for number, fault in enumerate(dealt)]
+
+
+def _dealt(kinds: list[Fault], count: int) -> list[Fault]:
+    """The last round goes backwards, so that what ends workers stands at both ends."""
+    if count < 2 * len(kinds):
+        return [*kinds, *kinds][:count]
+    gentle = [fault for fault in kinds if fault not in ENDS_A_WORKER]
+    between = count - 2 * len(kinds)
+    return [*kinds, *islice(cycle(gentle), between), *reversed(kinds)]
