@@ -41,6 +41,8 @@ RUNTIME, DEVELOPMENT = "requirements.txt", "requirements-dev.txt"
 UV = "uv==0.13.9"
 PATIENCE_SECONDS = 20.0
 """What a program that was told to end gets for ending what it started."""
+LEDGER_SECONDS = 120.0
+"""What the soak gets, which also listens to everything it has recorded."""
 
 
 class Failed(Exception):
@@ -112,7 +114,7 @@ def faults(arguments: list[str]) -> int:
 def soak(arguments: list[str]) -> int:
     prepare_environment(DEVELOPMENT)
     environ = {**os.environ, "LIVEKIT_SERVER": _livekit_server()}
-    return run([str(PYTHON), "-m", "soak.run", *arguments], environ)
+    return run([str(PYTHON), "-m", "soak.run", *arguments], environ, LEDGER_SECONDS)
 
 
 def bench(arguments: list[str]) -> int:
@@ -238,15 +240,20 @@ def _path_from(module: str) -> str | None:
 # --- running programs ----------------------------------------------------------------------------------------------
 
 
-def run(command: list[str], environ: dict[str, str] | None = None) -> int:
+def run(
+    command: list[str], environ: dict[str, str] | None = None, patience_seconds: float = PATIENCE_SECONDS
+) -> int:
     """Runs a program in the project's folder until it ends by itself, or is interrupted as we are."""
-    with _running(command, environ) as process:
+    with _running(command, environ, patience_seconds=patience_seconds) as process:
         return process.wait()
 
 
 @contextlib.contextmanager
 def _running(
-    command: list[str], environ: dict[str, str] | None = None, stdout: int | None = None
+    command: list[str],
+    environ: dict[str, str] | None = None,
+    stdout: int | None = None,
+    patience_seconds: float = PATIENCE_SECONDS,
 ) -> Iterator[subprocess.Popen[str]]:
     # In a session of its own, so that every signal comes from us, once, whether it was a Ctrl-C or meant for us alone.
     process = subprocess.Popen(
@@ -255,16 +262,16 @@ def _running(
     try:
         yield process
     except KeyboardInterrupt:
-        _end(process)
+        _end(process, patience_seconds)
         raise
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _end(process: subprocess.Popen[str], patience_seconds: float) -> None:
     """Passes the interruption on, and gives the program time to end what it has started."""
     if sys.platform != "win32":  # there, a Ctrl-C has reached it already
         os.killpg(process.pid, signal.SIGINT)
     try:
-        process.wait(PATIENCE_SECONDS)
+        process.wait(patience_seconds)
     except subprocess.TimeoutExpired:
         process.kill()
 
