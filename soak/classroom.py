@@ -13,7 +13,7 @@ import sound
 from harness import STUDENT, TEACHER
 
 from devtools.livekit_server import LiveKitServer
-from devtools.speakers import Speaker
+from devtools.speakers import Microphone, Speaker
 from devtools.worker import Worker
 from soak.lecture import Word, script, words
 
@@ -45,8 +45,7 @@ class Classroom:
     speaking: asyncio.Event = field(default_factory=asyncio.Event)
     unfinished_since: float | None = None
     """When the sentence begun last was begun, by the clock on the wall; None once it is in ``said``."""
-    stalls: int = 0
-    """How often the speaker's own process was held up so long that words came late."""
+    _microphones: list[Microphone] = field(default_factory=list)
     _teacher: Speaker | None = None
 
     @property
@@ -57,6 +56,11 @@ class Classroom:
     @property
     def worker(self) -> Worker:
         return self.workers[-1]
+
+    @property
+    def stalls(self) -> int:
+        """How often the teacher's own process was held up so long that words came late."""
+        return sum(microphone.stalls for microphone in self._microphones)
 
     @property
     def room_dir(self) -> Path:
@@ -97,13 +101,13 @@ class Classroom:
 
     async def publish(self) -> None:
         microphone = await self.teacher.publish()
+        self._microphones.append(microphone)
         await self.until_heard(microphone.sid)
         await self.teacher.silence(BREATH_SECONDS)
 
     async def leave(self) -> None:
         if self._teacher:
             teacher, self._teacher = self._teacher, None
-            self.stalls += sum(microphone.stalls for microphone in teacher.microphones)
             await teacher.leave()
 
     @contextlib.asynccontextmanager

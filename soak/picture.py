@@ -11,8 +11,8 @@ from typing import NamedTuple
 from soak.gauges import Reading
 from soak.outcome import Outcome
 
-WIDTH, LEFT, RIGHT = 1180, 64, 16
-NAMES_HEIGHT, GAP = 112, 34
+WIDTH, LEFT, RIGHT = 1180, 64, 24
+NAMES_HEIGHT, GAP = 72, 34
 MEMORY_HEIGHT, CPU_HEIGHT, SPEECH_HEIGHT = 190, 110, 64
 FEWEST_STEPS = 3
 WORKER_COLOURS = 4
@@ -135,7 +135,7 @@ def nice_step(most: float) -> float:
 
 def _fault_marks(outcome: Outcome, panel: Panel, bottom: float) -> Iterator[str]:
     for done in outcome.faults:
-        x, y = panel.x(done.began - outcome.began), panel.top - GAP + 6
+        x, y = panel.x(done.began - outcome.began), panel.top - GAP + 4
         name = done.fault.name.lower().replace("_", " ")
         yield f'<line class="fault" x1="{x:.1f}" x2="{x:.1f}" y1="{y:.1f}" y2="{bottom:.1f}"/>'
         yield f'<text class="small" transform="translate({x + 4:.1f},{y:.1f}) rotate(-90)">{name}</text>'
