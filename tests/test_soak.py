@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from itertools import islice, pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+import psutil
 import pytest
 import sound
 from sound import SAMPLE_RATE
@@ -19,6 +24,7 @@ from soak.ledger import Ledger, Sound, Span, listen, reckon
 from soak.outcome import Done, Outcome
 from soak.plan import ENDS_A_WORKER, Fault, plan
 
+ROOT = Path(__file__).resolve().parent.parent
 MARKERS = sound.markers()
 BEGAN = 1_800_000_000.0
 LATE = 0.1
@@ -261,6 +267,35 @@ def test_a_folder_with_something_in_it_is_not_written_into(
     (tmp_path / "precious").touch()
     assert run.main(["--output", str(tmp_path)]) == 2
     assert capsys.readouterr().err.splitlines() == [f"--output {tmp_path} is not empty"]
+
+
+@pytest.mark.e2e
+@pytest.mark.skipif(sys.platform == "win32", reason="presses Ctrl-C with a signal that Windows lacks")
+def test_ctrl_c_ends_everything_and_still_draws_up_the_ledger(
+    livekit_server_binary: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "soak.run", "--output", str(tmp_path)]
+    environ = {**os.environ, "LIVEKIT_SERVER": str(livekit_server_binary)}
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        start_new_session=True,
+    ) as process:
+        assert process.stderr
+        next(line for line in process.stderr if "Lecture: " in line)
+        started = psutil.Process(process.pid).children(recursive=True)
+        assert len(started) >= 2, "a server and a worker"
+        process.send_signal(signal.SIGINT)
+        told, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert [line.split()[0] for line in told.splitlines()[:4]] == ["spoken", "saved", "lost", "doubled"]
+    assert "WRONG" not in told
+    assert "stopped before its time" in (tmp_path / "soak.md").read_text(encoding="utf-8")
+    assert not psutil.wait_procs(started, timeout=5)[1]
 
 
 @pytest.mark.e2e
