@@ -25,7 +25,7 @@ import console
 from archive import TEXTS, Archive, Lines, Room, Text, is_plain_name
 from config import Settings
 from console import Advance, AsJson, SomeRooms, progress, say, say_json, tell
-from ledger import Ledger, sound_key, words_key
+from ledger import Ledger, keys_of, sound_key
 from segments import (
     BYTES_PER_SAMPLE,
     SAMPLE_RATE,
@@ -47,6 +47,7 @@ from storage import (
     wav_header,
     write_private,
 )
+from targets import names_of_targets
 
 ROUNDING = timedelta(milliseconds=2)
 """The manifest has milliseconds: two neighbours may seem so far apart or into each other."""
@@ -147,10 +148,15 @@ class Wanted:
     checksums: bool = True
     targets: tuple[str, ...] = ()
     """Where everything should have been delivered, by the targets' names."""
+    audio: bool = True
+    """SAVE_AUDIO: the sound is delivered, too."""
 
     @classmethod
     def from_settings(cls, settings: Settings, *, checksums: bool = True) -> Wanted:
-        return cls(settings.wants_text, checksums, _target_names(settings))
+        targets, problems = names_of_targets(settings)
+        for problem in problems:
+            tell(problem)
+        return cls(settings.wants_text, checksums, targets, settings.save_audio)
 
 
 def check(
@@ -221,7 +227,7 @@ def inspect(
                 of_wav = []
             report.findings += of_wav + of_text
             if wanted.targets:
-                report.findings += _look_at_deliveries(record, texts.entry(record), ledger, wanted.targets)
+                report.findings += _look_at_deliveries(record, texts.entry(record), ledger, wanted)
             advance(1)
         report.findings += [_broken(Kind.BROKEN_LINE, MANIFEST, line) for line in lines.broken]
         report.findings += [_broken(Kind.BROKEN_TEXT_LINE, TEXTS, line) for line in texts.lines.broken]
@@ -331,39 +337,17 @@ def _digest(data: bytes, samples: int) -> str:
 
 
 def _look_at_deliveries(
-    record: SegmentRecord, text: TextRecord | None, ledger: Ledger, targets: Sequence[str]
+    record: SegmentRecord, text: TextRecord | None, ledger: Ledger, wanted: Wanted
 ) -> Iterator[Finding]:
-    items = []
-    if text is None or text.is_audio_kept:
-        items.append((record.file, sound_key(record)))
-    if text is not None and not text.refused:
-        items.append((f"the text of {record.file}", words_key(text)))
-    refused = ledger.refused()
-    for what, key in items:
-        for target in targets:
-            if reason := refused.get((target, key)):
-                yield Finding(Kind.UNDELIVERED, f"{what} was refused by {target}: {reason}", record.file)
-            elif not ledger.is_settled(target, key):
-                yield Finding(Kind.UNDELIVERED, f"{what} is not delivered to {target} yet", record.file)
-
-
-def _target_names(settings: Settings) -> tuple[str, ...]:
-    """The targets that the settings name. Nothing is connected to."""
-    if not (settings.database_url or settings.s3_bucket or settings.store_url):
-        return ()
-    import asyncio
-
-    from targets import open_targets  # with their drivers
-
-    async def names() -> tuple[str, ...]:
-        targets, problems = open_targets(settings)
-        for problem in problems:
-            tell(problem)
-        for target in targets:
-            await target.aclose()
-        return tuple(target.name for target in targets)
-
-    return asyncio.run(names())
+    keys = keys_of(record, text, save_audio=wanted.audio)
+    for one in ledger.undelivered(keys, wanted.targets):
+        what = record.file if one.item == record.file else f"the text of {record.file}"
+        state = (
+            f"was refused by {one.target}: {one.refused}"
+            if one.refused
+            else f"is not delivered to {one.target} yet"
+        )
+        yield Finding(Kind.UNDELIVERED, f"{what} {state}", record.file)
 
 
 def _is_missing(findings: Sequence[Finding]) -> bool:

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -45,6 +45,23 @@ def lists_key(*states: str) -> Key:
     return Key(f"segments.jsonl#{hashlib.sha256('|'.join(states).encode()).hexdigest()[:16]}")
 
 
+def keys_of(record: SegmentRecord, text: TextRecord | None, *, save_audio: bool = True) -> list[Key]:
+    """What a target should have of a segment by now: its sound, unless that is not kept, and its texts."""
+    is_kept = save_audio and (text is None or text.is_audio_kept)
+    sounds = [sound_key(record)] if is_kept else []
+    return sounds + ([words_key(text)] if text is not None and text.files else [])
+
+
+@dataclass(frozen=True)
+class Undelivered:
+    """One item that one target has not got."""
+
+    item: str
+    target: str
+    refused: str
+    """Why it has been set aside; empty while it is still on its way."""
+
+
 class Ledger:
     """The record of one folder, as it was when it was read. Everything blocks."""
 
@@ -68,6 +85,13 @@ class Ledger:
     def is_anywhere(self, key: Key) -> bool:
         """Whether some target has it."""
         return key in self._delivered
+
+    def undelivered(self, keys: Sequence[Key], targets: Sequence[str]) -> Iterator[Undelivered]:
+        """What of these items some target has not got."""
+        for key in keys:
+            for target in targets:
+                if not self.is_delivered(target, key):
+                    yield Undelivered(key.item, target, self._settled.get((target, key), ""))
 
     def refused(self) -> dict[tuple[str, Key], str]:
         """What has been set aside, and why."""

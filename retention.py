@@ -20,7 +20,7 @@ from pathlib import Path
 from config import Settings
 from deliverables import Selection, Target, gap_in
 from delivery import end_of, is_ours, is_plain_name, key_of_lists, text_in
-from ledger import DELIVERED, Ledger, forget, sound_key, words_key
+from ledger import DELIVERED, Ledger, forget, keys_of, words_key
 from segments import RecorderError, SegmentRecord, TextRecord
 from storage import (
     GAPS,
@@ -109,12 +109,8 @@ class Rules:
     def _is_delivered(self, ledger: Ledger, record: SegmentRecord, text: TextRecord | None) -> bool:
         if self._settings.wants_text and text is None:
             return False
-        for target in self._targets:
-            if self._settings.save_audio and not ledger.is_delivered(target, sound_key(record)):
-                return False
-            if text is not None and text.files and not ledger.is_delivered(target, words_key(text)):
-                return False
-        return True
+        keys = keys_of(record, text, save_audio=self._settings.save_audio)
+        return not any(ledger.undelivered(keys, self._targets))
 
     def _are_lists_delivered(self, folder: Path, ledger: Ledger) -> bool:
         key = key_of_lists(*(end_of(folder / name) for name in (MANIFEST, TEXTS, GAPS)))

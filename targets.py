@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from urllib.parse import urlsplit
 
 from config import Settings
@@ -57,6 +58,18 @@ def open_targets(settings: Settings) -> tuple[list[Target], list[str]]:
     except ConfigError as error:
         problems.append(str(error))
     return targets, problems
+
+
+def names_of_targets(settings: Settings) -> tuple[tuple[str, ...], list[str]]:
+    """The names of these targets, and the same lines. Not for use in an event loop."""
+
+    async def names() -> tuple[tuple[str, ...], list[str]]:
+        targets, problems = open_targets(settings)
+        for target in targets:
+            await target.aclose()
+        return tuple(target.name for target in targets), problems
+
+    return asyncio.run(names())
 
 
 def _is_url(text: str, schemes: tuple[str, ...]) -> bool:

@@ -236,8 +236,12 @@ def test_texts_are_missed_where_there_should_be_some(folder: RoomFolder) -> None
 
 def test_what_is_not_delivered_is_found(folder: RoomFolder) -> None:
     one, two, three = Room(folder.path).records()
-    text = TextRecord(1, one.file, one.end, one.start, "anna", language="en", transcript="Hi")
-    (folder.path / "texts.jsonl").write_text(json.dumps(text.to_json()) + "\n")
+    text = TextRecord(
+        1, one.file, one.end, one.start, "anna", language="en", transcript="Hi", files=("t.txt",)
+    )
+    silent = TextRecord(2, two.file, two.end, two.start, "anna")
+    lines = [json.dumps(entry.to_json()) + "\n" for entry in (text, silent)]
+    (folder.path / "texts.jsonl").write_text("".join(lines))
     ledger.note(folder.path, "s3://lessons", ledger.sound_key(one))
     ledger.note(folder.path, "s3://lessons", ledger.sound_key(two), refused="too large")
     found = look(folder, Wanted(targets=("s3://lessons",))).findings
@@ -245,7 +249,9 @@ def test_what_is_not_delivered_is_found(folder: RoomFolder) -> None:
         f"the text of {one.file} is not delivered to s3://lessons yet",
         f"{two.file} was refused by s3://lessons: too large",
         f"{three.file} is not delivered to s3://lessons yet",
-    ]
+    ], "a text without words has no files, and is not delivered"
+    found = look(folder, Wanted(targets=("s3://lessons",), audio=False)).findings
+    assert [finding.file for finding in found if finding.kind is Kind.UNDELIVERED] == [one.file]
 
 
 def test_the_command_knows_the_targets(tmp_path: Path, folder: RoomFolder) -> None:

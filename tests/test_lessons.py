@@ -16,6 +16,9 @@ from disk import ANNA, BOB, CLOCK, ROOM, noise, open_room, segment_of
 from recordings import write_recording
 
 import lessons
+from archive import Room
+from ledger import note as note_delivered
+from ledger import sound_key
 from segments import RoomInfo
 from storage import RoomFolder
 
@@ -123,6 +126,43 @@ def test_list_speaks_json(archive: Path) -> None:
     assert session["started_at"] == "2025-10-08T14:00:00.000Z"
     assert session["speech_seconds"] == 8.0
     assert (math["parts_left"], math["being_recorded"], math["broken_lines"]) == (1, False, 1)
+
+
+def test_list_shows_what_the_targets_have_not_got(archive: Path) -> None:
+    store = archive.parent / f"{archive.name}-store"
+    store.mkdir()
+
+    def listed(save_audio: str = "true") -> tuple[str, dict[str, int]]:
+        """What is undone in a room of four segments, for people and for scripts."""
+        shown, answer = (
+            run(
+                "list",
+                "math101",
+                *options,
+                output_dir=archive,
+                STORE_URL=store.as_uri(),
+                SAVE_AUDIO=save_audio,
+            ).out
+            for options in ([], ["--json"])
+        )
+        (session,) = json.loads(answer)["rooms"][0]["sessions"]
+        return shown.splitlines()[2], session
+
+    assert listed()[0].endswith("1 without text; 1 refused; 4 undelivered")
+    assert listed(save_audio="false")[1]["undelivered"] == 0, "there is nothing to deliver"
+    first = next(Room(archive / "math101").records())
+    note_delivered(archive / "math101", store.as_uri().rstrip("/"), sound_key(first), refused="too large")
+    assert listed()[0].endswith("3 undelivered; 1 set aside by a target (check)")
+    assert run("deliver", "--retry-refused", output_dir=archive, STORE_URL=store.as_uri()).code == 0
+    said, session = listed()
+    assert said.endswith("1 without text; 1 refused")
+    assert (session["undelivered"], session["set_aside"], session["without_text"]) == (0, 0, 1)
+
+
+def test_list_says_so_where_no_text_is_there_but_wanted(tmp_path: Path) -> None:
+    speak(open_room(tmp_path))
+    assert "without text" not in run("list", output_dir=tmp_path).out
+    assert "1 without text" in run("list", output_dir=tmp_path, SAVE_TRANSLATIONS="true").out
 
 
 def test_a_room_that_is_being_recorded_is_shown_so(tmp_path: Path) -> None:
