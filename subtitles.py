@@ -101,8 +101,9 @@ def _escaped(text: str) -> str:
 
 
 def _without_tags(line: str) -> str:
-    apart = line.replace("<", f"<{WORD_JOINER}").replace("{", f"{{{WORD_JOINER}")
-    return apart.replace("-->", f"--{WORD_JOINER}>")
+    for sign in "<{\\":  # many players make ASS of it, where a backslash and a letter may end a line
+        line = line.replace(sign, f"{sign}{WORD_JOINER}")
+    return line.replace("-->", f"--{WORD_JOINER}>")
 
 
 def _directed(line: str, text: str) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
+import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -15,7 +17,7 @@ from fault_table import pytest_addoption, seen, set_up_table  # noqa: F401  (pyt
 
 from devtools.browser import Browser, find_or_install, launched
 from devtools.livekit_server import LiveKitServer, find_or_build
-from devtools.machine import ProgramUnavailable, is_build_machine
+from devtools.machine import ProgramUnavailable, found_or_installed, is_build_machine, on_path
 from devtools.postgres_server import PostgresServer
 from devtools.s3_server import S3Server
 from devtools.worker import Worker
@@ -137,6 +139,38 @@ async def browser(chromium: Path) -> AsyncIterator[Browser]:
     """A Chromium without a window, driven by Playwright. Mark its tests with ``browser``."""
     async with launched(chromium) as running:
         yield running
+
+
+class Tool(Protocol):
+    """``tool(arguments...)``: what a program writes to stdout. Whatever it complains of fails the test."""
+
+    def __call__(self, *arguments: str | Path) -> bytes: ...
+
+
+def _tool(program: str, package: str) -> Tool:
+    path = _or_skipped(lambda: found_or_installed(lambda: on_path(program), program, package))
+
+    def run(*arguments: str | Path) -> bytes:
+        done = subprocess.run([path, *arguments], stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, b""), done.stderr.decode(errors="replace")
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def ffmpeg() -> Tool:
+    return functools.partial(_tool("ffmpeg", "ffmpeg"), "-nostdin", "-v", "warning")
+
+
+@pytest.fixture(scope="session")
+def ffprobe() -> Tool:
+    return functools.partial(_tool("ffprobe", "ffmpeg"), "-v", "warning", "-of", "json")
+
+
+@pytest.fixture(scope="session")
+def sox() -> Tool:
+    return _tool("sox", "sox")
 
 
 def _or_skipped(find: Callable[[], T]) -> T:
