@@ -23,7 +23,8 @@ STRETCHES = 3
 longer than a busy machine is late with every single one."""
 
 UNDISTURBED_SECONDS = 0.001
-"""Two clocks that are read within this were read at the same time."""
+"""Two clocks that are read within this are read well enough."""
+READINGS = 3
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -35,15 +36,24 @@ class Instant:
     monotonic: float
     """Seconds of a clock that nobody sets; its zero means nothing."""
     utc: datetime
+    uncertainty: float = 0.0
+    """Seconds that may lie between the two readings."""
 
     @classmethod
     def now(cls) -> Instant:
-        for _ in range(3):  # the machine may do something else between two readings
-            # Not time.monotonic(): before Python 3.13 that one has steps of 16 ms on Windows.
-            before, utc, after = time.perf_counter(), utc_now(), time.perf_counter()
-            if after - before < UNDISTURBED_SECONDS:
+        """The best of a few readings: between two clocks the machine may do something else."""
+        best = cls._read()
+        for _ in range(READINGS - 1):
+            if best.uncertainty < UNDISTURBED_SECONDS:
                 break
-        return cls(after, utc)
+            best = min(best, cls._read(), key=lambda reading: reading.uncertainty)
+        return best
+
+    @classmethod
+    def _read(cls) -> Instant:
+        # Not time.monotonic(): before Python 3.13 that one has steps of 16 ms on Windows.
+        before, utc, after = time.perf_counter(), utc_now(), time.perf_counter()
+        return cls((before + after) / 2, utc, (after - before) / 2)
 
 
 @dataclass(frozen=True)
@@ -78,7 +88,9 @@ class Timekeeper:
         else:
             self._stretch = stretch
             self._began.append(began)
-        self._wall_offset = (now.utc - EPOCH).total_seconds() - now.monotonic
+        wall_offset = (now.utc - EPOCH).total_seconds() - now.monotonic
+        if abs(wall_offset - self._wall_offset) > now.uncertainty:
+            self._wall_offset = wall_offset
 
     @property
     def dating(self) -> Dating:

@@ -53,12 +53,16 @@ class Clocks:
     """How long the frame was on its way."""
     wall_clock_off: float = 0.0
     """What the wall clock was set by, in seconds."""
+    uncertainty: float = 0.0
+    """How far apart the two may have been read."""
     drift: float = 0.0
     """How much longer a second is on this machine than a second of samples."""
 
     def now(self) -> Instant:
         seconds = self.heard_samples / SAMPLE_RATE * (1 + self.drift) + self.late_seconds
-        return Instant(seconds, BEGINNING + timedelta(seconds=seconds + self.wall_clock_off))
+        return Instant(
+            seconds, BEGINNING + timedelta(seconds=seconds + self.wall_clock_off), self.uncertainty
+        )
 
 
 class Frames:
@@ -320,11 +324,22 @@ async def test_where_one_segment_goes_on_in_the_next_no_time_is_between_them() -
     assert seconds_off(listening) == pytest.approx([0, 0, 0], abs=TO_A_MILLISECOND)
 
 
+async def test_a_reading_of_the_clocks_that_was_disturbed_moves_nothing() -> None:
+    listening = listen()
+    await listening.hears(np.concatenate([quiet(1), loud(2), quiet(3)]))
+    listening.frames.clocks.wall_clock_off = 0.3
+    listening.frames.clocks.uncertainty = 0.5
+    await listening.hears(np.concatenate([loud(2), quiet(3)]))
+    await listening.processor.aclose()
+    assert seconds_off(listening) == pytest.approx([0, 0], abs=TO_A_MILLISECOND)
+
+
 def test_an_instant_is_one_moment_on_both_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between two readings the machine may do something else: then they are read again."""
-    readings = iter([0.0, 0.8, 1.0, 1.0])
+    """Of readings between which the machine has done something else, the best counts."""
+    readings = iter([0.0, 0.8, 1.0, 1.2, 2.0, 2.4])
     monkeypatch.setattr("timekeeping.time.perf_counter", lambda: next(readings))
-    assert Instant.now().monotonic == 1.0
+    now = Instant.now()
+    assert (now.monotonic, now.uncertainty) == pytest.approx((1.1, 0.1))
 
 
 # --- the ends of a track ---
