@@ -159,29 +159,9 @@ class RecorderServer(AgentServer):
         ):
             self._livekit = livekit
             await _reach(livekit, self.settings)
-            helpers = [
-                asyncio.create_task(_recover(self.settings), name="recovery"),
-                *self._delivery_service(outbox),
-            ]
-            if self.texts is not None:
-                from search_index import FreshIndex
-
-                index = FreshIndex(Path(self.settings.output_dir))
-                vitals.add_source(self.texts.figures)
-                helpers.append(asyncio.create_task(self.texts.run(), name="texts"))
-                helpers.append(asyncio.create_task(index.run(), name="search index"))
-
-            def on_registered(*_: object) -> None:
-                # Not before: a recorder that is asked for while nobody can take it would be lost.
-                self._say_ready(health_port)
-                assert self._http_server is not None
-                helpers.append(asyncio.create_task(self._http_server.aclose(), name="framework's health"))
-                reconciler = Reconciler(
-                    livekit, self.settings, self.is_recording, self.rooms_taken, self.has_capacity
-                )
-                helpers.append(asyncio.create_task(reconciler.run(), name="reconciler"))
-
-            self.once("worker_registered", on_registered)
+            helpers = self._start_helpers(outbox)
+            # Not before: a recorder that is asked for while nobody can take it would be lost.
+            self.once("worker_registered", lambda *_: helpers.extend(self._take_part(livekit, health_port)))
             try:
                 self.is_serving = True
                 await super().run(devmode=devmode, unregistered=unregistered)
@@ -190,6 +170,33 @@ class RecorderServer(AgentServer):
                     helper.cancel()
                 await asyncio.gather(*helpers, return_exceptions=True)
                 await outbox.aclose()
+
+    def _start_helpers(self, outbox: Outbox) -> list[asyncio.Task[None]]:
+        """What goes on beside the rooms for as long as the worker serves."""
+        helpers = [
+            asyncio.create_task(_recover(self.settings), name="recovery"),
+            *self._delivery_service(outbox),
+        ]
+        if self.texts is not None:
+            from search_index import FreshIndex
+
+            index = FreshIndex(Path(self.settings.output_dir))
+            vitals.add_source(self.texts.figures)
+            helpers.append(asyncio.create_task(self.texts.run(), name="texts"))
+            helpers.append(asyncio.create_task(index.run(), name="search index"))
+        return helpers
+
+    def _take_part(self, livekit: api.LiveKitAPI, health_port: int) -> list[asyncio.Task[None]]:
+        """The server knows us: from now on we look for rooms without a recorder, and are asked through our own port."""
+        self._say_ready(health_port)
+        assert self._http_server is not None
+        reconciler = Reconciler(
+            livekit, self.settings, self.is_recording, self.rooms_taken, self.has_capacity
+        )
+        return [
+            asyncio.create_task(self._http_server.aclose(), name="framework's health"),
+            asyncio.create_task(reconciler.run(), name="reconciler"),
+        ]
 
     def _text_service(self, outbox: Outbox) -> TextService | None:
         """Gets the text of what is recorded, if that is wanted. Gemini's library is imported only then.
