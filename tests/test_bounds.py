@@ -21,7 +21,7 @@ from pipeline import SHORTEST_GAP_SECONDS
 from recorder import RoomRecorder
 from vitals import Vitals
 
-OURS = {"recorder", "captions", "encryption", "roles", "pipeline", "audio_processor", "storage", "segments"}
+OURS = {"recorder", "captions", "encryption", "roles", "pipeline"}
 
 NewRecorder = Callable[..., RoomRecorder]
 
