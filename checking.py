@@ -22,7 +22,7 @@ import soundfile
 import typer
 
 import console
-from archive import TEXTS, Archive, Lines, Room, Text, is_plain_name
+from archive import TEXTS, Archive, Lines, Room, Text, Texts, is_plain_name
 from config import Settings
 from console import Advance, AsJson, SomeRooms, progress, say, say_json, tell
 from ledger import Ledger, keys_of, sound_key
@@ -207,27 +207,15 @@ def inspect(
     """
     wanted = wanted or Wanted()
     report = Report(room.name, room.path.name)
-    lines, series, listed, ledger = Lines(), _Series(), set[str](), Ledger(room.path)
+    lines, series, listed = Lines(), _Series(), set[str]()
     with room.texts() as texts, ThreadPoolExecutor(FILES_AT_ONCE, thread_name_prefix="check") as pool:
-        wants_texts = wanted.texts or len(texts) > 0
-
-        def look(record: SegmentRecord) -> list[Finding]:
-            return _look_at_wav(room, record, checksum=wanted.checksums)
-
-        for record, of_wav in _in_order(pool, look, room.records(lines=lines)):
+        segments = _Segments(room, texts, wanted)
+        for record, of_wav in _in_order(pool, segments.look_at_wav, room.records(lines=lines)):
             series.add(record)
             listed.add(record.file)
             report.segments += 1
             report.speech_seconds += record.duration_seconds
-            text = texts.get(record) if wants_texts else None
-            of_text = list(_look_at_text(room, record, text)) if wants_texts else []
-            if _is_missing(of_wav) and ledger.is_anywhere(sound_key(record)):  # it has left (KEEP_LOCAL)
-                of_wav, of_text = [], [one for one in of_text if one.kind is not Kind.TEXT_FILE_MISSING]
-            elif _is_missing(of_wav) and text is not None and not text.is_audio_kept:
-                of_wav = []
-            report.findings += of_wav + of_text
-            if wanted.targets:
-                report.findings += _look_at_deliveries(record, texts.entry(record), ledger, wanted)
+            report.findings += segments.findings(record, of_wav)
             advance(1)
         report.findings += [_broken(Kind.BROKEN_LINE, MANIFEST, line) for line in lines.broken]
         report.findings += [_broken(Kind.BROKEN_TEXT_LINE, TEXTS, line) for line in texts.lines.broken]
@@ -237,6 +225,34 @@ def inspect(
     report.findings += _leftovers(room, names, files, listed)
     report.findings += _missed(room)
     return report
+
+
+class _Segments:
+    """Looks at one segment after another: its WAV, its text, and where both have been delivered."""
+
+    def __init__(self, room: Room, texts: Texts, wanted: Wanted) -> None:
+        self._room = room
+        self._texts = texts
+        self._wanted = wanted
+        self._wants_texts = wanted.texts or len(texts) > 0
+        self._ledger = Ledger(room.path)
+
+    def look_at_wav(self, record: SegmentRecord) -> list[Finding]:
+        """The part that takes long, and may be done in any thread."""
+        return _look_at_wav(self._room, record, checksum=self._wanted.checksums)
+
+    def findings(self, record: SegmentRecord, of_wav: list[Finding]) -> Iterator[Finding]:
+        text = self._texts.get(record) if self._wants_texts else None
+        of_text = list(_look_at_text(self._room, record, text)) if self._wants_texts else []
+        if any(finding.kind is Kind.MISSING_WAV for finding in of_wav):
+            if self._ledger.is_anywhere(sound_key(record)):  # it has left, and its text with it (KEEP_LOCAL)
+                of_wav, of_text = [], [one for one in of_text if one.kind is not Kind.TEXT_FILE_MISSING]
+            elif text is not None and not text.is_audio_kept:
+                of_wav = []
+        yield from of_wav
+        yield from of_text
+        if self._wanted.targets:
+            yield from _look_at_deliveries(record, self._texts.entry(record), self._ledger, self._wanted)
 
 
 def _broken(kind: Kind, file: str, number: int) -> Finding:
@@ -293,7 +309,7 @@ def _look_at_wav(room: Room, record: SegmentRecord, *, checksum: bool) -> list[F
 def _look_at_header(path: Path, record: SegmentRecord, header: bytes, size: int) -> list[Finding]:
     """Whether a reader gets as much sound as the manifest says."""
     samples: int | None = max(0, (size - WAV_HEADER_BYTES) // BYTES_PER_SAMPLE)
-    if samples is None or header != wav_header(samples):  # not as we write it: perhaps from other hands
+    if header != wav_header(samples or 0):  # not as we write it: perhaps from other hands
         samples = _samples_for_readers(path)
         if samples is None:
             return [Finding(Kind.WAV_HEADER, f"{record.file} is no 16 kHz mono 16-bit WAV", record.file)]
@@ -348,10 +364,6 @@ def _look_at_deliveries(
             else f"is not delivered to {one.target} yet"
         )
         yield Finding(Kind.UNDELIVERED, f"{what} {state}", record.file)
-
-
-def _is_missing(findings: Sequence[Finding]) -> bool:
-    return any(finding.kind is Kind.MISSING_WAV for finding in findings)
 
 
 def _look_at_text(room: Room, record: SegmentRecord, text: Text | None) -> Iterator[Finding]:
