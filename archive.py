@@ -7,6 +7,7 @@ that is not one of ours is left out and counted; a name that leads out of the ro
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -37,6 +38,9 @@ LANGUAGE_TAG = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 
 LIVE_SECONDS = 10.0
 """A recorder leaves word every second that it listens; a busy disk may take longer."""
+
+LINES_TO_KNOW_IT_BY = 100
+"""A manifest has a line of ours among its first."""
 
 LONGEST_LINE_BYTES = 1 << 20
 """No line of ours comes near; a file without line ends must not fill the memory."""
@@ -168,7 +172,7 @@ class Archive:
         return found[0]
 
     def _is_ours(self, path: Path) -> bool:
-        if (path / MANIFEST).is_file():
+        if _is_manifest(path / MANIFEST):
             return True
         with contextlib.suppress(OSError), os.scandir(path) as entries:
             return any(
@@ -176,6 +180,16 @@ class Archive:
                 for entry in entries
             )
         return False
+
+
+def _is_manifest(path: Path) -> bool:
+    """Whether a file is ours, and not another program's that has the same name: empty, or with a line of ours."""
+    if not path.is_file():
+        return False
+    with contextlib.suppress(StorageError):  # what cannot be read is said where it is needed
+        first = [line for _, line in itertools.islice(lines_of(path), LINES_TO_KNOW_IT_BY)]
+        return not first or any(record_in(line) is not None for line in first)
+    return True
 
 
 class Room:

@@ -24,7 +24,7 @@ import egress
 import subtitles
 import webpage
 from align import Alignment, CannotAlign, Line, Part, Sound, align
-from archive import Archive, Room, Session
+from archive import Archive, Lines, Room, Session
 from console import AsJson, progress, say, say_json, tell
 from decoding import Recording
 from lesson import Lesson, Utterance, chosen_session, file_stem, read_lesson
@@ -113,12 +113,17 @@ def export(
     settings = console.settings()
     zone = ZoneInfo(settings.timezone)
     found = Archive.from_settings(settings).one(room)
-    sessions = found.sessions()
+    lines = Lines()
+    sessions = found.sessions(found.records(lines=lines))
     chosen = sessions if session == "all" and sessions else [chosen_session(sessions, session, zone)]
     if source is not None and len(chosen) > 1:
         raise InputError("one video belongs to one session: name that with --session")
     if found.parts_being_written():
         tell(f"{room} is being recorded right now: this is what has been said so far")
+    if lines.broken:
+        tell(
+            f"What {len(lines.broken)} broken lines of the manifest name is left out: see `lessons.py check`"
+        )
     target = (to or found.path).expanduser().resolve()
     target.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
     answers = []
@@ -196,7 +201,8 @@ def _source(video: str | None, offset: float | None, egress_file: Path | None) -
 def _film(source: Source, lesson: Lesson) -> Film:
     video = source.video
     if not video.is_remote and not Path(video.name).is_file():
-        raise InputError(f"--video={video.name} is not there")
+        state = "is no file" if Path(video.name).exists() else "is not there"
+        raise InputError(f"--video={video.name} {state}")
     alignment = _aligned(source, lesson)
     if all(alignment.video_time(one.start) is None for one in lesson.utterances):
         raise InputError(

@@ -66,6 +66,21 @@ def test_a_folder_of_another_program_is_no_room(tmp_path: Path) -> None:
         archive(tmp_path).find("photos")
 
 
+def test_another_programs_list_of_the_same_name_makes_no_room(tmp_path: Path) -> None:
+    """Nothing of it is read, and `check --repair` cannot reach it."""
+    theirs = tmp_path / "dataset" / "segments.jsonl"
+    theirs.parent.mkdir()
+    theirs.write_text('{"audio": "a.flac"}\n' * 3 + "no JSON\n")
+    assert archive(tmp_path).rooms() == []
+    with pytest.raises(InputError, match="holds no recording of ours"):
+        archive(tmp_path).find("dataset")
+    speak(open_room(tmp_path))
+    manifest = tmp_path / "math101" / "segments.jsonl"
+    manifest.write_bytes(b"torn\n" + manifest.read_bytes())
+    next((tmp_path / "math101").glob("*.wav")).unlink()
+    assert [room.name for room in archive(tmp_path).rooms()] == ["math101"], "one good line is enough"
+
+
 def test_no_folder_at_all_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nothing has been recorded yet"):
         archive(tmp_path / "none").rooms()
