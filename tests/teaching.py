@@ -4,13 +4,15 @@ in what was recorded.
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import NamedTuple
 
 import sound
 from harness import TEACHER, recorded
 
 from devtools.livekit_server import LiveKitServer
-from devtools.speakers import Speaker
+from devtools.speakers import Said, Speaker
 from devtools.worker import Worker
 
 MARKERS = sound.markers()
@@ -22,6 +24,33 @@ def sentences(first: int, count: int, gap: float = 0.3, tail: float = 0.5) -> so
     What a jitter buffer holds when its track ends is gone, so only a test of just that speaks without a breath.
     """
     return sound.sequence(MARKERS[first : first + count], gap, lead_seconds=0, tail_seconds=tail)[0]
+
+
+class Spoken(NamedTuple):
+    """When a marker was said, by the clock on the wall."""
+
+    marker: int
+    start: datetime
+    end: datetime
+
+    def overlap_seconds(self, start: datetime, end: datetime) -> float:
+        """How much of it was said between these times; at most 0 if nothing was."""
+        return (min(self.end, end) - max(self.start, start)).total_seconds()
+
+    @property
+    def seconds(self) -> float:
+        return (self.end - self.start).total_seconds()
+
+
+def spoken(said: Said, first: int, count: int, gap: float = 0.3) -> list[Spoken]:
+    """When each of these :func:`sentences` was said."""
+    _, placed = sound.sequence(MARKERS[first : first + count], gap, lead_seconds=0)
+    began = datetime.fromtimestamp(said.start, timezone.utc)
+
+    def at(sample: int) -> datetime:
+        return began + timedelta(seconds=sample / sound.SAMPLE_RATE)
+
+    return [Spoken(one.marker_index, at(one.start_sample), at(one.end_sample)) for one in placed]
 
 
 def heard(room_dir: Path, identity: str | None = None, **wanted: object) -> list[int]:

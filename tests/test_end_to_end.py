@@ -153,25 +153,33 @@ async def test_a_connection_that_breaks_costs_nothing_before_and_after(
     assert_sound(recorder.output_dir / room, [0, 1, 2, 3])
 
 
+async def _set_role(server: LiveKitServer, room: str, identity: str, metadata: str) -> None:
+    async with administration(server) as livekit:
+        change = api.UpdateParticipantRequest(room=room, identity=identity, metadata=metadata)
+        await livekit.room.update_participant(change)
+
+
 @pytest.mark.fault("a student publishes after the teacher's unpublish", "not a sound of the student")
 async def test_a_student_who_speaks_after_the_teacher_is_gone_is_in_no_file(
     livekit_server: LiveKitServer, worker: StartWorker
 ) -> None:
+    """The student becomes a teacher in the end: what it says then into the same track is found, so what it said before
+    would have been found."""
     recorder = await worker()
     student = await Speaker.join(livekit_server, "after", "sam", metadata=STUDENT)
     async with student, await teacher_in(livekit_server, recorder, "after") as teacher:
         await teacher.say(sentences(0, 2))
         await teacher.unpublish()
-        await student.publish()
+        microphone = await student.publish()
         await student.say(sentences(10, 3))
+        await _set_role(livekit_server, "after", "sam", TEACHER)
+        await recorder.wait_for(f"Track subscribed: microphone {microphone.sid}")
+        await student.silence(0.5)
+        await student.say(sentences(13, 2))
     await recorder.wait_for("Room over")
-    assert_sound(recorder.output_dir / "after", [0, 1])
-
-
-async def _set_role(server: LiveKitServer, room: str, identity: str, metadata: str) -> None:
-    async with administration(server) as livekit:
-        change = api.UpdateParticipantRequest(room=room, identity=identity, metadata=metadata)
-        await livekit.room.update_participant(change)
+    records = assert_sound(recorder.output_dir / "after", [0, 1, 13, 14])
+    assert heard(recorder.output_dir / "after", "anna") == [0, 1]
+    assert records[-1]["track_sid"] == microphone.sid
 
 
 async def test_a_role_that_changes_takes_effect_within_a_second(
@@ -257,6 +265,21 @@ async def test_any_sample_rate_becomes_16_khz_mono(
     assert_sound(recorder.output_dir / room, [0, 1, 2])
 
 
+@pytest.mark.fault("two utterances 0.4 s apart, and 1.6 s", "both are there, each whole")
+async def test_utterances_that_are_close_together_are_both_there(
+    livekit_server: LiveKitServer, worker: StartWorker
+) -> None:
+    recorder = await worker()
+    room_dir = recorder.output_dir / "close"
+    async with await teacher_in(livekit_server, recorder, "close") as teacher:
+        await teacher.say(sentences(0, 2, gap=0.4, tail=1.6))
+        await teacher.say(sentences(2, 2, gap=0.4))
+    await recorder.wait_for("Room over")
+    assert_sound(room_dir, [0, 1, 2, 3])
+    for marker in MARKERS[:4]:
+        assert sound.partly_heard(recorded(room_dir), marker) > 0.8, f"marker {marker.index}"
+
+
 @pytest.mark.fault("75 s without a pause", "cut exactly, nothing lost, no file over 10 s")
 async def test_speech_without_a_pause_loses_nothing(
     livekit_server: LiveKitServer, worker: StartWorker
@@ -312,25 +335,27 @@ async def test_a_room_that_is_older_than_the_worker_is_recorded(
 
 
 @pytest.mark.fault(
-    "SIGKILL of the only worker in mid-word, restarted",
+    "SIGKILL of the whole tree in mid-word, restarted",
     "at most 1 s lost; the file so far is recovered; the room is recorded on",
 )
+@pytest.mark.parametrize("rooms_are", ["thread", "process"])
 async def test_a_killed_worker_loses_no_more_than_a_second(
-    livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path
+    livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path, rooms_are: str
 ) -> None:
-    recorder = await worker()
-    async with await teacher_in(livekit_server, recorder, "killed") as teacher:
+    recorder = await worker(JOB_EXECUTOR=rooms_are)
+    room = f"killed-{rooms_are}"
+    async with await teacher_in(livekit_server, recorder, room) as teacher:
         talk = asyncio.create_task(teacher.say(sentences(0, 6, gap=0.1)))
         await asyncio.sleep(5.0)
         recorder.kill()
         await talk
-        successor = await worker(RECONCILE_SECONDS="1")
+        successor = await worker(JOB_EXECUTOR=rooms_are, RECONCILE_SECONDS="1")
         await successor.wait_for("Recovered 1 segments")
         await successor.wait_for("Track subscribed", timeout=40)
         await teacher.silence(0.5)
         await teacher.say(sentences(10, 2))
     await successor.wait_for("Room over")
-    room_dir = tmp_path / "segments" / "killed"
+    room_dir = tmp_path / "segments" / room
     records = manifest(room_dir)
     assert records[0]["end_reason"] == "recovered"
     assert records[0]["participant_identity"] == "anna"
