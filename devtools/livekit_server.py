@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -40,6 +40,8 @@ EXE = ".exe" if os.name == "nt" else ""
 
 NEW_PROCESS_GROUP: int = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
 """Windows' start_new_session: a Ctrl-C in the terminal is for us alone, and we end what we started in our order."""
+
+LOOPBACK = "127.0.0.1"
 
 START_SECONDS = 15.0
 STOP_SECONDS = 3.0
@@ -238,7 +240,10 @@ def _run(command: list[str], *, cwd: Path | None = None, environ: Mapping[str, s
 
 
 class LiveKitServer(Server):
-    """One livekit-server that only this machine can reach, with keys of its own."""
+    """One livekit-server with keys of its own, at one address: by default one that only this machine can reach.
+
+    ``within`` stands before its command, for a server in another network namespace.
+    """
 
     def __init__(
         self,
@@ -247,10 +252,14 @@ class LiveKitServer(Server):
         log: Path | None = None,
         empty_timeout_seconds: int = 10,
         departure_timeout_seconds: int = 2,
+        address: str = LOOPBACK,
+        within: Sequence[str] = (),
     ) -> None:
         self.api_key = f"local{secrets.token_hex(4)}"
         self.api_secret = secrets.token_urlsafe(32)
         self._binary = binary
+        self._address = address
+        self._within = within
         self._log_path = log
         self._timeouts = {
             "empty_timeout": empty_timeout_seconds,
@@ -261,7 +270,7 @@ class LiveKitServer(Server):
 
     @property
     def url(self) -> str:
-        return f"ws://127.0.0.1:{self._ports[0]}"
+        return f"ws://{self._address}:{self._ports[0]}"
 
     @property
     def pid(self) -> int:
@@ -327,7 +336,7 @@ class LiveKitServer(Server):
             )
             log_start = log.seek(0, os.SEEK_END)
             self._process = subprocess.Popen(
-                [str(self._binary)],
+                [*self._within, str(self._binary)],
                 # Not as an argument: those are readable by every user of the machine.
                 env={**os.environ, "LIVEKIT_CONFIG": self._config(http_port, udp_port)},
                 stdin=subprocess.DEVNULL,
@@ -348,16 +357,16 @@ class LiveKitServer(Server):
         return json.dumps(
             {
                 "port": http_port,
-                "bind_addresses": ["127.0.0.1"],
+                "bind_addresses": [self._address],
                 "keys": {self.api_key: self.api_secret},
                 "room": {"auto_create": True, **self._timeouts},
                 "rtc": {
                     "udp_port": udp_port,
                     "tcp_port": 0,
-                    "node_ip": "127.0.0.1",
+                    "node_ip": self._address,
                     "use_external_ip": False,
                     "enable_loopback_candidate": True,
-                    "ips": {"includes": ["127.0.0.1/32"]},
+                    "ips": {"includes": [f"{self._address}/32"]},
                 },
             }
         )
@@ -365,7 +374,7 @@ class LiveKitServer(Server):
     def _wait_until_it_answers(self, http_port: int, log: IO[bytes], log_start: int) -> None:
         assert self._process
         deadline = time.monotonic() + START_SECONDS
-        while not _answers(http_port):
+        while not _answers(self._address, http_port):
             ended = self._process.poll() is not None
             if ended or time.monotonic() > deadline:
                 reason = "ended at once" if ended else f"did not answer within {START_SECONDS:.0f} s"
@@ -379,8 +388,8 @@ class _PortTaken(ServerUnavailable):
     pass
 
 
-def _answers(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
+def _answers(address: str, port: int) -> bool:
+    connection = http.client.HTTPConnection(address, port, timeout=1)
     try:
         connection.request("GET", "/")
         return connection.getresponse().status == http.client.OK

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -31,7 +31,11 @@ class WorkerFailed(Exception):
 
 
 class Worker:
-    """One worker with settings of its own, whatever the user's environment and ``.env`` say, and its log."""
+    """One worker with settings of its own, whatever the user's environment and ``.env`` say, and its log.
+
+    ``within`` stands before its command, for a worker in another network namespace. ``program`` is what is started
+    instead of agent.py: the same with something put in.
+    """
 
     def __init__(
         self,
@@ -40,6 +44,8 @@ class Worker:
         *,
         settings: Mapping[str, str] | None = None,
         log: Path | None = None,
+        within: Sequence[str] = (),
+        program: Path = AGENT,
     ) -> None:
         self.output_dir = output_dir
         self.lines: list[str] = []
@@ -47,6 +53,7 @@ class Worker:
         self._settings = {**server.environment(), "OUTPUT_DIR": str(output_dir), "HEALTH_PORT": "0"}
         self._settings.update(settings or {})
         self._log_path = log
+        self._command = [*within, sys.executable, str(program), "start"]
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
 
@@ -77,7 +84,7 @@ class Worker:
     def launch(self) -> None:
         """Starts the process and does not wait for anything."""
         self._process = subprocess.Popen(
-            [sys.executable, str(AGENT), "start"],
+            self._command,
             cwd=AGENT.parent,
             env=_environment(self._settings),
             stdin=subprocess.DEVNULL,

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Protocol, TypeVar
@@ -20,7 +20,8 @@ from devtools.livekit_server import LiveKitServer, find_or_build
 from devtools.machine import ProgramUnavailable, found_or_installed, is_build_machine, on_path
 from devtools.postgres_server import PostgresServer
 from devtools.s3_server import S3Server
-from devtools.worker import Worker
+from devtools.wire import NoWire, Wire
+from devtools.worker import AGENT, Worker
 from postgres_target import PostgresTarget
 
 T = TypeVar("T")
@@ -66,7 +67,13 @@ class StartWorker(Protocol):
     """``await worker(...)``: a running worker, its output in the test's own folder."""
 
     async def __call__(
-        self, *, server: LiveKitServer | None = None, output_dir: Path | None = None, **settings: str
+        self,
+        *,
+        server: LiveKitServer | None = None,
+        output_dir: Path | None = None,
+        within: Sequence[str] = (),
+        program: Path = AGENT,
+        **settings: str,
     ) -> Worker: ...
 
 
@@ -76,9 +83,15 @@ async def worker(livekit_server: LiveKitServer, tmp_path: Path) -> AsyncIterator
     started: list[Worker] = []
 
     async def start(
-        *, server: LiveKitServer | None = None, output_dir: Path | None = None, **settings: str
+        *,
+        server: LiveKitServer | None = None,
+        output_dir: Path | None = None,
+        within: Sequence[str] = (),
+        program: Path = AGENT,
+        **settings: str,
     ) -> Worker:
-        made = Worker(server or livekit_server, output_dir or tmp_path / "segments", settings=settings)
+        folder = output_dir or tmp_path / "segments"
+        made = Worker(server or livekit_server, folder, settings=settings, within=within, program=program)
         started.append(made)
         await made.start()
         return made
@@ -86,6 +99,16 @@ async def worker(livekit_server: LiveKitServer, tmp_path: Path) -> AsyncIterator
     yield start
     for one in started:
         await one.stop()
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    """A wire to a network of its own. Who cannot lay one, and why, is said where its tests are skipped."""
+    try:
+        with contextlib.ExitStack() as stack:
+            yield _or_skipped(lambda: stack.enter_context(Wire()))
+    except NoWire as refused:
+        pytest.skip(str(refused))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,165 @@
+"""A wire to a network of its own that delays, loses and breaks as it is told. On Linux, for root.
+
+Many kernels lack the system's own tool for that (``tc netem``), so this needs only what every container needs:
+a network namespace and TUN devices. What is sent into one device comes out of the other, a while later or never.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import heapq
+import ipaddress
+import itertools
+import os
+import random
+import select
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from devtools.machine import found_or_installed, is_root, on_path
+from devtools.server import Server
+
+if sys.platform == "linux":
+    import fcntl
+
+ADDRESSES = ipaddress.ip_network("198.18.0.0/15")
+"""For measuring networks (RFC 2544): nobody's."""
+
+TUN = "/dev/net/tun"
+TUNSETIFF = 0x400454CA
+IFF_TUN, IFF_NO_PI = 0x0001, 0x1000
+LARGEST_PACKET = 65_535
+LONGEST_WAIT_SECONDS = 0.2
+
+_numbers: Iterator[int] = itertools.count()
+
+
+class NoWire(Exception):
+    """This user of this system cannot lay one; the message says why, in one line."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What becomes of a packet, in either direction."""
+
+    delay_seconds: float = 0.0
+    jitter_seconds: float = 0.0
+    """At most so much more or less, evenly spread: packets overtake each other."""
+    loss: float = 0.0
+    """Share of the packets, 0 to 1."""
+
+
+PERFECT = Quality()
+BROKEN = Quality(loss=1.0)
+
+
+class Wire(Server):
+    """``with Wire() as wire:`` this machine is the near end; what is started with ``wire.far_end`` is at the other."""
+
+    def __init__(self, seed: int = 1) -> None:
+        self.quality = PERFECT
+        """May be changed at any time."""
+        self.lost = 0
+        """Packets so far."""
+        self._sent = 0
+        name = f"{os.getpid()}-{next(_numbers)}"
+        first = random.Random(name).randrange(ADDRESSES.num_addresses // 4) * 4
+        self.near_address, self.far_address = str(ADDRESSES[first + 1]), str(ADDRESSES[first + 2])
+        self._space = f"wire-{name}"
+        self.far_end = ("ip", "netns", "exec", self._space)
+        """What stands before the command of a program that is to run at the far end."""
+        self._device_names = f"near-{name}", f"far-{name}"
+        self._random = random.Random(seed)
+        self._devices: list[int] = []
+        self._under_way: list[tuple[float, int, int, bytes]] = []
+        self._is_cut = threading.Event()
+        self._carrier = threading.Thread(target=self._carry, name=f"wire {name}", daemon=True)
+
+    def start(self) -> None:
+        """Lays the wire.
+
+        Raises:
+            NoWire: this user or this system cannot.
+            ProgramUnavailable: a program is missing.
+        """
+        _check()
+        near, far = self._device_names
+        there = "-n", self._space
+        atexit.register(self.stop)
+        _ip("netns", "add", self._space)
+        for device in (near, far):
+            self._devices.append(_device(device))
+        _ip("link", "set", far, "netns", self._space)
+        _ip("address", "add", self.near_address, "peer", self.far_address, "dev", near)
+        _ip(*there, "address", "add", self.far_address, "peer", self.near_address, "dev", far)
+        _ip("link", "set", near, "up")
+        for device in ("lo", far):
+            _ip(*there, "link", "set", device, "up")
+        self._carrier.start()
+
+    def stop(self) -> None:
+        """Takes everything away again. Idempotent; what still runs at the far end is cut off."""
+        atexit.unregister(self.stop)
+        self._is_cut.set()
+        if self._carrier.is_alive():
+            self._carrier.join()
+        while self._devices:
+            os.close(self._devices.pop())
+        subprocess.run(["ip", "netns", "delete", self._space], capture_output=True)
+
+    def _carry(self) -> None:
+        near, far = self._devices
+        way = {near: far, far: near}
+        while not self._is_cut.is_set():
+            arrived, _, _ = select.select([near, far], [], [], self._seconds_to_next())
+            for device in arrived:
+                self._send_off(os.read(device, LARGEST_PACKET), way[device])
+            self._deliver()
+
+    def _seconds_to_next(self) -> float:
+        until_due = self._under_way[0][0] - time.monotonic() if self._under_way else LONGEST_WAIT_SECONDS
+        return min(max(until_due, 0.0), LONGEST_WAIT_SECONDS)
+
+    def _send_off(self, packet: bytes, target: int) -> None:
+        quality = self.quality
+        if self._random.random() < quality.loss:
+            self.lost += 1
+            return
+        seconds = quality.delay_seconds + self._random.uniform(-1, 1) * quality.jitter_seconds
+        self._sent += 1
+        heapq.heappush(self._under_way, (time.monotonic() + seconds, self._sent, target, packet))
+
+    def _deliver(self) -> None:
+        while self._under_way and self._under_way[0][0] <= time.monotonic():
+            _, _, target, packet = heapq.heappop(self._under_way)
+            with contextlib.suppress(OSError):  # that end has just been taken down
+                os.write(target, packet)
+
+
+def _check() -> None:
+    if sys.platform != "linux" or not is_root():
+        raise NoWire("only root of a Linux system can lay a wire to a network of its own")
+    found_or_installed(lambda: on_path("ip"), "ip", "iproute2")
+
+
+def _ip(*arguments: str) -> None:
+    done = subprocess.run(["ip", *arguments], capture_output=True, encoding="utf-8")
+    if done.returncode:
+        raise NoWire(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
+
+
+def _device(name: str) -> int:
+    """A new network device: reading takes what the system sends into it, writing lets a packet arrive."""
+    assert sys.platform == "linux"
+    try:
+        device = os.open(TUN, os.O_RDWR)
+        fcntl.ioctl(device, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TUN | IFF_NO_PI))
+    except OSError as error:
+        raise NoWire(f"{TUN}: {error.strerror}") from error
+    return device
