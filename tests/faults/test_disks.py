@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import shutil
 import subprocess
@@ -21,6 +22,8 @@ from devtools.speakers import Speaker
 from devtools.worker import Worker
 
 pytestmark = pytest.mark.e2e
+
+BROKEN_WORKER = Path(__file__).with_name("broken_worker.py")
 
 
 @pytest.fixture
@@ -120,3 +123,41 @@ async def test_a_folder_that_is_deleted_underneath_is_made_again(
         await talk
     assert heard(room_dir) == [2, 3, 4, 5]
     assert all(os.path.exists(room_dir / record["file"]) for record in manifest(room_dir))
+
+
+@pytest.mark.fault("the disk stalls for 5 s", "said once; nothing is lost")
+async def test_a_disk_that_stalls_costs_nothing(
+    livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    recorder = await worker(program=BROKEN_WORKER, BROKEN=str(broken))
+    async with teaching(livekit_server, recorder, "stall") as teacher:
+        await teacher.say(sentences(0, 2))
+        talk = asyncio.create_task(teacher.say(sentences(2, 5)))
+        broken.write_text("stall", encoding="ascii")
+        await recorder.wait_for("The disk took 5.")
+        await talk
+    room_dir = tmp_path / "segments" / "stall"
+    assert heard(room_dir) == list(range(7))
+    assert recorder.log.count("The disk took") == 1
+    assert not gaps(room_dir)
+
+
+@pytest.mark.fault("the disk fails (EIO) for a while", "said once; nothing is lost")
+async def test_a_disk_that_fails_for_a_while_costs_nothing(
+    livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    recorder = await worker(program=BROKEN_WORKER, BROKEN=str(broken))
+    async with teaching(livekit_server, recorder, "failing") as teacher:
+        await teacher.say(sentences(0, 2))
+        broken.write_text("EIO", encoding="ascii")
+        await teacher.say(sentences(2, 4))
+        await recorder.wait_for(f"The disk refuses: {os.strerror(errno.EIO)}")
+        broken.unlink()
+        await teacher.say(sentences(6, 2))
+        await recorder.wait_for("The disk works again")
+    room_dir = tmp_path / "segments" / "failing"
+    assert heard(room_dir) == list(range(8))
+    assert recorder.log.count("The disk refuses") == 1
+    assert not gaps(room_dir)

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
-from datetime import datetime
+from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
+import psutil
 import pytest
 from conftest import StartWorker
 from fault_table import Seen
 from harness import STUDENT, TEACHER, gaps, manifest, until
 from livekit import api
-from teaching import heard, sentences, teacher_in
+from teaching import heard, listened_to, sentences, spoken, teacher_in
 
 from devtools.livekit_server import LiveKitServer
 from devtools.speakers import Speaker, administration
 from segments import parse_utc
 
 pytestmark = pytest.mark.e2e
+
+BUSY_SECONDS = 5.0
+"""A worker tells the server its load every 2.5 s; a stock one takes the mean of the last seconds."""
+
+ON_THE_WAY = timedelta(seconds=0.5)
+"""What is said is heard at most so much later: codec, network and jitter buffer."""
 
 
 def owned_up(room_dir: Path) -> list[tuple[datetime, datetime]]:
@@ -77,7 +87,7 @@ async def test_a_worker_that_stops_hands_its_rooms_over(
         talk = asyncio.create_task(teacher.say(sentences(0, 8)))
         await asyncio.sleep(4)
         assert await first.stop() == 0
-        await talk
+        said = await talk
     await second.wait_for("Room over")
     room_dir = tmp_path / "segments" / "rolling"
     assert "Another recorder has taken over this room" in first.log
@@ -86,6 +96,10 @@ async def test_a_worker_that_stops_hands_its_rooms_over(
     assert found == sorted(set(found)), "none twice, in order"
     assert len(found) >= 7, "at most one sentence holds the gap"
     ((start, end),) = owned_up(room_dir)
+    for sentence in spoken(said, 0, 8):
+        if sentence.marker not in found:
+            in_the_gap = sentence.overlap_seconds(start - ON_THE_WAY, end)
+            assert in_the_gap > sentence.seconds / 3, f"{sentence} is missing, the gap is {start} to {end}"
     assert manifest(room_dir)[0]["start"] < gaps(room_dir)[0]["start"]
     seen(f"{(end - start).total_seconds():.1f} s not heard")
     assert (end - start).total_seconds() < 5, "the promise is one second, on a machine that is not this busy"
@@ -259,3 +273,57 @@ async def test_a_panic_of_the_native_client_ends_the_worker_with_an_error_and_ev
     assert await recorder.stop() == 1
     assert "The native client has failed" in recorder.log
     assert heard(tmp_path / "segments" / "panic") == [0, 1, 2]
+
+
+@pytest.mark.fault("callbacks of others raise, in mid-lesson and at its end", "everything is saved")
+async def test_callbacks_that_raise_cost_nothing(
+    livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    broken.write_text("callbacks", encoding="ascii")
+    program = Path(__file__).with_name("broken_worker.py")
+    recorder = await worker(program=program, BROKEN=str(broken))
+    async with await teacher_in(livekit_server, recorder, "raising") as teacher:
+        await teacher.say(sentences(0, 2, tail=0.3))
+        await teacher.unpublish()
+        await listened_to(recorder, teacher)
+        await teacher.say(sentences(2, 2))
+    await recorder.wait_for("Room over")
+    await recorder.wait_for("an end that raises")
+    assert "a callback that raises" in recorder.log
+    assert heard(tmp_path / "segments" / "raising") == [0, 1, 2, 3]
+    async with await teacher_in(livekit_server, recorder, "raising-again") as teacher:
+        await teacher.say(sentences(4, 2))
+    await recorder.wait_for("s of gaps room=raising-again")
+    assert heard(tmp_path / "segments" / "raising-again") == [4, 5]
+
+
+@pytest.fixture
+def busy_host() -> Iterator[None]:
+    """Every core is used up, by programs that give way to those who speak."""
+    hog = [sys.executable, "-c", "import os\nos.nice(19)\nwhile True: pass"]
+    with contextlib.ExitStack() as stack:
+        for _ in range(2 * (os.cpu_count() or 1)):
+            process = stack.enter_context(subprocess.Popen(hog))
+            stack.callback(process.kill)
+        yield
+
+
+@pytest.mark.fault("a busy host: every core is used up when rooms open", "no room is refused")
+@pytest.mark.skipif(sys.platform == "win32", reason="its programs do not give way like this")
+async def test_a_busy_host_refuses_no_room(
+    livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path, busy_host: None
+) -> None:
+    recorder = await worker(RECONCILE_SECONDS="3600")
+    await until(lambda: psutil.cpu_percent(interval=1) > 90, "the host is busy", timeout=60)
+    await asyncio.sleep(BUSY_SECONDS)
+    rooms = [f"busy-{number}" for number in range(3)]
+    async with contextlib.AsyncExitStack() as lessons:
+        teachers = [
+            await lessons.enter_async_context(await teacher_in(livekit_server, recorder, room))
+            for room in rooms
+        ]
+        await asyncio.gather(*(teacher.say(sentences(3 * at, 3)) for at, teacher in enumerate(teachers)))
+    for at, room in enumerate(rooms):
+        await recorder.wait_for(f"s of gaps room={room}")
+        assert heard(tmp_path / "segments" / room) == list(range(3 * at, 3 * at + 3))

@@ -1,0 +1,76 @@
+"""The worker with something in it that breaks, for what cannot be done to it from outside.
+
+``BROKEN`` names a file. While it is there, the disk has the trouble that is written in it: ``EIO``, or ``stall`` for
+five seconds once. Where it says ``callbacks``, others' callbacks for the room's events and for its end raise.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
+
+import slim  # noqa: F401, I001  (before the framework)
+from livekit.agents import JobContext
+
+import agent
+
+STALL_SECONDS = 5.0
+EVENTS = (
+    "participant_connected",
+    "track_published",
+    "track_subscribed",
+    "track_unsubscribed",
+    "participant_disconnected",
+    "disconnected",
+)
+
+BROKEN = Path(os.environ["BROKEN"])
+
+fsync = os.fsync
+connect = JobContext.connect
+
+
+def trouble() -> str:
+    try:
+        return BROKEN.read_text(encoding="ascii")
+    except FileNotFoundError:
+        return ""
+
+
+def broken_fsync(descriptor: Any) -> None:
+    now = trouble()
+    if now == "EIO":
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    if now == "stall":
+        BROKEN.unlink()
+        time.sleep(STALL_SECONDS)
+    fsync(descriptor)
+
+
+async def connect_with_others(self: JobContext, **options: Any) -> None:
+    if trouble() == "callbacks":
+        for event in EVENTS:
+            self.room.on(event, broken_callback)  # type: ignore[arg-type]
+        self.add_shutdown_callback(broken_end)
+    await connect(self, **options)
+
+
+def broken_callback(*_: object) -> None:
+    raise RuntimeError("a callback that raises")
+
+
+async def broken_end() -> None:
+    raise RuntimeError("an end that raises")
+
+
+os.fsync = broken_fsync
+JobContext.connect = connect_with_others  # type: ignore[method-assign]
+
+if __name__ == "__main__":
+    os._exit(agent.main(sys.argv[1:]))
