@@ -111,7 +111,8 @@ class Wire(Server):
             self._carrier.join()
         while self._devices:
             os.close(self._devices.pop())
-        subprocess.run(["ip", "netns", "delete", self._space], capture_output=True)
+        with contextlib.suppress(FileNotFoundError):  # no ip: nothing was laid
+            subprocess.run(["ip", "netns", "delete", self._space], capture_output=True)
 
     def _carry(self) -> None:
         near, far = self._devices

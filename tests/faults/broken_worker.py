@@ -43,14 +43,14 @@ def trouble() -> str:
         return ""
 
 
-def broken_fsync(descriptor: Any) -> None:
+def broken_fsync(fd: Any) -> None:
     now = trouble()
     if now == "EIO":
         raise OSError(errno.EIO, os.strerror(errno.EIO))
     if now == "stall":
         BROKEN.unlink()
         time.sleep(STALL_SECONDS)
-    fsync(descriptor)
+    fsync(fd)
 
 
 async def connect_with_others(self: JobContext, **options: Any) -> None:
