@@ -308,11 +308,12 @@ def _look_at_wav(room: Room, record: SegmentRecord, *, checksum: bool) -> list[F
 
 def _look_at_header(path: Path, record: SegmentRecord, header: bytes, size: int) -> list[Finding]:
     """Whether a reader gets as much sound as the manifest says."""
-    samples: int | None = max(0, (size - WAV_HEADER_BYTES) // BYTES_PER_SAMPLE)
-    if header != wav_header(samples or 0):  # not as we write it: perhaps from other hands
-        samples = _samples_for_readers(path)
-        if samples is None:
+    samples = max(0, (size - WAV_HEADER_BYTES) // BYTES_PER_SAMPLE)
+    if header != wav_header(samples):  # not as we write it: perhaps from other hands
+        readable = _samples_for_readers(path)
+        if readable is None:
             return [Finding(Kind.WAV_HEADER, f"{record.file} is no 16 kHz mono 16-bit WAV", record.file)]
+        samples = readable
     if abs(samples - record.duration_seconds * SAMPLE_RATE) > ROUNDING_SAMPLES:
         seconds = f"{samples / SAMPLE_RATE:.3f} s, the manifest says {record.duration_seconds:.3f} s"
         return [Finding(Kind.WAV_LENGTH, f"{record.file} has {seconds}", record.file)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import StartWorker
@@ -29,7 +30,7 @@ SetClock = Callable[[float], None]
 
 
 @pytest.fixture
-def clock(tmp_path: Path) -> tuple[SetClock, dict[str, str]]:
+def clock(tmp_path: Path) -> tuple[SetClock, dict[str, Any]]:
     """How to set the clock that a worker with these settings goes by, in seconds beside the true time."""
     offset = tmp_path / "clock"
 
@@ -66,10 +67,10 @@ async def test_segments_have_the_time_of_a_clock_that_is_set(
     worker: StartWorker,
     tmp_path: Path,
     seen: Seen,
-    clock: tuple[SetClock, dict[str, str]],
+    clock: tuple[SetClock, dict[str, Any]],
 ) -> None:
     set_clock, settings = clock
-    recorder = await worker(server=livekit_server, output_dir=tmp_path / "segments", **settings)
+    recorder = await worker(**settings)
     said: list[tuple[Said, float]] = []
     async with await teacher_in(livekit_server, recorder, "clock") as teacher:
         for first, beside in ((0, 0.0), (3, 30.0), (6, -10.0)):
