@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from livekit import rtc
@@ -57,7 +57,8 @@ class _Interruption:
     stopped."""
 
     track: TrackInfo
-    since: datetime | None
+    since: float | None
+    """Of the monotonic clock: the other may be set meanwhile."""
     reason: GapReason
 
 
@@ -330,24 +331,26 @@ class RoomRecorder:
     def _pass_over(self, track: TrackInfo, reason: GapReason) -> None:
         """A track is not heard: from now on or, where it was there before us, from where our predecessor stopped."""
         is_new = track.track_sid not in self._there_before_us
-        self._interrupt(track, utc_now() if is_new else None, reason)
+        self._interrupt(track, time.monotonic() if is_new else None, reason)
         self._there_before_us.discard(track.track_sid)
 
-    def _interrupt(self, track: TrackInfo, since: datetime | None, reason: GapReason) -> None:
+    def _interrupt(self, track: TrackInfo, since: float | None, reason: GapReason) -> None:
         self._interrupted.setdefault(track.track_sid, _Interruption(track, since, reason))
 
     def _own_up(self, sid: str) -> None:
         """An interruption of this track, if there is one, is over: the manifest is to say so."""
         over = self._interrupted.pop(sid, None)
         if over is not None:
-            self._pipeline.missed(over.track, over.since, utc_now(), over.reason)
+            end = utc_now()
+            start = None if over.since is None else end - timedelta(seconds=time.monotonic() - over.since)
+            self._pipeline.missed(over.track, start, end, over.reason)
 
     def _on_track_unsubscribed(
         self, _: rtc.RemoteTrack, publication: rtc.RemoteTrackPublication, participant: rtc.RemoteParticipant
     ) -> None:
         # Whether the participant leaves altogether is said by the events right behind this one.
         if self._is_reconnecting and publication.sid in self._tracks:
-            self._interrupt(self._tracks[publication.sid].track, utc_now(), GapReason.RECONNECT)
+            self._interrupt(self._tracks[publication.sid].track, time.monotonic(), GapReason.RECONNECT)
         self._asked_for.discard(publication.sid)
         self._close_track(publication.sid, EndReason.UNPUBLISHED)
 
@@ -445,7 +448,7 @@ class RoomRecorder:
             f"DEAF: {sid} brings no sound for {silent_seconds:.0f} s, asking for it anew",
             participant,
         )
-        self._interrupt(processor.track, utc_now() - timedelta(seconds=silent_seconds), GapReason.DEAF)
+        self._interrupt(processor.track, processor.heard_at, GapReason.DEAF)
         self._deaf_since.setdefault(sid, processor.heard_at)
         self._close_track(sid, EndReason.UNPUBLISHED)
         self._asked_for.discard(sid)
@@ -461,8 +464,7 @@ class RoomRecorder:
                 self._own_up(sid)
             else:
                 heard = processor.segmenter.position / SAMPLE_RATE
-                since = utc_now() - timedelta(seconds=min(heard, seconds))
-                self._interrupt(processor.track, since, GapReason.ENCRYPTED)
+                self._interrupt(processor.track, time.monotonic() - min(heard, seconds), GapReason.ENCRYPTED)
 
     def _tell_hearing(self) -> None:
         """The room is deaf until the track that fell silent brings sound again, or is gone."""

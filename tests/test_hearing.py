@@ -8,6 +8,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -21,7 +22,7 @@ from config import Settings
 from encryption import UNDECIPHERABLE_SECONDS
 from pipeline import SHORTEST_GAP_SECONDS
 from recorder import RoomRecorder
-from segments import SAMPLE_RATE, parse_utc
+from segments import SAMPLE_RATE, format_utc, parse_utc, utc_now
 from vitals import Vitals
 
 
@@ -111,6 +112,21 @@ async def test_a_track_that_goes_without_having_brought_sound_is_a_gap(
     lesson.unpublished()
     assert not lesson.recorder._interrupted
     assert await lesson.gaps() == [("TR_1", "deaf")]
+
+
+async def test_a_clock_that_is_set_back_hides_no_gap(
+    lesson: Lesson, vitals: Vitals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begins(lesson)
+    lesson.subscribed()
+    await until(lambda: vitals.snapshot().problems, "the worker is sick")
+    an_hour_ago = utc_now() - timedelta(hours=1)
+    monkeypatch.setattr(recorder, "utc_now", lambda: an_hour_ago)
+    lesson.unpublished()
+    assert await lesson.gaps() == [("TR_1", "deaf")]
+    (gap,) = gaps(lesson.folder)
+    assert gap["end"] == format_utc(an_hour_ago)
+    assert parse_utc(gap["start"]) <= an_hour_ago - timedelta(seconds=0.5)
 
 
 async def test_a_reconnect_is_a_gap_of_each_track_that_comes_back_or_does_not(
