@@ -24,14 +24,14 @@ from storage import (
     HEARD_FILE,
     MANIFEST,
     PART_SUFFIX,
+    TEXTS,
     FolderLock,
     SegmentNames,
     is_abandoned,
+    is_plain_name,
     record_in,
     safe_name,
 )
-
-TEXTS = "texts.jsonl"
 
 LANGUAGE_TAG = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 """BCP 47 as far as it names spoken languages; also what makes a tag safe as part of a file name."""
@@ -98,12 +98,6 @@ class Lines:
     read: int = 0
     broken: list[int] = field(default_factory=list)
     """Numbers of the lines that are not ours, counted from 1."""
-
-
-def is_plain_name(name: str) -> bool:
-    """Whether a name that a file gave us is the name of an ordinary file in the same folder."""
-    is_one_part = Path(name).name == name and not set(name) & set("/\\:\0") and name not in ("", ".", "..")
-    return is_one_part and not name.startswith(".") and len(os.fsencode(name)) <= 255
 
 
 class Archive:

@@ -28,6 +28,7 @@ from config import Settings
 from language_names import KNOWN_LANGUAGES, language_choices
 from languages import is_same_language, language_tag_or_empty
 from segments import RoomInfo, SegmentRecord, Translation
+from storage import TEXTS
 
 logger = logging.getLogger("recorder")
 
@@ -36,7 +37,6 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _Message = Coroutine[Any, Any, None]
 """One text stream or packet that is still to be sent."""
 
-TEXTS = "texts.jsonl"
 TOPIC = "lk.transcription"
 LANGUAGE_ATTRIBUTE = "captions_language"
 """Participant attribute: the language somebody wants to read."""

@@ -22,7 +22,7 @@ import soundfile
 import typer
 
 import console
-from archive import TEXTS, Archive, Lines, Room, Text, Texts, is_plain_name
+from archive import Archive, Lines, Room, Text, Texts
 from config import Settings
 from console import Advance, AsJson, SomeRooms, progress, say, say_json, tell
 from ledger import Ledger, keys_of, sound_key
@@ -37,9 +37,11 @@ from segments import (
 )
 from storage import (
     MANIFEST,
+    TEXTS,
     WAV_HEADER_BYTES,
     FolderLock,
     SegmentNames,
+    is_plain_name,
     mend_wav,
     read_gaps,
     recover_folder,

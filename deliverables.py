@@ -8,7 +8,6 @@ this item will never be taken). Their libraries are large, and imported by those
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -71,14 +70,6 @@ class Selection:
 
     def has_all_of(self, folder: str, records: Iterable[SegmentRecord]) -> bool:
         return all(self.has(folder, record) for record in records)
-
-
-def gap_in(line: bytes) -> GapRecord | None:
-    """The gap of a line that is ours."""
-    try:
-        return GapRecord.from_json(json.loads(line))
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-        return None
 
 
 class Target(Protocol):

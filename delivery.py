@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import random
@@ -26,8 +25,8 @@ from deliverables import CALL_TIMEOUT_SECONDS, Item, Lists, Sound, Target, Unusa
 from ledger import Key, Ledger, lists_key, note, sound_key, words_key
 from outbox import Bookmark, Order, Outbox, Work, new_lines
 from segments import ConfigError, RecorderError, Refused, RetryLater, SegmentRecord, StorageError, TextRecord
-from storage import GAPS, MANIFEST, read_manifest, record_in
-from text_files import TEXTS
+from storage import GAPS, MANIFEST, TEXTS, is_plain_name, read_manifest, record_in
+from text_files import text_in
 from vitals import Figure
 
 logger = logging.getLogger("recorder")
@@ -541,25 +540,12 @@ def _item_of(work: Work, output_dir: Path) -> tuple[Item, Key]:
     return Sound(folder, record), sound_key(record)
 
 
-def text_in(line: bytes) -> TextRecord | None:
-    """The text record of a line that is ours."""
-    try:
-        return TextRecord.from_json(json.loads(line))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
-
-
 def is_ours(text: TextRecord) -> bool:
     """Whether its files are plain names that belong to its segment: a list may not make us send anything else."""
     stem = Path(text.file).stem
     return all(
         is_plain_name(file) and file.startswith(f"{stem}_") and file.endswith(".txt") for file in text.files
     )
-
-
-def is_plain_name(name: str) -> bool:
-    """Whether it names a file in the folder itself."""
-    return bool(name) and not set(name) & set("/\\:\0") and not name.startswith(".")
 
 
 def _size(path: Path) -> int:

@@ -7,7 +7,6 @@ once; rooms that nobody rings for (processes of their own, other workers) are lo
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from outbox import Bookmark, Outbox, Work, new_lines
 from segments import SegmentRecord
-from storage import MANIFEST
+from storage import MANIFEST, is_plain_name, record_in
 
 logger = logging.getLogger("recorder")
 
@@ -115,18 +114,11 @@ def _work(kind: str, folder: str, record: SegmentRecord) -> Work:
 
 def _record_in(line: bytes, path: Path) -> SegmentRecord | None:
     """The segment of a line that is ours, and whose file is a plain name in the folder."""
-    try:
-        record = SegmentRecord.from_json(json.loads(line))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        record = None
-    if record is None or not _is_plain_name(record.file):
+    record = record_in(line)
+    if record is None or not is_plain_name(record.file):
         logger.warning("A line of %s is broken and was skipped", path)
         return None
     return record
-
-
-def _is_plain_name(file: str) -> bool:
-    return Path(file).name == file and "\\" not in file and _is_text(file)
 
 
 def _is_text(name: str) -> bool:

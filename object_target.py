@@ -27,12 +27,10 @@ from deliverables import (
     Sound,
     Words,
     file_bytes,
-    gap_in,
     sound_bytes,
 )
 from segments import ConfigError, RecorderError, Refused, RetryLater, SegmentRecord
-from storage import GAPS, MANIFEST, record_in, safe_name
-from text_files import TEXTS
+from storage import GAPS, MANIFEST, TEXTS, gap_in, record_in, safe_name
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore

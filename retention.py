@@ -18,8 +18,8 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from config import Settings
-from deliverables import Selection, Target, gap_in
-from delivery import end_of, is_ours, is_plain_name, key_of_lists, text_in
+from deliverables import Selection, Target
+from delivery import end_of, is_ours, key_of_lists
 from ledger import DELIVERED, Ledger, forget, keys_of, words_key
 from segments import RecorderError, SegmentRecord, TextRecord
 from storage import (
@@ -27,12 +27,15 @@ from storage import (
     LOCK_FILE,
     MANIFEST,
     PART_SUFFIX,
+    TEXTS,
     FolderLock,
+    gap_in,
+    is_plain_name,
     read_manifest,
     record_in,
     write_private,
 )
-from text_files import TEXTS
+from text_files import text_in
 
 logger = logging.getLogger("recorder")
 

@@ -24,10 +24,10 @@ from typing import Any
 
 import doorbell
 import folding
-from archive import TEXTS, Text, Texts, entry_in, is_plain_name, text_of_line
+from archive import Text, Texts, entry_in, text_of_line
 from outbox import Bookmark, new_lines
 from segments import SegmentRecord, StorageError
-from storage import MANIFEST, PRIVATE_FILE, record_in
+from storage import MANIFEST, PRIVATE_FILE, TEXTS, is_plain_name, record_in
 
 logger = logging.getLogger("recorder")
 

@@ -64,6 +64,7 @@ logger = logging.getLogger("recorder")
 MANIFEST = "segments.jsonl"
 GAPS = "gaps.jsonl"
 """The manifest's other half, what may be missing: a file of its own, so that every line of MANIFEST is a segment."""
+TEXTS = "texts.jsonl"
 HEARD_FILE = ".heard"
 """Holds the sid of the room that is being listened to; its time of change says until when."""
 LOCK_FILE = ".lock"
@@ -79,6 +80,15 @@ PRIVATE_FOLDER = 0o700
 _LOOKS_HASHED = re.compile(r"-[0-9a-f]{10}\Z", re.IGNORECASE)
 _NAME_BYTES = 80
 """Leaves room for the rest of a file name within 255 bytes, and of a path within Windows' 260 characters."""
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name that a file gave us is the name of an ordinary file in the same folder."""
+    try:
+        length = len(name.encode())
+    except UnicodeEncodeError:  # half a character: no name of ours
+        return False
+    return 0 < length <= 255 and not name.startswith(".") and not set(name) & set("/\\:\0")
 
 
 def safe_name(text: str) -> str:
@@ -740,6 +750,14 @@ def record_in(line: bytes) -> SegmentRecord | None:
         return None
 
 
+def gap_in(line: bytes) -> GapRecord | None:
+    """The gap that a line of the list of gaps describes; None for anything else."""
+    try:
+        return GapRecord.from_json(json.loads(line))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        return None
+
+
 def read_gaps(folder: Path) -> Iterator[GapRecord]:
     """The times from which speech may be missing, in the order in which they were noticed. Broken lines are skipped.
 
@@ -750,11 +768,7 @@ def read_gaps(folder: Path) -> Iterator[GapRecord]:
         lines = (folder / GAPS).read_bytes().splitlines()
     except FileNotFoundError:
         return
-    for line in lines:
-        with contextlib.suppress(
-            ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError
-        ):
-            yield GapRecord.from_json(json.loads(line))
+    yield from filter(None, map(gap_in, lines))
 
 
 def _new_lines(folder: Path, start: int) -> tuple[list[bytes], int]:

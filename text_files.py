@@ -20,9 +20,7 @@ import aiofiles.os
 import doorbell
 from outbox import Bookmark, new_lines
 from segments import SegmentRecord, TextRecord
-from storage import PART_SUFFIX, PRIVATE_FILE, FolderLock, open_private, sync_folder, write_all
-
-TEXTS = "texts.jsonl"
+from storage import PART_SUFFIX, PRIVATE_FILE, TEXTS, FolderLock, open_private, sync_folder, write_all
 
 MOST_REMEMBERED = 200
 """Records of one folder that are kept in memory, for context."""
@@ -100,13 +98,22 @@ class FolderTexts:
                 return
 
     def _remember(self, line: bytes) -> None:
-        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            record = TextRecord.from_json(json.loads(line))
-            self._done[record.number, record.file] = record.is_audio_kept
-            self._latest[record.number] = record
-            self._latest.move_to_end(record.number)
-            if len(self._latest) > MOST_REMEMBERED:
-                self._latest.popitem(last=False)
+        record = text_in(line)
+        if record is None:
+            return
+        self._done[record.number, record.file] = record.is_audio_kept
+        self._latest[record.number] = record
+        self._latest.move_to_end(record.number)
+        if len(self._latest) > MOST_REMEMBERED:
+            self._latest.popitem(last=False)
+
+
+def text_in(line: bytes) -> TextRecord | None:
+    """The record that a line of the list of texts describes; None for anything else."""
+    try:
+        return TextRecord.from_json(json.loads(line))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        return None
 
 
 async def write_text(path: Path, text: str) -> None:

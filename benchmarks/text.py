@@ -26,8 +26,7 @@ from config import Settings
 from devtools.gemini_server import KEY, Call, GeminiServer
 from outbox import Outbox
 from segments import SAMPLE_RATE, EndReason, Pcm, RoomInfo, SpeechSegment, StreamClock, TrackInfo
-from storage import MANIFEST, RoomFolder
-from text_files import TEXTS
+from storage import MANIFEST, TEXTS, RoomFolder
 from texts import TextService
 from translator import GeminiTranslator
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from disk import ANNA, BOB, CLOCK, NAMES, ROOM, noise, open_room, segment_of, settings_for
 
-from archive import Archive, Lines, Room, Text, is_plain_name
+from archive import Archive, Lines, Room, Text
 from segments import InputError, RoomInfo, SegmentRecord, TrackInfo
-from storage import RoomFolder
+from storage import RoomFolder, is_plain_name
 
 
 def speak(folder: RoomFolder, at_seconds: float = 0.0, track: TrackInfo = ANNA) -> SegmentRecord:
@@ -202,7 +202,9 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     assert [room.path.name for room in archive(tmp_path).rooms()] == ["math101"]
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b", ".hidden", "c:x", "a\0b", "x" * 256])
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "a/b", "a\\b", ".hidden", "c:x", "a\0b", "x" * 256, "\ud800.wav"]
+)
 def test_names_that_are_none(name: str) -> None:
     assert not is_plain_name(name)
 

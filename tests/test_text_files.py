@@ -11,7 +11,8 @@ import pytest
 from disk import RefusingDisk, needs_posix
 
 from segments import EndReason, SegmentRecord, TextRecord
-from text_files import TEXTS, FolderTexts, write_text
+from storage import TEXTS
+from text_files import FolderTexts, write_text
 
 NOW = datetime(2025, 10, 8, 14, 5, 23, tzinfo=timezone.utc)
 
@@ -83,6 +84,16 @@ def test_a_torn_line_spoils_no_other(tmp_path: Path) -> None:
     assert not texts.has(segment(2))
     assert texts.save(text(2))
     assert FolderTexts(tmp_path).has(segment(1)) and FolderTexts(tmp_path).has(segment(2))
+
+
+def test_lines_that_are_not_ours_are_passed_over(tmp_path: Path) -> None:
+    endless = json.dumps({**text(1).to_json(), "input_tokens": float("inf")})
+    lines_of_others = ["", "{", "null", '"x"', '{"number": 1}', "[" * 100_000, endless]
+    (tmp_path / TEXTS).write_text("\n".join(lines_of_others) + "\n", encoding="utf-8")
+    texts = FolderTexts(tmp_path)
+    assert not texts.has(segment(1))
+    assert texts.save(text(1))
+    assert texts.has(segment(1))
 
 
 @needs_posix
