@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,23 +9,19 @@ from typing import Any
 
 import psycopg
 import pytest
+from delivering import SOON, deliver, serving
 from harness import until
 from lessons_on_disk import BEN, sha256, spoken, with_texts
 from psycopg.rows import dict_row
 
 from config import Settings
 from deliverables import Selection, Sound
-from delivery import Backoff, DeliveryService
 from devtools.postgres_server import PostgresServer
 from ledger import Ledger
-from outbox import Outbox
 from postgres_target import PostgresTarget, id_of
 from segments import ConfigError, RecorderError, Refused, RetryLater, SegmentRecord
 
 pytestmark = pytest.mark.timeout(300)
-
-FAST = Backoff(0.02, 0.1)
-SOON = 60.0
 
 
 def rows(
@@ -38,21 +33,6 @@ def rows(
 
 def settings_for(url: str, folder: Path) -> Settings:
     return Settings.from_env({"DATABASE_URL": url, "OUTPUT_DIR": str(folder)}, for_worker=False)
-
-
-def service_for(settings: Settings, outbox: Outbox) -> DeliveryService:
-    targets = [PostgresTarget(settings.database_url)]
-    return DeliveryService(settings, targets, outbox, FAST)
-
-
-async def deliver(settings: Settings, patience: float = SOON) -> bool:
-    outbox = Outbox(Path(settings.output_dir))
-    service = service_for(settings, outbox)
-    try:
-        return await service.drain(patience)
-    finally:
-        await service.aclose()
-        await outbox.aclose()
 
 
 def is_all_there(server: PostgresServer, records: list[SegmentRecord]) -> bool:
@@ -117,10 +97,7 @@ async def test_an_outage_costs_time_and_nothing_else(
 ) -> None:
     settings = settings_for(database.url(), tmp_path)
     records = spoken(settings, count=2)
-    outbox = Outbox(Path(settings.output_dir))
-    service = service_for(settings, outbox)
-    task = asyncio.create_task(service.run())
-    try:
+    async with serving(settings) as service:
         await until(lambda: is_all_there(database, records), "the first two", SOON)
         database.pause()
         records += spoken(settings, count=3)
@@ -128,10 +105,6 @@ async def test_an_outage_costs_time_and_nothing_else(
         database.run()
         await until(lambda: service.status()[0].delivered >= 5, "delivery goes on", SOON)
         await until(lambda: is_all_there(database, records), "all of them", SOON)
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        await outbox.aclose()
     assert "works again" in caplog.text
     assert database.password not in caplog.text
 

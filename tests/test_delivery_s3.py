@@ -11,64 +11,32 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from delivering import SOON, deliver, serving
 from harness import until
 from lessons_on_disk import BEN, sha256, spoken, with_texts
 
 from config import Settings
-from delivery import Backoff, DeliveryService
 from devtools.s3_server import Request, S3Server
 from ledger import DELIVERED, Ledger, sound_key
-from outbox import OUTBOX, Outbox
+from outbox import OUTBOX
 from retention import Rules, let_go, room_folders
 from segments import SegmentRecord
 from targets import open_targets, problems_of
 
 pytestmark = pytest.mark.timeout(300)
 
-FAST = Backoff(0.02, 0.1)
-SOON = 60.0
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def settings_for(s3: S3Server, folder: Path, **more: str) -> Settings:
     environ = {**s3.environment(), "OUTPUT_DIR": str(folder), "S3_PREFIX": "school", **more}
     return Settings.from_env(environ, for_worker=False)
-
-
-def service_for(settings: Settings, outbox: Outbox) -> DeliveryService:
-    targets, problems = open_targets(settings)
-    assert not problems
-    return DeliveryService(settings, targets, outbox, FAST)
-
-
-@contextlib.asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[DeliveryService]:
-    outbox = Outbox(Path(settings.output_dir))
-    service = service_for(settings, outbox)
-    task = asyncio.create_task(service.run())
-    try:
-        yield service
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-        await outbox.aclose()
-
-
-async def deliver(settings: Settings, patience: float = SOON) -> bool:
-    outbox = Outbox(Path(settings.output_dir))
-    service = service_for(settings, outbox)
-    try:
-        return await service.drain(patience)
-    finally:
-        await service.aclose()
-        await outbox.aclose()
 
 
 def is_all_there(s3: S3Server, records: list[SegmentRecord], room: str = "math101") -> bool:
@@ -326,7 +294,6 @@ CHILD = """
 import asyncio, sys
 from pathlib import Path
 from config import Settings
-from delivery import Backoff, DeliveryService
 from outbox import Outbox
 from targets import open_targets
 import os

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from delivering import opened
 from disk import needs_posix
 from test_text_files import segment
 
@@ -18,15 +17,6 @@ from feed import ManifestFeed
 from outbox import OUTBOX, Order, Outbox
 from segments import SegmentRecord
 from storage import MANIFEST
-
-
-@contextlib.asynccontextmanager
-async def opened(folder: Path) -> AsyncIterator[Outbox]:
-    box = Outbox(folder)
-    try:
-        yield box
-    finally:
-        await box.aclose()
 
 
 def commit(folder: Path, *numbers: int) -> None:

@@ -11,10 +11,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from delivering import opened
 from disk import needs_posix
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,15 +27,6 @@ from segments import StorageError
 def item(number: int, folder: str = "math101", kind: str = "text", moment: float | None = None) -> Work:
     payload = {"number": number, "said": "¡Hola! \u2028 'quoted'; DROP TABLE work"}
     return Work(kind, folder, f"segment_{number:03d}.wav", number if moment is None else moment, payload)
-
-
-@contextlib.asynccontextmanager
-async def opened(folder: Path) -> AsyncIterator[Outbox]:
-    box = Outbox(folder)
-    try:
-        yield box
-    finally:
-        await box.aclose()
 
 
 async def claimed(box: Outbox, order: Order = Order.NEWEST_FIRST, most: int = 100) -> list[str]:
