@@ -16,7 +16,7 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from config import Settings
 from feed import ManifestFeed
 from languages import language_tag_or_empty
 from outbox import Backlog, Order, Outbox, State, Work
-from segments import Refused, RetryLater, SegmentRecord, StorageError, TextRecord
+from segments import Refused, RetryLater, SegmentRecord, StorageError, TextRecord, Translation
 from storage import MANIFEST
 from text_files import FolderTexts, write_text
 from translator import BadAnswer, Rejected, TextRequest, TextResult, Translator, Usage
@@ -339,17 +339,10 @@ class TextService:
     # Answers.
 
     async def _save(self, work: Work, texts: FolderTexts, segment: SegmentRecord, result: TextResult) -> None:
-        translation, files = result.translation, {}
-        if self._settings.save_translations and translation.transcript:
-            stem = Path(segment.file).stem
-            by_language = {translation.language: translation.transcript, **translation.translations}
-            files = {f"{stem}_{language}.txt": text for language, text in by_language.items()}
-        record = TextRecord(
-            number=segment.number,
-            file=segment.file,
-            at=datetime.now(timezone.utc),
-            start=segment.start,
-            participant_identity=segment.participant_identity,
+        translation = result.translation
+        files = _text_files(segment, translation) if self._settings.save_translations else {}
+        record = replace(
+            _record_of(segment),
             language=translation.language,
             transcript=translation.transcript,
             translations=translation.translations,
@@ -418,14 +411,7 @@ class TextService:
 
     async def _refuse(self, work: Work, reason: str) -> None:
         segment, texts = SegmentRecord.from_json(work.payload), self._texts_of(work.folder)
-        record = TextRecord(
-            number=segment.number,
-            file=segment.file,
-            at=datetime.now(timezone.utc),
-            start=segment.start,
-            participant_identity=segment.participant_identity,
-            refused=reason,
-        )
+        record = replace(_record_of(segment), refused=reason)
         if await asyncio.to_thread(texts.save, record):
             self._count(work, segment, refused=1)
             logger.error("No text for %s, for good: %s", segment.file, reason, extra=_context(segment))
@@ -490,6 +476,25 @@ class TextService:
                 logger.info("Text of this lesson so far: %s", lesson.costs, extra={"room": lesson.room})
         if len(self._lessons) > MOST_FOLDERS_KEPT:
             self._lessons = {key: one for key, one in self._lessons.items() if not one.is_reported}
+
+
+def _text_files(segment: SegmentRecord, translation: Translation) -> dict[str, str]:
+    """What is written beside the WAV: texts by the names of their files."""
+    if not translation.transcript:
+        return {}
+    by_language = {translation.language: translation.transcript, **translation.translations}
+    return {f"{Path(segment.file).stem}_{language}.txt": text for language, text in by_language.items()}
+
+
+def _record_of(segment: SegmentRecord) -> TextRecord:
+    """The beginning of the line about a segment's text: whose it is."""
+    return TextRecord(
+        number=segment.number,
+        file=segment.file,
+        at=datetime.now(timezone.utc),
+        start=segment.start,
+        participant_identity=segment.participant_identity,
+    )
 
 
 def _context(segment: SegmentRecord) -> dict[str, str]:
