@@ -400,7 +400,16 @@ class _Seen:
     """When they were last read to their ends."""
     gaps_bytes: int = 0
     grown_at: float | None = None
-    """When something came that the delivered lists do not name yet; None: they name all."""
+    """When something came that the delivered lists do not name yet, 0 if before the start; None: they name all."""
+
+    def note_growth(self) -> None:
+        if self.grown_at is None:
+            self.grown_at = time.monotonic()
+
+    def is_time_for_lists(self, *, at_once: bool) -> bool:
+        if self.grown_at is None:
+            return False
+        return at_once or self.grown_at == 0 or time.monotonic() - self.grown_at >= LISTS_SECONDS
 
 
 class _Feed:
@@ -431,21 +440,25 @@ class _Feed:
         for folder, sizes in (await asyncio.to_thread(self._sizes)).items():
             seen = self._seen.setdefault(folder, _Seen(grown_at=0.0))
             if sizes != seen.sizes:
-                if sizes[2] != seen.gaps_bytes:
-                    seen.gaps_bytes = sizes[2]
-                    seen.grown_at = time.monotonic() if seen.grown_at is None else seen.grown_at
-                while await self._read(folder, MANIFEST, self._sounds) or await self._read(
-                    folder, TEXTS, self._words
-                ):
-                    has_news = True
-                    seen.grown_at = time.monotonic() if seen.grown_at is None else seen.grown_at
-                seen.sizes = (0, 0, 0) if folder in self._behind else sizes
-                self._behind.discard(folder)
-            if seen.grown_at is not None and (
-                with_lists or time.monotonic() - seen.grown_at >= LISTS_SECONDS or seen.grown_at == 0.0
-            ):
+                has_news = await self._read_on(folder, seen, sizes) or has_news
+            if seen.is_time_for_lists(at_once=with_lists):
                 has_news = await self._add_lists(folder) or has_news
                 seen.grown_at = None
+        return has_news
+
+    async def _read_on(self, folder: str, seen: _Seen, sizes: _Sizes) -> bool:
+        """Reads what has grown to its end; whether there was anything that is to be delivered."""
+        has_news = False
+        if sizes[2] != seen.gaps_bytes:
+            seen.gaps_bytes = sizes[2]
+            seen.note_growth()
+        while await self._read(folder, MANIFEST, self._sounds) or await self._read(
+            folder, TEXTS, self._words
+        ):
+            has_news = True
+            seen.note_growth()
+        seen.sizes = (0, 0, 0) if folder in self._behind else sizes
+        self._behind.discard(folder)
         return has_news
 
     def _sizes(self) -> dict[str, _Sizes]:
