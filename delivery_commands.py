@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -183,19 +183,12 @@ def prune(
 async def _prune_remote(
     settings: Settings, targets: Sequence[Target], now: datetime, dry_run: bool
 ) -> tuple[dict[str, int], bool]:
-    counts: dict[str, int] = {}
-    is_well = True
-    selection = Selection(before=now - timedelta(days=settings.remote_retention_days))
+    if settings.remote_retention_days:
+        old = Selection(before=now - timedelta(days=settings.remote_retention_days))
+        return await _remove_from(targets, old, {}, only_count=dry_run)
     for target in targets:
-        try:
-            if settings.remote_retention_days:
-                counts[target.name] = await target.remove(selection, {}, only_count=dry_run)
-        except RecorderError as error:
-            tell(f"{target.name}: {error}")
-            is_well = False
-        finally:
-            await target.aclose()
-    return counts, is_well
+        await target.aclose()
+    return {}, True
 
 
 def _say_leaving(leaving: Sequence[Leaving], remote: dict[str, int], dry_run: bool) -> None:
@@ -265,13 +258,8 @@ def erase(
     selection = Selection(room, participant)
     here = _chosen(settings, selection)
     count = sum(len(one.records) for one in here)
-    what = f"{participant} in {room}" if participant else f"the whole room {room}"
     if not yes:
-        typer.confirm(
-            f"Erase {what} ({count} segments here, and all of it in {len(targets)} targets)?",
-            abort=True,
-            err=True,
-        )
+        _ask(selection, count, len(targets))
     remote, is_well = console.run(_erase(settings, targets, selection, here))
     outcome = {
         "at": format_utc(datetime.now(timezone.utc)),
@@ -285,14 +273,18 @@ def erase(
     if as_json:
         say_json(outcome)
     else:
-        say(
-            f"Erased: {count} segments here"
-            + "".join(f", {found} in {name}" for name, found in remote.items())
-        )
+        in_targets = "".join(f", {found} in {name}" for name, found in remote.items())
+        say(f"Erased: {count} segments here{in_targets}")
     if not is_well:
         tell("Not everything is erased: run it again when all targets can be reached")
-    if not is_well:
         raise typer.Exit(TROUBLE)
+
+
+def _ask(selection: Selection, count: int, targets: int) -> None:
+    """Ends the program unless the answer is yes."""
+    what = f"{selection.participant} in" if selection.participant else "the whole room"
+    question = f"Erase {what} {selection.room} ({count} segments here, and all of it in {targets} targets)?"
+    typer.confirm(question, abort=True, err=True)
 
 
 def _chosen(settings: Settings, selection: Selection) -> list[_Erasing]:
@@ -318,7 +310,7 @@ async def _erase(
             for file in files_of(record, texts.get(record.file)):
                 (one.folder / file).unlink(missing_ok=True)
     known = {one.folder.name: one.records for one in here}
-    remote, is_well = await _erase_remote(targets, selection, known)
+    remote, is_well = await _remove_from(targets, selection, known)
     if is_well:
         for one in here:
             strike_out(one.folder, {record.file for record in one.records}, selection)
@@ -338,22 +330,6 @@ async def _forget(output_dir: Path, folders: Sequence[str]) -> None:
         await outbox.aclose()
     for ending in ("", "-wal", "-shm"):
         (output_dir / f"{INDEX}{ending}").unlink(missing_ok=True)
-
-
-async def _erase_remote(
-    targets: Sequence[Target], selection: Selection, known: dict[str, tuple[SegmentRecord, ...]]
-) -> tuple[dict[str, int], bool]:
-    counts: dict[str, int] = {}
-    is_well = True
-    for target in targets:
-        try:
-            counts[target.name] = await target.remove(selection, known)
-        except RecorderError as error:
-            tell(f"{target.name}: {error}")
-            is_well = False
-        finally:
-            await target.aclose()
-    return counts, is_well
 
 
 def _record(path: Path, outcome: dict[str, Any]) -> None:
@@ -380,6 +356,27 @@ def _targets(settings: Settings, *, may_be_none: bool = False) -> list[Target]:
             "There is nowhere to deliver to: set S3_BUCKET (and its keys), STORE_URL or DATABASE_URL"
         )
     return targets
+
+
+async def _remove_from(
+    targets: Sequence[Target],
+    selection: Selection,
+    known: Mapping[str, Sequence[SegmentRecord]],
+    *,
+    only_count: bool = False,
+) -> tuple[dict[str, int], bool]:
+    """How many segments each target has let go, and whether all of them did; then lets go of the targets."""
+    counts: dict[str, int] = {}
+    is_well = True
+    for target in targets:
+        try:
+            counts[target.name] = await target.remove(selection, known, only_count=only_count)
+        except RecorderError as error:
+            tell(f"{target.name}: {error}")
+            is_well = False
+        finally:
+            await target.aclose()
+    return counts, is_well
 
 
 def _folders(settings: Settings) -> list[Path]:
