@@ -172,7 +172,7 @@ class ObjectTarget:
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
         for _ in range(MOST_MERGES):
-            there, version = await self._read(key)
+            there, version, forbidden = await self._seen(key)
             before = _whole_lines(there or b"")
             after = change(before)
             if after == before and there is not None:
@@ -184,8 +184,21 @@ class ObjectTarget:
                 await self._write(key, b"".join(after), mode=mode)
                 return
             except (AlreadyExistsError, PreconditionError, _Unconditional):
-                continue
+                if forbidden is not None:
+                    raise forbidden from None
         raise RetryLater(f"{key} is being written by others")
+
+    async def _seen(self, key: str) -> tuple[bytes | None, str | None, Refused | None]:
+        """An object, its version, and why it may not be read.
+
+        To a key that may not list its bucket S3 forbids also what is not there; whether it is, creating it tells.
+        """
+        try:
+            return *(await self._read(key)), None
+        except Refused as refusal:
+            if not self._is_conditional:
+                raise
+            return None, None, refusal
 
     async def _write(self, key: str, data: bytes, *, mode: Any) -> None:
         """One object, whole or not at all. Lets AlreadyExistsError and PreconditionError through."""

@@ -19,10 +19,10 @@ from pathlib import Path
 import pytest
 from delivering import SOON, deliver, serving
 from harness import until
-from lessons_on_disk import BEN, sha256, spoken, with_texts
+from lessons_on_disk import BEN, NOW, sha256, spoken, with_texts
 
 from config import Settings
-from devtools.s3_server import Request, S3Server
+from devtools.s3_server import BUCKET, Request, S3Server
 from ledger import DELIVERED, Ledger, sound_key
 from outbox import OUTBOX
 from retention import Rules, let_go, room_folders
@@ -207,6 +207,37 @@ async def test_an_object_of_somebody_else_is_never_overwritten(s3: S3Server, tmp
     assert await deliver(settings)
     assert s3.objects()[f"school/math101/{records[0].file}"] == b"older"
     assert len(Ledger(tmp_path / "math101").refused()) == 1
+
+
+async def test_a_key_that_may_not_list_is_enough(s3: S3Server, tmp_path: Path) -> None:
+    """S3 calls forbidden what is not there, then."""
+
+    def is_nowhere(request: Request) -> str | None:
+        is_there = request.path.partition(f"/{BUCKET}/")[2] in s3.objects()
+        return "AccessDenied" if request.method == "GET" and not is_there else None
+
+    settings = settings_for(s3, tmp_path)
+    s3.gate.fault = is_nowhere
+    records = spoken(settings)
+    with_texts(tmp_path / "math101", records)
+    assert await deliver(settings)
+    assert listed(s3) == [record.file for record in records]
+    records += spoken(settings, at=NOW + timedelta(hours=1))
+    assert await deliver(settings)
+    assert is_all_there(s3, records)
+    assert listed(s3) == [record.file for record in records]
+    assert Ledger(tmp_path / "math101").refused() == {}
+
+
+async def test_a_list_that_may_not_be_read_is_not_overwritten(s3: S3Server, tmp_path: Path) -> None:
+    settings = settings_for(s3, tmp_path)
+    records = spoken(settings)
+    s3.put("school/math101/segments.jsonl", b"of somebody else\n")
+    s3.gate.fault = lambda request: "AccessDenied" if request.method == "GET" else None
+    assert await deliver(settings)
+    assert is_all_there(s3, records)
+    assert s3.objects()["school/math101/segments.jsonl"] == b"of somebody else\n"
+    assert list(Ledger(tmp_path / "math101").refused().values()) == ["forbidden"]
 
 
 @pytest.mark.parametrize("header", ["if-none-match", "if-match", "x-amz-checksum-sha256"])
