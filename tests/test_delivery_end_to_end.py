@@ -66,6 +66,14 @@ def hold_uploads(s3: S3Server) -> tuple[threading.Event, threading.Event]:
     return reached, let_go
 
 
+async def everything_has_arrived(s3: S3Server, database: PostgresServer, room_dir: Path) -> None:
+    def spoken() -> list[str]:
+        return hashes(manifest(room_dir))
+
+    await until(lambda: in_s3(s3, room_dir.name) == spoken(), "every segment in S3, once", SOON)
+    await until(lambda: in_postgres(database) == spoken(), "every segment in Postgres, once", SOON)
+
+
 async def test_a_lecture_arrives_through_outages_and_kills(
     livekit_server: LiveKitServer, worker: StartWorker, s3: S3Server, database: PostgresServer, tmp_path: Path
 ) -> None:
@@ -97,10 +105,7 @@ async def test_a_lecture_arrives_through_outages_and_kills(
         killed.set()
 
     recorder = await worker(**settings)
-    await until(lambda: in_s3(s3, "lecture") == hashes(manifest(room_dir)), "every segment in S3, once", SOON)
-    await until(
-        lambda: in_postgres(database) == hashes(manifest(room_dir)), "every segment in Postgres, once", SOON
-    )
+    await everything_has_arrived(s3, database, room_dir)
     assert hashes(manifest(room_dir)) == sorted(sha256(path.read_bytes()) for path in room_dir.glob("*.wav"))
     assert sound.heard(recorded(room_dir), MARKERS) == [0, 1, 2, 3, 4, 5]
     await recorder.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -47,13 +48,16 @@ RECORDS = st.builds(
     caption_languages=st.lists(st.text()).map(tuple),
 )
 NEWER_FIELDS = {"speaking_language", "caption_languages"}
-TEXTS = st.builds(
+_texts = functools.partial(
+    st.builds,
     TextRecord,
     number=st.integers(1, 10**9),
     file=st.text(),
     at=MOMENTS,
     start=MOMENTS,
     participant_identity=st.text(),
+)
+TEXTS = _texts(
     language=st.text(),
     transcript=st.text(),
     translations=st.dictionaries(st.text(), st.text()),
@@ -64,15 +68,7 @@ TEXTS = st.builds(
     input_tokens=st.integers(0, 10**6),
     output_tokens=st.integers(0, 10**6),
     is_audio_kept=st.booleans(),
-) | st.builds(
-    TextRecord,
-    number=st.integers(1, 10**9),
-    file=st.text(),
-    at=MOMENTS,
-    start=MOMENTS,
-    participant_identity=st.text(),
-    refused=st.text(min_size=1),
-)
+) | _texts(refused=st.text(min_size=1))
 RECORD = SegmentRecord(
     1, "a.wav", "r", "RM", "anna", "Anna", "TR", "microphone", BEGINNING, BEGINNING, 0, 1, 0.9, 0.5,
     EndReason.PAUSE, "",
