@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from devtools import worker
-from devtools.livekit_server import NEW_PROCESS_GROUP, LiveKitServer
-from devtools.worker import AGENT, REGISTERED, START_SECONDS, Worker
+from devtools.livekit_server import LiveKitServer
+from devtools.worker import AGENT, REGISTERED, Worker
 
 HERE = Path(__file__).resolve().parent
 
@@ -51,32 +47,10 @@ class RecipeWorker(Worker):
         output_dir: Path,
         settings: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(server, output_dir, settings={**recipe.settings, **(settings or {})})
+        settings = {**recipe.settings, **(settings or {})}
+        super().__init__(server, output_dir, settings=settings, program=recipe.script)
         self.recipe = recipe
-
-    async def start(self) -> None:
-        self.launch()
-        try:
-            await self.wait_for(self.recipe.ready, START_SECONDS)
-        except BaseException:
-            self.kill()
-            raise
-
-    def launch(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, str(self.recipe.script), "start"],
-            cwd=AGENT.parent,
-            env=worker._environment(self._settings),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            errors="replace",
-            start_new_session=True,
-            creationflags=NEW_PROCESS_GROUP,
-        )
-        self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
-        self._reader.start()
+        self.ready = recipe.ready
 
     async def stop(self) -> int:
         if self.recipe.saves_at_end:

@@ -34,8 +34,11 @@ class Worker:
     """One worker with settings of its own, whatever the user's environment and ``.env`` say, and its log.
 
     ``within`` stands before its command, for a worker in another network namespace. ``program`` is what is started
-    instead of agent.py: the same with something put in.
+    instead of agent.py: the same with something put in, or another worker altogether.
     """
+
+    ready = REGISTERED
+    """What it says in the log when it is ready for rooms."""
 
     def __init__(
         self,
@@ -76,7 +79,7 @@ class Worker:
         """Returns when it is ready for rooms."""
         self.launch()
         try:
-            await self.wait_for(REGISTERED, START_SECONDS)
+            await self.wait_for(self.ready, START_SECONDS)
         except BaseException:
             self.kill()
             raise
