@@ -67,6 +67,24 @@ def test_a_build_machine_gets_one(bare_machine: Path, monkeypatch: pytest.Monkey
             find_or_install()
 
 
+@POSIX_ONLY
+@pytest.mark.parametrize("may", [True, False])
+def test_who_is_not_root_installs_by_sudo(
+    bare_machine: Path, monkeypatch: pytest.MonkeyPatch, may: bool
+) -> None:
+    monkeypatch.setenv("CI", "true")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    program(bare_machine / "apt-get", f"/bin/cp $0 {bare_machine}/chromium")
+    if may:
+        program(bare_machine / "sudo", 'shift 2; exec "$@"')
+        assert find_or_install() == bare_machine / "chromium"
+    else:
+        with pytest.raises(
+            ProgramUnavailable, match="Only root on Debian or Ubuntu can do this: apt-get update"
+        ):
+            find_or_install()
+
+
 @pytest.mark.browser
 async def test_a_page_is_shown(browser: Browser) -> None:
     page = await browser.new_page()
