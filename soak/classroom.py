@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,12 +14,12 @@ from harness import STUDENT, TEACHER
 
 from devtools.livekit_server import LiveKitServer
 from devtools.speakers import Microphone, Speaker
-from devtools.worker import Worker
+from devtools.worker import Worker, WorkerFailed
 from soak.lecture import Word, script, words
 
 ROOM, ANNA, SAM = "lecture", "anna", "sam"
 LISTEN_SECONDS = 60.0
-"""How long anybody waits for a recorder before the lecture goes on without."""
+"""How long a recorder is waited for before the lecture goes on without."""
 JOIN_SECONDS = 30.0
 BREATH_SECONDS = 0.5
 """The teacher does nothing in mid-word: what is on its way then would be lost on the way."""
@@ -141,11 +141,26 @@ class Classroom:
         return worker
 
     async def until_heard(self, sid: str) -> None:
-        wanted = f"Track subscribed: microphone {sid}"
-        await self._until(lambda: any(wanted in line for one in self.workers for line in one.lines))
+        """Returns when somebody listens to a track.
 
-    async def until_taken_over(self, worker: Worker, skip_lines: int = 0) -> None:
-        await self._until(lambda: any("Track subscribed" in line for line in worker.lines[skip_lines:]))
+        Raises:
+            WorkerFailed: nobody does for long.
+        """
+        await self._until_said(f"Track subscribed: microphone {sid}", self.workers)
+
+    async def until_taken_over(self, worker: Worker) -> None:
+        """Returns when this worker listens to the teacher.
+
+        Raises:
+            WorkerFailed: it does not for long.
+        """
+        await self._until_said("Track subscribed", [worker])
+
+    async def _until_said(self, what: str, workers: Sequence[Worker]) -> None:
+        if not await _until(
+            lambda: any(what in line for one in workers for line in one.lines), LISTEN_SECONDS
+        ):
+            raise WorkerFailed(f"no recorder within {LISTEN_SECONDS:.0f} s")
 
     async def finish(self) -> None:
         """The teacher leaves, the last word is saved, and the workers end."""
@@ -154,7 +169,7 @@ class Classroom:
                 await self.teacher.silence(LAST_BREATH_SECONDS)
         await self.leave()
         if self.workers and self.worker.exit_code is None:
-            await self._until(lambda: not any(self.room_dir.glob("*.part")), ROOM_OVER_SECONDS)
+            await _until(lambda: not any(self.room_dir.glob("*.part")), ROOM_OVER_SECONDS)
         await self.end_workers()
 
     async def end_workers(self) -> None:
@@ -162,8 +177,9 @@ class Classroom:
             if worker.exit_code is None:
                 await worker.stop()
 
-    async def _until(self, condition: Callable[[], bool], timeout: float = LISTEN_SECONDS) -> bool:
-        deadline = time.monotonic() + timeout
-        while not condition() and time.monotonic() < deadline:  # noqa: ASYNC110 - a log has no event
-            await asyncio.sleep(POLL_SECONDS)
-        return condition()
+
+async def _until(condition: Callable[[], bool], timeout: float) -> bool:
+    deadline = time.monotonic() + timeout
+    while not condition() and time.monotonic() < deadline:  # noqa: ASYNC110 - a log has no event
+        await asyncio.sleep(POLL_SECONDS)
+    return condition()

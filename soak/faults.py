@@ -21,6 +21,7 @@ AWAY_SECONDS = 1.0
 RECONNECT_SECONDS = 4.0
 FULL_SECONDS = 8.0
 HANGING_SECONDS = 3.0
+SETTLE_SECONDS = 4.0
 STUDENTS = 20
 CHANGES = 20
 """Of every student's attributes."""
@@ -109,12 +110,16 @@ async def fill_disk(room: Classroom) -> None:
 
 
 async def dispatch_twice(room: Classroom) -> None:
+    """Whichever of the two workers has the room afterwards, it ends with the second."""
+    old = room.worker
+    new = await room.another_worker()
     await room.mid_word()
-    said = len(room.worker.lines)
     async with administration(room.server) as livekit:
         for _ in range(2):
             await livekit.agent_dispatch.create_dispatch(api.CreateAgentDispatchRequest(room=ROOM))
-    await room.until_taken_over(room.worker, said)
+    await asyncio.sleep(SETTLE_SECONDS)
+    await old.stop()
+    await room.until_taken_over(new)
 
 
 async def student_speaks(room: Classroom) -> None:

@@ -16,17 +16,17 @@ class Fault(Enum):
     REJOIN = "the teacher leaves and joins again"
     WORKER_KILLED = "SIGKILL of the worker in mid-word, another is there"
     HANG = "the worker hangs (SIGSTOP), another is there"
+    DOUBLED = "two more recorders are dispatched, with another worker there; then SIGTERM to the first"
     REPUBLISH = "the teacher unpublishes and publishes again"
     STUDENT = "a student speaks at the same time"
     RESUME = "the teacher's connection breaks and is resumed"
     DISK_FULL = "the disk is full for 8 s"
-    DOUBLED = "two more recorders are dispatched into the room"
     FULL_RECONNECT = "the teacher's connection breaks and is made anew"
     CROWD = "20 students come, change their attributes 20 times each, and go"
     SERVER_RESTART = "the server restarts"
 
 
-ENDS_A_WORKER = (Fault.ROLLING_RESTART, Fault.WORKER_KILLED, Fault.HANG)
+ENDS_A_WORKER = (Fault.ROLLING_RESTART, Fault.WORKER_KILLED, Fault.HANG, Fault.DOUBLED)
 
 FIRST_SECONDS = 15.0
 LAST_SECONDS = 30.0
