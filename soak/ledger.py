@@ -27,6 +27,8 @@ BEFORE_SECONDS, AFTER_SECONDS = 0.5, 1.0
 """Around its time a word is looked for once more, in pieces: a jitter buffer shifts and stretches speech."""
 TORN = 0.6
 """Of a word that was said at least so much is heard somewhere in its time, however a jitter buffer tore it apart."""
+MISDATED_SECONDS = 1.0
+"""No jitter buffer holds speech back for so long: a word farther from its time is in a file with a wrong date."""
 BATCH_SECONDS = 120.0
 MET_SECONDS = 0.002
 """Two files that meet: times are written in milliseconds."""
@@ -128,9 +130,18 @@ class Ledger:
         return [fate for fate in self.fates if fate.is_torn]
 
     @property
+    def misdated(self) -> list[Fate]:
+        return [
+            fate
+            for fate in self.fates
+            if fate.heard_at is not None and abs(fate.heard_at - fate.word.start) > MISDATED_SECONDS
+        ]
+
+    @property
     def is_kept(self) -> bool:
-        """Nothing lost without a word about it, nothing twice, all in order, nobody else."""
-        return not (self.unowned or self.doubled_seconds or self.misplaced or self.strangers)
+        """Nothing lost without a word about it, nothing twice, all in order and at its time, nobody else."""
+        wrong = self.unowned or self.doubled_seconds or self.misplaced or self.misdated or self.strangers
+        return not wrong
 
     def offsets(self) -> list[tuple[float, float]]:
         """When a word was said, and how much later the files say it was; both in seconds."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import console
 from soak import picture
-from soak.ledger import Ledger
+from soak.ledger import EAR_SECONDS, Ledger
 from soak.outcome import Done, Outcome
 
 PAGE, PICTURE = "soak.md", "soak.svg"
@@ -79,6 +79,8 @@ def wrongs(outcome: Outcome) -> Iterator[str]:
     for fate in account.fates:
         if fate.times > 1:
             yield f"{at(fate.word.start)}  a word is there {fate.times} times"
+    for fate in account.misdated:
+        yield f"{at(fate.word.start)}  a word is in a file of another time"
     for stray in account.strays:
         yield f"{at(stray.at)}  a word is there that was not said then"
     if account.misplaced:
@@ -123,9 +125,9 @@ HEAD = """# A long lecture, and what became of every word
 sound, with a lecturer's pauses, now and then a minute without one; the real worker records them, and again and again
 something goes wrong. Afterwards every word is looked for in the files, by its sound. This page is written by a run."""
 
-FAULTS_NOTE = """Lost is what was said from then until the next fault and is in no file; owned up to are the gaps in
+FAULTS_NOTE = f"""Lost is what was said from then until the next fault and is in no file; owned up to are the gaps in
 `gaps.jsonl`, in which somebody may have spoken or not. The teacher's own faults come at the end of a sentence; those of
-workers, disk and dispatch in mid-word."""
+workers, disk and dispatch in mid-word. Less than {EAR_SECONDS:g} s of a word cannot be measured and counts as none."""
 
 
 def _head(outcome: Outcome) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import json
 import shutil
 import sys
 import tempfile
@@ -112,6 +113,8 @@ def soak(minutes: float, folder: Path) -> Outcome:
         if disk and (disk / "segments").exists():
             shutil.copytree(disk / "segments", folder / "segments")
             room.output_dir = folder / "segments"
+        said = [json.dumps(word._asdict()) + "\n" for word in room.said]
+        (folder / "said.jsonl").write_text("".join(said), encoding="utf-8")
         console.tell("Listening to what was recorded ...")
         return run.outcome()
 

@@ -192,6 +192,13 @@ def test_words_in_another_order_are_misplaced() -> None:
     assert not found.is_kept
 
 
+def test_words_at_another_time_are_misdated() -> None:
+    words, pcm = said()
+    found = account(words, [(3, pcm)])
+    assert [fate.word for fate in found.misdated] == words
+    assert not found.is_kept
+
+
 def test_silence_where_a_word_should_be_is_a_loss_although_there_is_a_file() -> None:
     words, pcm = said()
     mute = pcm.copy()
