@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import NamedTuple
+
+import psutil
 
 from benchmarks import meter
 from soak.classroom import Classroom
@@ -30,7 +33,8 @@ async def watch(room: Classroom, minutes: float, readings: list[Reading]) -> Non
     while True:
         for number, worker in enumerate(room.workers, start=1):
             if worker.exit_code is None:
-                readings.append(await asyncio.to_thread(_read, number, worker.pid))
+                with contextlib.suppress(psutil.Error):  # killed while it is looked at
+                    readings.append(await asyncio.to_thread(_read, number, worker.pid))
         await asyncio.sleep(max(SHORTEST_SECONDS, minutes * 60 / SAMPLES_IN_A_RUN))
 
 

@@ -164,6 +164,8 @@ class _Run:
         try:
             await self.room.lecture_until(end)
             await asyncio.wait({disturbing}, timeout=LAST_FAULT_SECONDS)
+        except Exception as error:  # an account of what was is worth more than none
+            self.troubles.append(f"the lecture broke off: {_described(error)}")
         finally:
             await _cancelled(disturbing, *beside)
 
@@ -181,7 +183,7 @@ class _Run:
         try:
             await DO[planned.fault](self.room)
         except Exception as error:  # whatever it is, the lecture goes on, and the report says so
-            trouble = f"{type(error).__name__}: {error}".partition("\n")[0]
+            trouble = _described(error)
         self.faults.append(Done(planned.fault, began, time.time(), trouble))
         if not sys.stderr.isatty():
             at = f"{console.duration(began - self.began)}  {planned.fault.value}"
@@ -211,6 +213,10 @@ async def _show(minutes: float) -> None:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             advance(TICK_SECONDS)
+
+
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
 async def _cancelled(*tasks: asyncio.Task[Any]) -> None:
