@@ -80,7 +80,7 @@ def chosen_session(sessions: Sequence[Session], wanted: str | None, zone: tzinfo
         return sessions[-1]
     if wanted.isdecimal() and 1 <= int(wanted) <= len(sessions):
         return sessions[int(wanted) - 1]
-    dates = [f"{one.started_at.astimezone(zone):%Y-%m-%d %H:%M}" for one in sessions]
+    dates = [date_of(one, zone) for one in sessions]
     found = [
         (one, date)
         for one, date in zip(sessions, dates, strict=True)
@@ -92,6 +92,11 @@ def chosen_session(sessions: Sequence[Session], wanted: str | None, zone: tzinfo
             f"--session={wanted} names {len(found)} of {len(sessions)} sessions; there are: {there}"
         )
     return found[0][0]
+
+
+def date_of(session: Session, zone: tzinfo) -> str:
+    """When a session began, for people."""
+    return f"{session.started_at.astimezone(zone):%Y-%m-%d %H:%M}"
 
 
 def file_stem(session: Session, sessions: Sequence[Session], zone: tzinfo) -> str:

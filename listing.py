@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, tzinfo
+from datetime import tzinfo
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
@@ -16,6 +16,7 @@ from archive import Archive, Lines, Room, Session, Texts
 from config import Settings
 from console import AsJson, duration, say, say_json, say_table, tell
 from ledger import Key, Ledger, Undelivered, keys_of
+from lesson import date_of
 from segments import SegmentRecord, format_utc
 from targets import names_of_targets
 
@@ -195,7 +196,7 @@ def _say_rooms(facts: Sequence[RoomFacts], zone: tzinfo) -> None:
         rows.append([
             one.room if one.room == one.folder else f"{one.room} ({one.folder})",
             str(len(one.sessions)),
-            _time(last, zone),
+            f"{last.astimezone(zone):%Y-%m-%d %H:%M}" if last is not None else "-",
             duration(length),
             duration(sum(session.speech_seconds for session, _ in one.sessions)),
             *_about(total),
@@ -211,7 +212,7 @@ def _say_sessions(facts: Sequence[RoomFacts], zone: tzinfo) -> None:
         say(f"{one.room}, in {one.folder}")
         rows = [
             [
-                _time(session.started_at, zone),
+                date_of(session, zone),
                 duration(session.duration_seconds),
                 duration(session.speech_seconds),
                 *_about(progress),
@@ -250,10 +251,6 @@ def _undone_in_folder(facts: RoomFacts) -> list[str]:
     if facts.broken_lines:
         lines.append(f"{facts.broken_lines} broken lines (check)")
     return lines
-
-
-def _time(moment: datetime | None, zone: tzinfo) -> str:
-    return f"{moment.astimezone(zone):%Y-%m-%d %H:%M}" if moment is not None else "-"
 
 
 # --- for scripts ---

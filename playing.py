@@ -19,7 +19,7 @@ import typer
 import console
 from archive import Archive, Room
 from console import duration, say, tell
-from lesson import chosen_session, file_stem
+from lesson import chosen_session, date_of, file_stem
 from segments import InputError, SegmentRecord, StorageError
 
 PLAYLIST_FOLDER = "voice-segmenter"
@@ -68,8 +68,7 @@ def _lesson(room: Room, session: str | None, zone: ZoneInfo) -> Path:
     sessions = room.sessions()
     chosen = chosen_session(sessions, session, zone)
     if len(sessions) > 1:
-        which = f"session {sessions.index(chosen) + 1} of {len(sessions)}"
-        tell(f"{which}, {chosen.started_at.astimezone(zone):%Y-%m-%d %H:%M}")
+        tell(f"session {sessions.index(chosen) + 1} of {len(sessions)}, {date_of(chosen, zone)}")
     page = room.path / f"{file_stem(chosen, sessions, zone)}.html"
     if page.is_file():
         return page

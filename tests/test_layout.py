@@ -181,7 +181,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "typer",
     },
     "playing": {"archive", "console", "lesson", "segments", "typer"},
-    "listing": {"archive", "config", "console", "ledger", "segments", "targets", "typer"},
+    "listing": {"archive", "config", "console", "ledger", "lesson", "segments", "targets", "typer"},
     "captions": {"config", "doorbell", "language_names", "languages", "livekit", "segments", "storage"},
     "subtitles": set(),
     "egress": {"segments"},
