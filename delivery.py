@@ -519,6 +519,10 @@ class _Feed:
         key = key_of_lists(manifest, texts, gaps)
         if not manifest.bytes or Ledger(self._output_dir / folder).is_settled(self._target, key):
             return None
+        if (
+            next(read_manifest(self._output_dir / folder), None) is None
+        ):  # another program's, of the same name
+            return None
         payload = {
             "manifest_bytes": manifest.bytes,
             "texts_bytes": texts.bytes,

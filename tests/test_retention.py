@@ -125,6 +125,17 @@ async def test_a_backlog_larger_than_the_outbox_is_delivered_too(
     assert shelf.items[-1].manifest_bytes == (tmp_path / "math" / "segments.jsonl").stat().st_size
 
 
+async def test_another_programs_list_of_the_same_name_stays_here(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path)
+    spoken(settings, "math", 1)
+    theirs = tmp_path / "dataset" / "segments.jsonl"
+    theirs.parent.mkdir()
+    theirs.write_text('{"audio": "a.flac"}\n')
+    shelf = Shelf()
+    assert await deliver(settings, shelf)
+    assert {item.folder.name for item in shelf.items} == {"math"}
+
+
 async def test_a_gap_noticed_later_is_delivered_and_goes_when_it_is_old(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
