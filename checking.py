@@ -155,9 +155,7 @@ class Wanted:
 
     @classmethod
     def from_settings(cls, settings: Settings, *, checksums: bool = True) -> Wanted:
-        targets, problems = names_of_targets(settings)
-        for problem in problems:
-            tell(problem)
+        targets = names_of_targets(settings, tell)
         return cls(settings.wants_text, checksums, targets, settings.save_audio)
 
 

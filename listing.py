@@ -34,9 +34,7 @@ class Wanted:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Wanted:
-        targets, problems = names_of_targets(settings)
-        for problem in problems:
-            tell(problem)
+        targets = names_of_targets(settings, tell)
         return cls(settings.wants_text, settings.target_languages, targets, settings.save_audio)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from config import Settings
@@ -60,14 +61,16 @@ def open_targets(settings: Settings) -> tuple[list[Target], list[str]]:
     return targets, problems
 
 
-def names_of_targets(settings: Settings) -> tuple[tuple[str, ...], list[str]]:
-    """The names of these targets, and the same lines. Not for use in an event loop."""
+def names_of_targets(settings: Settings, report: Callable[[str], None]) -> tuple[str, ...]:
+    """The names of these targets; ``report`` is told the same lines. Not for use in an event loop."""
 
-    async def names() -> tuple[tuple[str, ...], list[str]]:
+    async def names() -> tuple[str, ...]:
         targets, problems = open_targets(settings)
+        for problem in problems:
+            report(problem)
         for target in targets:
             await target.aclose()
-        return tuple(target.name for target in targets), problems
+        return tuple(target.name for target in targets)
 
     return asyncio.run(names())
 
