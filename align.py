@@ -251,6 +251,7 @@ class _Place:
     moment: float
     """Lesson time of the stretch's middle."""
     span: tuple[float, float]
+    """Lesson time of the stretch and of its neighbours."""
     lag: float
     """Video time minus lesson time."""
     score: float
@@ -258,20 +259,23 @@ class _Place:
 
 def _likely_places(sounds: Sequence[Sound], video: Picture) -> list[_Place]:
     search = _Search(_coarse(video))
+    stretches = _stretches(sounds)
     places = []
-    for number, stretch in enumerate(_stretches(sounds)):
+    for number, stretch in enumerate(stretches):
         start, shown, filled = _mixed(stretch)
+        middle, span = (start + stretch[-1].end) / 2, _about(stretches, number, sounds)
         places += [
-            _Place(
-                number,
-                (start + stretch[-1].end) / 2,
-                (stretch[0].start, stretch[-1].end),
-                at - start,
-                score,
-            )
+            _Place(number, middle, span, at - start, score)
             for at, score in search.best(_coarse(shown), filled)
         ]
     return places
+
+
+def _about(stretches: Sequence[Sequence[Sound]], number: int, sounds: Sequence[Sound]) -> tuple[float, float]:
+    """From the stretch before one to the one behind it: what belongs to it may reach so far."""
+    before = stretches[max(0, number - 1)]
+    behind = stretches[number + 1] if number + 1 < len(stretches) else sounds
+    return before[0].start, behind[-1].end
 
 
 def _stretches(sounds: Sequence[Sound]) -> list[list[Sound]]:

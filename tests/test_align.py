@@ -87,6 +87,25 @@ def test_clocks_that_drift_by_a_second_an_hour(drift: float) -> None:
     assert found.parts[0].line.drift == pytest.approx(drift, abs=20e-6)
 
 
+def test_a_whole_hour_after_which_the_clocks_are_a_second_apart() -> None:
+    """Minutes into the video, with hiss, a break without sound, and a part that was cut out."""
+    hour = lesson(AN_HOUR, 5)
+    video = between(400, stretched(hour.track, 1 + DRIFT))
+    video += noise(len(video) / SAMPLE_RATE, hour.loudness / 3, seed=9)
+    video[1500 * SAMPLE_RATE : 1600 * SAMPLE_RATE] = 0
+    cut, again = (next(one.start for one in hour.sounds if one.start > at) - 0.1 for at in (2400, 2700))
+    first, last = (round((400 + (1 + DRIFT) * at) * SAMPLE_RATE) for at in (cut, again))
+    found = find(hour, np.concatenate([video[:first], video[last:]]))
+
+    def truth(at: float) -> float | None:
+        if cut < at < again:
+            return None
+        return 400 + (1 + DRIFT) * at - (0 if at <= cut else (last - first) / SAMPLE_RATE)
+
+    assert len(found.parts) == 2
+    assert_close(found, hour, truth)
+
+
 @pytest.mark.parametrize("decibels", [10, 0, -5])
 def test_noise(decibels: int) -> None:
     video = between(60, lesson().track)
@@ -107,10 +126,13 @@ def test_music_in_between() -> None:
 
 
 def test_a_video_that_was_muted_for_a_while() -> None:
-    """What cannot be heard is still in the video."""
+    """What cannot be heard is still in the video; that it was not heard is said."""
     video = between(40, lesson().track)
     video[150 * SAMPLE_RATE : 250 * SAMPLE_RATE] = 0
-    assert_close(find(lesson(), video), lesson(), lambda at: at + 40)
+    found = find(lesson(), video)
+    assert_close(found, lesson(), lambda at: at + 40)
+    unheard = sum(112 <= one.start <= one.end <= 208 and one.seconds >= 0.6 for one in lesson().sounds)
+    assert 10 < unheard <= found.measured - found.agreeing
 
 
 def test_a_room_with_an_echo() -> None:
@@ -177,11 +199,19 @@ def test_another_lesson_with_the_same_sentences_is_refused(seed: int) -> None:
         find(lesson(), lesson(200.0, seed).track)
 
 
-def test_another_lesson_with_the_same_opening_is_refused() -> None:
+@pytest.mark.parametrize(("seconds", "why"), [(25, "no part"), (100, "alike")])
+def test_another_lesson_with_the_same_opening_is_refused(seconds: int, why: str) -> None:
     video = lesson(seed=40).track.copy()
-    video[: 25 * SAMPLE_RATE] = lesson().track[: 25 * SAMPLE_RATE]
-    with pytest.raises(CannotAlign):
+    video[: seconds * SAMPLE_RATE] = lesson().track[: seconds * SAMPLE_RATE]
+    with pytest.raises(CannotAlign, match=why):
         find(lesson(), video)
+
+
+@pytest.mark.parametrize("speed", [25 / 24, 24 / 25, 1.01])
+def test_a_video_that_plays_at_another_speed_is_refused(speed: float) -> None:
+    """No clock is so wrong: some of it may seem to fit, and the rest would be off by seconds."""
+    with pytest.raises(CannotAlign):
+        find(lesson(), stretched(lesson().track, 1 / speed))
 
 
 @pytest.mark.parametrize(
