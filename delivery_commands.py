@@ -15,7 +15,7 @@ import typer
 
 import console
 from config import Settings
-from console import TROUBLE, progress, say, say_json, tell
+from console import TROUBLE, AsJson, progress, say, say_json, tell
 from deliverables import Selection, Target
 from delivery import DeliveryService, kind_of
 from ledger import Ledger, forget
@@ -95,7 +95,7 @@ def deliver(
     patience: Annotated[
         float, typer.Option(min=0, help="Seconds that a target may be in trouble before it is given up.")
     ] = 120.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Answer with JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Delivers everything that is not there yet, also from the disk of another worker (--output-dir).
 
@@ -155,7 +155,7 @@ def _tell_refused(settings: Settings) -> None:
 
 def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Answer with JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Removes what RETENTION_DAYS, KEEP_LOCAL and REMOTE_RETENTION_DAYS let go: here, and where it was delivered.
 
@@ -246,7 +246,7 @@ def erase(
         str, typer.Option(metavar="IDENTITY", help="Only what this participant said.")
     ] = "",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Answer with JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Erases a whole room, or one participant of it: on this disk and in every target. This cannot be undone.
 
