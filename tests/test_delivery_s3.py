@@ -325,6 +325,7 @@ CHILD = """
 import asyncio, sys
 from pathlib import Path
 from config import Settings
+from delivery import Backoff, DeliveryService
 from outbox import Outbox
 from targets import open_targets
 import os
