@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import sound
 from conftest import StartWorker
-from harness import STUDENT, TEACHER, Record, manifest, recorded, samples, segments_of, until
+from harness import STUDENT, TEACHER, Record, gaps, manifest, recorded, samples, segments_of, until
 from livekit import api
 from teaching import MARKERS, heard, listened_to, sentences, teacher_in
 
@@ -232,6 +232,27 @@ async def test_two_teachers_have_their_own_segments_and_one_numbering(
     assert heard(room_dir, "ben") == [4, 5, 6, 7]
     numbers = [record["number"] for record in manifest(room_dir)]
     assert sorted(numbers) == list(range(1, len(numbers) + 1))
+
+
+async def test_a_teacher_too_many_gets_the_place_of_one_who_leaves(
+    livekit_server: LiveKitServer, worker: StartWorker
+) -> None:
+    recorder = await worker(MAX_TEACHERS_PER_ROOM="1")
+    room_dir = recorder.output_dir / "crowded"
+    anna = await teacher_in(livekit_server, recorder, "crowded")
+    ben = await Speaker.join(livekit_server, "crowded", "ben", metadata=TEACHER)
+    async with anna, ben:
+        await ben.publish()
+        await recorder.wait_for("NOT RECORDED")
+        await asyncio.gather(anna.say(sentences(0, 2)), ben.say(sentences(10, 2)))
+        before = len(recorder.lines)
+        await anna.leave()
+        await recorder.wait_for("Track subscribed", skip_lines=before)
+        await ben.silence(0.5)
+        await ben.say(sentences(2, 2))
+    await recorder.wait_for("Room over")
+    assert (heard(room_dir, "anna"), heard(room_dir, "ben")) == ([0, 1], [2, 3])
+    assert [(gap["participant_identity"], gap["reason"]) for gap in gaps(room_dir)] == [("ben", "over_bound")]
 
 
 async def test_microphone_and_screen_share_are_told_apart(
