@@ -42,6 +42,9 @@ DEAF_SECONDS = 5.0
 
 WATCH_SECONDS = 1.0
 
+FLEETING_SECONDS = 2.0
+"""Our own full reconnect says that everybody has left before it says what it is: so long nobody is forgotten."""
+
 MAX_ANNOUNCED_PARTICIPANTS = 100
 """LiveKit bounds the size of attributes (64 KiB by default)."""
 
@@ -102,6 +105,10 @@ class RoomRecorder:
         """By the track's sid, until it brings sound or is gone for good."""
         self._deaf_since: dict[str, float] = {}
         """Tracks that bring no sound, since when (monotonic clock)."""
+        self._left_at: dict[str, float] = {}
+        """Participants who may be back in a moment, by sid (monotonic clock)."""
+        self._fleeting: dict[str, _Interruption] = {}
+        """Tracks that have just gone, and would be an interruption if a reconnect were the reason."""
         self._is_reconnecting = False
         self._watching: asyncio.Task[None] | None = None
         self._trying: asyncio.Task[None] | None = None
@@ -174,6 +181,7 @@ class RoomRecorder:
     # People.
 
     def _on_participant_connected(self, participant: rtc.RemoteParticipant) -> None:
+        self._left_at.pop(participant.sid, None)
         verdict = self._judge(participant)
         self._log(
             logging.INFO,
@@ -192,8 +200,7 @@ class RoomRecorder:
                 processor_closing.end_reason = EndReason.LEFT
         person = self._people.pop(identity, None)
         role = person.verdict.role if person else "unknown role"
-        if not self._is_reconnecting:  # else it may come back
-            self._rules.forget(participant.sid)
+        self._left_at[participant.sid] = time.monotonic()
         self._encryption.forget(participant)
         self._log(logging.INFO, f"Participant left: {role}", participant)
         self._announce()
@@ -321,6 +328,7 @@ class RoomRecorder:
         )
         processor.start()
         self._tracks[publication.sid] = processor
+        self._fleeting.pop(publication.sid, None)
         self._tell_teachers()
         self._log(logging.INFO, f"Track subscribed: {info.source} {info.track_sid}", participant)
         if info.track_sid in self._there_before_us:
@@ -349,8 +357,10 @@ class RoomRecorder:
         self, _: rtc.RemoteTrack, publication: rtc.RemoteTrackPublication, participant: rtc.RemoteParticipant
     ) -> None:
         # Whether the participant leaves altogether is said by the events right behind this one.
-        if self._is_reconnecting and publication.sid in self._tracks:
-            self._interrupt(self._tracks[publication.sid].track, time.monotonic(), GapReason.RECONNECT)
+        if publication.sid in self._tracks:
+            broken = _Interruption(self._tracks[publication.sid].track, time.monotonic(), GapReason.RECONNECT)
+            into = self._interrupted if self._is_reconnecting else self._fleeting
+            into.setdefault(publication.sid, broken)
         self._asked_for.discard(publication.sid)
         self._close_track(publication.sid, EndReason.UNPUBLISHED)
 
@@ -420,6 +430,10 @@ class RoomRecorder:
 
     def _on_reconnecting(self) -> None:
         self._is_reconnecting = True
+        self._forget_who_is_gone()
+        for sid, broken in self._fleeting.items():
+            self._interrupted.setdefault(sid, broken)
+        self._fleeting.clear()
         self._log(logging.WARNING, "Connection lost, reconnecting")
 
     def _on_reconnected(self) -> None:
@@ -427,7 +441,6 @@ class RoomRecorder:
         known = {*self._interrupted, *self._places.held(), *self._there_before_us}
         for sid in known - self._published():
             self._give_up(sid)
-        self._rules.forget_all_but({one.sid for one in self._room.remote_participants.values()})
         vitals.reconnected()
         self._log(logging.INFO, "Connection is back")
 
@@ -438,6 +451,17 @@ class RoomRecorder:
                 if self._is_deaf(processor) and not self._is_reconnecting:
                     self._listen_anew(sid, processor)
             self._tell_hearing()
+            if not self._is_reconnecting:
+                self._forget_who_is_gone()
+
+    def _forget_who_is_gone(self) -> None:
+        earliest = time.monotonic() - FLEETING_SECONDS
+        for sid in [sid for sid, left_at in self._left_at.items() if left_at < earliest]:
+            del self._left_at[sid]
+            self._rules.forget(sid)
+        self._fleeting = {
+            sid: one for sid, one in self._fleeting.items() if one.since is None or one.since >= earliest
+        }
 
     def _listen_anew(self, sid: str, processor: TrackProcessor) -> None:
         participant = self._room.remote_participants.get(processor.track.participant_identity)

@@ -71,13 +71,8 @@ class RoleRules:
         return Verdict(claims_teacher, shown, problem)
 
     def forget(self, sid: str) -> None:
-        """The participant has left. Not to be said during our own reconnect, which brings it anew."""
+        """The participant has left, and not because of a reconnect of our own, which brings it anew."""
         self._began_as_teacher.pop(sid, None)
-
-    def forget_all_but(self, sids: Collection[str]) -> None:
-        """After our own reconnect: only these are there."""
-        for sid in self._began_as_teacher.keys() - sids:
-            self.forget(sid)
 
     def _judge_self_styled(self, role: str, began_as_teacher: bool) -> Verdict:
         """A teacher whose token lets it write its own role (fact 28)."""

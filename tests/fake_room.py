@@ -93,6 +93,13 @@ class FakeRoom:
         del self.people[participant.identity]
         self.tell("participant_disconnected", participant)
 
+    def comes_back(self, participant: MagicMock, *tracks: MagicMock) -> None:
+        """After our own full reconnect: the same as before, with the same publications."""
+        self.people[participant.identity] = participant
+        self.tell("participant_connected", participant)
+        for publication in tracks:
+            self.publishes(participant, publication.sid, publication=publication)
+
     def becomes(self, participant: MagicMock, metadata: str) -> None:
         before, participant.metadata = participant.metadata, metadata
         self.tell("participant_metadata_changed", participant, before, metadata)

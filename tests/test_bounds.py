@@ -42,6 +42,8 @@ async def recording(
 ) -> AsyncIterator[NewRecorder]:
     """Starts a recorder in the room, with these settings."""
     monkeypatch.setattr(recorder, "open_stream", lambda *_: Stream())
+    monkeypatch.setattr(recorder, "WATCH_SECONDS", 0.02)
+    monkeypatch.setattr(recorder, "FLEETING_SECONDS", 0.05)
     started: list[RoomRecorder] = []
 
     def start(**settings: object) -> RoomRecorder:

@@ -129,23 +129,66 @@ async def test_a_clock_that_is_set_back_hides_no_gap(
     assert parse_utc(gap["start"]) <= an_hour_ago - timedelta(seconds=0.5)
 
 
+@pytest.mark.parametrize("is_resumed_first", [True, False])
 async def test_a_reconnect_is_a_gap_of_each_track_that_comes_back_or_does_not(
-    lesson: Lesson, monkeypatch: pytest.MonkeyPatch
+    lesson: Lesson, monkeypatch: pytest.MonkeyPatch, is_resumed_first: bool
 ) -> None:
+    """The client says that it reconnects before all is gone if it has tried to resume, and else only after."""
     monkeypatch.setattr(recorder, "DEAF_SECONDS", 60.0)
     begins(lesson)
     for comes_back in (True, False):
         lesson.subscribed()
-        lesson.room.tell("reconnecting")
-        lesson.unpublished()
+        if is_resumed_first:
+            lesson.room.tell("reconnecting")
+        lesson.room.leaves(lesson.teacher)
+        if not is_resumed_first:
+            lesson.room.tell("reconnecting")
         await asyncio.sleep(SHORTEST_GAP_SECONDS)
         if comes_back:
-            lesson.published()
+            lesson.room.comes_back(lesson.teacher, lesson.publication)
             lesson.subscribed()
         assert bool(lesson.recorder._interrupted) is not comes_back
         lesson.room.tell("reconnected")
         assert not lesson.recorder._interrupted
     assert await lesson.gaps() == [("TR_1", "reconnect")] * 2
+
+
+async def test_who_leaves_long_before_a_reconnect_leaves_no_gap(
+    lesson: Lesson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "DEAF_SECONDS", 60.0)
+    monkeypatch.setattr(recorder, "FLEETING_SECONDS", 0.05)
+    begins(lesson)
+    lesson.subscribed()
+    lesson.unpublished()
+    await asyncio.sleep(0.2)
+    lesson.room.tell("reconnecting")
+    await asyncio.sleep(SHORTEST_GAP_SECONDS)
+    lesson.room.tell("reconnected")
+    assert await lesson.gaps() == []
+
+
+@pytest.mark.parametrize("is_resumed_first", [True, False])
+async def test_a_reconnect_makes_no_teacher_of_a_student(
+    lesson: Lesson, monkeypatch: pytest.MonkeyPatch, is_resumed_first: bool
+) -> None:
+    monkeypatch.setattr(recorder, "FLEETING_SECONDS", 0.2)
+    lesson.begins()
+    student = lesson.room.joins("sam")
+    student.permissions.can_update_metadata = True
+    track = lesson.room.publishes(student, "TR_2")
+    lesson.room.becomes(student, TEACHER)
+    if is_resumed_first:
+        lesson.room.tell("reconnecting")
+    lesson.room.leaves(student)
+    if not is_resumed_first:
+        lesson.room.tell("reconnecting")
+    await asyncio.sleep(0.5)
+    lesson.room.comes_back(student, track)
+    lesson.room.tell("reconnected")
+    await asyncio.sleep(0.5)
+    lesson.room.becomes(student, TEACHER)
+    assert not is_asked_for(student, "TR_2")
 
 
 @pytest.mark.parametrize("end", ["unpublished", "demoted", "room over"])
