@@ -282,7 +282,9 @@ class RoomRecorder:
     def _leave_out(
         self, publication: rtc.RemoteTrackPublication, participant: rtc.RemoteParticipant, bound: str
     ) -> None:
-        if publication.sid not in self._interrupted:
+        waiting = self._interrupted.get(publication.sid)
+        if waiting is None or waiting.reason is not GapReason.OVER_BOUND:
+            self._own_up(publication.sid)
             vitals.over_bound()
             self._log(logging.ERROR, f"NOT RECORDED: {publication.sid} is over {bound}", participant)
             self._pass_over(_track_info(publication, participant), GapReason.OVER_BOUND)

@@ -143,6 +143,32 @@ async def test_who_is_recorded_keeps_the_place_through_a_reconnect_and_who_goes_
     assert is_asked_for(room.people["cleo"], "TR_cleo"), "anna has not come back"
 
 
+async def test_who_loses_the_place_by_a_reconnect_is_named_and_waits(
+    recording: NewRecorder, room: FakeRoom, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """The client had not tried to resume: that all are gone comes before the news that it reconnects."""
+    one = recording(max_teachers_per_room=1)
+    ben, cleo = (room.joins(name, TEACHER, f"TR_{name}") for name in ("ben", "cleo"))
+    of_ben, of_cleo = (teacher.track_publications[f"TR_{teacher.identity}"] for teacher in (ben, cleo))
+    room.subscribed(ben, "TR_ben")
+    for teacher in (ben, cleo):
+        room.leaves(teacher)
+    room.tell("reconnecting")
+    await asyncio.sleep(SHORTEST_GAP_SECONDS)
+    room.comes_back(cleo, of_cleo)
+    room.comes_back(ben, of_ben)
+    room.tell("reconnected")
+    assert left_out(caplog)[-1] == "NOT RECORDED: TR_ben is over MAX_TEACHERS_PER_ROOM=1"
+    await asyncio.sleep(SHORTEST_GAP_SECONDS)
+    of_ben.set_subscribed.reset_mock()
+    room.leaves(cleo)
+    assert is_asked_for(ben, "TR_ben")
+    room.subscribed(ben, "TR_ben")
+    await one.aclose()
+    of_him = [gap["reason"] for gap in gaps(tmp_path / "math101") if gap["track_sid"] == "TR_ben"]
+    assert of_him == ["reconnect", "over_bound"]
+
+
 # --- crowds ---
 
 
