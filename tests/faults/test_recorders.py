@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -23,6 +24,7 @@ from teaching import heard, listened_to, sentences, spoken, teacher_in
 
 from devtools.livekit_server import LiveKitServer
 from devtools.speakers import Speaker, administration
+from devtools.worker import Worker
 from segments import parse_utc
 
 pytestmark = pytest.mark.e2e
@@ -36,6 +38,10 @@ ON_THE_WAY = timedelta(seconds=0.5)
 
 def owned_up(room_dir: Path) -> list[tuple[datetime, datetime]]:
     return [(parse_utc(gap["start"]), parse_utc(gap["end"])) for gap in gaps(room_dir)]
+
+
+def says(recorder: Worker, text: str, room: str) -> bool:
+    return any(text in line and f"room={room}" in line for line in recorder.lines)
 
 
 async def recorders_in(server: LiveKitServer, room: str) -> int:
@@ -147,6 +153,32 @@ async def test_a_late_worker_owns_up_to_what_it_missed(
     ((start, end),) = owned_up(room_dir)
     assert (end - start).total_seconds() > 4
     assert end <= parse_utc(manifest(room_dir)[0]["start"])
+
+
+@pytest.mark.fault(
+    "every worker is full when a room opens",
+    "recorded as soon as a place is free; the time before is owned up to",
+)
+async def test_a_room_that_no_worker_could_take_gets_the_first_place_that_is_free(
+    livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path, seen: Seen
+) -> None:
+    recorder = await worker(MAX_ROOMS="1", RECONCILE_SECONDS="2")
+    anna = await teacher_in(livekit_server, recorder, "first")
+    async with await Speaker.join(livekit_server, "second", "ben", metadata=TEACHER) as ben:
+        await ben.publish()
+        async with anna:
+            await asyncio.gather(anna.say(sentences(0, 2)), ben.say(sentences(10, 2)))
+            assert "Connected to room second" not in recorder.log
+        await recorder.wait_for("Room over")
+        over = time.monotonic()
+        await until(lambda: says(recorder, "Track subscribed", "second"), "the second room is recorded")
+        seen(f"{time.monotonic() - over:.1f} s after there was a place")
+        await ben.silence(0.5)
+        await ben.say(sentences(12, 2))
+    await until(lambda: says(recorder, "Room over", "second"), "the second room is over")
+    assert heard(tmp_path / "segments" / "first") == [0, 1]
+    assert heard(tmp_path / "segments" / "second") == [12, 13]
+    assert len(owned_up(tmp_path / "segments" / "second")) == 1
 
 
 @pytest.mark.fault("SIGTERM with ON_STOP=drain", "the room is recorded to its end, no new one is taken")
