@@ -169,18 +169,23 @@ def _lines(lesson: Lesson) -> Iterator[str]:
     last: Utterance | None = None
     for number, one in enumerate(lesson.utterances):
         is_new = last is None or one.speaker != last.speaker
-        pause = one.start - last.end if last else 0.0
-        yield _line(number, one, lesson.languages, colours[one.speaker], is_new and len(colours) > 1, pause)
+        who = _who(one.speaker, is_new) if len(colours) > 1 else ""
+        is_later = last is not None and one.start - last.end >= PAUSE_SECONDS
+        yield _line(number, one, lesson.languages, colours[one.speaker], who, is_later)
         last = one
 
 
+def _who(speaker: str, is_new: bool) -> str:
+    """The name; of who goes on speaking it is shown only while a search leaves out what was said before."""
+    name = html.escape(visible(speaker) or "Unknown")
+    return f'<p class="who{"" if is_new else " again"}"><bdi>{name}</bdi></p>'
+
+
 def _line(
-    number: int, one: Utterance, languages: Sequence[str], colour: int, is_new: bool, pause: float
+    number: int, one: Utterance, languages: Sequence[str], colour: int, who: str, is_later: bool
 ) -> str:
     shown = one.video if one.video is not None else one.start
-    name = html.escape(visible(one.speaker) or "Unknown")
-    who = f'<p class="who"><bdi>{name}</bdi></p>' if is_new else ""
-    classes = f"line who-{colour}" + (" later" if pause >= PAUSE_SECONDS else "")
+    classes = f"line who-{colour}" + (" later" if is_later else "")
     return (
         f'<li class="{classes}" id="line-{number + 1}">'
         f'<a class="time" href="#t={shown:.2f}">{clock(shown)}</a>{who}'

@@ -221,6 +221,7 @@
       count += matches.length > 0;
       for (const one of texts[i]) highlight(one, matches.includes(one));
     });
+    $("lines").classList.toggle("searched", wanted.length > 0);
     $("found").textContent = wanted.length ? `${count} of ${lines.length} lines` : "";
     $("nothing").hidden = !wanted.length || count > 0;
     showHits();

@@ -370,6 +370,15 @@ async def test_search_finds_words_however_they_are_written(
     await expect(page.locator("#nothing")).to_be_visible(visible=not lines)
 
 
+async def test_every_match_says_who_spoke(page: Page) -> None:
+    names = page.locator(".line .who:visible")
+    await expect(names).to_have_text(["Anna Ünal", "Sam"])
+    assert len(await found(page, "sky blue")) == 2
+    await expect(names).to_have_text(["Anna Ünal", "Sam"])
+    assert await found(page, "good") == ["line-1", "line-7"]
+    await expect(names).to_have_text(["Anna Ünal", "Anna Ünal"])
+
+
 async def test_enter_plays_the_next_match_and_escape_shows_all_again(page: Page) -> None:
     await page.keyboard.press("/")
     await page.keyboard.type("blue")
