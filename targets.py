@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from urllib.parse import urlsplit
 
 from config import Settings
@@ -63,16 +62,19 @@ def open_targets(settings: Settings) -> tuple[list[Target], list[str]]:
 
 def names_of_targets(settings: Settings, report: Callable[[str], None]) -> tuple[str, ...]:
     """The names of these targets; ``report`` is told the same lines. Not for use in an event loop."""
+    targets, problems = open_targets(settings)
+    for problem in problems:
+        report(problem)
+    if targets:
+        import asyncio  # most who ask have none
 
-    async def names() -> tuple[str, ...]:
-        targets, problems = open_targets(settings)
-        for problem in problems:
-            report(problem)
-        for target in targets:
-            await target.aclose()
-        return tuple(target.name for target in targets)
+        asyncio.run(_closed(targets))
+    return tuple(target.name for target in targets)
 
-    return asyncio.run(names())
+
+async def _closed(targets: Iterable[Target]) -> None:
+    for target in targets:
+        await target.aclose()
 
 
 def _is_url(text: str, schemes: tuple[str, ...]) -> bool:
