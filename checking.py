@@ -458,7 +458,7 @@ def _leftovers(room: Room, names: SegmentNames, files: Sequence[str], listed: se
     parts = [path.name for path in room.parts()]
     living = room.parts_being_written()
     if room.is_being_recorded():
-        yield Finding(Kind.BEING_RECORDED, f"is being recorded, {len(living)} segments are being spoken")
+        yield Finding(Kind.BEING_RECORDED, f"is being recorded, people who speak just now: {len(living)}")
     for name in parts:
         if name not in living and (room.path / name).exists():
             yield Finding(Kind.PART_LEFT, f"{name} was left by a crash", name)
@@ -542,9 +542,9 @@ def _write_texts_again(room: Room, missing: set[str]) -> Iterator[str]:
 
 
 def _say_report(report: Report) -> None:
-    state = f"{len(report.faults)} faults" if report.faults else "in order"
+    state = console.counted(len(report.faults), "fault") if report.faults else "in order"
     seconds = console.duration(report.speech_seconds)
-    say(f"{report.room}: {report.segments} segments, {seconds} of speech, {state}")
+    say(f"{report.room}: {console.counted(report.segments, 'segment')}, {seconds} of speech, {state}")
     for line in report.mended:
         say(f"  mended: {line}")
     shown: Counter[Kind] = Counter()

@@ -92,6 +92,11 @@ def say_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         say("  ".join(padded).rstrip())
 
 
+def counted(number: int, what: str) -> str:
+    """Such as ``1 fault`` or ``2 faults``."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def duration(seconds: float) -> str:
     """Such as ``1:02:03`` or ``2:03``."""
     whole = round(seconds)

@@ -121,9 +121,8 @@ def export(
     if found.parts_being_written():
         tell(f"{room} is being recorded right now: this is what has been said so far")
     if lines.broken:
-        tell(
-            f"What {len(lines.broken)} broken lines of the manifest name is left out: see `lessons.py check`"
-        )
+        count = console.counted(len(lines.broken), "broken line")
+        tell(f"{count} of the manifest left out: see `lessons.py check`")
     target = (to or found.path).expanduser().resolve()
     target.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
     answers = []

@@ -14,7 +14,7 @@ import typer
 import console
 from archive import Archive, Lines, Room, Session, Texts
 from config import Settings
-from console import AsJson, duration, say, say_json, say_table, tell
+from console import AsJson, counted, duration, say, say_json, say_table, tell
 from ledger import Key, Ledger, Undelivered, keys_of
 from lesson import date_of
 from segments import SegmentRecord, format_utc
@@ -247,7 +247,7 @@ def _undone_in_folder(facts: RoomFacts) -> list[str]:
     if facts.parts_left:
         lines.append(f"{facts.parts_left} left by a crash (check --repair)")
     if facts.broken_lines:
-        lines.append(f"{facts.broken_lines} broken lines (check)")
+        lines.append(f"{counted(facts.broken_lines, 'broken line')} (check)")
     return lines
 
 

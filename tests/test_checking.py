@@ -313,8 +313,8 @@ def test_the_command_says_and_exits_what_it_found(tmp_path: Path, folder: RoomFo
     result = run("check", output_dir=tmp_path)
     assert result.code == 1
     assert result.out.splitlines() == [
-        "art: 1 segments, 0:01 of speech, in order",
-        "math101: 3 segments, 0:03 of speech, 1 faults",
+        "art: 1 segment, 0:01 of speech, in order",
+        "math101: 3 segments, 0:03 of speech, 1 fault",
         f"  {list(Room(folder.path).records())[1].file} is missing",
     ]
     assert run("check", "art", output_dir=tmp_path).code == 0

@@ -102,7 +102,7 @@ def test_list_shows_rooms_and_what_is_undone(archive: Path) -> None:
     assert cells[0] == "math101"
     assert cells[4:] == [
         "0:08", "4", "3/4", "en,es",
-        "1 left by a crash (check --repair); 1 broken lines (check); 1 without text; 1 refused",
+        "1 left by a crash (check --repair); 1 broken line (check); 1 without text; 1 refused",
     ]  # fmt: skip
 
 
@@ -114,7 +114,7 @@ def test_list_shows_the_sessions_of_a_room(archive: Path) -> None:
     assert head.startswith("Began")
     assert session.startswith("2025-10-08 16:00")
     assert "anna, bob" in session and "RM_1" in session and "2 without ar" in session
-    assert undone == ["1 left by a crash (check --repair)", "1 broken lines (check)"]
+    assert undone == ["1 left by a crash (check --repair)", "1 broken line (check)"]
 
 
 def test_list_speaks_json(archive: Path) -> None:
