@@ -83,9 +83,13 @@ class Fate:
 
     @property
     def unowned_seconds(self) -> float:
-        """Lost without a word about it; less than can be measured is none."""
-        missing = self.lost_seconds - self.owned_seconds
-        return missing if missing > EAR_SECONDS else 0.0
+        """Lost without a word about it."""
+        return self.lost_seconds - self.owned_seconds
+
+    @property
+    def is_unowned(self) -> bool:
+        """Whether so much of it is that it can be told from what the ear, or Silero, makes of a torn word's rest."""
+        return self.unowned_seconds > EAR_SECONDS
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,7 @@ class Ledger:
 
     @property
     def unowned(self) -> list[Fate]:
-        return [fate for fate in self.fates if fate.unowned_seconds]
+        return [fate for fate in self.fates if fate.is_unowned]
 
     @property
     def doubled_seconds(self) -> float:
@@ -264,9 +268,12 @@ def _fate(
     here = Span(word.start + late, word.end + late)
     recording, covered = _between(sounds, Span(here.start - BEFORE_SECONDS, here.end + AFTER_SECONDS), here)
     marker = markers[word.marker]
-    is_covered = covered > here.seconds - MET_SECONDS
+    missing = here.seconds - covered
+    is_covered = missing < MET_SECONDS
     is_stretched = is_covered and bool(sound.heard(recording, [marker]))
     lost = 0.0 if is_stretched else word.seconds * (1 - sound.partly_heard(recording, marker))
+    if not is_covered and lost <= missing + EAR_SECONDS:
+        lost = missing  # the files' times are finer than the ear
     is_torn = is_covered and lost > EAR_SECONDS and sound.share_heard(recording, marker) >= TORN
     if is_torn or (is_covered and lost <= EAR_SECONDS):
         lost = 0.0

@@ -49,7 +49,7 @@ def ledger(outcome: Outcome) -> list[str]:
 
 
 def _accounts(account: Ledger) -> list[tuple[str, float, str]]:
-    unowned = sum(fate.unowned_seconds for fate in account.unowned)
+    unowned = sum(fate.unowned_seconds for fate in account.fates)
     owned = sum(gap.seconds for gap in account.gaps)
     return [
         ("spoken", account.spoken_seconds, f"{len(account.fates)} words"),
@@ -61,7 +61,7 @@ def _accounts(account: Ledger) -> list[tuple[str, float, str]]:
         (
             "lost",
             account.lost_seconds,
-            f"{unowned:.1f} s of it outside the gaps that gaps.jsonl owns up to ({owned:.1f} s)",
+            f"{unowned:.2f} s of it outside the gaps that gaps.jsonl owns up to ({owned:.1f} s)",
         ),
         ("doubled", account.doubled_seconds, ""),
     ]
@@ -127,7 +127,8 @@ something goes wrong. Afterwards every word is looked for in the files, by its s
 
 FAULTS_NOTE = f"""Lost is what was said from then until the next fault and is in no file; owned up to are the gaps in
 `gaps.jsonl`, in which somebody may have spoken or not. The teacher's own faults come at the end of a sentence; those of
-workers, disk and dispatch in mid-word. Less than {EAR_SECONDS:g} s of a word cannot be measured and counts as none."""
+workers, disk and dispatch in mid-word. What a word lacks outside of every gap breaks the promise from
+{EAR_SECONDS:g} s on: less cannot be told by ear."""
 
 
 def _head(outcome: Outcome) -> str:
