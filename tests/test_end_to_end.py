@@ -18,9 +18,13 @@ from harness import STUDENT, TEACHER, Record, gaps, manifest, recorded, samples,
 from livekit import api
 from teaching import MARKERS, heard, listened_to, sentences, teacher_in
 
+from audio_processor import load_detector
+from config import Settings
 from devtools.livekit_server import LiveKitServer
 from devtools.speakers import SCREENSHARE_AUDIO, Speaker, administration
 from devtools.worker import Worker
+from recorder import RoomRecorder
+from segments import RoomInfo, utc_now
 
 pytestmark = pytest.mark.e2e
 
@@ -253,6 +257,38 @@ async def test_a_teacher_too_many_gets_the_place_of_one_who_leaves(
     await recorder.wait_for("Room over")
     assert (heard(room_dir, "anna"), heard(room_dir, "ben")) == ([0, 1], [2, 3])
     assert [(gap["participant_identity"], gap["reason"]) for gap in gaps(room_dir)] == [("ben", "over_bound")]
+
+
+async def test_a_recorder_whose_connection_is_made_anew_records_on_and_owns_up(
+    livekit_server: LiveKitServer, tmp_path: Path
+) -> None:
+    room = RoomInfo("anew", "RM_anew", utc_now())
+    async with (
+        await Speaker.join(livekit_server, "anew", "agent") as agent,
+        await Speaker.join(livekit_server, "anew", "anna", metadata=TEACHER) as teacher,
+    ):
+        recorder = RoomRecorder(agent.room, room, Settings(output_dir=str(tmp_path)), load_detector("native"))
+        recorder.attach()
+        recorder.begin()
+        await teacher.publish()
+        await until(lambda: recorder._tracks, "the teacher is listened to")
+        await teacher.silence(0.5)
+        await teacher.say(sentences(0, 2))
+        await teacher.silence(1)
+        remembered = list(recorder._rules._began_as_teacher)
+        before = list(recorder._tracks.values())
+        await agent.reconnect(full=True)
+        await until(
+            lambda: recorder._tracks and list(recorder._tracks.values()) != before,
+            "the teacher is listened to again",
+        )
+        await teacher.silence(0.5)
+        await teacher.say(sentences(2, 2))
+        await teacher.silence(1)
+        assert list(recorder._rules._began_as_teacher) == remembered, "people are the same as before"
+        await recorder.aclose()
+    assert heard(tmp_path / "anew") == [0, 1, 2, 3]
+    assert [gap["reason"] for gap in gaps(tmp_path / "anew")] == ["reconnect"]
 
 
 async def test_microphone_and_screen_share_are_told_apart(
