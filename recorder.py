@@ -40,6 +40,9 @@ SPEAKING_LANGUAGE_ATTRIBUTE = "speaking_language"
 DEAF_SECONDS = 5.0
 """Even a muted publisher's track brings a hundred frames a second (fact 4); one that brings none is asked for anew."""
 
+COMING_SECONDS = 10.0
+"""A track that was subscribed to comes within a second; one that has not come after so long is asked for anew."""
+
 WATCH_SECONDS = 1.0
 
 FLEETING_SECONDS = 2.0
@@ -94,7 +97,8 @@ class RoomRecorder:
         """By identity. Those who are recorded, and others up to MAX_PARTICIPANTS."""
         self._is_crowded = False
         self._encryption = Encryption(room, settings.e2ee_passphrase, self._log, self._on_failing_to_decipher)
-        self._asked_for: set[str] = set()
+        self._asked_for: dict[str, float] = {}
+        """Tracks that we have subscribed to, by sid, and when (monotonic clock)."""
         self._tracks: dict[str, TrackProcessor] = {}
         self._closing: dict[asyncio.Task[None], TrackProcessor | None] = {}
         self._announced: list[str] = []
@@ -261,7 +265,7 @@ class RoomRecorder:
         elif bound := self._places.take(participant.identity, sid):
             self._leave_out(publication, participant, bound)
         elif sid not in self._asked_for:
-            self._asked_for.add(sid)
+            self._asked_for[sid] = time.monotonic()
             publication.set_subscribed(True)
 
     def _refuse(
@@ -270,7 +274,7 @@ class RoomRecorder:
         sid = publication.sid
         self._give_up(sid)
         if sid in self._asked_for:
-            self._asked_for.discard(sid)
+            self._asked_for.pop(sid, None)
             publication.set_subscribed(False)
             self._close_track(sid, EndReason.ROLE_LOST)
         elif (person := self._people.get(participant.identity)) is not None and not person.is_refused:
@@ -315,7 +319,7 @@ class RoomRecorder:
         if track.kind != rtc.TrackKind.KIND_AUDIO or self._is_closed:
             return
         if not self._judge(participant).is_recorded:  # demoted while the subscription was on its way
-            self._asked_for.discard(publication.sid)
+            self._asked_for.pop(publication.sid, None)
             publication.set_subscribed(False)
             return
         self._close_track(publication.sid, EndReason.UNPUBLISHED)
@@ -338,10 +342,11 @@ class RoomRecorder:
         self._own_up(info.track_sid)
         self._announce()
 
-    def _pass_over(self, track: TrackInfo, reason: GapReason) -> None:
-        """A track is not heard: from now on or, where it was there before us, from where our predecessor stopped."""
+    def _pass_over(self, track: TrackInfo, reason: GapReason, since: float | None = None) -> None:
+        """A track is not heard, since then or from now on. One that was there before us: from where our predecessor
+        stopped."""
         is_new = track.track_sid not in self._there_before_us
-        self._interrupt(track, time.monotonic() if is_new else None, reason)
+        self._interrupt(track, (since or time.monotonic()) if is_new else None, reason)
         self._there_before_us.discard(track.track_sid)
 
     def _interrupt(self, track: TrackInfo, since: float | None, reason: GapReason) -> None:
@@ -363,13 +368,13 @@ class RoomRecorder:
             broken = _Interruption(self._tracks[publication.sid].track, time.monotonic(), GapReason.RECONNECT)
             into = self._interrupted if self._is_reconnecting else self._fleeting
             into.setdefault(publication.sid, broken)
-        self._asked_for.discard(publication.sid)
+        self._asked_for.pop(publication.sid, None)
         self._close_track(publication.sid, EndReason.UNPUBLISHED)
 
     def _on_track_unpublished(
         self, publication: rtc.RemoteTrackPublication, _: rtc.RemoteParticipant
     ) -> None:
-        self._asked_for.discard(publication.sid)
+        self._asked_for.pop(publication.sid, None)
         self._deaf_since.pop(publication.sid, None)
         if not self._is_reconnecting:  # else it may come back
             self._give_up(publication.sid)
@@ -377,7 +382,7 @@ class RoomRecorder:
     def _on_track_subscription_failed(
         self, participant: rtc.RemoteParticipant, track_sid: str, error: str
     ) -> None:
-        self._asked_for.discard(track_sid)
+        self._asked_for.pop(track_sid, None)
         self._log(logging.ERROR, f"Track {track_sid} cannot be subscribed: {error}", participant)
         self._background(self._ask_again(participant))
 
@@ -445,16 +450,37 @@ class RoomRecorder:
             self._give_up(sid)
         vitals.reconnected()
         self._log(logging.INFO, "Connection is back")
+        # What was asked for while it broke went nowhere.
+        self._asked_for = {sid: at for sid, at in self._asked_for.items() if sid in self._tracks}
+        for participant in list(self._room.remote_participants.values()):
+            self._reconsider(participant)
 
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(WATCH_SECONDS)
-            for sid, processor in list(self._tracks.items()):
-                if self._is_deaf(processor) and not self._is_reconnecting:
-                    self._listen_anew(sid, processor)
-            self._tell_hearing()
             if not self._is_reconnecting:
+                self._look_after_tracks()
                 self._forget_who_is_gone()
+            self._tell_hearing()
+
+    def _look_after_tracks(self) -> None:
+        for sid, processor in list(self._tracks.items()):
+            if self._is_deaf(processor):
+                self._deaf_since.setdefault(sid, processor.heard_at)
+                self._listen_anew(processor.track, processor.heard_at)
+        for track in self._overdue():
+            self._listen_anew(track, self._asked_for[track.track_sid])
+
+    def _overdue(self) -> list[TrackInfo]:
+        """What was subscribed to and has not come."""
+        latest = time.monotonic() - COMING_SECONDS
+        waiting = {sid for sid, at in self._asked_for.items() if sid not in self._tracks and at < latest}
+        return [
+            _track_info(publication, participant)
+            for participant in (self._room.remote_participants.values() if waiting else ())
+            for sid, publication in participant.track_publications.items()
+            if sid in waiting
+        ]
 
     def _forget_who_is_gone(self) -> None:
         earliest = time.monotonic() - FLEETING_SECONDS
@@ -465,19 +491,21 @@ class RoomRecorder:
             sid: one for sid, one in self._fleeting.items() if one.since is None or one.since >= earliest
         }
 
-    def _listen_anew(self, sid: str, processor: TrackProcessor) -> None:
-        participant = self._room.remote_participants.get(processor.track.participant_identity)
+    def _listen_anew(self, track: TrackInfo, silent_since: float) -> None:
+        """A track brings no sound, or has not come at all."""
+        sid = track.track_sid
+        participant = self._room.remote_participants.get(track.participant_identity)
         publication = participant.track_publications.get(sid) if participant else None
-        silent_seconds = time.monotonic() - processor.heard_at
-        self._log(
-            logging.ERROR,
-            f"DEAF: {sid} brings no sound for {silent_seconds:.0f} s, asking for it anew",
-            participant,
-        )
-        self._interrupt(processor.track, processor.heard_at, GapReason.DEAF)
-        self._deaf_since.setdefault(sid, processor.heard_at)
+        if sid not in self._interrupted:
+            seconds = time.monotonic() - silent_since
+            self._log(
+                logging.ERROR,
+                f"DEAF: {sid} brings no sound for {seconds:.0f} s, asking for it anew",
+                participant,
+            )
+        self._pass_over(track, GapReason.DEAF, silent_since)
         self._close_track(sid, EndReason.UNPUBLISHED)
-        self._asked_for.discard(sid)
+        self._asked_for.pop(sid, None)
         if participant is not None and publication is not None:
             publication.set_subscribed(False)
             self._background(self._ask_again(participant))

@@ -153,6 +153,54 @@ async def test_a_reconnect_is_a_gap_of_each_track_that_comes_back_or_does_not(
     assert await lesson.gaps() == [("TR_1", "reconnect")] * 2
 
 
+@pytest.mark.parametrize("is_back_first", [True, False])
+async def test_what_was_asked_for_while_the_connection_broke_is_asked_for_again(
+    lesson: Lesson, monkeypatch: pytest.MonkeyPatch, is_back_first: bool
+) -> None:
+    """The server has never heard of it: the client sends such a request into the connection that is gone."""
+    monkeypatch.setattr(recorder, "DEAF_SECONDS", 60.0)
+    begins(lesson)
+    lesson.subscribed()
+    lesson.room.leaves(lesson.teacher)
+    lesson.room.tell("reconnecting")
+    if is_back_first:
+        lesson.room.comes_back(lesson.teacher, lesson.publication)
+    lesson.publication.set_subscribed.reset_mock()
+    lesson.room.tell("reconnected")
+    if not is_back_first:
+        lesson.room.comes_back(lesson.teacher, lesson.publication)
+    lesson.publication.set_subscribed.assert_called_once_with(True)
+
+
+async def test_a_track_that_was_asked_for_and_does_not_come_is_asked_for_anew(
+    lesson: Lesson, vitals: Vitals, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Named once. It makes nobody sick: perhaps its publisher lets us not have it, which no restart would change."""
+    monkeypatch.setattr(recorder, "COMING_SECONDS", 0.1)
+    begins(lesson)
+    asked = lesson.publication.set_subscribed
+    await until(
+        lambda: [call.args[0] for call in asked.call_args_list][-4:] == [True, False] * 2, "asked anew"
+    )
+    assert not vitals.snapshot().problems
+    monkeypatch.setattr(recorder, "COMING_SECONDS", 60.0)
+    monkeypatch.setattr(recorder, "DEAF_SECONDS", 60.0)
+    lesson.subscribed()
+    assert await lesson.gaps() == [("TR_1", "deaf")]
+    assert sum("DEAF: TR_1" in record.message for record in caplog.records) == 1
+
+
+async def test_a_track_that_was_there_before_us_and_comes_late_is_one_gap_from_our_predecessor_on(
+    lesson: Lesson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "COMING_SECONDS", 0.1)
+    lesson.begins()
+    await until(lambda: lesson.recorder._interrupted, "it has not come")
+    assert lesson.recorder._interrupted["TR_1"].since is None
+    lesson.subscribed()
+    assert await lesson.gaps() == [("TR_1", "deaf")]
+
+
 async def test_who_leaves_long_before_a_reconnect_leaves_no_gap(
     lesson: Lesson, monkeypatch: pytest.MonkeyPatch
 ) -> None:
