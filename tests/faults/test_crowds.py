@@ -1,0 +1,133 @@
+"""Many who come and go: nothing of them stays in the worker, and the lesson is recorded all the while."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import psutil
+import pytest
+from conftest import StartWorker
+from fault_table import Seen
+from harness import STUDENT, manifest, until
+from livekit.protocol.rtc import LeaveRequest, SignalRequest, SignalResponse
+from teaching import heard, sentences, teacher_in
+
+from benchmarks.meter import memory_megabytes
+from devtools.livekit_server import LiveKitServer
+from devtools.speakers import token
+from devtools.worker import Worker
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.timeout(240),
+    pytest.mark.skipif(sys.platform == "win32", reason="counts what Windows does not tell"),
+]
+
+WAVES, PEOPLE = 10, 50
+
+LOOKS = 5
+FLAT = 1.1
+"""How much more memory there may be in the end: by itself it differs by some per cent from look to look."""
+SPARE = 2
+"""How many threads and files more or less there may be while nothing happens: pools, connections that are kept."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What the worker and everything it started hold."""
+
+    megabytes: float
+    threads: int
+    files: int
+
+    @classmethod
+    async def of(cls, recorder: Worker) -> Footprint:
+        """The least of some looks: what a room that is just over still holds goes within seconds."""
+        looks = []
+        for _ in range(LOOKS):
+            await asyncio.sleep(1)
+            looks.append(await asyncio.to_thread(cls._now, recorder.pid))
+        return cls(
+            min(look.megabytes for look in looks),
+            min(look.threads for look in looks),
+            min(look.files for look in looks),
+        )
+
+    @classmethod
+    def _now(cls, pid: int) -> Footprint:
+        processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+        return cls(
+            memory_megabytes(pid),
+            sum(process.num_threads() for process in processes),
+            sum(process.num_fds() for process in processes),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.megabytes:.0f} MB, {self.threads} threads, {self.files} files"
+
+
+def assert_flat(before: Footprint, after: Footprint) -> None:
+    assert after.megabytes < FLAT * before.megabytes, f"{before}, then {after}"
+    assert after.threads <= before.threads + SPARE, f"{before}, then {after}"
+    assert after.files <= before.files + SPARE, f"{before}, then {after}"
+
+
+@pytest.mark.fault(
+    "500 students join and leave", "the teacher is recorded; memory, threads and files stay flat"
+)
+async def test_students_who_come_and_go_leave_nothing_behind(
+    livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path, seen: Seen
+) -> None:
+    recorder = await worker()
+    async with await teacher_in(livekit_server, recorder, "crowd") as teacher:
+        await students_come_and_go(livekit_server, recorder, "crowd", 0)
+        await teacher.say(sentences(0, 2))
+        before = await Footprint.of(recorder)
+        talk = asyncio.create_task(teacher.say(sentences(2, 4)))
+        for wave in range(1, WAVES):
+            await students_come_and_go(livekit_server, recorder, "crowd", wave)
+        await talk
+        after = await Footprint.of(recorder)
+        await teacher.say(sentences(6, 2))
+    await recorder.wait_for("Room over")
+    seen(f"after {PEOPLE}: {before}; after {WAVES * PEOPLE}: {after}")
+    assert_flat(before, after)
+    room_dir = tmp_path / "segments" / "crowd"
+    assert heard(room_dir) == list(range(8))
+    assert {record["participant_identity"] for record in manifest(room_dir)} == {"anna"}
+
+
+async def students_come_and_go(server: LiveKitServer, recorder: Worker, room: str, wave: int) -> None:
+    """Together they come, and when the recorder has seen all of them, together they leave."""
+    so_far = wave * PEOPLE
+
+    def seen_to(what: str) -> bool:
+        return recorder.log.count(f"{what}: student") == so_far + PEOPLE
+
+    async with aiohttp.ClientSession() as session:
+        identities = [f"student-{so_far + number}" for number in range(PEOPLE)]
+        students = await asyncio.gather(
+            *(_joined(session, server, room, identity) for identity in identities)
+        )
+        await until(lambda: seen_to("Participant joined"), f"wave {wave} is there", timeout=40)
+        await asyncio.gather(*(_left(student) for student in students))
+        await until(lambda: seen_to("Participant left"), f"wave {wave} is gone", timeout=40)
+
+
+async def _joined(
+    session: aiohttp.ClientSession, server: LiveKitServer, room: str, identity: str
+) -> aiohttp.ClientWebSocketResponse:
+    """A participant without media: only its connection for signals, which costs next to nothing here."""
+    access = {"access_token": token(server, identity, room, metadata=STUDENT), "auto_subscribe": "0"}
+    student = await session.ws_connect(f"{server.url}/rtc", params=access)
+    assert SignalResponse.FromString(await student.receive_bytes()).HasField("join")
+    return student
+
+
+async def _left(student: aiohttp.ClientWebSocketResponse) -> None:
+    await student.send_bytes(SignalRequest(leave=LeaveRequest()).SerializeToString())
+    await student.close()
