@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, quote, urlsplit
 
 from devtools.server import Server
 
@@ -68,6 +68,10 @@ class Gate:
     key_secret: str = KEY_SECRET
     requests: list[Request] = field(default_factory=list)
     """All that were let through, without their bodies."""
+    ignored_headers: tuple[str, ...] = ()
+    """What it does not know."""
+    one_write: threading.Lock = field(default_factory=threading.Lock)
+    """moto looks whether a condition holds, and writes, in two steps."""
     stored: Callable[[Request], object] = lambda request: None
     """Called when a request has been carried out and its answer is not on its way yet."""
 
@@ -217,8 +221,6 @@ _LOCATION = (
 
 
 def _quoted(key: str) -> str:
-    from urllib.parse import quote
-
     return quote(key, safe="/")
 
 
@@ -283,8 +285,10 @@ class _Front(BaseHTTPRequestHandler):
     do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = _handle
 
     def _pass_on(self, request: Request, *, hang_up: bool) -> None:
-        kept = {name: value for name, value in request.headers.items() if name not in ("host", "connection")}
-        status, headers, body = type(self).ask(request.method, request.path, kept, request.body)
+        dropped = ("host", "connection", *self.gate.ignored_headers)
+        kept = {name: value for name, value in request.headers.items() if name not in dropped}
+        with self.gate.one_write if request.method == "PUT" else contextlib.nullcontext():
+            status, headers, body = type(self).ask(request.method, request.path, kept, request.body)
         self.gate.requests.append(Request(request.method, request.path, request.headers, b""))
         self.gate.stored(request)
         if hang_up:
@@ -332,6 +336,11 @@ class _Front(BaseHTTPRequestHandler):
         _break(self.connection)
 
 
+def _encoded(text: str) -> str:
+    """As it is signed, in whatever way it was sent: a space may come as ``+``."""
+    return quote(text, safe="-_.~")
+
+
 def _moment(stamp: str) -> datetime:
     return datetime.strptime(stamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc)
 
@@ -358,7 +367,7 @@ def _is_signed_with(request: Request, secret: str) -> bool:
         (
             request.method,
             urlsplit(url).path,
-            "&".join(sorted(part if "=" in part else f"{part}=" for part in query.split("&") if part)),
+            "&".join(sorted(f"{_encoded(name)}={_encoded(value)}" for name, value in parse_qsl(query, True))),
             "".join(f"{name}:{request.headers[name].strip()}\n" for name in sorted(signed)),
             ";".join(sorted(signed)),
             request.headers["x-amz-content-sha256"],
