@@ -13,16 +13,17 @@ doubles nothing:
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import json
 import os
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
 
 from config import Settings
 from console import Advance
@@ -33,6 +34,7 @@ from transcription import ArchiveTextService, Task, Wish
 from translator import (
     MAX_OUTPUT_TOKENS,
     GeminiTranslator,
+    Rejected,
     TextResult,
     answer_schema,
     checked,
@@ -65,18 +67,40 @@ class Note:
     """What the service calls it; empty until that is known."""
 
 
+class Notes(Protocol):
+    """Where notes survive a kill. What ``keep`` has returned from is safe."""
+
+    def all(self) -> Iterable[Note]: ...
+
+    async def keep(self, note: Note) -> None: ...
+
+    async def let_go(self, note: Note) -> None:
+        """Forgets a batch: its texts are in the room's folder."""
+        ...
+
+
+AtHand = Callable[[Path], contextlib.AbstractAsyncContextManager[None]]
+"""Has a WAV in its place for a while. Raises FileNotFoundError, Refused or Rejected where there is none to be had."""
+
+
+def _is_at_hand(wav: Path) -> contextlib.AbstractAsyncContextManager[None]:
+    return contextlib.nullcontext()
+
+
 class Batches(GeminiTranslator):
-    """All batches of one OUTPUT_DIR. One process at a time.
+    """All batches of one OUTPUT_DIR, noted in ``.batches`` there if nowhere else. One process at a time.
 
     Raises:
         ConfigError: the key or the model is refused.
         RetryLater: the service cannot be reached.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, notes: Notes | None = None, at_hand: AtHand = _is_at_hand) -> None:
         super().__init__(settings)
+        self._at_hand = at_hand
         self._output_dir = Path(settings.output_dir)
-        self._notes = {note.id: note for note in _notes_in(self._output_dir / FOLDER)}
+        self._safe = notes or FolderNotes(self._output_dir / FOLDER)
+        self._notes = {note.id: note for note in self._safe.all()}
 
     def waiting(self) -> int:
         """How many segments are under way."""
@@ -84,8 +108,7 @@ class Batches(GeminiTranslator):
 
     def not_submitted(self, tasks: Iterable[Task]) -> Iterator[Task]:
         """Tasks whose segments are in no batch that is under way."""
-        submitted = {(folder, line["file"]) for note in self._notes.values() for folder, line in note.items}
-        return (task for task in tasks if (task.folder.name, task.record.file) not in submitted)
+        return not_in(self._notes.values(), tasks)
 
     # Submitting.
 
@@ -95,23 +118,25 @@ class Batches(GeminiTranslator):
         waiting = iter(tasks)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "batch.jsonl"
-            while items := self._write_requests(file, waiting, wish, advance):
+            while items := await self._write_requests(file, waiting, wish, advance):
                 note = Note(secrets.token_hex(8), wish.model, wish.is_forced, tuple(items), wish.languages)
-                self._keep(note)
+                await self._keep(note)
                 await self._send(note, file)
                 submitted += len(items)
         return submitted
 
-    def _write_requests(
+    async def _write_requests(
         self, file: Path, tasks: Iterator[Task], wish: Wish, advance: Advance
     ) -> list[tuple[str, dict[str, Any]]]:
         """One batch's file, and what is in it."""
         items: list[tuple[str, dict[str, Any]]] = []
-        with open(file, "w", encoding="utf-8", newline="\n") as lines:
+        with _new_file(file) as lines:
             while len(items) < MOST_SEGMENTS and lines.tell() < MOST_BYTES and (task := next(tasks, None)):
                 advance(1)
-                with contextlib.suppress(Refused, FileNotFoundError):  # the ordinary way says what is wrong
-                    request = self._rest_request(task, wish)
+                # What has no sound is left to the ordinary way, which says what is wrong.
+                with contextlib.suppress(Refused, Rejected, FileNotFoundError):
+                    async with self._at_hand(task.folder / task.record.file):
+                        request = await asyncio.to_thread(self._rest_request, task, wish)
                     lines.write(json.dumps({"key": str(len(items)), "request": request}) + "\n")
                     items.append((task.folder.name, task.record.to_json()))
         return items
@@ -147,7 +172,7 @@ class Batches(GeminiTranslator):
                 src=uploaded.name or "",
                 config=types.CreateBatchJobConfig(display_name=note.id),
             )
-        self._keep(replace(note, name=job.name or ""))
+        await self._keep(replace(note, name=job.name or ""))
 
     # Collecting.
 
@@ -161,10 +186,10 @@ class Batches(GeminiTranslator):
             if state in ENDED:
                 good = await self._save_all(note, answers)
                 collected, failed = collected + good, failed + len(note.items) - good
-                self._let_go(note)
+                await self._let_go(note)
             elif state in FAILED:
                 failed += len(note.items)
-                self._let_go(note)
+                await self._let_go(note)
         return collected, failed
 
     async def _look(self, name: str) -> tuple[str, bytes]:
@@ -194,9 +219,9 @@ class Batches(GeminiTranslator):
                     found[job.display_name] = job.name or ""
         for id_ in lost:
             if found.get(id_):
-                self._keep(replace(self._notes[id_], name=found[id_]))
+                await self._keep(replace(self._notes[id_], name=found[id_]))
             else:
-                self._let_go(self._notes[id_])
+                await self._let_go(self._notes[id_])
 
     async def _save_all(self, note: Note, answers: bytes) -> int:
         """Answers into texts.jsonl; returns how many are texts, or reasons why there will be none."""
@@ -244,40 +269,69 @@ class Batches(GeminiTranslator):
             return False  # asked for again with the next batch
         return True
 
-    # Notes.
-
-    def _keep(self, note: Note) -> None:
-        folder = self._output_dir / FOLDER
-        try:
-            folder.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
-            write_private(folder / f"{note.id}.json", json.dumps(asdict(note)).encode())
-        except OSError as error:
-            raise StorageError(f"{folder} cannot be written: {error.strerror or error}") from None
+    async def _keep(self, note: Note) -> None:
+        await self._safe.keep(note)
         self._notes[note.id] = note
 
-    def _let_go(self, note: Note) -> None:
-        with contextlib.suppress(OSError):
-            os.unlink(self._output_dir / FOLDER / f"{note.id}.json")
+    async def _let_go(self, note: Note) -> None:
+        await self._safe.let_go(note)
         self._notes.pop(note.id, None)
+
+
+def _new_file(path: Path) -> IO[str]:
+    return open(path, "w", encoding="utf-8", newline="\n")
+
+
+# --- notes ---
+
+
+class FolderNotes:
+    """Notes as files of a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def all(self) -> Iterator[Note]:
+        for path in sorted(self._folder.glob("*.json")) if self._folder.is_dir() else ():
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                yield note_in(path.stem, json.loads(path.read_bytes()))
+
+    async def keep(self, note: Note) -> None:
+        try:
+            self._folder.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
+            write_private(self._folder / f"{note.id}.json", json.dumps(asdict(note)).encode())
+        except OSError as error:
+            raise StorageError(f"{self._folder} cannot be written: {error.strerror or error}") from None
+
+    async def let_go(self, note: Note) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(self._folder / f"{note.id}.json")
+
+
+def note_in(id_: str, found: Mapping[str, Any]) -> Note:
+    """The note of that name that was kept as this.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is none.
+    """
+    return Note(
+        id=id_,
+        model=str(found["model"]),
+        is_forced=bool(found["is_forced"]),
+        items=tuple((str(room), dict(line)) for room, line in found["items"]),
+        languages=tuple(map(str, found["languages"])),
+        name=str(found["name"]),
+    )
+
+
+def not_in(notes: Iterable[Note], tasks: Iterable[Task]) -> Iterator[Task]:
+    """Tasks whose segments are in none of these batches."""
+    submitted = {(folder, line["file"]) for note in notes for folder, line in note.items}
+    return (task for task in tasks if (task.folder.name, task.record.file) not in submitted)
 
 
 def _languages(wanted: Iterable[str], record: SegmentRecord) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*wanted, *record.caption_languages)))
-
-
-def _notes_in(folder: Path) -> Iterator[Note]:
-    for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            found = json.loads(path.read_bytes())
-            items = tuple((str(room), dict(line)) for room, line in found["items"])
-            yield Note(
-                id=path.stem,
-                model=str(found["model"]),
-                is_forced=bool(found["is_forced"]),
-                items=items,
-                languages=tuple(map(str, found["languages"])),
-                name=str(found["name"]),
-            )
 
 
 @contextlib.asynccontextmanager
