@@ -12,10 +12,11 @@ import asyncio
 import functools
 import json
 import re
+import sys
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 from config import Settings
@@ -25,6 +26,7 @@ from deliverables import (
     Lists,
     Selection,
     Sound,
+    Unusable,
     Words,
     file_bytes,
     sound_bytes,
@@ -48,6 +50,8 @@ MOST_MERGES = 5
 
 CONNECT_SECONDS = 10
 
+T = TypeVar("T", bound="ObjectTarget")
+
 
 class ObjectTarget:
     """One bucket, container or folder, and the prefix in it."""
@@ -64,7 +68,7 @@ class ObjectTarget:
         """Whether the store can create without overwriting, and replace only what has been read."""
 
     @classmethod
-    def s3(cls, settings: Settings) -> ObjectTarget:
+    def s3(cls: type[T], settings: Settings) -> T:
         """The bucket in the settings.
 
         Raises:
@@ -149,7 +153,7 @@ class ObjectTarget:
             try:
                 await self._write(key, data, mode="create")
                 return
-            except (AlreadyExistsError, _Unconditional):
+            except (AlreadyExistsError, Unconditional):
                 pass
         there, _ = await self._read(key)
         if there is None:
@@ -165,7 +169,7 @@ class ObjectTarget:
         ):
             if size:
                 ours = _whole_lines((await asyncio.to_thread(file_bytes, item.folder / file))[:size])
-                await self._replace(f"{item.folder.name}/{file}", functools.partial(_merged, ours))
+                await self._replace(f"{item.folder.name}/{file}", functools.partial(merged, ours))
 
     async def _replace(self, key: str, change: Callable[[list[bytes]], list[bytes]]) -> None:
         """Changes a list of lines, and begins anew if somebody else does so at the same time."""
@@ -183,7 +187,7 @@ class ObjectTarget:
             try:
                 await self._write(key, b"".join(after), mode=mode)
                 return
-            except (AlreadyExistsError, PreconditionError, _Unconditional):
+            except (AlreadyExistsError, PreconditionError, Unconditional):
                 if forbidden is not None:
                     raise forbidden from None
         raise RetryLater(f"{key} is being written by others")
@@ -200,8 +204,8 @@ class ObjectTarget:
                 raise
             return None, None, refusal
 
-    async def _write(self, key: str, data: bytes, *, mode: Any) -> None:
-        """One object, whole or not at all. Lets AlreadyExistsError and PreconditionError through."""
+    async def _write(self, key: str, data: bytes, *, mode: Any) -> str | None:
+        """One object, whole or not at all; its version. Lets AlreadyExistsError and PreconditionError through."""
         from obstore import put_async
         from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
@@ -209,35 +213,41 @@ class ObjectTarget:
         content_type = CONTENT_TYPES.get(suffix, "application/octet-stream")
         attributes = {"Content-Type": content_type} if self._keeps_types else None
         try:
-            await put_async(
+            done = await put_async(
                 self._store, key, data, mode=mode, attributes=cast(Any, attributes), use_multipart=False
             )
+            return done["e_tag"]
         except (AlreadyExistsError, PreconditionError):
             raise
         except (BaseError, OSError, ValueError, NotImplementedError) as error:
             if self._plain is not None and _knows_no_checksums(error, mode):
                 self._store, self._plain = self._plain, None
-                await self._write(key, data, mode=mode)
-                return
+                return await self._write(key, data, mode=mode)
             if mode != "overwrite" and _cannot_do_that(error):
                 self._is_conditional = False
-                raise _Unconditional from None
-            raise _sorted_out(error) from None
+                raise Unconditional from None
+            raise sorted_out(error) from None
 
-    async def _read(self, key: str) -> tuple[bytes | None, str | None]:
-        """An object and its version; (None, None) if there is none."""
+    async def _read(self, key: str, most_bytes: int = sys.maxsize) -> tuple[bytes | None, str | None]:
+        """An object and its version; (None, None) if there is none.
+
+        Raises:
+            Unusable: it is larger than that.
+        """
         from obstore import get_async
         from obstore.exceptions import BaseError
 
         try:
             found = await get_async(self._store, key)
+            if found.meta["size"] > most_bytes:
+                raise Unusable("it is far too large")
             return bytes(await found.bytes_async()), found.meta["e_tag"]
         except FileNotFoundError as error:
             if "NoSuchBucket" in str(error):
-                raise _sorted_out(error) from None
+                raise sorted_out(error) from None
             return None, None
         except (BaseError, OSError, ValueError) as error:
-            raise _sorted_out(error) from None
+            raise sorted_out(error) from None
 
     # Looking and removing.
 
@@ -258,7 +268,7 @@ class ObjectTarget:
         except (TypeError, NotImplementedError):
             raise Refused(f"{self.name} has no links") from None
         except (BaseError, OSError, ValueError) as error:
-            raise _sorted_out(error) from None
+            raise sorted_out(error) from None
 
     async def remove(
         self, selection: Selection, known: Mapping[str, Sequence[SegmentRecord]], *, only_count: bool = False
@@ -312,7 +322,7 @@ class ObjectTarget:
         try:
             found = await list_with_delimiter_async(self._store)
         except (BaseError, OSError, ValueError) as error:
-            raise _sorted_out(error) from None
+            raise sorted_out(error) from None
         return sorted(prefix.rstrip("/").rpartition("/")[2] for prefix in found["common_prefixes"])
 
     async def _names_in(self, folder: str) -> list[str]:
@@ -327,7 +337,7 @@ class ObjectTarget:
                 for found in page
             ]
         except (BaseError, OSError, ValueError) as error:
-            raise _sorted_out(error) from None
+            raise sorted_out(error) from None
 
     async def _delete(self, keys: Iterable[str]) -> None:
         from obstore import delete_async
@@ -339,7 +349,7 @@ class ObjectTarget:
             except FileNotFoundError:
                 continue
             except (BaseError, OSError, ValueError) as error:
-                raise _sorted_out(error) from None
+                raise sorted_out(error) from None
 
 
 # --- lists ---
@@ -352,7 +362,7 @@ def _whole_lines(data: bytes) -> list[bytes]:
     return (whole + newline).splitlines(keepends=True)
 
 
-def _merged(ours: list[bytes], there: list[bytes]) -> list[bytes]:
+def merged(ours: list[bytes], there: list[bytes]) -> list[bytes]:
     """What is there, in its order, and behind it what is new. A list's last word about a segment counts."""
     known = set(there)
     return there + [line for line in ours if line not in known]
@@ -407,7 +417,7 @@ _ITSELF = {
 """What is wrong with one object, if the store takes others."""
 
 
-class _Unconditional(Exception):
+class Unconditional(Exception):
     """The store has no conditional writes: whoever wants one must look first."""
 
 
@@ -424,7 +434,7 @@ def _cannot_do_that(error: Exception) -> bool:
     return isinstance(error, NotImplementedError) or "501 Not Implemented" in str(error)
 
 
-def _sorted_out(error: Exception) -> RecorderError:
+def sorted_out(error: Exception) -> RecorderError:
     """Who must act. Keys are never in the text: they do not travel."""
     text = str(error)
     code = _found(r"<Code>([A-Za-z0-9.]{1,60})</Code>", text)

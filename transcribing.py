@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,11 +17,12 @@ import typer
 import console
 from archive import Archive, Room
 from config import Settings
-from console import AsJson, SomeRooms, duration, progress, say, say_json, tell
+from console import AsJson, duration, progress, say, say_json, tell
 from languages import language_tags
 from segments import ConfigError, InputError
 
 if TYPE_CHECKING:
+    from texts import TextCosts
     from transcription import Estimate, Task, Wish
 
 
@@ -43,8 +45,17 @@ OnlyEstimate = Annotated[bool, typer.Option("--estimate", help="Only say what it
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
+Where = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[s3://BUCKET/PREFIX] [ROOM]...",
+        help="An archive in a bucket instead of OUTPUT_DIR; these rooms only, all if none is named.",
+    ),
+]
+
+
 def transcribe(
-    rooms: SomeRooms = None,
+    where: Where = None,
     force: Force = False,
     model: Model = "",
     languages: Languages = "",
@@ -58,6 +69,9 @@ def transcribe(
 
     First it says what that costs, and asks. Settings and budgets are the worker's (GEMINI_API_KEY, TARGET_LANGUAGES,
     GEMINI_MAX_PER_DAY, ...). With --batch, the exit code is 3 while texts are still to come.
+
+    Several machines may work on an archive in a bucket at the same time: none does what another one does. Endpoint and
+    key are those of delivery (S3_ENDPOINT, S3_REGION, S3_KEY_ID, S3_KEY_SECRET).
     """
     from transcription import Wish, is_in_shard
 
@@ -67,9 +81,11 @@ def transcribe(
     )
     number, count = _shard(shard)
     logging.getLogger("recorder").setLevel(logging.WARNING)
-    chosen = [
-        room for room in Archive.from_settings(settings).chosen(rooms) if is_in_shard(room, number, count)
-    ]
+    is_mine = functools.partial(is_in_shard, number=number, count=count)
+    if where and where[0].startswith("s3://"):
+        _in_bucket(asked, where[0], where[1:], is_mine, batch)
+        return
+    chosen = [room for room in Archive.from_settings(settings).chosen(where) if is_mine(room.path.name)]
     (_by_batch if batch else _at_once)(asked, chosen)
 
 
@@ -148,12 +164,8 @@ def _at_once(asked: Asked, rooms: Sequence[Room]) -> None:
             service = console.run(
                 transcribe(settings, GeminiTranslator(settings), tasks, advance, is_forced=wish.is_forced)
             )
-    costs = service.costs
-    if asked.as_json:
-        say_json(vars(costs))
-    else:
-        say(str(costs))
-    if costs.refused or len(free) < len(rooms):
+    _say_costs(service.costs, asked)
+    if service.costs.refused or len(free) < len(rooms):
         raise typer.Exit(console.TROUBLE)
 
 
@@ -177,22 +189,15 @@ def _reserved(stack: contextlib.ExitStack, rooms: Sequence[Room]) -> list[Room]:
 def _by_batch(asked: Asked, rooms: Sequence[Room]) -> None:
     from storage import Reservation
 
-    if not asked.settings.gemini_api_key:
-        raise ConfigError("GEMINI_API_KEY is not set: the Batch API needs it")
+    _check_batch_key(asked.settings)
     with Reservation(Path(asked.settings.output_dir), "batch"):
         answer = console.run(_batch_run(asked, rooms))
-    if asked.as_json:
-        say_json(answer)
-    else:
-        say(
-            f"{answer['collected']} texts collected, {answer['submitted']} segments submitted, "
-            f"{answer['waiting']} still to come"
-        )
-    if answer["waiting"]:
-        tell("Come back later: the same command collects them (results are kept for two days)")
-        raise typer.Exit(console.NOT_YET)
-    if answer["failed"]:
-        raise typer.Exit(console.TROUBLE)
+    _say_batches(answer, asked)
+
+
+def _check_batch_key(settings: Settings) -> None:
+    if not settings.gemini_api_key:
+        raise ConfigError("GEMINI_API_KEY is not set: the Batch API needs it")
 
 
 async def _batch_run(asked: Asked, rooms: Sequence[Room]) -> dict[str, Any]:
@@ -217,7 +222,68 @@ async def _batch_run(asked: Asked, rooms: Sequence[Room]) -> dict[str, Any]:
     return {"collected": collected, "failed": failed, "submitted": submitted, "waiting": waiting}
 
 
+# --- an archive in a bucket ---
+
+
+def _in_bucket(
+    asked: Asked, url: str, rooms: Sequence[str], is_mine: Callable[[str], bool], batch: bool
+) -> None:
+    from bucket import Bucket
+    from bucket_transcription import Run, plan
+    from storage import safe_name
+
+    if batch:
+        _check_batch_key(asked.settings)
+    bucket = Bucket.at(url, asked.settings)
+    names = {name for room in rooms for name in (room, safe_name(room))}
+    found = console.run(plan(bucket, asked.wish, names, is_mine, batch=batch))
+    if not found.rooms:
+        raise InputError(f"There is no lesson in {url}" + (f" of {', '.join(rooms)}" if rooms else ""))
+    if found.cost.segments and not asked.only_estimate:
+        _confirm(found.cost, asked)
+    elif asked.only_estimate or not found.parts:
+        _say_estimate(found.cost, asked)
+        if found.parts and not found.cost.segments:
+            tell("but what is in batches that are under way: --batch collects it")
+        return
+    with progress("Submitting" if batch else "Transcribing", found.cost.segments, "segments") as advance:
+        run = Run(asked.settings, bucket, asked.wish, advance)
+        console.run((run.by_batch if batch else run.at_once)(found.parts))
+    if batch:
+        _say_batches(vars(run.batches), asked)
+        return
+    _say_costs(run.costs, asked)
+    if run.batches.waiting:
+        tell(f"{run.batches.waiting} segments are in batches that are under way: --batch collects them")
+        raise typer.Exit(console.NOT_YET)
+    if run.costs.refused:
+        raise typer.Exit(console.TROUBLE)
+
+
 # --- saying ---
+
+
+def _say_costs(costs: TextCosts, asked: Asked) -> None:
+    if asked.as_json:
+        say_json(vars(costs))
+    else:
+        say(str(costs))
+
+
+def _say_batches(answer: Mapping[str, int], asked: Asked) -> None:
+    """Says how far batches are, also with the exit code."""
+    if asked.as_json:
+        say_json(dict(answer))
+    else:
+        say(
+            f"{answer['collected']} texts collected, {answer['submitted']} segments submitted, "
+            f"{answer['waiting']} still to come"
+        )
+    if answer["waiting"]:
+        tell("Come back later: the same command collects them (results are kept for two days)")
+        raise typer.Exit(console.NOT_YET)
+    if answer["failed"]:
+        raise typer.Exit(console.TROUBLE)
 
 
 def _sentence(cost: Estimate, settings: Settings) -> str:

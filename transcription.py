@@ -76,6 +76,18 @@ class Estimate:
     dollars: float | None
     """None where the model's price is not known here."""
 
+    def __add__(self, other: Estimate) -> Estimate:
+        dollars = (
+            None if None in (self.dollars, other.dollars) else (self.dollars or 0) + (other.dollars or 0)
+        )
+        return Estimate(
+            self.segments + other.segments,
+            self.audio_seconds + other.audio_seconds,
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            dollars,
+        )
+
 
 # --- what there is to do ---
 
@@ -101,9 +113,9 @@ def _is_wanted(text: Text | None, wish: Wish) -> bool:
     )
 
 
-def is_in_shard(room: Room, number: int, count: int) -> bool:
-    """Whether a room belongs to shard ``number`` of ``count`` (from 1): the same on every machine, and to one only."""
-    digest = hashlib.sha256(room.path.name.encode("utf-8", "surrogateescape")).digest()
+def is_in_shard(folder: str, number: int, count: int) -> bool:
+    """Whether the room in a folder belongs to shard ``number`` of ``count`` (from 1): the same on every machine."""
+    digest = hashlib.sha256(folder.encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big") % count == number - 1
 
 
@@ -210,15 +222,24 @@ class ArchiveTextService(TextService):
 
 
 async def transcribe(
-    settings: Settings, translator: Translator, tasks: Iterable[Task], advance: Advance, *, is_forced: bool
+    settings: Settings,
+    translator: Translator,
+    tasks: Iterable[Task],
+    advance: Advance,
+    *,
+    is_forced: bool,
+    budget_dir: Path | None = None,
 ) -> ArchiveTextService:
     """Makes all texts, and returns the service with what it took.
+
+    Args:
+        budget_dir: where calls are counted, if that is not OUTPUT_DIR.
 
     Raises:
         ConfigError: the key, the model or the settings are refused.
     """
     with tempfile.TemporaryDirectory() as folder:
-        queue, budget = Outbox(Path(folder)), Outbox(Path(settings.output_dir))
+        queue, budget = Outbox(Path(folder)), Outbox(budget_dir or Path(settings.output_dir))
         service = ArchiveTextService(settings, translator, queue, budget, tasks, is_forced=is_forced)
         running = asyncio.create_task(service.run(), name="texts")
         told = 0
