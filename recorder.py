@@ -25,6 +25,7 @@ from encryption import Encryption
 from languages import language_tag_or_empty
 from pipeline import RoomPipeline
 from pulse import start_room
+from reception import Reception
 from roles import ParticipantFacts, Places, RoleRules, Verdict
 from segments import SAMPLE_RATE, EndReason, GapReason, RoomInfo, TextWishes, TrackInfo, utc_now
 from vitals import vitals
@@ -100,6 +101,8 @@ class RoomRecorder:
         self._asked_for: dict[str, float] = {}
         """Tracks that we have subscribed to, by sid, and when (monotonic clock)."""
         self._tracks: dict[str, TrackProcessor] = {}
+        self._receptions: dict[str, Reception] = {}
+        """Of the tracks that we listen to, by sid."""
         self._closing: dict[asyncio.Task[None], TrackProcessor | None] = {}
         self._announced: list[str] = []
         self._announcing: asyncio.Task[None] | None = None
@@ -114,8 +117,7 @@ class RoomRecorder:
         self._fleeting: dict[str, _Interruption] = {}
         """Tracks that have just gone, and would be an interruption if a reconnect were the reason."""
         self._is_reconnecting = False
-        self._watching: asyncio.Task[None] | None = None
-        self._trying: asyncio.Task[None] | None = None
+        self._watching: list[asyncio.Task[None]] = []
         self._is_closed = False
 
     def attach(self) -> None:
@@ -147,8 +149,10 @@ class RoomRecorder:
         people = len(self._room.remote_participants)
         logger.info("Connected to room %s (%d participants)", self._info.name, people)
         self._room.local_participant.register_rpc_method(liveness.METHOD, self._say_alive)
-        self._watching = asyncio.create_task(self._watch(), name=f"watch {self._info.name}")
-        self._trying = asyncio.create_task(self._encryption.keep_trying())
+        self._watching = [
+            asyncio.create_task(watch, name=f"watch {self._info.name}")
+            for watch in (self._watch(), self._watch_packets(), self._encryption.keep_trying())
+        ]
         self._pipeline.listen()
         self._there_before_us = self._published()
         if self._captions is not None:
@@ -165,7 +169,7 @@ class RoomRecorder:
         if self._is_closed:
             return
         self._is_closed = True
-        for task in (self._announcing, self._watching, self._trying):
+        for task in (self._announcing, *self._watching):
             if task is not None:
                 task.cancel()
         self._stop_listening()
@@ -334,6 +338,7 @@ class RoomRecorder:
         )
         processor.start()
         self._tracks[publication.sid] = processor
+        self._receptions[publication.sid] = Reception(track, publication)
         self._fleeting.pop(publication.sid, None)
         self._tell_teachers()
         self._log(logging.INFO, f"Track subscribed: {info.source} {info.track_sid}", participant)
@@ -413,6 +418,7 @@ class RoomRecorder:
 
     def _close_track(self, sid: str, reason: EndReason) -> None:
         """Stops listening at once (fact 2); what has been heard is saved in the background."""
+        self._receptions.pop(sid, None)
         processor = self._tracks.pop(sid, None)
         if processor is not None:
             self._tell_teachers()
@@ -462,6 +468,30 @@ class RoomRecorder:
                 self._look_after_tracks()
                 self._forget_who_is_gone()
             self._tell_hearing()
+
+    async def _watch_packets(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            for sid, reception in list(self._receptions.items()):
+                try:
+                    is_lost = await reception.is_lost()
+                except Exception as error:  # a client that cannot tell must not end the watch
+                    logger.debug("Packets of %s cannot be counted", sid, exc_info=error)
+                    continue
+                if self._receptions.get(sid) is reception:
+                    self._note_packets(sid, reception.lost_since if is_lost else None)
+
+    def _note_packets(self, sid: str, lost_since: float | None) -> None:
+        interruption = self._interrupted.get(sid)
+        if lost_since is not None and interruption is None:
+            track = self._tracks[sid].track
+            participant = self._room.remote_participants.get(track.participant_identity)
+            self._log(
+                logging.WARNING, f"Nothing of {sid} comes in: its network is away, or ours", participant
+            )
+            self._interrupt(track, lost_since, GapReason.NO_MEDIA)
+        elif lost_since is None and interruption is not None and interruption.reason is GapReason.NO_MEDIA:
+            self._own_up(sid)
 
     def _look_after_tracks(self) -> None:
         for sid, processor in list(self._tracks.items()):

@@ -241,6 +241,8 @@ class GapReason(Enum):
     """The recorder's connection broke and was made anew."""
     DEAF = "deaf"
     """The track was subscribed to and brought no sound."""
+    NO_MEDIA = "no_media"
+    """Nothing of the track came in for a while: its publisher's network, or ours."""
     ENCRYPTED = "encrypted"
     """The sound is encrypted end to end, and there was no passphrase or another one."""
     OVER_BOUND = "over_bound"

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from harness import STUDENT
 from livekit import rtc
+from livekit.rtc._proto.stats_pb2 import RtcStats
 
 import pulse
 import recorder
@@ -62,6 +63,9 @@ class FakeRoom:
         self.rtc.local_participant.set_attributes = AsyncMock()
         self._handlers: dict[str, list[Callable[..., None]]] = {}
         self._numbers = itertools.count(1)
+        self.is_wire_cut = False
+        """Nothing comes in any more; streams go on, as a jitter buffer does."""
+        self._packets = 0
 
     def tell(self, event: str, *arguments: object) -> None:
         for handler in self._handlers.get(event, ()):
@@ -119,6 +123,7 @@ class FakeRoom:
             kind=rtc.TrackKind.KIND_AUDIO,
             source=rtc.TrackSource.SOURCE_MICROPHONE,
             encryption_type=rtc.EncryptionType.Value(encryption),
+            muted=False,
         )
         participant.track_publications[sid] = publication
         self.tell("track_published", publication, participant)
@@ -132,7 +137,15 @@ class FakeRoom:
     def subscribed(self, participant: MagicMock, sid: str) -> None:
         """The server brings a track that was asked for."""
         track = MagicMock(spec=rtc.RemoteTrack, kind=rtc.TrackKind.KIND_AUDIO)
+        track.get_stats = AsyncMock(side_effect=self._stats)
         self.tell("track_subscribed", track, participant.track_publications[sid], participant)
+
+    async def _stats(self) -> list[RtcStats]:
+        self._packets += not self.is_wire_cut
+        reports = [RtcStats(), RtcStats()]
+        reports[0].codec.codec.mime_type = "audio/opus"
+        reports[1].inbound_rtp.received.packets_received = self._packets
+        return reports
 
     def unsubscribed(self, participant: MagicMock, sid: str) -> None:
         self.tell("track_unsubscribed", MagicMock(), participant.track_publications[sid], participant)

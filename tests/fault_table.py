@@ -70,9 +70,7 @@ class _Table:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         row = self._rows[report.nodeid]
         row.seen = "; ".join(str(value) for name, value in report.user_properties if name == "seen")
-        if hasattr(report, "wasxfail") and report.outcome == "skipped":
-            row.verdict = f"**BROKEN**: {report.wasxfail}"
-        elif report.when == "call" or report.outcome == "skipped":
+        if report.when == "call" or report.outcome == "skipped":
             row.verdict = {"passed": "kept", "failed": "**BROKEN**", "skipped": "not run here"}.get(
                 report.outcome, row.verdict
             )

@@ -10,13 +10,14 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from unittest.mock import MagicMock
+from unittest.mock import AsyncMock, MagicMock
 
 import pytest
 from fake_room import ROOM, Detector, FakeRoom, Stream, is_asked_for, vitals_of_its_own
 from harness import STUDENT, TEACHER, gaps, until
 from livekit import rtc
 
+import reception
 import recorder
 from config import Settings
 from encryption import UNDECIPHERABLE_SECONDS
@@ -284,6 +285,64 @@ async def test_sound_that_cannot_be_deciphered_is_a_gap_until_it_can(
     expected = heard_seconds if is_failing_from_the_start else UNDECIPHERABLE_SECONDS
     assert expected - 0.01 <= seconds
     assert is_failing_from_the_start or seconds < heard_seconds
+
+
+@pytest.fixture
+async def heard_lesson(lesson: Lesson, monkeypatch: pytest.MonkeyPatch) -> Lesson:
+    """The teacher's track is there, its frames come, and its packets are counted."""
+    monkeypatch.setattr(recorder, "DEAF_SECONDS", 60.0)
+    monkeypatch.setattr(reception, "LOST_SECONDS", 0.2)
+    begins(lesson)
+    lesson.subscribed()
+    return lesson
+
+
+async def test_an_outage_that_breaks_no_connection_is_a_gap(
+    heard_lesson: Lesson, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The jitter buffer's silence is no speech that was heard."""
+    await asyncio.sleep(0.3)
+    before = utc_now()
+    heard_lesson.room.is_wire_cut = True
+    await until(lambda: heard_lesson.recorder._interrupted, "it is noticed")
+    heard_lesson.room.is_wire_cut = False
+    await until(lambda: not heard_lesson.recorder._interrupted, "it is over")
+    after = utc_now()
+    assert await heard_lesson.gaps() == [("TR_1", "no_media")]
+    (gap,) = gaps(heard_lesson.folder)
+    start, end = parse_utc(gap["start"]), parse_utc(gap["end"])
+    assert start <= before + timedelta(milliseconds=1)
+    assert start + timedelta(seconds=0.2) <= end <= after
+    assert sum("Nothing of TR_1 comes in" in record.message for record in caplog.records) == 1
+
+
+async def test_an_outage_that_ends_with_the_lesson_is_a_gap(heard_lesson: Lesson) -> None:
+    heard_lesson.room.is_wire_cut = True
+    await until(lambda: heard_lesson.recorder._interrupted, "it is noticed")
+    heard_lesson.room.leaves(heard_lesson.teacher)
+    assert await heard_lesson.gaps() == [("TR_1", "no_media")]
+
+
+async def test_who_is_muted_or_stutters_leaves_no_gap(heard_lesson: Lesson) -> None:
+    heard_lesson.room.is_wire_cut = heard_lesson.publication.muted = True
+    await asyncio.sleep(0.4)
+    heard_lesson.publication.muted = False
+    await asyncio.sleep(0.1)
+    heard_lesson.room.is_wire_cut = False
+    await asyncio.sleep(0.1)
+    assert await heard_lesson.gaps() == []
+
+
+async def test_a_client_that_cannot_count_packets_does_not_end_the_watch(
+    heard_lesson: Lesson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (one,) = heard_lesson.recorder._receptions.values()
+    monkeypatch.setattr(one, "_received", AsyncMock(side_effect=RuntimeError("no answer")))
+    await asyncio.sleep(0.1)
+    monkeypatch.undo()
+    monkeypatch.setattr(reception, "LOST_SECONDS", 0.2)
+    heard_lesson.room.is_wire_cut = True
+    await until(lambda: heard_lesson.recorder._interrupted, "it is noticed")
 
 
 async def test_what_was_said_before_us_is_one_gap(lesson: Lesson) -> None:
