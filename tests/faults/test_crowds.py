@@ -1,9 +1,10 @@
-"""Many who come and go: nothing of them stays in the worker, and the lesson is recorded all the while."""
+"""Many who come and go: nothing of them stays in the worker, and the lessons are recorded all the while."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +24,11 @@ from devtools.worker import Worker
 
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(360),
     pytest.mark.skipif(sys.platform == "win32", reason="counts what Windows does not tell"),
 ]
 
+CYCLES, SETTLED_AFTER, AT_ONCE, SPEAKS_EVERY = 200, 50, 2, 10
 WAVES, PEOPLE = 10, 50
 
 LOOKS = 5
@@ -74,6 +76,38 @@ def assert_flat(before: Footprint, after: Footprint) -> None:
     assert after.megabytes < FLAT * before.megabytes, f"{before}, then {after}"
     assert after.threads <= before.threads + SPARE, f"{before}, then {after}"
     assert after.files <= before.files + SPARE, f"{before}, then {after}"
+
+
+@pytest.mark.fault("200 join/leave cycles", "every room is recorded; memory, threads and files stay flat")
+async def test_rooms_that_come_and_go_leave_nothing_behind(
+    livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path, seen: Seen
+) -> None:
+    recorder = await worker()
+    await rooms_come_and_go(livekit_server, recorder, range(SETTLED_AFTER))
+    before = await Footprint.of(recorder)
+    await rooms_come_and_go(livekit_server, recorder, range(SETTLED_AFTER, CYCLES))
+    after = await Footprint.of(recorder)
+    seen(f"after {SETTLED_AFTER}: {before}; after {CYCLES}: {after}")
+    assert_flat(before, after)
+    assert recorder.log.count("Room over") == CYCLES
+    for number in range(0, CYCLES, SPEAKS_EVERY):
+        assert heard(tmp_path / "segments" / f"cycle-{number}") == [number // SPEAKS_EVERY]
+
+
+async def rooms_come_and_go(server: LiveKitServer, recorder: Worker, numbers: Sequence[int]) -> None:
+    """Two at a time, for the teachers' own client bears no crowd.
+
+    A teacher comes, is listened to, in every tenth room says a word, and leaves.
+    """
+    places = asyncio.Semaphore(AT_ONCE)
+
+    async def lesson(number: int) -> None:
+        async with places, await teacher_in(server, recorder, f"cycle-{number}") as teacher:
+            if number % SPEAKS_EVERY == 0:
+                await teacher.say(sentences(number // SPEAKS_EVERY, 1))
+
+    await asyncio.gather(*(lesson(number) for number in numbers))
+    await until(lambda: recorder.log.count("Room over") > numbers[-1], "the rooms are over", timeout=60)
 
 
 @pytest.mark.fault(
