@@ -149,7 +149,7 @@ class Speaker:
         track = rtc.LocalAudioTrack.create_audio_track(name, audio)
         options = rtc.TrackPublishOptions(source=source)
         publication = await self.room.local_participant.publish_track(track, options)
-        microphone = Microphone(self.room, track, publication.sid, audio)
+        microphone = Microphone(self.room, track, publication, audio)
         self.microphones.append(microphone)
         return microphone
 
@@ -223,7 +223,7 @@ class Microphone:
 
     room: rtc.Room
     track: rtc.LocalAudioTrack
-    sid: str
+    publication: rtc.LocalTrackPublication
     audio: rtc.AudioSource
     stalls: int = 0
     """How often this process was kept from running for so long that listeners heard a gap."""
@@ -234,6 +234,11 @@ class Microphone:
         noise = np.random.default_rng(7).integers(-NOISE_PEAK, NOISE_PEAK + 1, (rate, channels))
         self._noise = noise.astype(np.int16)
         self._feeding = asyncio.create_task(self._feed())
+
+    @property
+    def sid(self) -> str:
+        """Another one after a full reconnect: the client publishes anew."""
+        return str(self.publication.sid)
 
     async def say(self, pcm: Pcm) -> Said:
         """Says it in real time, after what is already being said; returns when the last sample has been played."""
