@@ -353,7 +353,9 @@ class LiveKitServer(Server):
                 raise
 
     def _config(self, http_port: int, udp_port: int) -> str:
-        """JSON, which is YAML. No TCP port for media: the server would open it to the whole network."""
+        """JSON, which is YAML. No TCP port for media: the server would open it to the whole network. And a STUN server
+        that answers nobody: without one, every client would be sent to those of strangers.
+        """
         return json.dumps(
             {
                 "port": http_port,
@@ -367,6 +369,7 @@ class LiveKitServer(Server):
                     "use_external_ip": False,
                     "enable_loopback_candidate": True,
                     "ips": {"includes": [f"{self._address}/32"]},
+                    "stun_servers": [f"{self._address}:9"],
                 },
             }
         )
