@@ -105,8 +105,9 @@ def test(arguments: list[str]) -> int:
 def faults(arguments: list[str]) -> int:
     prepare_environment(DEVELOPMENT)
     environ = {**os.environ, "LIVEKIT_SERVER": _livekit_server()}
-    table = ["--fault-table", str(ROOT / "docs" / "faults.md")]
-    code = run([str(PYTHON), "-m", "pytest", "-q", *table, *arguments], environ)
+    # In one word: as a second one pytest would take the page for a test file, and not look for its options.
+    table = f"--fault-table={ROOT / 'docs' / 'faults.md'}"
+    code = run([str(PYTHON), "-m", "pytest", "-q", table, *arguments], environ)
     print((ROOT / "docs" / "faults.md").read_text(encoding="utf-8"))
     return code
 

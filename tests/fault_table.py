@@ -75,7 +75,9 @@ class _Table:
                 report.outcome, row.verdict
             )
 
-    def pytest_sessionfinish(self) -> None:
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if not session.testscollected or session.config.option.collectonly:
+            return
         lines = ["| fault | promised | seen |", "|---|---|---|"]
         for row in self._rows.values():
             outcome = "; ".join(part for part in (row.verdict, row.seen) if part)
