@@ -191,6 +191,17 @@ def sizes(thing: object, name: str = "recorder", seen: set[int] | None = None) -
     return found
 
 
+async def settled(one: RoomRecorder) -> dict[str, int]:
+    """What it holds as soon as nothing changes any more."""
+    before = sizes(one)
+    while True:
+        await asyncio.sleep(0.2)
+        now = sizes(one)
+        if now == before:
+            return now
+        before = now
+
+
 def a_student(room: FakeRoom, number: int) -> MagicMock:
     """One that makes trouble in every way a student can."""
     student = room.joins(f"student-{number}")
@@ -216,8 +227,7 @@ async def test_five_hundred_students_who_come_and_go_leave_nothing_behind(
     looks = MagicMock(wraps=one._captions.languages)
     monkeypatch.setattr(one._captions, "languages", looks)
     one._captions._recent.append((-math.inf, MagicMock()))  # too old to be shown to who comes
-    await asyncio.sleep(0.1)
-    before = sizes(one)
+    before = await settled(one)
     assert before["recorder._people"] == 1
     for wave in range(3):
         students = [a_student(room, 1_000 * wave + number) for number in range(500)]
@@ -234,8 +244,7 @@ async def test_five_hundred_students_who_come_and_go_leave_nothing_behind(
 
 async def test_teachers_who_come_and_go_leave_nothing_behind(recording: NewRecorder, room: FakeRoom) -> None:
     one = recording(max_teachers_per_room=3)
-    await asyncio.sleep(0.1)
-    before = sizes(one)
+    before = await settled(one)
     for wave in range(3):
         teachers = [room.joins(f"teacher-{wave}-{n}", TEACHER, f"TR_{wave}_{n}") for n in range(20)]
         for number, teacher in enumerate(teachers):
