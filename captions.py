@@ -341,11 +341,10 @@ class Captions:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         self._stop_listening()
-        self._room.local_participant.unregister_rpc_method(
-            LANGUAGES_METHOD
-        )  # or the room would stay in memory
         self._disk.shutdown(wait=False)
         self._log(logging.INFO, f"Captions over: {self._sent} shown, {self._order.skipped} came too late")
+        # See RoomRecorder: what stays registered keeps the room in memory.
+        self._room.local_participant.unregister_rpc_method(LANGUAGES_METHOD)
 
     async def _work(self) -> None:
         while not self._is_over():

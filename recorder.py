@@ -178,8 +178,6 @@ class RoomRecorder:
         totals = await self._pipeline.aclose()
         if self._captions is not None:
             await self._captions.aclose()
-        # A method that stays registered keeps the whole room in the native client, half a megabyte for ever.
-        self._room.local_participant.unregister_rpc_method(liveness.METHOD)
         self._pulse.cancel()
         self._log(
             logging.INFO,
@@ -187,6 +185,8 @@ class RoomRecorder:
             f"{len(totals.participants)} participants, {totals.lost_seconds:.1f} s lost, "
             f"{totals.gap_seconds:.1f} s of gaps",
         )
+        # A method that stays registered keeps the whole room in the native client, half a megabyte for ever.
+        self._room.local_participant.unregister_rpc_method(liveness.METHOD)
 
     # People.
 

@@ -366,6 +366,9 @@ class StubRoom:
     def register_rpc_method(self, name: str, handler: Callable[[Any], str]) -> None:
         self.methods[name] = handler
 
+    def unregister_rpc_method(self, name: str) -> None:
+        self.methods.pop(name, None)
+
     async def stream_text(self, **header: Any) -> Writer:
         if self.trouble is not None:
             await self.trouble()
@@ -544,6 +547,8 @@ async def test_an_app_can_ask_for_the_languages(shown: Captions, room: StubRoom)
     menu = json.loads(room.methods["get/languages"](None))
     assert menu[0] == {"code": "es", "name": "Español", "flag": "🇪🇸"}
     assert len(menu) == len(KNOWN_LANGUAGES)
+    await shown.aclose()
+    assert not room.methods, "until the lesson is over"
 
 
 async def test_the_end_waits_for_what_is_on_its_way(room: StubRoom, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from unittest.mock import AsyncMock, MagicMock
+from unittest.mock import AsyncMock, MagicMock, call
 
 import pytest
 from fake_room import ROOM, Detector, FakeRoom, Stream, is_asked_for, vitals_of_its_own
@@ -343,6 +343,14 @@ async def test_a_client_that_cannot_count_packets_does_not_end_the_watch(
     monkeypatch.setattr(reception, "LOST_SECONDS", 0.2)
     heard_lesson.room.is_wire_cut = True
     await until(lambda: heard_lesson.recorder._interrupted, "it is noticed")
+
+
+async def test_a_room_that_is_over_answers_nobody_any_more(lesson: Lesson) -> None:
+    """What stays registered keeps the native client's memory of the room."""
+    begins(lesson)
+    me = lesson.room.rtc.local_participant
+    await lesson.recorder.aclose()
+    assert me.unregister_rpc_method.call_args_list == [call(me.register_rpc_method.call_args.args[0])]
 
 
 async def test_what_was_said_before_us_is_one_gap(lesson: Lesson) -> None:
