@@ -1,6 +1,6 @@
 """What time it was when a sample was heard.
 
-A stream's samples are counted, and their number is the time within it (facts 4): measured, even a process that stood
+A stream's samples are counted, and their number is the time within it (fact 4): measured, even a process that stood
 still for five seconds gets all of its frames afterwards, and loses not one sample. What is left to find out is when
 sample 0 was, and whether it still is what it was: two crystals differ, and a machine's clock may be set. Both are
 watched here, and apart: the samples against the monotonic clock, and that against the wall clock.
