@@ -54,6 +54,7 @@ from livekit.rtc._ffi_client import FfiClient
 
 from audio_processor import load_detector
 from capacity import default_max_rooms
+from deadline import within
 from config import Settings, environment
 from delivery import DeliveryService
 from encryption import encryption_options
@@ -291,7 +292,7 @@ class RecorderServer(AgentServer):
     async def _ask_for_successor(self, room: str) -> None:
         assert self._livekit is not None
         try:
-            await asyncio.wait_for(ask_for_recorder(self._livekit, self.settings, room), HANDOVER_SECONDS)
+            await within(HANDOVER_SECONDS, ask_for_recorder(self._livekit, self.settings, room))
         except Exception as error:  # the next worker that starts, or looks around, finds the room
             logger.warning("No successor could be asked for: %s", error, extra={"room": room})
 
@@ -544,7 +545,7 @@ async def _stop(serving: asyncio.Task[None], *, leaves_at_once: bool) -> None:
         if not leaves_at_once:
             await (server.rooms_over() if server.settings.on_stop == "drain" else server.hand_over())
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(server.aclose(), STOP_TIMEOUT_SECONDS)
+            await within(STOP_TIMEOUT_SECONDS, server.aclose())
     serving.cancel()
     with contextlib.suppress(asyncio.CancelledError, Exception):
         await serving

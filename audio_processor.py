@@ -15,6 +15,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import Enum
 from typing import Protocol
 
@@ -192,6 +193,12 @@ class Segmenter:
     def position(self) -> int:
         """How many samples have been pushed."""
         return self._position
+
+    @property
+    def settled(self) -> int:
+        """All speech before this sample has been told; what was pushed behind it may turn out to be speech."""
+        untold = len(self._waiting) if self.state is SpeechState.ONSET else 0
+        return self._position - untold * WINDOW_SAMPLES
 
     def push(self, pcm: Pcm, probability: float) -> list[Update]:
         """Takes the next window: PCM of shape (512,) and its speech probability. Returns what it brought about.
@@ -537,6 +544,7 @@ class TrackProcessor:
 
     now: Callable[[], Instant] = Instant.now
 
+    _began: datetime | None = None
     _time: Timekeeper = field(default_factory=Timekeeper)
     _dating: Dating | None = None
     """What segments are dated by; it does not move while one is open."""
@@ -548,7 +556,16 @@ class TrackProcessor:
 
     def start(self) -> None:
         self.heard_at = time.monotonic()
+        self._began = self.now().utc
         self._task = asyncio.create_task(self._listen(), name=f"track {self.track.track_sid}")
+
+    @property
+    def heard_until(self) -> datetime:
+        """All speech before this has been passed on. Call it after :meth:`start`."""
+        if self._dating is None:
+            assert self._began is not None, "it has not been started"
+            return self._began
+        return self._dating.clock.at(self.segmenter.settled)
 
     def mute(self) -> None:
         """The publisher has muted: ends the speech as soon as its last sound has come through."""

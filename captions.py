@@ -25,6 +25,7 @@ from livekit import rtc
 
 import doorbell
 from config import Settings
+from deadline import within
 from language_names import KNOWN_LANGUAGES, language_choices
 from languages import is_same_language, language_tag_or_empty
 from segments import RoomInfo, SegmentRecord, Translation
@@ -421,7 +422,7 @@ class Captions:
 
     async def _send(self, caption: Caption, to: Sequence[str] = ()) -> bool:
         try:
-            await asyncio.wait_for(self._publish(caption, to), SEND_SECONDS)
+            await within(SEND_SECONDS, self._publish(caption, to))
         except Exception as error:  # a lost connection, a time-out: the next caption may get through
             self._is_troubled(error)
             return False

@@ -31,6 +31,7 @@ from livekit import api
 
 from audio_processor import WINDOW_SAMPLES, NativeDetector, load_detector
 from config import Settings
+from deadline import within
 from logs import printable
 from segments import BYTES_PER_SAMPLE, SAMPLE_RATE, ConfigError, RecorderError
 from storage import prove_disk
@@ -130,7 +131,7 @@ def _say(verdict: str, name: str, text: str) -> None:
 
 async def _target(target: Target) -> str:
     try:
-        await asyncio.wait_for(target.check(), TARGET_TIMEOUT_SECONDS)
+        await within(TARGET_TIMEOUT_SECONDS, target.check())
     except asyncio.TimeoutError:
         raise Wrong(f"{target.name} does not answer within {TARGET_TIMEOUT_SECONDS:.0f} s") from None
     except RecorderError as error:
@@ -149,7 +150,7 @@ async def _disk(settings: Settings) -> str:
     thread = ThreadPoolExecutor(max_workers=1)  # of its own: a disk that hangs is not waited for at the end
     try:
         proof = asyncio.get_running_loop().run_in_executor(thread, prove_disk, folder)
-        free = await asyncio.wait_for(proof, TIMEOUT_SECONDS)
+        free = await within(TIMEOUT_SECONDS, proof)
     except asyncio.TimeoutError:
         raise Wrong(f"{folder} does not answer within {TIMEOUT_SECONDS:.0f} s: look after the disk") from None
     except OSError as error:
@@ -292,7 +293,7 @@ async def _gemini(settings: Settings) -> str:
     except ConfigError as error:
         raise Wrong(str(error)) from None
     try:
-        await asyncio.wait_for(translator.find_model(), GEMINI_TIMEOUT_SECONDS)
+        await within(GEMINI_TIMEOUT_SECONDS, translator.find_model())
     except errors.APIError as error:
         raise Wrong(_gemini_says(error, settings.gemini_model)) from None
     except GoogleAuthError:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import doorbell
 from config import Settings
+from deadline import within
 from deliverables import CALL_TIMEOUT_SECONDS, Item, Lists, Sound, Target, Unusable, Words
 from ledger import Key, Ledger, lists_key, note, sound_key, words_key
 from outbox import Bookmark, Order, Outbox, Work, new_lines
@@ -121,7 +122,7 @@ class DeliveryService:
             for stop in stops:
                 stop()
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self.drain(patience_seconds=0), LAST_SECONDS)
+                await within(LAST_SECONDS, self.drain(patience_seconds=0))
             await self.aclose()
 
     async def drain(self, patience_seconds: float) -> bool:
@@ -266,7 +267,7 @@ class _Lane:
             await asyncio.sleep(max(0.01, seconds))
         else:
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._more.wait(), seconds)
+                await within(seconds, self._more.wait())
         self._more.clear()
 
     # One item.
@@ -290,7 +291,7 @@ class _Lane:
     async def _put(self, item: Item) -> str:
         """Why the item is refused for good; empty: it is there."""
         try:
-            await asyncio.wait_for(self._target.put(item), CALL_TIMEOUT_SECONDS * 2)
+            await within(CALL_TIMEOUT_SECONDS * 2, self._target.put(item))
         except Refused as refusal:
             if not isinstance(refusal, Unusable):
                 await self._prove_it_takes_others(refusal)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Coroutine
 from typing import Any, Protocol, TypeVar
 
+from deadline import within
 from segments import RecorderError, RetryLater
 
 LEASE_SECONDS = 60.0
@@ -117,7 +118,7 @@ class Lease:
             await asyncio.sleep(RENEW_SECONDS)
             left = self._renewed_at + LEASE_SECONDS - SPARE_SECONDS - time.monotonic()
             try:
-                await asyncio.wait_for(self.renew(), left)
+                await within(left, self.renew())
             except asyncio.TimeoutError:
                 raise LeaseLost(f"{self._key} could not be renewed in time") from None
             except RetryLater:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import logging
 import time
+import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -26,6 +28,8 @@ import numpy as np
 import doorbell
 from audio_processor import Closed, Grown, Opened, Update
 from config import Settings
+from deadline import within
+from hearing import NO_TRACKS, Hearing
 from segments import (
     NO_WISHES,
     SAMPLE_RATE,
@@ -64,7 +68,7 @@ CLOSE_TIMEOUT_SECONDS = 8.0
 
 
 HEARD_SECONDS = 1.0
-"""How often the disk is told that we listen, so that the next recorder knows what it has missed."""
+"""How often the disk is told how far we have heard, so that the next recorder knows what it has missed."""
 
 JOINING_SECONDS = 2.0
 """What the first recorder of a room takes to get there; a room that is younger has no gap."""
@@ -81,6 +85,15 @@ Wishes = Callable[[TrackInfo], TextWishes]
 
 def no_wishes(_: TrackInfo) -> TextWishes:
     return NO_WISHES
+
+
+Heard = Callable[[], Mapping[str, Hearing | None]]
+"""Says how far each track (by sid) has been heard and passed on by now; None: no farther than by the recorder before
+us. Must not block or raise."""
+
+
+def all_heard() -> Mapping[str, Hearing | None]:
+    return NO_TRACKS
 
 
 class Stage(Protocol):
@@ -124,6 +137,7 @@ class _Item:
 class _Growing:
     """Speech of one open segment that is not on its way to disk yet."""
 
+    clock: StreamClock
     pieces: list[Pcm] = field(default_factory=list)
     samples: int = 0
 
@@ -155,12 +169,20 @@ class TrackSink:
             return NO_WISHES
 
     def _grow(self, update: Grown, clock: StreamClock) -> None:
-        growing = self._growing.setdefault(update.start_sample, _Growing())
+        growing = self._growing.setdefault(update.start_sample, _Growing(clock))
         growing.pieces.append(update.pcm)
         growing.samples += len(update.pcm)
         if growing.samples >= BATCH_SECONDS * SAMPLE_RATE:
-            self._growing[update.start_sample] = _Growing()
-            self._put(_Item(self._track, clock, Grown(update.start_sample, np.concatenate(growing.pieces))))
+            self._send(update.start_sample)
+
+    def flush(self) -> None:
+        """Sends what has been collected so far."""
+        for start_sample in list(self._growing):
+            self._send(start_sample)
+
+    def _send(self, start_sample: int) -> None:
+        growing = self._growing.pop(start_sample)
+        self._put(_Item(self._track, growing.clock, Grown(start_sample, np.concatenate(growing.pieces))))
 
 
 class RoomPipeline:
@@ -172,12 +194,15 @@ class RoomPipeline:
         room: RoomInfo,
         stages: Sequence[Stage] = (),
         wishes: Wishes = no_wishes,
+        heard: Heard = all_heard,
     ) -> None:
         self.totals = Totals()
         self._settings = settings
         self._room = room
         self._stages = stages
         self._wishes = wishes
+        self._heard = heard
+        self._sinks: weakref.WeakSet[TrackSink] = weakref.WeakSet()
         self._folder: RoomFolder | None = None
         self._parts: dict[_Key, PartFile] = {}
         self._backlog: deque[_Item] = deque()
@@ -190,11 +215,15 @@ class RoomPipeline:
         self._closing_at: float | None = None
         self._listening: asyncio.Task[None] | None = None
         self._listened_until: datetime | None = None
-        self._word: asyncio.Future[None] | None = None
+        self._word: Callable[[], None] | None = None
+        """Is to be left on disk as soon as everything is there that it speaks of."""
+        self._leaving: asyncio.Future[None] | None = None
         self._task = asyncio.create_task(self._work(), name=f"pipeline {room.name}")
 
     def sink(self, track: TrackInfo) -> TrackSink:
-        return TrackSink(track, self._put, self._wishes)
+        sink = TrackSink(track, self._put, self._wishes)
+        self._sinks.add(sink)
+        return sink
 
     def listen(self) -> None:
         """We are in the room from now on."""
@@ -226,7 +255,8 @@ class RoomPipeline:
         if self._parts or self._let_go:
             await self._attempt(self._leave_nothing_open)
         if self._listened_until is not None:
-            await self._leave_word(self._listened_until)
+            self._prepare_word(self._listened_until)
+            await self._leave_word()
         self._disk.shutdown(wait=False)
         return self.totals
 
@@ -293,6 +323,7 @@ class RoomPipeline:
         while self._backlog or self._closing_at is None:
             if not self._backlog:
                 self._more.clear()
+                await self._leave_word()
                 await self._more.wait()
                 continue
             self._in_hand = self._backlog.popleft()
@@ -354,7 +385,9 @@ class RoomPipeline:
             room_sid=self._room.sid,
             participant_identity=track.participant_identity,
             track_sid=track.track_sid,
-            start=missed.start or folder.heard_before() or self._first_word_possible(missed.end),
+            start=missed.start
+            or folder.heard_before(track.track_sid)
+            or self._first_word_possible(missed.end),
             end=missed.end,
             reason=missed.reason,
         )
@@ -369,19 +402,27 @@ class RoomPipeline:
     async def _keep_word(self) -> None:
         while True:
             await asyncio.sleep(HEARD_SECONDS)
-            await self._leave_word(utc_now())
+            for sink in list(self._sinks):
+                sink.flush()
+            self._prepare_word(utc_now())
+            self._more.set()
 
-    async def _leave_word(self, until: datetime) -> None:
-        """Not an attempt: it says nothing about whether the disk takes speech. One that hangs is not asked again."""
-        if self._word is not None and not self._word.done():
-            return
-        self._word = asyncio.get_running_loop().run_in_executor(self._disk, self._hear, until)
-        with contextlib.suppress(OSError, asyncio.TimeoutError):
-            await asyncio.wait_for(asyncio.shield(self._word), HANGING_SECONDS)
+    def _prepare_word(self, until: datetime) -> None:
+        self._word = functools.partial(self._hear, until, self._heard())
 
-    def _hear(self, until: datetime) -> None:
+    def _hear(self, until: datetime, tracks: Mapping[str, Hearing | None]) -> None:
         if self._folder is not None:
-            self._folder.hear(until)
+            self._folder.hear(until, tracks)
+
+    async def _leave_word(self) -> None:
+        """Not an attempt: it says nothing about whether the disk takes speech. One that hangs is not asked again."""
+        word, self._word = self._word, None
+        is_hanging = self._leaving is not None and not self._leaving.done()
+        if word is None or is_hanging or self._disk_trouble is not None:
+            return
+        self._leaving = asyncio.get_running_loop().run_in_executor(self._disk, word)
+        with contextlib.suppress(OSError, asyncio.TimeoutError):
+            await within(HANGING_SECONDS, asyncio.shield(self._leaving))
 
     # The disk: growing may fail, committing may not.
 

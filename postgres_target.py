@@ -21,6 +21,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import folding
+from deadline import within
 from deliverables import CALL_TIMEOUT_SECONDS, Item, Lists, Selection, Sound, Words, sound_bytes
 from segments import ConfigError, EndReason, RecorderError, Refused, RetryLater, SegmentRecord, TextRecord
 
@@ -250,7 +251,7 @@ class PostgresTarget:
         import psycopg
 
         try:
-            return await asyncio.wait_for(work, CALL_TIMEOUT_SECONDS)
+            return await within(CALL_TIMEOUT_SECONDS, work)
         except psycopg.Error as error:
             raise sorted_out(error) from None
         except (asyncio.TimeoutError, OSError) as error:

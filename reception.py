@@ -1,4 +1,4 @@
-"""Whether anything of a track arrives.
+"""Whether anything of a track arrives, and how long it is held back.
 
 Its frames do not tell: where nothing arrives any more, the jitter buffer goes on delivering, a hundred frames of
 silence a second. So the client is asked for the packets that it has received. A publisher sends some even of silence, a
@@ -9,11 +9,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from livekit import rtc
 
 LOST_SECONDS = 2.0
 """So long without a packet, and it is no bad luck any more. Of silence a client may send as few as two a second."""
+
+
+class _Held(NamedTuple):
+    """Of all samples that have left the jitter buffer: for how long it held them, summed up, and how many they were.
+    (W3C webrtc-stats: jitterBufferDelay, jitterBufferEmittedCount.)"""
+
+    seconds: float
+    samples: int
 
 
 class Reception:
@@ -33,6 +42,15 @@ class Reception:
         self.lost_since = self._asked_at
         """From when on packets may be missing (monotonic clock): nobody knows when the last one came, but that it was
         after this."""
+        self.held_seconds = 0.0
+        """How long the jitter buffer has held sound back of late: some 50 ms, and up to a second where a machine or a
+        wire is overloaded."""
+        self._held = _Held(0.0, 0)
+
+    async def has_begun(self) -> bool:
+        """Whether anything has come in, or nothing can: the publisher is muted. Raises what the client says when it
+        cannot tell."""
+        return self._publication.muted or await self._received() > 0
 
     async def is_lost(self) -> bool:
         """Whether packets should come in and do not. Raises what the client says when it cannot tell."""
@@ -44,9 +62,17 @@ class Reception:
 
     async def _received(self) -> int:
         """Packets so far; 0 before the first."""
-        reports = await self._track.get_stats()
-        return sum(
-            report.inbound_rtp.received.packets_received
-            for report in reports
-            if report.WhichOneof("stats") == "inbound_rtp"
-        )
+        packets = 0
+        for report in await self._track.get_stats():
+            if report.WhichOneof("stats") == "inbound_rtp":
+                packets += report.inbound_rtp.received.packets_received
+                inbound = report.inbound_rtp.inbound
+                self._note_held(_Held(inbound.jitter_buffer_delay, inbound.jitter_buffer_emitted_count))
+        return packets
+
+    def _note_held(self, held: _Held) -> None:
+        """The mean since the question before."""
+        samples = held.samples - self._held.samples
+        if samples > 0:
+            self.held_seconds = max(0.0, held.seconds - self._held.seconds) / samples
+            self._held = held

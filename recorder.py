@@ -22,6 +22,7 @@ from audio_processor import DetectorFactory, Segmenter, SegmenterOptions, TrackP
 from captions import Captions
 from config import Settings
 from encryption import Encryption
+from hearing import Hearing
 from languages import language_tag_or_empty
 from pipeline import RoomPipeline
 from pulse import start_room
@@ -45,6 +46,8 @@ COMING_SECONDS = 10.0
 """A track that was subscribed to comes within a second; one that has not come after so long is asked for anew."""
 
 WATCH_SECONDS = 1.0
+
+FIRST_PACKET_POLL_SECONDS = 0.05
 
 FLEETING_SECONDS = 2.0
 """Our own full reconnect says that everybody has left before it says what it is: so long nobody is forgotten."""
@@ -92,7 +95,7 @@ class RoomRecorder:
         self._pulse = start_room(info.sid)
         self._captions = Captions(room, info, settings) if settings.captions else None
         stages = [self._captions] if self._captions else []
-        self._pipeline = RoomPipeline(settings, info, stages, wishes=self._wishes)
+        self._pipeline = RoomPipeline(settings, info, stages, wishes=self._wishes, heard=self._heard)
         self._places = Places(settings)
         self._people: dict[str, _Person] = {}
         """By identity. Those who are recorded, and others up to MAX_PARTICIPANTS."""
@@ -103,6 +106,8 @@ class RoomRecorder:
         self._tracks: dict[str, TrackProcessor] = {}
         self._receptions: dict[str, Reception] = {}
         """Of the tracks that we listen to, by sid."""
+        self._heard_last: dict[str, tuple[TrackProcessor, float]] = {}
+        """The tracks that we listened to when we left, by sid, and for how long their sound was held back."""
         self._closing: dict[asyncio.Task[None], TrackProcessor | None] = {}
         self._announced: list[str] = []
         self._announcing: asyncio.Task[None] | None = None
@@ -339,14 +344,15 @@ class RoomRecorder:
             room_name=self._info.name,
         )
         processor.start()
+        reception = Reception(track, publication)
         self._tracks[publication.sid] = processor
-        self._receptions[publication.sid] = Reception(track, publication)
+        self._receptions[publication.sid] = reception
         self._fleeting.pop(publication.sid, None)
         self._tell_teachers()
         self._log(logging.INFO, f"Track subscribed: {info.source} {info.track_sid}", participant)
         if info.track_sid in self._there_before_us:
             self._pass_over(info, GapReason.NO_RECORDER)
-        self._own_up(info.track_sid)
+        self._background(self._own_up_when_it_comes(info.track_sid, reception))
         self._announce()
 
     def _pass_over(self, track: TrackInfo, reason: GapReason, since: float | None = None) -> None:
@@ -366,6 +372,18 @@ class RoomRecorder:
             end = utc_now()
             start = None if over.since is None else end - timedelta(seconds=time.monotonic() - over.since)
             self._pipeline.missed(over.track, start, end, over.reason)
+
+    async def _own_up_when_it_comes(self, sid: str, reception: Reception) -> None:
+        """A subscription is not sound yet: an interruption is over with the first packet."""
+        while sid in self._interrupted and self._receptions.get(sid) is reception:
+            try:
+                has_begun = await reception.has_begun()
+            except Exception as error:  # of a client that cannot tell, the subscription has to do
+                logger.debug("Packets of %s cannot be counted", sid, exc_info=error)
+                has_begun = True
+            if has_begun and self._receptions.get(sid) is reception:
+                self._own_up(sid)
+            await asyncio.sleep(FIRST_PACKET_POLL_SECONDS)
 
     def _on_track_unsubscribed(
         self, _: rtc.RemoteTrack, publication: rtc.RemoteTrackPublication, participant: rtc.RemoteParticipant
@@ -413,6 +431,11 @@ class RoomRecorder:
 
     def _stop_listening(self) -> None:
         self._pipeline.stop_listening()
+        for sid, processor in self._tracks.items():
+            if sid not in self._interrupted:  # else its gap, until now, says it all
+                self._heard_last[sid] = processor, self._receptions[sid].held_seconds
+        for sid in (*self._tracks, *self._interrupted):
+            self._asked_for.pop(sid, None)
         for sid in list(self._tracks):
             self._close_track(sid, EndReason.SHUTDOWN)
         for sid in list(self._interrupted):
@@ -568,6 +591,26 @@ class RoomRecorder:
     async def _say_alive(self, _: rtc.RpcInvocationData) -> str:
         is_deaf = any(self._is_deaf(processor) for processor in self._tracks.values())
         return liveness.DEAF if is_deaf else liveness.ALIVE
+
+    def _heard(self) -> dict[str, Hearing | None]:
+        """How far each track has been heard by now: those that we wait for, those that we listen to, and those that
+        bring nothing."""
+        now, monotonic = utc_now(), time.monotonic()
+
+        def since(moment: float | None) -> Hearing | None:
+            return None if moment is None else Hearing(now - timedelta(seconds=monotonic - moment))
+
+        listened_to = self._heard_last | {
+            sid: (processor, self._receptions[sid].held_seconds) for sid, processor in self._tracks.items()
+        }
+        return {
+            **{
+                sid: since(None if sid in self._there_before_us else at)
+                for sid, at in self._asked_for.items()
+            },
+            **{sid: Hearing(processor.heard_until, held) for sid, (processor, held) in listened_to.items()},
+            **{sid: since(interruption.since) for sid, interruption in self._interrupted.items()},
+        }
 
     def cut(self) -> None:
         """Closes every open segment and goes on listening. For a worker that may be killed in a moment."""

@@ -28,7 +28,7 @@ import struct
 import sys
 import time
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -40,6 +40,7 @@ import numpy as np
 import soundfile
 
 from config import DEVICE_NAME, Settings
+from hearing import MOST_WORD_BYTES, NO_TRACKS, Before, Hearing, Word
 from segments import (
     BYTES_PER_SAMPLE,
     NO_WISHES,
@@ -66,7 +67,7 @@ GAPS = "gaps.jsonl"
 """The manifest's other half, what may be missing: a file of its own, so that every line of MANIFEST is a segment."""
 TEXTS = "texts.jsonl"
 HEARD_FILE = ".heard"
-"""Holds the sid of the room that is being listened to; its time of change says until when."""
+"""One line of JSON: which room is being listened to, and how far each track has been heard. Changes every second."""
 LOCK_FILE = ".lock"
 PART_SUFFIX = ".part"
 WAV_HEADER_BYTES = 44
@@ -343,7 +344,7 @@ class RoomFolder:
         self.path = path
         self.room = room
         self._names = names
-        self._heard_before: datetime | None = None
+        self._before: Before | None = None
         self._is_heard = False
         self._highest_number = 0
         self._manifest_bytes_read = 0
@@ -364,31 +365,39 @@ class RoomFolder:
         """Makes segments of what a crash has left in the folder."""
         return recover_folder(self.path, self._names)
 
-    def hear(self, until: datetime) -> None:
-        """Leaves word until when we have listened. It may be lost with the power, but not with the process."""
-        self.heard_before()
+    def hear(self, until: datetime, tracks: Mapping[str, Hearing | None] = NO_TRACKS) -> None:
+        """Leaves word how far we have heard: each of these tracks (by sid), and everything else until then. None: that
+        one no farther than the recorder before us. It may be lost with the power, but not with the process."""
+        before = self._look_back()
         self._is_heard = True
-        path = self.path / HEARD_FILE
-        with open_private(path, os.O_RDWR | os.O_CREAT) as file:
-            if file.read() != self.room.sid.encode():
-                file.seek(0)
-                file.truncate()
-                write_all(file, self.room.sid.encode())
-        os.utime(path, (until.timestamp(), until.timestamp()))
+        first_word = Hearing(self.room.started_at)
+        heard = {sid: hearing or before.hearing(sid) or first_word for sid, hearing in tracks.items()}
+        line = Word(self.room.sid, until, heard).to_line()
+        with open_private(self.path / HEARD_FILE, os.O_RDWR | os.O_CREAT) as file:
+            write_all(file, line)  # over what was there: at no moment is there no word
+            file.truncate(len(line))
 
-    def heard_before(self) -> datetime | None:
-        """Until when other recorders have listened to this session on this disk; None: none has."""
-        if not self._is_heard:
-            self._heard_before = self._heard_until()
-        return self._heard_before
+    def heard_before(self, track_sid: str) -> datetime | None:
+        """Until when other recorders have heard a track of this session on this disk; None: none was there."""
+        hearing = self._look_back().hearing(track_sid)
+        return hearing.everything_until if hearing else None
 
-    def _heard_until(self) -> datetime | None:
-        moments = [record.end for record in read_manifest(self.path) if record.room_sid == self.room.sid]
-        with contextlib.suppress(FileNotFoundError):
-            path = self.path / HEARD_FILE
-            if path.read_bytes() == self.room.sid.encode():
-                moments.append(datetime.fromtimestamp(path.stat().st_mtime, timezone.utc))
-        return max(moments, default=None)
+    def _look_back(self) -> Before:
+        if self._before is None or not self._is_heard:
+            self._before = Before(self._word(), self._last_ends())
+        return self._before
+
+    def _word(self) -> Word | None:
+        try:
+            with open_private(self.path / HEARD_FILE, os.O_RDONLY) as file:
+                word = Word.in_line(file.read(MOST_WORD_BYTES))
+        except FileNotFoundError:
+            return None
+        return word if word and word.room_sid == self.room.sid else None
+
+    def _last_ends(self) -> dict[str, datetime]:
+        records = (record for record in read_manifest(self.path) if record.room_sid == self.room.sid)
+        return {record.track_sid: record.end for record in records}
 
     def note_gap(self, gap: GapRecord) -> None:
         """Owns up to a time from which speech may be missing."""

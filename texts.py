@@ -22,6 +22,7 @@ from pathlib import Path
 
 import doorbell
 from config import Settings
+from deadline import within
 from feed import ManifestFeed
 from languages import language_tag_or_empty
 from outbox import Backlog, Order, Outbox, State, Work
@@ -217,7 +218,7 @@ class TextService:
             self._may_claim = True  # as soon as it is over
             patience = min(patience, pause)
         try:
-            await asyncio.wait_for(self._news.wait(), patience)
+            await within(patience, self._news.wait())
         except asyncio.TimeoutError:
             pass
         self._news.clear()

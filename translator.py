@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import soundfile
 
 from config import Settings
+from deadline import within
 from languages import is_same_language, language_tag
 from segments import ConfigError, Refused, RetryLater, Translation
 
@@ -297,11 +298,11 @@ class GeminiTranslator:
 
         patience = self._settings.gemini_timeout_seconds
         try:
-            return await asyncio.wait_for(
+            return await within(
+                patience,
                 self._client.aio.models.generate_content(
                     model=self._settings.gemini_model, contents=[content], config=self._config(languages)
                 ),
-                patience,
             )
         except errors.APIError as error:
             raise sorted_out(error) from None

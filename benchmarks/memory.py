@@ -19,6 +19,7 @@ from benchmarks.classrooms import Classroom, Scene, leave, scene
 from benchmarks.figures import Figure, Options, Outcome
 from benchmarks.loads import MANY, Session, Sessions, sessions
 from benchmarks.recipes import PROCESSES, STOCK_UNLIMITED, THREADS, Recipe, RecipeWorker
+from deadline import within
 from devtools.worker import Worker
 
 NAME = "memory"
@@ -104,7 +105,7 @@ async def _rooms_over(worker: Worker, count: int) -> None:
         while sum("Room over" in line for line in worker.lines) < count:  # noqa: ASYNC110 - a log has no event
             await asyncio.sleep(0.1)
 
-    await asyncio.wait_for(over(), ROOM_OVER_SECONDS)
+    await within(ROOM_OVER_SECONDS, over())
 
 
 def _flatness(name: str, rooms: int, seen: list[float]) -> Figure:

@@ -65,6 +65,8 @@ class FakeRoom:
         self._numbers = itertools.count(1)
         self.is_wire_cut = False
         """Nothing comes in any more; streams go on, as a jitter buffer does."""
+        self.held_seconds = 0.0
+        """How long the jitter buffer holds each sample."""
         self._packets = 0
 
     def tell(self, event: str, *arguments: object) -> None:
@@ -145,6 +147,9 @@ class FakeRoom:
         reports = [RtcStats(), RtcStats()]
         reports[0].codec.codec.mime_type = "audio/opus"
         reports[1].inbound_rtp.received.packets_received = self._packets
+        samples = self._packets * 960
+        reports[1].inbound_rtp.inbound.jitter_buffer_emitted_count = samples
+        reports[1].inbound_rtp.inbound.jitter_buffer_delay = samples * self.held_seconds
         return reports
 
     def unsubscribed(self, participant: MagicMock, sid: str) -> None:

@@ -21,6 +21,7 @@ import captions
 import doorbell
 from captions import Caption, CaptionOrder, Captions, TextsFollower, text_in, wanted_languages
 from config import Settings
+from deadline import within
 from language_names import KNOWN_LANGUAGES, language_choices
 from languages import language_tag
 from segments import EndReason, RoomInfo, SegmentRecord, Translation, format_utc, parse_utc
@@ -571,5 +572,5 @@ async def test_the_end_does_not_wait_for_long(
     if is_somebody_there:
         room.join("sam")
     made.segment_saved(record(1), tmp_path / "segment.wav")
-    await asyncio.wait_for(made.aclose(), 10)
+    await within(10, made.aclose())
     assert room.streams == []

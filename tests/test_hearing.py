@@ -21,9 +21,11 @@ import reception
 import recorder
 from config import Settings
 from encryption import UNDECIPHERABLE_SECONDS
+from hearing import Hearing, Word
 from pipeline import SHORTEST_GAP_SECONDS
 from recorder import RoomRecorder
 from segments import SAMPLE_RATE, format_utc, parse_utc, utc_now
+from storage import HEARD_FILE
 from vitals import Vitals
 
 
@@ -148,7 +150,9 @@ async def test_a_reconnect_is_a_gap_of_each_track_that_comes_back_or_does_not(
         if comes_back:
             lesson.room.comes_back(lesson.teacher, lesson.publication)
             lesson.subscribed()
-        assert bool(lesson.recorder._interrupted) is not comes_back
+            await until(lambda: not lesson.recorder._interrupted, "the first packet")
+        else:
+            assert lesson.recorder._interrupted
         lesson.room.tell("reconnected")
         assert not lesson.recorder._interrupted
     assert await lesson.gaps() == [("TR_1", "reconnect")] * 2
@@ -200,6 +204,75 @@ async def test_a_track_that_was_there_before_us_and_comes_late_is_one_gap_from_o
     assert lesson.recorder._interrupted["TR_1"].since is None
     lesson.subscribed()
     assert await lesson.gaps() == [("TR_1", "deaf")]
+
+
+async def test_a_gap_lasts_until_the_first_packet(lesson: Lesson, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A subscription that is granted is not sound yet, least of all on a machine or a wire that is overloaded."""
+    monkeypatch.setattr(recorder, "DEAF_SECONDS", 60.0)
+    lesson.room.is_wire_cut = True
+    lesson.begins()
+    lesson.subscribed()
+    await asyncio.sleep(0.3)
+    assert lesson.recorder._heard()["TR_1"] is None, "no farther than the recorder before us"
+    before = utc_now()
+    lesson.room.is_wire_cut = False
+    await until(lambda: not lesson.recorder._interrupted, "the first packet")
+    assert await lesson.gaps() == [("TR_1", "no_recorder")]
+    (gap,) = gaps(lesson.folder)
+    assert before - timedelta(milliseconds=1) <= parse_utc(gap["end"]) <= utc_now()
+
+
+async def test_a_gap_of_one_who_is_muted_lasts_until_the_subscription(
+    lesson: Lesson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "DEAF_SECONDS", 60.0)
+    lesson.room.is_wire_cut = lesson.publication.muted = True
+    lesson.begins()
+    lesson.subscribed()
+    await until(lambda: not lesson.recorder._interrupted, "nobody can speak")
+
+
+async def test_the_word_lags_behind_by_what_the_jitter_buffer_holds(
+    lesson: Lesson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "DEAF_SECONDS", 60.0)
+    lesson.room.held_seconds = 0.4
+    begins(lesson)
+    asked = lesson.recorder._heard()["TR_1"]
+    assert asked is not None, "it is waited for"
+    assert utc_now() - asked.until < timedelta(seconds=1)
+    for _ in range(2):  # the second stream brings sound
+        lesson.subscribed()
+
+    def heard() -> Hearing | None:
+        return lesson.recorder._heard()["TR_1"]
+
+    await until(
+        lambda: (one := heard()) is not None and one.held_seconds == pytest.approx(0.4), "it is measured"
+    )
+    (processor,) = lesson.recorder._tracks.values()
+    await lesson.recorder.aclose()
+    last = heard()
+    assert last is not None
+    assert last.until == processor.heard_until
+    word = Word.in_line((lesson.folder / HEARD_FILE).read_bytes())
+    assert word is not None
+    assert word.tracks["TR_1"].held_seconds == pytest.approx(0.4)
+    assert list(word.tracks) == ["TR_1"]
+
+
+async def test_what_brought_nothing_when_we_left_is_a_gap_until_then_and_no_more(
+    lesson: Lesson, vitals: Vitals
+) -> None:
+    begins(lesson)
+    lesson.subscribed()
+    await until(lambda: lesson.recorder._interrupted, "it is deaf")
+    assert await lesson.gaps() == [("TR_1", "deaf")]
+    (gap,) = gaps(lesson.folder)
+    word = Word.in_line((lesson.folder / HEARD_FILE).read_bytes())
+    assert word is not None
+    assert not word.tracks
+    assert word.until - parse_utc(gap["end"]) < timedelta(seconds=0.1)
 
 
 async def test_who_leaves_long_before_a_reconnect_leaves_no_gap(

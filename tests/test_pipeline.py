@@ -35,6 +35,8 @@ from harness import samples, until
 import doorbell
 import pipeline
 from audio_processor import Closed, Grown, Opened
+from deadline import within
+from hearing import Hearing, Word
 from pipeline import RoomPipeline, Totals, TrackSink
 from segments import (
     SAMPLE_RATE,
@@ -47,7 +49,7 @@ from segments import (
     TrackInfo,
     utc_now,
 )
-from storage import PartFile, RoomFolder, read_gaps, recover_all
+from storage import HEARD_FILE, PartFile, RoomFolder, read_gaps, recover_all
 from vitals import Vitals
 
 FOR_EVER = 10**9
@@ -159,7 +161,7 @@ async def test_a_room_that_is_silent_in_the_end_closes_at_once(tmp_path: Path) -
     speak(room.sink(ANNA), noise(16_000))
     await until(lambda: room.totals.segments == 1, "the segment is saved")
     await asyncio.sleep(0.05)
-    assert (await asyncio.wait_for(room.aclose(), 5)).segments == 1
+    assert (await within(5, room.aclose())).segments == 1
 
 
 async def test_a_saved_segment_is_held_no_longer(tmp_path: Path) -> None:
@@ -645,8 +647,81 @@ async def test_while_it_listens_a_recorder_leaves_word_until_when(
     stopped = utc_now()
     await room.aclose()
     successor = RoomFolder.open(settings_for(tmp_path), ROOM)
-    before = successor.heard_before()
+    before = successor.heard_before("TR_any")
     assert before is not None
     assert before <= stopped
     successor.hear(stopped + timedelta(hours=1))
-    assert successor.heard_before() == before, "its own hearing is not the one before"
+    assert successor.heard_before("TR_any") == before, "its own hearing is not the one before"
+
+
+def word_in(folder: Path) -> Word | None:
+    path = folder / "math101" / HEARD_FILE
+    return Word.in_line(path.read_bytes()) if path.exists() else None
+
+
+async def test_the_word_says_how_far_each_track_has_been_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "HEARD_SECONDS", 0.01)
+    settings, now = settings_for(tmp_path), CLOCK.anchor
+    seconds = timedelta(seconds=1)
+    RoomFolder.open(settings, ROOM).hear(now, {"TR_before": Hearing(now - 5 * seconds, 0.5)})
+    told = {"TR_1": Hearing(now + seconds), "TR_late": Hearing(now + seconds, 0.25), "TR_before": None}
+    room = RoomPipeline(settings, ROOM, heard=lambda: told)
+    room.listen()
+    await until(lambda: (word := word_in(tmp_path)) is not None and "TR_1" in word.tracks, "the disk is told")
+    room.stop_listening()
+    await room.aclose()
+    successor = RoomFolder.open(settings, ROOM)
+    assert successor.heard_before("TR_1") == now + seconds
+    assert successor.heard_before("TR_late") == now + 0.75 * seconds
+    assert successor.heard_before("TR_before") == now - 5.5 * seconds, "as the one before us had said"
+
+
+async def test_no_word_is_left_of_what_is_not_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is killed now has lost nothing of what it said it had heard."""
+    monkeypatch.setattr(pipeline, "HEARD_SECONDS", 0.01)
+    append, may_go_on = PartFile.append, threading.Event()
+
+    def stall(part: PartFile, pcm: Pcm) -> None:
+        assert may_go_on.wait(30)
+        append(part, pcm)
+
+    monkeypatch.setattr(PartFile, "append", stall)
+    room = RoomPipeline(settings_for(tmp_path), ROOM)
+    sink, pcm = room.sink(ANNA), noise(1_600)
+    grow(sink, pcm, 0)
+    room.listen()
+    await asyncio.sleep(0.2)
+    assert word_in(tmp_path) is None
+    may_go_on.set()
+    await until(lambda: word_in(tmp_path), "the disk is told")
+    (part,) = (tmp_path / "math101").glob("*.part")
+    assert part.stat().st_size == 44 + 2 * len(pcm), "less than a batch, and there all the same"
+    close(sink, pcm, 0)
+    await room.aclose()
+    assert_spoken(tmp_path / "math101", {0: pcm})
+
+
+async def test_while_the_disk_refuses_no_word_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "HEARD_SECONDS", 0.01)
+    disk = RefusingDisk(monkeypatch)
+    room = RoomPipeline(settings_for(tmp_path), ROOM)
+    sink, pcm = room.sink(ANNA), noise(16_000)
+    room.listen()
+    await until(lambda: word_in(tmp_path), "the disk is told")
+    disk.refuse(errno.ENOSPC, 0, FOR_EVER)
+    grow(sink, pcm, 0)
+    await until(lambda: disk.refused, "the disk refuses")
+    before = word_in(tmp_path)
+    await asyncio.sleep(0.1)
+    assert word_in(tmp_path) == before
+    disk.relent()
+    close(sink, pcm, 0)
+    await until(lambda: word_in(tmp_path) != before, "all is on disk, and the disk is told")
+    await room.aclose()
+    assert_spoken(tmp_path / "math101", {0: pcm})

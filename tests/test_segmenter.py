@@ -562,19 +562,24 @@ class Lesson:
         samples += sum(part.remainder for part in self.parts if isinstance(part, Break))
         return np.random.default_rng(self.seed).integers(-32768, 32768, samples, dtype=np.int16)
 
-    def updates(self) -> list[Update]:
+    def steps(self) -> Iterator[tuple[list[Update], int]]:
+        """What each window and each break brings, and what is settled then."""
         segmenter, pcm, position = Segmenter(self.options), self.pcm(), 0
-        updates: list[Update] = []
         for part in self.parts:
             if isinstance(part, Break):
-                updates += segmenter.finish(EndReason.MUTED, pcm[position : position + part.remainder])
+                remainder = pcm[position : position + part.remainder]
+                yield segmenter.finish(EndReason.MUTED, remainder), segmenter.settled
                 position += part.remainder
                 continue
             for _ in range(part.windows):
-                updates += segmenter.push(pcm[position : position + WINDOW_SAMPLES], part.probability)
+                window = pcm[position : position + WINDOW_SAMPLES]
+                yield segmenter.push(window, part.probability), segmenter.settled
                 position += WINDOW_SAMPLES
         assert segmenter.position == position
-        return updates + segmenter.finish(EndReason.SHUTDOWN)
+        yield segmenter.finish(EndReason.SHUTDOWN), segmenter.settled
+
+    def updates(self) -> list[Update]:
+        return [update for updates, _ in self.steps() for update in updates]
 
     def segments(self) -> list[SpeechSegment]:
         return closed(self.updates())
@@ -743,6 +748,31 @@ def test_what_was_told_before_is_what_the_segment_brings_in_the_end(lesson: Less
     assert not parts, "a segment was opened and never closed"
     for segment in lesson.segments():
         np.testing.assert_array_equal(segment.pcm, pcm[segment.start_sample : segment.end_sample])
+
+
+@whatever
+@given(LESSONS)
+@example(_THIN_SPEECH)
+@example(_DEFAULTS)
+def test_of_what_is_settled_all_speech_has_been_told(lesson: Lesson) -> None:
+    speech = np.zeros(len(lesson.pcm()), bool)
+    for start, end in lesson.speech():
+        speech[start:end] = True
+    told_so_far = np.zeros(len(speech), bool)
+    ends: dict[int, int] = {}
+    checked = 0
+    for updates, settled in lesson.steps():
+        for update in updates:
+            if isinstance(update, Grown):
+                begin = ends.get(update.start_sample, update.start_sample)
+                ends[update.start_sample] = begin + len(update.pcm)
+                told_so_far[begin : begin + len(update.pcm)] = True
+            elif isinstance(update, Closed):
+                told_so_far[update.segment.start_sample : update.segment.end_sample] = True
+        assert settled >= checked or not told_so_far[settled:checked].any()
+        assert told_so_far[checked:settled][speech[checked:settled]].all()
+        checked = max(checked, settled)
+    assert checked == len(speech)
 
 
 def _assert_all_speech_has_moved(lesson: Lesson, start: int, end: int, parts: dict[int, Pcm]) -> None:
