@@ -17,12 +17,14 @@ from harness import Record, gaps, manifest, samples
 from segments import SAMPLE_RATE, parse_utc
 from soak.lecture import Word
 
-EAR_SECONDS = 0.35
+EAR_SECONDS = 0.25
 """What is missing of a word is measured no finer: less than this cannot be told from other speech (tests/sound.py)."""
 WHOLE = 0.75
 """A word whose sound is so like what was said is all there; of others it is measured how much is."""
 SAME_SECONDS = 10.0
 """A marker heard so near to when it was said is that word; it is said again only after most of a minute."""
+LATE_SECONDS = 0.15
+"""What is left of a word is looked for so near to its place: an overloaded jitter buffer is late by as much."""
 BEFORE_SECONDS, AFTER_SECONDS = 0.5, 1.0
 """Around its time a word is looked for once more, in pieces: a jitter buffer shifts and stretches speech."""
 TORN = 0.6
@@ -189,9 +191,13 @@ def reckon(
         if index is not None:
             places[index].append(one)
     late = _lateness(said, places)
+    late_here = _local_lateness(said, places, late)
     order = [index for index in found if index is not None]
     return Ledger(
-        [_fate(word, places[index], sounds, owned, markers, late) for index, word in enumerate(said)],
+        [
+            _fate(word, places[index], sounds, owned, markers, late, late_here[index])
+            for index, word in enumerate(said)
+        ],
         [one for index, one in zip(found, heard, strict=True) if index is None],
         sum(after < before for before, after in zip(order, order[1:], strict=False)),
         segments,
@@ -255,6 +261,24 @@ def _lateness(said: Sequence[Word], places: dict[int, list[Heard]]) -> float:
     return float(np.median(found)) if found else 0.0
 
 
+def _local_lateness(said: Sequence[Word], places: dict[int, list[Heard]], usual: float) -> list[Span]:
+    """The same around each word: how late the whole words before and behind it are. An overloaded machine is late by
+    half a second for minutes."""
+    late = {
+        index: heard[0].at - said[index].start for index, heard in places.items() if heard[0].score >= WHOLE
+    }
+    before, behind = _filled(late, range(len(said)), usual), _filled(late, range(len(said))[::-1], usual)
+    return [Span(min(pair), max(pair)) for pair in zip(before, behind[::-1], strict=True)]
+
+
+def _filled(known: dict[int, float], indices: range, first: float) -> list[float]:
+    """The value of each index, or of the last one before it that has any."""
+    values = [first]
+    for index in indices:
+        values.append(known.get(index, values[-1]))
+    return values[1:]
+
+
 def _fate(
     word: Word,
     places: Sequence[Heard],
@@ -262,6 +286,7 @@ def _fate(
     owned: Sequence[Span],
     markers: Sequence[sound.Marker],
     late: float,
+    late_here: Span,
 ) -> Fate:
     if places and places[0].score >= WHOLE:
         return Fate(word, places[0].at, times=len(places))
@@ -271,7 +296,8 @@ def _fate(
     missing = here.seconds - covered
     is_covered = missing < MET_SECONDS
     is_stretched = is_covered and bool(sound.heard(recording, [marker]))
-    lost = 0.0 if is_stretched else word.seconds * (1 - sound.partly_heard(recording, marker))
+    share = max(sound.partly_heard(recording, marker), _share_in_place(sounds, word, late_here, marker))
+    lost = 0.0 if is_stretched else word.seconds * (1 - share)
     if not is_covered and lost <= missing + EAR_SECONDS:
         lost = missing  # the files' times are finer than the ear
     is_torn = is_covered and lost > EAR_SECONDS and sound.share_heard(recording, marker) >= TORN
@@ -301,6 +327,21 @@ def _between(sounds: Sequence[Sound], window: Span, word: Span) -> tuple[sound.I
         if new.seconds > 0:
             covered, reached = covered + new.seconds, new.end
     return np.concatenate(parts), covered
+
+
+def _share_in_place(sounds: Sequence[Sound], word: Word, late: Span, marker: sound.Marker) -> float:
+    """How much of the word is heard when it should be, at both sides of a hole."""
+    drift = round((LATE_SECONDS + late.seconds / 2) * SAMPLE_RATE)
+    start = word.start + (late.start + late.end) / 2
+    timeline = np.zeros(round(word.seconds * SAMPLE_RATE) + 2 * drift, np.int16)
+    first = max(0, bisect_right(sounds, start, key=lambda one: one.start) - 8)
+    for one in sounds[first:]:
+        at = round((one.start - start) * SAMPLE_RATE) + drift
+        if at >= len(timeline):
+            break
+        part = one.pcm[max(0, -at) :][: len(timeline) - max(0, at)]
+        timeline[max(0, at) : max(0, at) + len(part)] = part
+    return sound.share_in_place(timeline, marker, drift, drift)
 
 
 def _overlap(one: Span, other: Span) -> float:

@@ -168,6 +168,24 @@ def test_half_a_word_is_half_lost() -> None:
     assert found.lost_seconds == pytest.approx(0.6 * words[2].seconds, abs=0.01)
 
 
+@pytest.mark.parametrize("lateness", [0.0, 0.5])
+def test_of_a_word_with_a_hole_both_ends_are_heard(lateness: float) -> None:
+    """A hand-over in mid-word, on a machine that is late by half a second or not."""
+    words, pcm = said()
+    middle = words[2].start + words[2].seconds / 2 - BEGAN
+    hole = Span(middle - 0.2, middle + 0.2)
+    late = sound.near_silence(lateness + 0.001)[: round(lateness * SAMPLE_RATE)]
+    pcm = np.concatenate([late, pcm])
+    begin, end = at(hole.start + lateness), at(hole.end + lateness)
+    files = [(0, pcm[:begin]), (end / SAMPLE_RATE, pcm[end:])]
+    owned = Span(begin / SAMPLE_RATE, end / SAMPLE_RATE)
+    found = account(words, files, [owned])
+    assert found.is_kept
+    assert found.lost_seconds == pytest.approx(0.4, abs=0.2)
+    (fate,) = account(words, files).unowned
+    assert fate.word == words[2]
+
+
 def test_a_word_in_two_files_is_doubled() -> None:
     words, pcm = said()
     begin, end = words[3].start - BEGAN - 0.1, words[3].end - BEGAN + 0.1

@@ -242,3 +242,24 @@ def speech_probabilities(pcm: IntArray) -> sound.FloatArray:
 def decibels(samples: sound.EnergyArray) -> float:
     """Root mean square of samples from -1 to 1, in dBFS."""
     return float(10 * np.log10(np.mean(samples**2)))
+
+
+@pytest.mark.parametrize("hole", [(0.0, 0.3), (0.3, 0.7), (0.5, 9.0)])
+def test_what_is_left_of_a_marker_at_both_sides_of_a_hole_is_found_in_its_place(
+    hole: tuple[float, float],
+) -> None:
+    for marker in MARKERS[:10]:
+        start, end = round(hole[0] * SAMPLE_RATE), min(round(hole[1] * SAMPLE_RATE), marker.pcm.size)
+        pcm = marker.pcm.copy()
+        pcm[start:end] = 0
+        share = sound.share_in_place(np.pad(pcm, 2_400), marker, 2_400 + 800, 1_600)
+        assert share == pytest.approx(1 - (end - start) / pcm.size, abs=0.21 * SAMPLE_RATE / pcm.size)
+
+
+def test_a_marker_that_is_not_in_its_place_is_not_found_there() -> None:
+    """By chance a piece or two of other speech may resemble it."""
+    pairs = list(zip(MARKERS[:20], MARKERS[20:], strict=True))
+    shares = [sound.share_in_place(np.pad(other.pcm, 2_400), one, 2_400, 2_400) for one, other in pairs]
+    assert np.median(shares) == 0
+    assert max(shares) < 0.5
+    assert sound.share_in_place(np.zeros(16_000, np.int16), MARKERS[0], 0, 2_400) == 0
