@@ -199,10 +199,11 @@ async def test_draining_records_a_room_to_its_end_and_takes_no_other(
 
 
 @pytest.mark.fault(
-    "SIGTERM in mid-word, then a second", "both parts are valid and meet exactly, to the sample"
+    "SIGTERM in mid-word, then a second",
+    "the first part is on disk within a second; both are valid and meet exactly, to the sample",
 )
 async def test_a_stopping_worker_closes_its_segments_at_once_and_records_on(
-    livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path
+    livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path, seen: Seen
 ) -> None:
     """The first signal in mid-word, then a second that ends everything: both halves are valid files."""
     recorder = await worker(ON_STOP="drain", RECONCILE_SECONDS="2")
@@ -210,6 +211,7 @@ async def test_a_stopping_worker_closes_its_segments_at_once_and_records_on(
         talk = asyncio.create_task(teacher.say(sentences(0, 6)))
         await asyncio.sleep(3)
         saved = len(recorder.lines)
+        signalled_at = time.time()
         os.kill(recorder.pid, signal.SIGTERM)
         await recorder.wait_for("ended by shutdown", skip_lines=saved)
         await asyncio.sleep(3)
@@ -221,6 +223,9 @@ async def test_a_stopping_worker_closes_its_segments_at_once_and_records_on(
     records = manifest(room_dir)
     assert [record["end_reason"] for record in records][-2:] == ["shutdown", "recovered"]
     assert records[-1]["start"] == records[-2]["end"], "they meet exactly"
+    took = (room_dir / records[-2]["file"]).stat().st_ctime - signalled_at  # it was renamed last
+    seen(f"on disk after {took:.2f} s")
+    assert took < 1
     assert heard(room_dir)[:3] == [0, 1, 2]
 
 
