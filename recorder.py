@@ -375,13 +375,16 @@ class RoomRecorder:
 
     async def _own_up_when_it_comes(self, sid: str, reception: Reception) -> None:
         """A subscription is not sound yet: an interruption is over with the first packet."""
-        while sid in self._interrupted and self._receptions.get(sid) is reception:
+        interruption = self._interrupted.get(sid)
+        while interruption is not None and self._interrupted.get(sid) is interruption:
             try:
                 has_begun = await reception.has_begun()
             except Exception as error:  # of a client that cannot tell, the subscription has to do
                 logger.debug("Packets of %s cannot be counted", sid, exc_info=error)
                 has_begun = True
-            if has_begun and self._receptions.get(sid) is reception:
+            if self._receptions.get(sid) is not reception:
+                return  # gone again, and still interrupted
+            if has_begun and self._interrupted.get(sid) is interruption:
                 self._own_up(sid)
             await asyncio.sleep(FIRST_PACKET_POLL_SECONDS)
 
@@ -569,9 +572,11 @@ class RoomRecorder:
         for sid, processor in self._tracks.items():
             if processor.track.participant_identity != participant.identity:
                 continue
-            if seconds is None:
-                self._own_up(sid)
-            else:
+            interruption = self._interrupted.get(sid)
+            is_known = interruption is not None and interruption.reason is GapReason.ENCRYPTED
+            if seconds is None or not is_known:
+                self._own_up(sid)  # of any other reason: it does come in
+            if seconds is not None:
                 heard = processor.segmenter.position / SAMPLE_RATE
                 self._interrupt(processor.track, time.monotonic() - min(heard, seconds), GapReason.ENCRYPTED)
 

@@ -24,7 +24,7 @@ from encryption import UNDECIPHERABLE_SECONDS
 from hearing import Hearing, Word
 from pipeline import SHORTEST_GAP_SECONDS
 from recorder import RoomRecorder
-from segments import SAMPLE_RATE, format_utc, parse_utc, utc_now
+from segments import SAMPLE_RATE, GapReason, format_utc, parse_utc, utc_now
 from storage import HEARD_FILE
 from vitals import Vitals
 
@@ -358,6 +358,22 @@ async def test_sound_that_cannot_be_deciphered_is_a_gap_until_it_can(
     expected = heard_seconds if is_failing_from_the_start else UNDECIPHERABLE_SECONDS
     assert expected - 0.01 <= seconds
     assert is_failing_from_the_start or seconds < heard_seconds
+
+
+async def test_packets_that_cannot_be_deciphered_end_no_gap(
+    lesson: Lesson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They begin to come, after a hand-over, and are worth nothing."""
+    monkeypatch.setattr(recorder, "DEAF_SECONDS", 60.0)
+    lesson.room.is_wire_cut = True
+    lesson.begins()
+    lesson.subscribed()
+    await asyncio.sleep(SHORTEST_GAP_SECONDS)
+    lesson.deciphers("DECRYPTION_FAILED")
+    lesson.room.is_wire_cut = False
+    await asyncio.sleep(SHORTEST_GAP_SECONDS)
+    assert lesson.recorder._interrupted["TR_1"].reason is GapReason.ENCRYPTED
+    assert await lesson.gaps() == [("TR_1", "no_recorder"), ("TR_1", "encrypted")]
 
 
 @pytest.fixture
