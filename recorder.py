@@ -375,7 +375,7 @@ class RoomRecorder:
 
     async def _own_up_when_it_comes(self, sid: str, reception: Reception) -> None:
         """A subscription is not sound yet: an interruption is over with the first packet."""
-        interruption = self._interrupted.get(sid)
+        interruption, asked_first = self._interrupted.get(sid), time.monotonic()
         while interruption is not None and self._interrupted.get(sid) is interruption:
             try:
                 has_begun = await reception.has_begun()
@@ -386,7 +386,8 @@ class RoomRecorder:
                 return  # gone again, and still interrupted
             if has_begun and self._interrupted.get(sid) is interruption:
                 self._own_up(sid)
-            await asyncio.sleep(FIRST_PACKET_POLL_SECONDS)
+            waited = time.monotonic() - asked_first
+            await asyncio.sleep(min(WATCH_SECONDS, max(FIRST_PACKET_POLL_SECONDS, waited / 10)))
 
     def _on_track_unsubscribed(
         self, _: rtc.RemoteTrack, publication: rtc.RemoteTrackPublication, participant: rtc.RemoteParticipant
