@@ -8,6 +8,7 @@ the same footing as at the worker's start.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -414,7 +415,7 @@ class _Series:
         for number, count in self._numbers.items():
             if count > 1:
                 yield Finding(Kind.DUPLICATE_NUMBER, f"number {number} stands {count} times in the manifest")
-        for first, last in _runs(self._missing(known)):
+        for first, last in self._missing(known):
             which = f"number {first} is" if first == last else f"numbers {first} to {last} are"
             yield Finding(Kind.MISSING_NUMBER, f"{which} missing: never finished, lost or deleted")
         for spans in self._tracks.values():
@@ -422,24 +423,13 @@ class _Series:
             for before, after in zip(spans, spans[1:], strict=False):
                 yield from _between(before, after)
 
-    def _missing(self, known: set[int]) -> Iterator[int]:
-        numbers = sorted(self._numbers)
-        for before, after in zip([0, *numbers], numbers, strict=False):
-            yield from (number for number in range(before + 1, after) if number not in known)
-
-
-def _runs(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """Numbers that follow each other, as (first, last)."""
-    run: tuple[int, int] | None = None
-    for number in numbers:
-        if run is not None and number == run[1] + 1:
-            run = run[0], number
-            continue
-        if run is not None:
-            yield run
-        run = number, number
-    if run is not None:
-        yield run
+    def _missing(self, known: set[int]) -> Iterator[tuple[int, int]]:
+        """Runs of numbers that nothing has, as (first, last). A line that is broken may have any number."""
+        last = max(self._numbers, default=0)
+        there = sorted({0, *self._numbers, *(number for number in known if number < last)})
+        for before, after in itertools.pairwise(number for number in there if number >= 0):
+            if after - before > 1:
+                yield before + 1, after - 1
 
 
 def _between(before: _Span, after: _Span) -> Iterator[Finding]:

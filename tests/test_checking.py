@@ -174,6 +174,11 @@ def test_numbers_that_are_missing_or_twice(folder: RoomFolder) -> None:
         "number 2 is missing: never finished, lost or deleted",
         "numbers 4 to 6 are missing: never finished, lost or deleted",
     ]
+    rewrite(folder, lambda records: [records[0], replace(records[1], number=10**30)])
+    assert [finding.what for finding in look(folder).findings] == [
+        "number 2 is missing: never finished, lost or deleted",
+        f"numbers 4 to {10**30 - 1} are missing: never finished, lost or deleted",
+    ]
     rewrite(folder, lambda records: [replace(record, number=1) for record in records])
     assert kinds(look(folder)) == [Kind.DUPLICATE_NUMBER]
 
