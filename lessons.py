@@ -92,7 +92,6 @@ app = typer.Typer(
     cls=Program,
     help="What recorded lessons leave behind: list it, search it, prove it, add text to it, play it.",
     epilog="Exit codes: 0 all well, 1 not in order or not done, 2 asked for wrongly, 3 come back later.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -131,7 +130,15 @@ def main(arguments: list[str]) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a console that cannot show a name loses no line
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    app(arguments, prog_name="lessons.py")
+    try:
+        code = app(arguments or ["--help"], prog_name="lessons.py", standalone_mode=False)
+    except typer.Abort:
+        tell("Nothing was done")
+        raise SystemExit(TROUBLE) from None
+    except typer.TyperException as error:  # a wrong option: one line, as with everything else that is wrong
+        tell(f"{error.format_message()} (lessons.py --help)")
+        raise SystemExit(WRONG_INPUT) from None
+    raise SystemExit(code if arguments else WRONG_INPUT)
 
 
 def _end_at_once(ending: SystemExit) -> None:

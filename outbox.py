@@ -137,16 +137,14 @@ _DIGEST_BYTES = 256
 
 def new_lines(path: Path, bookmark: Bookmark, most: int = MOST_LINES_AT_ONCE) -> tuple[list[bytes], Bookmark]:
     """The complete lines behind a bookmark, and the bookmark behind them. A file that is not the one that was marked
-    (rewritten, or shorter) is read from its beginning; one that is missing is empty. Blocks.
+    (rewritten, or shorter) is read from its beginning; one that is missing, or no ordinary file, is empty. Blocks.
 
     Raises:
         OSError: the file is there and cannot be read.
     """
-    try:
-        file = open(path, "rb")
-    except FileNotFoundError:
+    if not path.is_file():  # what else there may be of that name, such as a pipe, would be waited for
         return [], Bookmark()
-    with file:
+    with open(path, "rb") as file:
         start = (
             bookmark.bytes
             if bookmark.bytes and _digest_before(file, bookmark.bytes) == bookmark.digest

@@ -68,6 +68,30 @@ def test_without_a_command_it_shows_them_all() -> None:
     assert all(re.search(rf"│ {name} ", shown) for name in COMMANDS)
 
 
+@pytest.mark.parametrize(
+    "arguments, what",
+    [
+        (["nonsense"], "No such command 'nonsense'"),
+        (["--nonsense"], "No such option: --nonsense"),
+        (["list", "--nonsense"], "No such option: --nonsense"),
+        (["search", "x", "--limit", "0"], "--limit"),
+        (["search", "x", "--limit", "many"], "--limit"),
+        (["play", "math101", "first"], "N"),
+        (["export"], "Missing argument 'ROOM'"),
+        (["export", "math101", "--offset", "soon"], "--offset"),
+        (["segment"], "Missing argument 'FILE...'"),
+        (["list", "--json=\x1b[31m"], "--json"),
+    ],
+)
+def test_what_was_asked_for_wrongly_is_one_line(arguments: list[str], what: str) -> None:
+    result = run(*arguments)
+    assert (result.code, result.out) == (2, "")
+    (line,) = result.err.splitlines()
+    assert what in line
+    assert "lessons.py --help" in line
+    assert line.isprintable()
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself_whatever_the_settings(command: str) -> None:
     result = run(command, "--help", SAVE_AUDIO="maybe")

@@ -161,6 +161,14 @@ async def test_a_manifest_is_read_on_from_the_bookmark(tmp_path: Path) -> None:
     assert new_lines(path, later) == ([], later)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no pipes with names")
+def test_what_is_no_ordinary_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        assert new_lines(tmp_path / name, Bookmark()) == ([], Bookmark())
+
+
 @pytest.mark.parametrize("content", [b"ONE\ntwo\n", b"one\n", b"zero\none\ntwo\nthree\n", b""])
 def test_a_file_that_was_rewritten_is_read_from_its_beginning(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "segments.jsonl"
