@@ -19,6 +19,8 @@ from storage import prepare_output_dir
 if TYPE_CHECKING:
     from importing import Outcome
 
+STARTS_IN_YEARS = range(1900, 2200)
+"""When sound can have been recorded, and somewhat beyond."""
 
 Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="WAV, MP3, M4A, Opus, MP4, WebM, ...")]
 RoomName = Annotated[str | None, typer.Option("--room", help="Name of the room; else the file's name.")]
@@ -87,9 +89,12 @@ def _look_at_files(files: Sequence[Path]) -> None:
 def _given_start(text: str, zone: ZoneInfo) -> datetime:
     try:
         moment = datetime.fromisoformat(text.strip().replace("Z", "+00:00").replace("z", "+00:00"))
-        return (moment if moment.tzinfo else moment.replace(tzinfo=zone)).astimezone(timezone.utc)
+        start = (moment if moment.tzinfo else moment.replace(tzinfo=zone)).astimezone(timezone.utc)
     except (ValueError, OverflowError):
         raise InputError(f"--start {text}: a time looks like 2025-10-08T14:00 or 2025-10-08T12:00Z") from None
+    if start.year not in STARTS_IN_YEARS:
+        raise InputError(f"--start {text}: from {STARTS_IN_YEARS[0]} to {STARTS_IN_YEARS[-1]}")
+    return start
 
 
 # --- saying ---

@@ -241,6 +241,11 @@ def test_what_is_no_recording_is_one_line_each_and_the_others_are_done(tmp_path:
         (["nowhere.wav"], "nowhere.wav is not there\n"),
         ([str(ROOT)], f"{ROOT} is no file\n"),
         ([str(ROOT / "README.md"), "--start", "tomorrow"], "--start tomorrow: a time looks like"),
+        (
+            [str(ROOT / "README.md"), "--start", "9999-12-31T23:59:59"],
+            "--start 9999-12-31T23:59:59: from 1900 to",
+        ),
+        ([str(ROOT / "README.md"), "--start", "0001-01-01T00:00"], "--start 0001-01-01T00:00: "),
         ([str(ROOT / "README.md")] * 2 + ["--start", "2025-10-08T14:00"], "--start is for one file"),
     ],
 )
