@@ -16,12 +16,13 @@ from __future__ import annotations
 import asyncio
 import fnmatch
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
 
 from livekit import api
-from livekit.protocol import models
+from livekit.protocol import agent, models
 
 import liveness
 from config import Settings
@@ -35,7 +36,15 @@ NEW_ROOM_SECONDS = 3.0
 a room would be of an age below zero for as long, and is not believed to be new."""
 
 PATIENCE_SECONDS = 8.0
-"""How long a dispatched recorder may take to appear before another is asked for."""
+"""How long a recorder may take to appear that a worker has accepted to send, before another is asked for."""
+
+UNANSWERED_SECONDS = 4.0
+"""Nobody has accepted until now: the server asks one worker, and gives it 3 s (livekit-server 1.13.3). It may have
+asked the very one that hangs."""
+
+ABSENT_SECONDS = 60.0
+"""A room in which a recorder was asked for so lately is looked at for one before it is called: a call that nobody is
+there to answer takes 3 s."""
 
 LEAST_LOOKS = 20
 LOOKS_PER_ROOM_OF_OURS = 3
@@ -49,6 +58,9 @@ SHORT_LIST = 200
 CAUTION_SECONDS = (0.7, 1.7)
 """Several workers may find the same room at the same moment. Each waits so long before it acts: until the recorder
 would be there that another has just asked for, and not all as long."""
+
+
+_UNDER_WAY = (agent.JS_PENDING, agent.JS_RUNNING)
 
 
 def is_wanted(room: str, patterns: Sequence[str]) -> bool:
@@ -145,7 +157,11 @@ class Reconciler:
             return False
         if abs(time.time() - room.creation_time) < NEW_ROOM_SECONDS:
             return False
-        return time.monotonic() - self._asked_at.get(room.sid, -PATIENCE_SECONDS) >= PATIENCE_SECONDS
+        return self._asked_ago(room) >= UNANSWERED_SECONDS
+
+    def _asked_ago(self, room: models.Room) -> float:
+        """How many seconds ago we have asked for a recorder."""
+        return time.monotonic() - self._asked_at.get(room.sid, -math.inf)
 
     async def _look_at(self, room: models.Room) -> None:
         try:
@@ -162,6 +178,8 @@ class Reconciler:
 
         A recorder that is well costs a single call.
         """
+        if self._asked_ago(room) < ABSENT_SECONDS and await self._listed_recorder(room) is None:
+            return False
         is_alive = await self._is_alive(room)
         listed = None if is_alive else await self._listed_recorder(room)
         if is_alive or listed is None:
@@ -205,16 +223,26 @@ class Reconciler:
 
     async def _ask_unless_another_has(self, room: models.Room) -> None:
         before = await self._dispatches(room)
+        if self._asked_ago(room) < PATIENCE_SECONDS and any(map(_is_on_its_way, before.values())):
+            return
         await asyncio.sleep(random.uniform(*CAUTION_SECONDS))
         self._asked_at[room.sid] = time.monotonic()
-        if await self._dispatches(room) != before or await self._listed_recorder(room) is not None:
+        after = await self._dispatches(room)
+        if after.keys() != before.keys() or await self._listed_recorder(room) is not None:
             return
         vitals.adopted()
         logger.info("A teacher without a recorder: asking for one", extra={"room": room.name})
         await ask_for_recorder(self._livekit, self._settings, room.name)
 
-    async def _dispatches(self, room: models.Room) -> set[str]:
-        return {dispatch.id for dispatch in await self._livekit.agent_dispatch.list_dispatch(room.name)}
+    async def _dispatches(self, room: models.Room) -> dict[str, api.AgentDispatch]:
+        """By id."""
+        dispatches = await self._livekit.agent_dispatch.list_dispatch(room.name)
+        return {dispatch.id: dispatch for dispatch in dispatches}
+
+
+def _is_on_its_way(dispatch: api.AgentDispatch) -> bool:
+    """Whether a worker has accepted, and its recorder has not ended yet."""
+    return any(job.state.status in _UNDER_WAY for job in dispatch.state.jobs)
 
 
 async def ask_for_recorder(livekit: api.LiveKitAPI, settings: Settings, room: str) -> None:

@@ -150,7 +150,7 @@ class _Room:
     recorder: int | None
     dead_since: float | None = None
     missing_since: float | None = None
-    dispatches: set[str] = field(default_factory=set)
+    dispatches: list[api.AgentDispatch] = field(default_factory=list)
 
 
 class _Server:
@@ -240,14 +240,16 @@ class _Server:
 
     # AgentDispatchService.
 
-    async def list_dispatch(self, room: str) -> list[object]:
+    async def list_dispatch(self, room: str) -> list[api.AgentDispatch]:
         await self._called("list_dispatch")
-        return [SimpleNamespace(id=one) for one in self.rooms[room].dispatches]
+        return list(self.rooms[room].dispatches)
 
     async def create_dispatch(self, request: api.CreateAgentDispatchRequest) -> None:
         await self._called("create_dispatch")
         room = self.rooms[request.room]
-        room.dispatches.add(f"AD_{next(self._numbers)}")
+        dispatch = api.AgentDispatch(id=f"AD_{next(self._numbers)}")
+        dispatch.state.jobs.add()  # accepted by a worker, and pending
+        room.dispatches.append(dispatch)
         task = self._loop.create_task(self._join(room))
         self._joining.add(task)
         task.add_done_callback(self._joining.discard)

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from harness import STUDENT, TEACHER, until
 from livekit import api
-from livekit.protocol import models
+from livekit.protocol import agent, models
+from livekit.protocol.agent import JobState
 
 import liveness
 import reconcile
@@ -29,7 +30,9 @@ class Room:
     answer: str | None = liveness.ALIVE
     """None: none comes."""
     created: float = 1.0
-    dispatches: set[str] = field(default_factory=set)
+    dispatches: list[api.AgentDispatch] = field(default_factory=list)
+    takes: bool = True
+    """Whether a worker accepts what is dispatched."""
     ended: bool = False
 
 
@@ -40,6 +43,8 @@ class Server:
     rooms: dict[str, Room]
     asked_for: list[str] = field(default_factory=list)
     can_ask: bool = True
+    called: int = 0
+    """How often a recorder has been."""
 
     def __post_init__(self) -> None:
         self.room = self.agent_dispatch = self._client = self
@@ -76,6 +81,7 @@ class Server:
 
     async def request(self, _: str, __: str, request: Any, *___: object) -> object:
         room = self.rooms[request.room]
+        self.called += 1
         if not self.can_ask:
             raise api.TwirpError("bad_route", "no handler for path", status=404)
         if room.recorder is None:
@@ -86,12 +92,15 @@ class Server:
             )
         return SimpleNamespace(payload=room.answer)
 
-    async def list_dispatch(self, room: str) -> list[object]:
-        return [SimpleNamespace(id=one) for one in self.rooms[room].dispatches]
+    async def list_dispatch(self, room: str) -> list[api.AgentDispatch]:
+        return list(self.rooms[room].dispatches)
 
     async def create_dispatch(self, request: api.CreateAgentDispatchRequest) -> None:
         self.asked_for.append(request.room)
-        self.rooms[request.room].dispatches.add(f"AD_{len(self.asked_for)}")
+        dispatch = api.AgentDispatch(id=f"AD_{len(self.asked_for)}")
+        if self.rooms[request.room].takes:
+            dispatch.state.jobs.add(state=JobState(status=agent.JS_PENDING))
+        self.rooms[request.room].dispatches.append(dispatch)
 
 
 def not_found() -> api.TwirpError:
@@ -174,6 +183,31 @@ async def test_whom_has_been_asked_for_is_waited_for() -> None:
     await one_round(patient)
     await one_round(patient)
     assert server.asked_for == ["lesson"]
+
+
+async def test_what_no_worker_has_accepted_is_asked_for_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server asks one worker; it may be the one that hangs."""
+    server = Server({"accepted": Room(), "not accepted": Room(takes=False)})
+    looking = reconciler(server)
+    await one_round(looking)
+    monkeypatch.setattr(reconcile, "UNANSWERED_SECONDS", 0.0)
+    called = server.called
+    await one_round(looking)
+    assert sorted(server.asked_for) == ["accepted", "not accepted", "not accepted"]
+    assert server.called == called, "where nobody is, nobody is called: it takes 3 s"
+    server.rooms["accepted"].dispatches[0].state.jobs[0].state.status = agent.JS_FAILED
+    await one_round(looking)
+    assert server.asked_for.count("accepted") == 2, "it was on its way, and has not come"
+
+
+async def test_who_is_on_its_way_for_too_long_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server({"lesson": Room()})
+    looking = reconciler(server)
+    await one_round(looking)
+    for name in ("UNANSWERED_SECONDS", "PATIENCE_SECONDS"):
+        monkeypatch.setattr(reconcile, name, 0.0)
+    await one_round(looking)
+    assert server.asked_for == ["lesson"] * 2
 
 
 async def test_a_full_worker_asks_for_nobody_and_one_does_not_look_at_its_own() -> None:
