@@ -19,7 +19,8 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 from livekit import api
 from livekit.protocol import agent, models
@@ -68,6 +69,16 @@ def is_wanted(room: str, patterns: Sequence[str]) -> bool:
     return not patterns or any(fnmatch.fnmatchcase(room, pattern) for pattern in patterns)
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """A recorder has been asked for."""
+
+    at: float
+    """When (monotonic clock)."""
+    dispatches_before: Collection[str]
+    """Their ids, without this one's."""
+
+
 class Reconciler:
     """Compares rooms with recorders, one round at a time."""
 
@@ -90,7 +101,8 @@ class Reconciler:
         self._list_again_at = 0.0
         self._seen: set[str] = set()
         """Sids of rooms that have been looked at."""
-        self._asked_at: dict[str, float] = {}
+        self._asked: dict[str, _Asked] = {}
+        """By the room's sid."""
         self._looks: dict[str, asyncio.Task[None]] = {}
         """On their way, by the room's sid."""
         self._trouble = ""
@@ -139,7 +151,7 @@ class Reconciler:
         rooms = (await self._livekit.room.list_rooms(api.ListRoomsRequest())).rooms
         self._rooms = {room.sid: room for room in rooms}
         self._seen &= self._rooms.keys()
-        self._asked_at = {sid: at for sid, at in self._asked_at.items() if sid in self._rooms}
+        self._asked = {sid: asked for sid, asked in self._asked.items() if sid in self._rooms}
         rounds = len(rooms) // SHORT_LIST
         self._list_again_at = time.monotonic() + rounds * self._settings.reconcile_seconds
 
@@ -160,8 +172,8 @@ class Reconciler:
         return self._asked_ago(room) >= UNANSWERED_SECONDS
 
     def _asked_ago(self, room: models.Room) -> float:
-        """How many seconds ago we have asked for a recorder."""
-        return time.monotonic() - self._asked_at.get(room.sid, -math.inf)
+        """How many seconds ago we have asked for a recorder, or seen that another worker has."""
+        return time.monotonic() - self._asked[room.sid].at if room.sid in self._asked else math.inf
 
     async def _look_at(self, room: models.Room) -> None:
         try:
@@ -223,10 +235,10 @@ class Reconciler:
 
     async def _ask_unless_another_has(self, room: models.Room) -> None:
         before = await self._dispatches(room)
-        if self._asked_ago(room) < PATIENCE_SECONDS and any(map(_is_on_its_way, before.values())):
+        if self._is_one_on_its_way(room, before):
             return
         await asyncio.sleep(random.uniform(*CAUTION_SECONDS))
-        self._asked_at[room.sid] = time.monotonic()
+        self._asked[room.sid] = _Asked(time.monotonic(), before.keys())
         after = await self._dispatches(room)
         if after.keys() != before.keys() or await self._listed_recorder(room) is not None:
             return
@@ -234,15 +246,18 @@ class Reconciler:
         logger.info("A teacher without a recorder: asking for one", extra={"room": room.name})
         await ask_for_recorder(self._livekit, self._settings, room.name)
 
+    def _is_one_on_its_way(self, room: models.Room, dispatches: Mapping[str, api.AgentDispatch]) -> bool:
+        """Whether a worker has accepted what was asked for a moment ago. Those of recorders that are gone without a
+        word may call themselves running for long."""
+        if self._asked_ago(room) >= PATIENCE_SECONDS:
+            return False
+        new = dispatches.keys() - self._asked[room.sid].dispatches_before
+        return any(job.state.status in _UNDER_WAY for sid in new for job in dispatches[sid].state.jobs)
+
     async def _dispatches(self, room: models.Room) -> dict[str, api.AgentDispatch]:
         """By id."""
         dispatches = await self._livekit.agent_dispatch.list_dispatch(room.name)
         return {dispatch.id: dispatch for dispatch in dispatches}
-
-
-def _is_on_its_way(dispatch: api.AgentDispatch) -> bool:
-    """Whether a worker has accepted, and its recorder has not ended yet."""
-    return any(job.state.status in _UNDER_WAY for job in dispatch.state.jobs)
 
 
 async def ask_for_recorder(livekit: api.LiveKitAPI, settings: Settings, room: str) -> None:

@@ -188,6 +188,9 @@ async def test_whom_has_been_asked_for_is_waited_for() -> None:
 async def test_what_no_worker_has_accepted_is_asked_for_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """The server asks one worker; it may be the one that hangs."""
     server = Server({"accepted": Room(), "not accepted": Room(takes=False)})
+    of_the_dead = api.AgentDispatch(id="AD_dead")
+    of_the_dead.state.jobs.add(state=JobState(status=agent.JS_RUNNING))
+    server.rooms["not accepted"].dispatches.append(of_the_dead)
     looking = reconciler(server)
     await one_round(looking)
     monkeypatch.setattr(reconcile, "UNANSWERED_SECONDS", 0.0)
