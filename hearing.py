@@ -12,11 +12,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from segments import format_utc, parse_utc
 
 MOST_WORD_BYTES = 2**20
 MOST_HELD_SECONDS = 60.0
+PLAUSIBLE_YEARS = range(1970, 9000)
+"""Of dates from files: nothing that is reckoned with them overflows."""
+
+CLOCKS_APART = timedelta(seconds=5)
+"""What was heard so far in the future was heard by another clock: this one has been set back since."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,13 @@ class Hearing:
         return self.until - timedelta(seconds=self.held_seconds)
 
 
-NO_TRACKS: Mapping[str, Hearing | None] = {}
+class Heard(NamedTuple):
+    """How far a room has been heard."""
+
+    until: datetime
+    """Of all tracks that are not named."""
+    tracks: Mapping[str, Hearing | None]
+    """By sid. None: no farther than by the recorder before us."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +62,10 @@ class Word:
     def to_line(self) -> bytes:
         """One line of JSON."""
         tracks = {
-            sid: {"until": format_utc(hearing.until), "held_seconds": round(hearing.held_seconds, 3)}
+            sid: {
+                "until": format_utc(hearing.until),
+                "held_seconds": round(min(hearing.held_seconds, MOST_HELD_SECONDS), 3),
+            }
             for sid, hearing in self.tracks.items()
         }
         word = {"room_sid": self.room_sid, "until": format_utc(self.until), "tracks": tracks}
@@ -70,10 +85,20 @@ class Word:
         tracks = word["tracks"]
         if not isinstance(tracks, dict):
             raise ValueError("no tracks")
-        heard = {
-            sid: Hearing(parse_utc(one["until"]), _held(one["held_seconds"])) for sid, one in tracks.items()
-        }
-        return cls(str(word["room_sid"]), parse_utc(str(word["until"])), heard)
+        heard = {sid: Hearing(_date(one["until"]), _held(one["held_seconds"])) for sid, one in tracks.items()}
+        return cls(str(word["room_sid"]), _date(word["until"]), heard)
+
+
+def _date(value: object) -> datetime:
+    moment = parse_utc(str(value))
+    if not is_plausible(moment):
+        raise ValueError(f"nobody listened then: {value!r}")
+    return moment
+
+
+def is_plausible(moment: datetime) -> bool:
+    """Whether a date from a file can be reckoned with."""
+    return moment.year in PLAUSIBLE_YEARS
 
 
 def _held(value: object) -> float:
@@ -90,10 +115,15 @@ class Before:
     last_ends: Mapping[str, datetime]
     """When the last segment of each track ends. After a crash that may be later than the word."""
 
-    def hearing(self, track_sid: str) -> Hearing | None:
+    def hearing(self, track_sid: str, now: datetime) -> Hearing | None:
         """How far they have heard a track; None: nobody was there."""
-        if self.word is None:
-            last_end = max(self.last_ends.values(), default=None)
+        latest = now + CLOCKS_APART
+        ends = {sid: end for sid, end in self.last_ends.items() if end < latest}
+        word = self.word
+        if word is None or word.until >= latest:
+            last_end = max(ends.values(), default=None)
             return Hearing(last_end) if last_end else None
-        said = self.word.tracks.get(track_sid, Hearing(self.word.until))
-        return Hearing(max(said.until, self.last_ends.get(track_sid, said.until)), said.held_seconds)
+        said = word.tracks.get(track_sid, Hearing(word.until))
+        end = ends.get(track_sid, word.until)
+        # An end from before the word was known to whoever left it; a segment's last silence may be a cut wire's.
+        return Hearing(end, said.held_seconds) if end > word.until else said

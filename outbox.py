@@ -142,9 +142,13 @@ def new_lines(path: Path, bookmark: Bookmark, most: int = MOST_LINES_AT_ONCE) ->
     Raises:
         OSError: the file is there and cannot be read.
     """
-    if not path.is_file():  # what else there may be of that name, such as a pipe, would be waited for
+    try:  # what else there may be of that name, such as a pipe, would be waited for
+        file = open(path, "rb") if path.is_file() else None
+    except FileNotFoundError:
+        file = None
+    if file is None:
         return [], Bookmark()
-    with open(path, "rb") as file:
+    with file:
         start = (
             bookmark.bytes
             if bookmark.bytes and _digest_before(file, bookmark.bytes) == bookmark.digest

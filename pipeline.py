@@ -9,14 +9,12 @@ segment, whole, and is tried again until the disk takes it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import functools
 import itertools
 import logging
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -29,7 +27,7 @@ import doorbell
 from audio_processor import Closed, Grown, Opened, Update
 from config import Settings
 from deadline import within
-from hearing import NO_TRACKS, Hearing
+from hearing import Heard
 from segments import (
     NO_WISHES,
     SAMPLE_RATE,
@@ -87,13 +85,12 @@ def no_wishes(_: TrackInfo) -> TextWishes:
     return NO_WISHES
 
 
-Heard = Callable[[], Mapping[str, Hearing | None]]
-"""Says how far each track (by sid) has been heard and passed on by now; None: no farther than by the recorder before
-us. Must not block or raise."""
+HowFar = Callable[[], Heard]
+"""Says how far the room has been heard and passed on by now. Must not block or raise."""
 
 
-def all_heard() -> Mapping[str, Hearing | None]:
-    return NO_TRACKS
+def all_heard() -> Heard:
+    return Heard(utc_now(), {})
 
 
 class Stage(Protocol):
@@ -194,17 +191,19 @@ class RoomPipeline:
         room: RoomInfo,
         stages: Sequence[Stage] = (),
         wishes: Wishes = no_wishes,
-        heard: Heard = all_heard,
+        how_far: HowFar = all_heard,
     ) -> None:
         self.totals = Totals()
         self._settings = settings
         self._room = room
         self._stages = stages
         self._wishes = wishes
-        self._heard = heard
+        self._how_far = how_far
         self._sinks: weakref.WeakSet[TrackSink] = weakref.WeakSet()
         self._folder: RoomFolder | None = None
         self._parts: dict[_Key, PartFile] = {}
+        self._without_part: set[_Key] = set()
+        """Segments that are open, and have no file because the disk refused it."""
         self._backlog: deque[_Item] = deque()
         self._in_hand: _Item | None = None
         self._more = asyncio.Event()
@@ -215,7 +214,7 @@ class RoomPipeline:
         self._closing_at: float | None = None
         self._listening: asyncio.Task[None] | None = None
         self._listened_until: datetime | None = None
-        self._word: Callable[[], None] | None = None
+        self._word: Heard | None = None
         """Is to be left on disk as soon as everything is there that it speaks of."""
         self._leaving: asyncio.Future[None] | None = None
         self._task = asyncio.create_task(self._work(), name=f"pipeline {room.name}")
@@ -255,7 +254,8 @@ class RoomPipeline:
         if self._parts or self._let_go:
             await self._attempt(self._leave_nothing_open)
         if self._listened_until is not None:
-            self._prepare_word(self._listened_until)
+            heard = self._how_far()
+            self._word = heard._replace(until=min(heard.until, self._listened_until))
             await self._leave_word()
         self._disk.shutdown(wait=False)
         return self.totals
@@ -306,6 +306,7 @@ class RoomPipeline:
         assert isinstance(item.update, Closed)
         segment = item.update.segment
         self._let_go.add(_key(item, segment.start_sample))
+        self._without_part.discard(_key(item, segment.start_sample))
         self.totals.lost_seconds += segment.duration_seconds
         vitals.lost(segment.duration_seconds)
         logger.error(
@@ -386,7 +387,7 @@ class RoomPipeline:
             participant_identity=track.participant_identity,
             track_sid=track.track_sid,
             start=missed.start
-            or folder.heard_before(track.track_sid)
+            or folder.heard_before(track.track_sid, missed.end)
             or self._first_word_possible(missed.end),
             end=missed.end,
             reason=missed.reason,
@@ -404,25 +405,28 @@ class RoomPipeline:
             await asyncio.sleep(HEARD_SECONDS)
             for sink in list(self._sinks):
                 sink.flush()
-            self._prepare_word(utc_now())
+            self._word = self._how_far()
             self._more.set()
-
-    def _prepare_word(self, until: datetime) -> None:
-        self._word = functools.partial(self._hear, until, self._heard())
-
-    def _hear(self, until: datetime, tracks: Mapping[str, Hearing | None]) -> None:
-        if self._folder is not None:
-            self._folder.hear(until, tracks)
 
     async def _leave_word(self) -> None:
         """Not an attempt: it says nothing about whether the disk takes speech. One that hangs is not asked again."""
         word, self._word = self._word, None
         is_hanging = self._leaving is not None and not self._leaving.done()
-        if word is None or is_hanging or self._disk_trouble is not None:
+        if word is None or self._folder is None or is_hanging or not self._is_all_on_disk():
             return
-        self._leaving = asyncio.get_running_loop().run_in_executor(self._disk, word)
-        with contextlib.suppress(OSError, asyncio.TimeoutError):
+        self._leaving = asyncio.get_running_loop().run_in_executor(self._disk, self._folder.hear, word)
+        try:
             await within(HANGING_SECONDS, asyncio.shield(self._leaving))
+        except (OSError, asyncio.TimeoutError):
+            pass
+        except Exception as error:  # whatever is wrong with it, speech comes first
+            logger.error("No word could be left of what was heard", exc_info=error)
+
+    def _is_all_on_disk(self) -> bool:
+        """Whether the disk has taken everything that it was given of open segments."""
+        if self._disk_trouble is not None or self._without_part:
+            return False
+        return all(part.is_all_on_disk for part in self._parts.values())
 
     # The disk: growing may fail, committing may not.
 
@@ -440,6 +444,8 @@ class RoomPipeline:
         )
         if part is not None:
             self._parts[_key(item, opened.start_sample)] = part
+        else:
+            self._without_part.add(_key(item, opened.start_sample))
 
     async def _append(self, item: _Item, grown: Grown) -> None:
         part = self._parts.get(_key(item, grown.start_sample))
@@ -449,6 +455,7 @@ class RoomPipeline:
     async def _commit(self, item: _Item, segment: SpeechSegment) -> SegmentRecord | None:
         """The segment's record. None when the room is over and the disk still refuses."""
         record = await self._until_taken(lambda: self._commit_once(item, segment))
+        self._without_part.discard(_key(item, segment.start_sample))
         if record is None:
             self._lose(item, f"the disk refuses until the end ({self._disk_trouble})")
         else:

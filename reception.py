@@ -42,10 +42,16 @@ class Reception:
         self.lost_since = self._asked_at
         """From when on packets may be missing (monotonic clock): nobody knows when the last one came, but that it was
         after this."""
+        self.silent_since: float | None = None
+        """The same, if the last question found nothing new, and the publisher is not muted."""
         self.held_seconds = 0.0
         """How long the jitter buffer has held sound back of late: some 50 ms, and up to a second where a machine or a
         wire is overloaded."""
         self._held = _Held(0.0, 0)
+
+    def heard_until(self, now: float) -> float:
+        """Until when everything that was said has come out of the jitter buffer, as far as is known."""
+        return (now if self.silent_since is None else self.silent_since) - self.held_seconds
 
     async def has_begun(self) -> bool:
         """Whether anything has come in, or nothing can: the publisher is muted. Raises what the client says when it
@@ -58,6 +64,9 @@ class Reception:
         before, self._asked_at = self._asked_at, self._clock()
         if self._publication.muted or packets != self._packets:
             self._packets, self._came_at, self.lost_since = packets, self._asked_at, before
+            self.silent_since = None
+        else:
+            self.silent_since = self.lost_since
         return self._asked_at - self._came_at >= LOST_SECONDS
 
     async def _received(self) -> int:

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from livekit import rtc
@@ -21,8 +21,9 @@ import liveness
 from audio_processor import DetectorFactory, Segmenter, SegmenterOptions, TrackProcessor, open_stream
 from captions import Captions
 from config import Settings
+from deadline import within
 from encryption import Encryption
-from hearing import Hearing
+from hearing import Heard, Hearing
 from languages import language_tag_or_empty
 from pipeline import RoomPipeline
 from pulse import start_room
@@ -48,6 +49,9 @@ COMING_SECONDS = 10.0
 WATCH_SECONDS = 1.0
 
 FIRST_PACKET_POLL_SECONDS = 0.05
+STATS_SECONDS = 2.0
+"""How long the client may take to tell how many packets came."""
+MOST_FAILURES = 3
 
 FLEETING_SECONDS = 2.0
 """Our own full reconnect says that everybody has left before it says what it is: so long nobody is forgotten."""
@@ -95,7 +99,7 @@ class RoomRecorder:
         self._pulse = start_room(info.sid)
         self._captions = Captions(room, info, settings) if settings.captions else None
         stages = [self._captions] if self._captions else []
-        self._pipeline = RoomPipeline(settings, info, stages, wishes=self._wishes, heard=self._heard)
+        self._pipeline = RoomPipeline(settings, info, stages, wishes=self._wishes, how_far=self._how_far)
         self._places = Places(settings)
         self._people: dict[str, _Person] = {}
         """By identity. Those who are recorded, and others up to MAX_PARTICIPANTS."""
@@ -106,8 +110,10 @@ class RoomRecorder:
         self._tracks: dict[str, TrackProcessor] = {}
         self._receptions: dict[str, Reception] = {}
         """Of the tracks that we listen to, by sid."""
-        self._heard_last: dict[str, tuple[TrackProcessor, float]] = {}
-        """The tracks that we listened to when we left, by sid, and for how long their sound was held back."""
+        self._heard_last: dict[str, tuple[TrackProcessor, Reception]] = {}
+        """The tracks that we listened to when we left, by sid."""
+        self._beginning: set[asyncio.Task[None]] = set()
+        """Wait for the first packet of a track."""
         self._closing: dict[asyncio.Task[None], TrackProcessor | None] = {}
         self._announced: list[str] = []
         self._announcing: asyncio.Task[None] | None = None
@@ -121,7 +127,8 @@ class RoomRecorder:
         """Participants who may be back in a moment, by sid (monotonic clock)."""
         self._fleeting: dict[str, _Interruption] = {}
         """Tracks that have just gone, and would be an interruption if a reconnect were the reason."""
-        self._is_reconnecting = False
+        self._reconnecting_since: float | None = None
+        """Seconds of the monotonic clock."""
         self._watching: list[asyncio.Task[None]] = []
         self._is_closed = False
 
@@ -174,7 +181,7 @@ class RoomRecorder:
         if self._is_closed:
             return
         self._is_closed = True
-        for task in (self._announcing, *self._watching):
+        for task in (self._announcing, *self._watching, *self._beginning):
             if task is not None:
                 task.cancel()
         self._stop_listening()
@@ -316,7 +323,8 @@ class RoomRecorder:
         """A place has become free: for who has waited longest, of those whom it fits."""
         for waiting in list(self._interrupted.values()):
             participant = self._room.remote_participants.get(waiting.track.participant_identity)
-            if waiting.reason is GapReason.OVER_BOUND and participant is not None:
+            has_place = waiting.track.track_sid in self._places.held()  # and has not brought a packet yet
+            if waiting.reason is GapReason.OVER_BOUND and participant is not None and not has_place:
                 self._reconsider(participant)
                 if waiting.track.track_sid in self._places.held():
                     return
@@ -352,7 +360,9 @@ class RoomRecorder:
         self._log(logging.INFO, f"Track subscribed: {info.source} {info.track_sid}", participant)
         if info.track_sid in self._there_before_us:
             self._pass_over(info, GapReason.NO_RECORDER)
-        self._background(self._own_up_when_it_comes(info.track_sid, reception))
+        beginning = asyncio.create_task(self._own_up_when_it_comes(info.track_sid, reception))
+        self._beginning.add(beginning)
+        beginning.add_done_callback(self._beginning.discard)
         self._announce()
 
     def _pass_over(self, track: TrackInfo, reason: GapReason, since: float | None = None) -> None:
@@ -375,17 +385,19 @@ class RoomRecorder:
 
     async def _own_up_when_it_comes(self, sid: str, reception: Reception) -> None:
         """A subscription is not sound yet: an interruption is over with the first packet."""
-        interruption, asked_first = self._interrupted.get(sid), time.monotonic()
+        interruption, asked_first, failures = self._interrupted.get(sid), time.monotonic(), 0
         while interruption is not None and self._interrupted.get(sid) is interruption:
             try:
-                has_begun = await reception.has_begun()
+                has_begun = await within(STATS_SECONDS, reception.has_begun())
             except Exception as error:  # of a client that cannot tell, the subscription has to do
                 logger.debug("Packets of %s cannot be counted", sid, exc_info=error)
-                has_begun = True
+                failures += 1
+                has_begun = failures == MOST_FAILURES
             if self._receptions.get(sid) is not reception:
                 return  # gone again, and still interrupted
             if has_begun and self._interrupted.get(sid) is interruption:
                 self._own_up(sid)
+                return
             waited = time.monotonic() - asked_first
             await asyncio.sleep(min(WATCH_SECONDS, max(FIRST_PACKET_POLL_SECONDS, waited / 10)))
 
@@ -394,8 +406,9 @@ class RoomRecorder:
     ) -> None:
         # Whether the participant leaves altogether is said by the events right behind this one.
         if publication.sid in self._tracks:
-            broken = _Interruption(self._tracks[publication.sid].track, time.monotonic(), GapReason.RECONNECT)
-            into = self._interrupted if self._is_reconnecting else self._fleeting
+            since = self._receptions[publication.sid].heard_until(time.monotonic())
+            broken = _Interruption(self._tracks[publication.sid].track, since, GapReason.RECONNECT)
+            into = self._fleeting if self._reconnecting_since is None else self._interrupted
             into.setdefault(publication.sid, broken)
         self._asked_for.pop(publication.sid, None)
         self._close_track(publication.sid, EndReason.UNPUBLISHED)
@@ -405,14 +418,17 @@ class RoomRecorder:
     ) -> None:
         self._asked_for.pop(publication.sid, None)
         self._deaf_since.pop(publication.sid, None)
-        if not self._is_reconnecting:  # else it may come back
+        if self._reconnecting_since is None:  # else it may come back
             self._give_up(publication.sid)
 
     def _on_track_subscription_failed(
         self, participant: rtc.RemoteParticipant, track_sid: str, error: str
     ) -> None:
-        self._asked_for.pop(track_sid, None)
+        asked_at = self._asked_for.pop(track_sid, None)
         self._log(logging.ERROR, f"Track {track_sid} cannot be subscribed: {error}", participant)
+        publication = participant.track_publications.get(track_sid)
+        if publication is not None and self._judge(participant).is_recorded:
+            self._pass_over(_track_info(publication, participant), GapReason.DEAF, asked_at)
         self._background(self._ask_again(participant))
 
     async def _ask_again(self, participant: rtc.RemoteParticipant) -> None:
@@ -437,7 +453,7 @@ class RoomRecorder:
         self._pipeline.stop_listening()
         for sid, processor in self._tracks.items():
             if sid not in self._interrupted:  # else its gap, until now, says it all
-                self._heard_last[sid] = processor, self._receptions[sid].held_seconds
+                self._heard_last[sid] = processor, self._receptions[sid]
         for sid in (*self._tracks, *self._interrupted):
             self._asked_for.pop(sid, None)
         for sid in list(self._tracks):
@@ -471,7 +487,7 @@ class RoomRecorder:
     # Faults: a connection that breaks, a track that brings nothing.
 
     def _on_reconnecting(self) -> None:
-        self._is_reconnecting = True
+        self._reconnecting_since = time.monotonic()
         self._forget_who_is_gone()
         for sid, broken in self._fleeting.items():
             self._interrupted.setdefault(sid, broken)
@@ -479,7 +495,7 @@ class RoomRecorder:
         self._log(logging.WARNING, "Connection lost, reconnecting")
 
     def _on_reconnected(self) -> None:
-        self._is_reconnecting = False
+        self._reconnecting_since = None
         known = {*self._interrupted, *self._places.held(), *self._there_before_us}
         for sid in known - self._published():
             self._give_up(sid)
@@ -493,7 +509,7 @@ class RoomRecorder:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(WATCH_SECONDS)
-            if not self._is_reconnecting:
+            if self._reconnecting_since is None:
                 self._look_after_tracks()
                 self._forget_who_is_gone()
             self._tell_hearing()
@@ -598,25 +614,30 @@ class RoomRecorder:
         is_deaf = any(self._is_deaf(processor) for processor in self._tracks.values())
         return liveness.DEAF if is_deaf else liveness.ALIVE
 
-    def _heard(self) -> dict[str, Hearing | None]:
-        """How far each track has been heard by now: those that we wait for, those that we listen to, and those that
-        bring nothing."""
+    def _how_far(self) -> Heard:
+        """How far we have heard by now: the tracks that we wait for, those that we listen to, and those that bring
+        nothing."""
         now, monotonic = utc_now(), time.monotonic()
 
-        def since(moment: float | None) -> Hearing | None:
-            return None if moment is None else Hearing(now - timedelta(seconds=monotonic - moment))
+        def date(moment: float) -> datetime:
+            return now - timedelta(seconds=monotonic - moment)
 
-        listened_to = self._heard_last | {
-            sid: (processor, self._receptions[sid].held_seconds) for sid, processor in self._tracks.items()
+        def hearing(processor: TrackProcessor, reception: Reception) -> Hearing:
+            known = monotonic if reception.silent_since is None else reception.silent_since
+            return Hearing(min(processor.heard_until, date(known)), reception.held_seconds)
+
+        tracks: dict[str, Hearing | None] = {
+            sid: None if sid in self._there_before_us else Hearing(date(at))
+            for sid, at in self._asked_for.items()
         }
-        return {
-            **{
-                sid: since(None if sid in self._there_before_us else at)
-                for sid, at in self._asked_for.items()
-            },
-            **{sid: Hearing(processor.heard_until, held) for sid, (processor, held) in listened_to.items()},
-            **{sid: since(interruption.since) for sid, interruption in self._interrupted.items()},
-        }
+        for sid, (processor, reception) in self._heard_last.items():
+            tracks[sid] = hearing(processor, reception)
+        for sid, processor in self._tracks.items():
+            tracks[sid] = hearing(processor, self._receptions[sid])
+        for sid, broken in {**self._fleeting, **self._interrupted}.items():
+            tracks[sid] = None if broken.since is None else Hearing(date(broken.since))
+        # While we are away, others may publish whom we do not see.
+        return Heard(now if self._reconnecting_since is None else date(self._reconnecting_since), tracks)
 
     def cut(self) -> None:
         """Closes every open segment and goes on listening. For a worker that may be killed in a moment."""

@@ -23,12 +23,13 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import string
 import struct
 import sys
 import time
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -40,7 +41,7 @@ import numpy as np
 import soundfile
 
 from config import DEVICE_NAME, Settings
-from hearing import MOST_WORD_BYTES, NO_TRACKS, Before, Hearing, Word
+from hearing import MOST_WORD_BYTES, Before, Heard, Hearing, Word, is_plausible
 from segments import (
     BYTES_PER_SAMPLE,
     NO_WISHES,
@@ -256,6 +257,14 @@ def open_private(path: Path, flags: int) -> IO[bytes]:
     return os.fdopen(descriptor, "r+b", buffering=0)
 
 
+def _is_ordinary_or_none(path: Path) -> bool:
+    """Whether a name is free or an ordinary file's: what else there may be is not ours, and might be waited for."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return True
+
+
 def write_all(file: IO[bytes], data: bytes) -> None:
     """Writes everything: a full disk may take a part of it, without an error, before it refuses the rest."""
     view = memoryview(data)
@@ -365,21 +374,26 @@ class RoomFolder:
         """Makes segments of what a crash has left in the folder."""
         return recover_folder(self.path, self._names)
 
-    def hear(self, until: datetime, tracks: Mapping[str, Hearing | None] = NO_TRACKS) -> None:
-        """Leaves word how far we have heard: each of these tracks (by sid), and everything else until then. None: that
-        one no farther than the recorder before us. It may be lost with the power, but not with the process."""
-        before = self._look_back()
+    def hear(self, heard: Heard) -> None:
+        """Leaves word how far we have heard. It may be lost with the power, but not with the process.
+
+        Raises:
+            OSError: the disk does not let it.
+        """
+        before, (until, tracks) = self._look_back(), heard
         self._is_heard = True
-        first_word = Hearing(self.room.started_at)
-        heard = {sid: hearing or before.hearing(sid) or first_word for sid, hearing in tracks.items()}
-        line = Word(self.room.sid, until, heard).to_line()
+        first = Hearing(self.room.started_at)
+        named = {sid: hearing or before.hearing(sid, until) or first for sid, hearing in tracks.items()}
+        line = Word(self.room.sid, until, named).to_line()
+        if not _is_ordinary_or_none(self.path / HEARD_FILE):
+            return
         with open_private(self.path / HEARD_FILE, os.O_RDWR | os.O_CREAT) as file:
             write_all(file, line)  # over what was there: at no moment is there no word
             file.truncate(len(line))
 
-    def heard_before(self, track_sid: str) -> datetime | None:
+    def heard_before(self, track_sid: str, now: datetime) -> datetime | None:
         """Until when other recorders have heard a track of this session on this disk; None: none was there."""
-        hearing = self._look_back().hearing(track_sid)
+        hearing = self._look_back().hearing(track_sid, now)
         return hearing.everything_until if hearing else None
 
     def _look_back(self) -> Before:
@@ -388,16 +402,19 @@ class RoomFolder:
         return self._before
 
     def _word(self) -> Word | None:
-        try:
-            with open_private(self.path / HEARD_FILE, os.O_RDONLY) as file:
-                word = Word.in_line(file.read(MOST_WORD_BYTES))
-        except FileNotFoundError:
+        path = self.path / HEARD_FILE
+        if not path.exists() or not _is_ordinary_or_none(path):
             return None
+        with open_private(path, os.O_RDONLY) as file:
+            text, changed_at = file.read(MOST_WORD_BYTES), os.fstat(file.fileno()).st_mtime
+        if text == self.room.sid.encode():  # by a version that said only so much
+            return Word(self.room.sid, datetime.fromtimestamp(changed_at, timezone.utc))
+        word = Word.in_line(text)
         return word if word and word.room_sid == self.room.sid else None
 
     def _last_ends(self) -> dict[str, datetime]:
         records = (record for record in read_manifest(self.path) if record.room_sid == self.room.sid)
-        return {record.track_sid: record.end for record in records}
+        return {record.track_sid: record.end for record in records if is_plausible(record.end)}
 
     def note_gap(self, gap: GapRecord) -> None:
         """Owns up to a time from which speech may be missing."""
@@ -577,6 +594,11 @@ class PartFile:
     @property
     def _final_path(self) -> Path:
         return self._folder / self._note.file
+
+    @property
+    def is_all_on_disk(self) -> bool:
+        """Whether everything that was appended is certain to be there."""
+        return not self._unsafe
 
     def append(self, pcm: Pcm) -> None:
         """Adds PCM and makes it last. The header is patched after the samples: it never promises what is not there."""

@@ -278,3 +278,23 @@ async def test_beyond_the_bound_teachers_are_recorded_and_of_students_nothing_is
     for number in (11, 12):
         a_student(room, number)
     assert sizes(one)["recorder._people"] == 3
+
+
+@pytest.mark.parametrize("has_come", [False, True])
+async def test_each_place_that_becomes_free_is_given_away(
+    recording: NewRecorder, room: FakeRoom, has_come: bool
+) -> None:
+    """Also while who was let in before has not brought a packet yet."""
+    recording(max_teachers_per_room=2)
+    anna, ben, cleo, dora = (
+        room.joins(name, TEACHER, f"TR_{name}") for name in ("anna", "ben", "cleo", "dora")
+    )
+    room.is_wire_cut = True
+    room.leaves(anna)
+    assert is_asked_for(cleo, "TR_cleo")
+    if has_come:
+        room.subscribed(cleo, "TR_cleo")
+        await asyncio.sleep(0.1)
+    assert not is_asked_for(dora, "TR_dora")
+    room.leaves(ben)
+    assert is_asked_for(dora, "TR_dora")

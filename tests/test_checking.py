@@ -18,6 +18,7 @@ from disk import ANNA, BOB, CLOCK, NAMES, ROOM, assert_sound, noise, open_room, 
 import ledger
 from archive import Room
 from checking import Kind, Report, Wanted, inspect, mended
+from hearing import Heard
 from segments import EndReason, GapReason, GapRecord, RoomInfo, SegmentRecord, TextRecord, TrackInfo
 from storage import HEARD_FILE, MANIFEST, RoomFolder, append_manifest
 
@@ -285,7 +286,7 @@ def test_a_room_that_is_being_recorded_is_told_apart_and_left_alone(folder: Room
 
 
 def test_a_room_in_which_nobody_speaks_just_now_is_being_recorded(folder: RoomFolder) -> None:
-    folder.hear(datetime.now(timezone.utc))
+    folder.hear(Heard(datetime.now(timezone.utc), {}))
     assert kinds(look(folder)) == [Kind.BEING_RECORDED]
     os.utime(folder.path / HEARD_FILE, (0, 0))
     assert kinds(look(folder)) == []

@@ -20,6 +20,7 @@ from livekit import rtc
 import reception
 import recorder
 from config import Settings
+from deadline import within
 from encryption import UNDECIPHERABLE_SECONDS
 from hearing import Hearing, Word
 from pipeline import SHORTEST_GAP_SECONDS
@@ -213,7 +214,7 @@ async def test_a_gap_lasts_until_the_first_packet(lesson: Lesson, monkeypatch: p
     lesson.begins()
     lesson.subscribed()
     await asyncio.sleep(0.3)
-    assert lesson.recorder._heard()["TR_1"] is None, "no farther than the recorder before us"
+    assert lesson.recorder._how_far().tracks["TR_1"] is None, "no farther than the recorder before us"
     before = utc_now()
     lesson.room.is_wire_cut = False
     await until(lambda: not lesson.recorder._interrupted, "the first packet")
@@ -238,14 +239,14 @@ async def test_the_word_lags_behind_by_what_the_jitter_buffer_holds(
     monkeypatch.setattr(recorder, "DEAF_SECONDS", 60.0)
     lesson.room.held_seconds = 0.4
     begins(lesson)
-    asked = lesson.recorder._heard()["TR_1"]
+    asked = lesson.recorder._how_far().tracks["TR_1"]
     assert asked is not None, "it is waited for"
     assert utc_now() - asked.until < timedelta(seconds=1)
     for _ in range(2):  # the second stream brings sound
         lesson.subscribed()
 
     def heard() -> Hearing | None:
-        return lesson.recorder._heard()["TR_1"]
+        return lesson.recorder._how_far().tracks["TR_1"]
 
     await until(
         lambda: (one := heard()) is not None and one.held_seconds == pytest.approx(0.4), "it is measured"
@@ -259,6 +260,71 @@ async def test_the_word_lags_behind_by_what_the_jitter_buffer_holds(
     assert word is not None
     assert word.tracks["TR_1"].held_seconds == pytest.approx(0.4)
     assert list(word.tracks) == ["TR_1"]
+
+
+async def test_what_a_cut_wire_brings_is_not_heard(lesson: Lesson, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The jitter buffer goes on for a moment, as if there were silence, before it is noticed."""
+    monkeypatch.setattr(recorder, "DEAF_SECONDS", 60.0)
+    begins(lesson)
+    for _ in range(2):  # the second stream brings sound
+        lesson.subscribed()
+    await asyncio.sleep(0.3)
+    lesson.room.is_wire_cut, cut_at = True, utc_now()
+    await asyncio.sleep(0.5)
+    assert not lesson.recorder._interrupted, "not noticed yet"
+    await lesson.recorder.aclose()
+    word = Word.in_line((lesson.folder / HEARD_FILE).read_bytes())
+    assert word is not None
+    assert word.tracks["TR_1"].until <= cut_at
+
+
+@pytest.mark.parametrize("what", ["subscription fails", "unsubscribed", "reconnecting"])
+async def test_the_word_names_what_is_not_heard(
+    lesson: Lesson, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr(recorder, "DEAF_SECONDS", 60.0)
+    begins(lesson)
+    if what == "subscription fails":
+        lesson.room.tell("track_subscription_failed", lesson.teacher, "TR_1", "no")
+    else:
+        lesson.subscribed()
+        await asyncio.sleep(0.1)
+        lesson.room.unsubscribed(lesson.teacher, "TR_1")
+    if what == "reconnecting":
+        lesson.room.tell("reconnecting")
+    before = utc_now()
+    await asyncio.sleep(0.2)
+    word = lesson.recorder._how_far()
+    heard = word.tracks["TR_1"]
+    assert heard is not None
+    assert heard.until <= before + timedelta(milliseconds=1)
+    assert (word.until <= before + timedelta(milliseconds=1)) is (what == "reconnecting"), (
+        "others may publish"
+    )
+
+
+async def test_a_client_that_does_not_answer_holds_up_no_end(
+    lesson: Lesson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "DEAF_SECONDS", 60.0)
+    monkeypatch.setattr(lesson.room, "_stats", asyncio.Event().wait)
+    lesson.begins()
+    lesson.subscribed()
+    await asyncio.sleep(0.1)
+    assert lesson.recorder._interrupted
+    await within(5, lesson.recorder.aclose())
+
+
+async def test_a_client_that_cannot_tell_ends_a_gap_all_the_same(
+    lesson: Lesson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "DEAF_SECONDS", 60.0)
+    failing = AsyncMock(side_effect=RuntimeError("no"))
+    monkeypatch.setattr(lesson.room, "_stats", failing)
+    lesson.begins()
+    lesson.subscribed()
+    await until(lambda: not lesson.recorder._interrupted, "it is believed")
+    assert failing.await_count >= recorder.MOST_FAILURES
 
 
 async def test_what_brought_nothing_when_we_left_is_a_gap_until_then_and_no_more(

@@ -258,6 +258,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "webpage",
     },
     "recorder": {
+        "deadline",
         "hearing",
         "audio_processor",
         "captions",

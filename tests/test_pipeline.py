@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
+import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -36,7 +38,7 @@ import doorbell
 import pipeline
 from audio_processor import Closed, Grown, Opened
 from deadline import within
-from hearing import Hearing, Word
+from hearing import Heard, Hearing, Word
 from pipeline import RoomPipeline, Totals, TrackSink
 from segments import (
     SAMPLE_RATE,
@@ -610,7 +612,7 @@ def gaps_of(folder: Path) -> list[tuple[float, GapReason]]:
 
 async def test_a_recorder_owns_up_to_what_nobody_heard_between_it_and_the_one_before(tmp_path: Path) -> None:
     settings, now = settings_for(tmp_path), CLOCK.anchor
-    RoomFolder.open(settings, ROOM).hear(now)
+    RoomFolder.open(settings, ROOM).hear(Heard(now, {}))
     room = RoomPipeline(settings, ROOM)
     room.missed(ANNA, None, now + timedelta(seconds=7), GapReason.NO_RECORDER)
     assert (await room.aclose()).gap_seconds == 7
@@ -621,7 +623,7 @@ async def test_a_recorder_owns_up_to_what_nobody_heard_between_it_and_the_one_be
 
 async def test_an_earlier_session_of_the_same_room_is_no_gap(tmp_path: Path) -> None:
     settings = settings_for(tmp_path)
-    RoomFolder.open(settings, replace(ROOM, sid="RM_before")).hear(CLOCK.anchor)
+    RoomFolder.open(settings, replace(ROOM, sid="RM_before")).hear(Heard(CLOCK.anchor, {}))
     room = RoomPipeline(settings, replace(ROOM, started_at=CLOCK.anchor))
     room.missed(ANNA, None, CLOCK.anchor + timedelta(seconds=1), GapReason.NO_RECORDER)
     await room.aclose()
@@ -647,11 +649,11 @@ async def test_while_it_listens_a_recorder_leaves_word_until_when(
     stopped = utc_now()
     await room.aclose()
     successor = RoomFolder.open(settings_for(tmp_path), ROOM)
-    before = successor.heard_before("TR_any")
+    before = successor.heard_before("TR_any", stopped)
     assert before is not None
     assert before <= stopped
-    successor.hear(stopped + timedelta(hours=1))
-    assert successor.heard_before("TR_any") == before, "its own hearing is not the one before"
+    successor.hear(Heard(stopped + timedelta(hours=1), {}))
+    assert successor.heard_before("TR_any", stopped) == before, "its own hearing is not the one before"
 
 
 def word_in(folder: Path) -> Word | None:
@@ -665,17 +667,19 @@ async def test_the_word_says_how_far_each_track_has_been_heard(
     monkeypatch.setattr(pipeline, "HEARD_SECONDS", 0.01)
     settings, now = settings_for(tmp_path), CLOCK.anchor
     seconds = timedelta(seconds=1)
-    RoomFolder.open(settings, ROOM).hear(now, {"TR_before": Hearing(now - 5 * seconds, 0.5)})
+    RoomFolder.open(settings, ROOM).hear(Heard(now, {"TR_before": Hearing(now - 5 * seconds, 0.5)}))
     told = {"TR_1": Hearing(now + seconds), "TR_late": Hearing(now + seconds, 0.25), "TR_before": None}
-    room = RoomPipeline(settings, ROOM, heard=lambda: told)
+    room = RoomPipeline(settings, ROOM, how_far=lambda: Heard(now + seconds, told))
     room.listen()
     await until(lambda: (word := word_in(tmp_path)) is not None and "TR_1" in word.tracks, "the disk is told")
     room.stop_listening()
     await room.aclose()
     successor = RoomFolder.open(settings, ROOM)
-    assert successor.heard_before("TR_1") == now + seconds
-    assert successor.heard_before("TR_late") == now + 0.75 * seconds
-    assert successor.heard_before("TR_before") == now - 5.5 * seconds, "as the one before us had said"
+    assert successor.heard_before("TR_1", now + 9 * seconds) == now + seconds
+    assert successor.heard_before("TR_late", now + 9 * seconds) == now + 0.75 * seconds
+    assert successor.heard_before("TR_before", now + 9 * seconds) == now - 5.5 * seconds, (
+        "as the one before us had said"
+    )
 
 
 async def test_no_word_is_left_of_what_is_not_on_disk(
@@ -725,3 +729,80 @@ async def test_while_the_disk_refuses_no_word_is_left(
     await until(lambda: word_in(tmp_path) != before, "all is on disk, and the disk is told")
     await room.aclose()
     assert_spoken(tmp_path / "math101", {0: pcm})
+
+
+async def test_one_track_on_disk_does_not_speak_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one the disk refuses the file, or more of it; of the other it takes everything."""
+    monkeypatch.setattr(pipeline, "HEARD_SECONDS", 0.01)
+    begin, write, refused = RoomFolder.begin, PartFile._write_behind_what_is_safe, {"anna": "begin"}
+    of_anna: list[PartFile] = []
+
+    def refusing_begin(folder: RoomFolder, track: TrackInfo, *rest: Any) -> PartFile:
+        if refused.get(track.participant_identity) == "begin":
+            raise OSError(errno.ENOSPC, "full")
+        part = begin(folder, track, *rest)
+        of_anna.extend([part] if track is ANNA else [])
+        return part
+
+    def refusing_write(part: PartFile, pcm: Pcm) -> None:
+        if refused.get("anna") == "write" and part in of_anna:
+            raise OSError(errno.ENOSPC, "full")
+        write(part, pcm)
+
+    monkeypatch.setattr(RoomFolder, "begin", refusing_begin)
+    monkeypatch.setattr(PartFile, "_write_behind_what_is_safe", refusing_write)
+    for how in ("begin", "write"):
+        refused["anna"] = how
+        room = RoomPipeline(settings_for(tmp_path / how), ROOM)
+        anna, bob = room.sink(ANNA), room.sink(BOB)
+        grow(anna, noise(16_000), 0)
+        grow(bob, noise(16_000), 0)
+        room.listen()
+        await asyncio.sleep(0.2)
+        assert room._disk_trouble is None, "what it did last, it did"
+        assert word_in(tmp_path / how) is None
+        refused.clear()
+        close(anna, noise(16_000), 0)
+        close(bob, noise(16_000), 0)
+        await until(lambda how=how: word_in(tmp_path / how), "all is on disk")  # type: ignore[misc]
+        await room.aclose()
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "pipe", "nonsense", "year 1"])
+async def test_whatever_stands_where_the_word_should_speech_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(pipeline, "HEARD_SECONDS", 0.01)
+    path = tmp_path / "math101" / HEARD_FILE
+    path.parent.mkdir()
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "link":
+        path.symlink_to("/nowhere")
+    elif kind == "pipe":
+        if not hasattr(os, "mkfifo"):
+            pytest.skip("has no pipes with names")
+        os.mkfifo(path)
+    else:
+        until_then = "0001-01-01T00:00:00+14:00" if kind == "year 1" else 5
+        path.write_text(json.dumps({"room_sid": ROOM.sid, "until": until_then, "tracks": {}}) + "\n")
+    room = RoomPipeline(settings_for(tmp_path), ROOM, how_far=lambda: Heard(utc_now(), {"TR_9": None}))
+    room.listen()
+    room.missed(ANNA, None, utc_now(), GapReason.NO_RECORDER)
+    speak(room.sink(ANNA), noise(16_000))
+    await until(lambda: room.totals.segments == 1, "the segment is saved")
+    await room.aclose()
+    assert room._task.exception() is None
+
+
+async def test_the_word_of_an_older_version_counts(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path)
+    path = RoomFolder.open(settings, ROOM).path / HEARD_FILE
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(ROOM.sid)
+    os.utime(path, (1_700_000_000, 1_700_000_000))
+    before = RoomFolder.open(settings, ROOM).heard_before("TR_any", utc_now())
+    assert before is not None
+    assert before.timestamp() == 1_700_000_000
