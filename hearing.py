@@ -47,6 +47,8 @@ class Heard(NamedTuple):
     """Of all tracks that are not named."""
     tracks: Mapping[str, Hearing | None]
     """By sid. None: no farther than by the recorder before us."""
+    now: datetime | None = None
+    """When that was so; else at ``until``."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class Word:
     """Of all tracks that are not named."""
     tracks: Mapping[str, Hearing] = field(default_factory=dict)
     """By sid."""
+    left_at: datetime | None = None
+    """When that was so; else at ``until``."""
 
     def to_line(self) -> bytes:
         """One line of JSON."""
@@ -68,7 +72,13 @@ class Word:
             }
             for sid, hearing in self.tracks.items()
         }
-        word = {"room_sid": self.room_sid, "until": format_utc(self.until), "tracks": tracks}
+        left_at = format_utc(self.left_at or self.until)
+        word = {
+            "room_sid": self.room_sid,
+            "left_at": left_at,
+            "until": format_utc(self.until),
+            "tracks": tracks,
+        }
         return json.dumps(word).encode() + b"\n"
 
     @classmethod
@@ -86,7 +96,7 @@ class Word:
         if not isinstance(tracks, dict):
             raise ValueError("no tracks")
         heard = {sid: Hearing(_date(one["until"]), _held(one["held_seconds"])) for sid, one in tracks.items()}
-        return cls(str(word["room_sid"]), _date(word["until"]), heard)
+        return cls(str(word["room_sid"]), _date(word["until"]), heard, _date(word["left_at"]))
 
 
 def _date(value: object) -> datetime:
@@ -124,6 +134,7 @@ class Before:
             last_end = max(ends.values(), default=None)
             return Hearing(last_end) if last_end else None
         said = word.tracks.get(track_sid, Hearing(word.until))
-        end = ends.get(track_sid, word.until)
+        left_at = word.left_at or word.until
+        end = ends.get(track_sid, left_at)
         # An end from before the word was known to whoever left it; a segment's last silence may be a cut wire's.
-        return Hearing(end, said.held_seconds) if end > word.until else said
+        return Hearing(end, said.held_seconds) if end > left_at else said

@@ -254,8 +254,8 @@ class RoomPipeline:
         if self._parts or self._let_go:
             await self._attempt(self._leave_nothing_open)
         if self._listened_until is not None:
-            heard = self._how_far()
-            self._word = heard._replace(until=min(heard.until, self._listened_until))
+            heard, left_at = self._how_far(), self._listened_until
+            self._word = Heard(min(heard.until, left_at), heard.tracks, left_at)
             await self._leave_word()
         self._disk.shutdown(wait=False)
         return self.totals
@@ -423,10 +423,11 @@ class RoomPipeline:
             logger.error("No word could be left of what was heard", exc_info=error)
 
     def _is_all_on_disk(self) -> bool:
-        """Whether the disk has taken everything that it was given of open segments."""
-        if self._disk_trouble is not None or self._without_part:
+        """Whether the disk has taken everything that it was given of open segments. (Of those that were let go, the
+        gap is on disk.)"""
+        if self._disk_trouble is not None or self._without_part - self._let_go:
             return False
-        return all(part.is_all_on_disk for part in self._parts.values())
+        return all(part.is_all_on_disk for key, part in self._parts.items() if key not in self._let_go)
 
     # The disk: growing may fail, committing may not.
 

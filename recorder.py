@@ -43,6 +43,9 @@ SPEAKING_LANGUAGE_ATTRIBUTE = "speaking_language"
 DEAF_SECONDS = 5.0
 """Even a muted publisher's track brings a hundred frames a second (fact 4); one that brings none is asked for anew."""
 
+LATE_SECONDS = 2.0
+"""One that takes longer may have brought speech meanwhile."""
+
 COMING_SECONDS = 10.0
 """A track that was subscribed to comes within a second; one that has not come after so long is asked for anew."""
 
@@ -125,8 +128,9 @@ class RoomRecorder:
         """Tracks that bring no sound, since when (monotonic clock)."""
         self._left_at: dict[str, float] = {}
         """Participants who may be back in a moment, by sid (monotonic clock)."""
-        self._fleeting: dict[str, _Interruption] = {}
-        """Tracks that have just gone, and would be an interruption if a reconnect were the reason."""
+        self._fleeting: dict[str, tuple[float, _Interruption]] = {}
+        """Tracks that have just gone, when (monotonic clock), and what of them would be an interruption if a reconnect
+        were the reason."""
         self._reconnecting_since: float | None = None
         """Seconds of the monotonic clock."""
         self._watching: list[asyncio.Task[None]] = []
@@ -341,8 +345,12 @@ class RoomRecorder:
             self._asked_for.pop(publication.sid, None)
             publication.set_subscribed(False)
             return
-        self._close_track(publication.sid, EndReason.UNPUBLISHED)
         info = _track_info(publication, participant)
+        asked_at = self._asked_for.get(publication.sid, time.monotonic())
+        is_new = publication.sid not in self._tracks and publication.sid not in self._there_before_us
+        if is_new and time.monotonic() - asked_at > LATE_SECONDS:
+            self._pass_over(info, GapReason.DEAF, asked_at)
+        self._close_track(publication.sid, EndReason.UNPUBLISHED)
         processor = TrackProcessor(
             track=info,
             stream=open_stream(track, self._settings.frame_milliseconds),
@@ -408,8 +416,10 @@ class RoomRecorder:
         if publication.sid in self._tracks:
             since = self._receptions[publication.sid].heard_until(time.monotonic())
             broken = _Interruption(self._tracks[publication.sid].track, since, GapReason.RECONNECT)
-            into = self._fleeting if self._reconnecting_since is None else self._interrupted
-            into.setdefault(publication.sid, broken)
+            if self._reconnecting_since is None:
+                self._fleeting.setdefault(publication.sid, (time.monotonic(), broken))
+            else:
+                self._interrupted.setdefault(publication.sid, broken)
         self._asked_for.pop(publication.sid, None)
         self._close_track(publication.sid, EndReason.UNPUBLISHED)
 
@@ -487,14 +497,15 @@ class RoomRecorder:
     # Faults: a connection that breaks, a track that brings nothing.
 
     def _on_reconnecting(self) -> None:
-        self._reconnecting_since = time.monotonic()
+        self._reconnecting_since = self._reconnecting_since or time.monotonic()
         self._forget_who_is_gone()
-        for sid, broken in self._fleeting.items():
+        for sid, (_, broken) in self._fleeting.items():
             self._interrupted.setdefault(sid, broken)
         self._fleeting.clear()
         self._log(logging.WARNING, "Connection lost, reconnecting")
 
     def _on_reconnected(self) -> None:
+        self._interrupt_who_was_not_heard(self._reconnecting_since or time.monotonic())
         self._reconnecting_since = None
         known = {*self._interrupted, *self._places.held(), *self._there_before_us}
         for sid in known - self._published():
@@ -505,6 +516,16 @@ class RoomRecorder:
         self._asked_for = {sid: at for sid, at in self._asked_for.items() if sid in self._tracks}
         for participant in list(self._room.remote_participants.values()):
             self._reconsider(participant)
+
+    def _interrupt_who_was_not_heard(self, away_since: float) -> None:
+        """Who has published while we were away, or was asked for into a connection that broke."""
+        for participant in list(self._room.remote_participants.values()):
+            for sid, publication in participant.track_publications.items():
+                is_new = publication.kind == rtc.TrackKind.KIND_AUDIO and sid not in self._tracks
+                is_wanted = is_new and self._judge(participant).is_recorded
+                if is_wanted and self._encryption.has_key_for(publication, participant):
+                    since = min(away_since, self._asked_for.get(sid, away_since))
+                    self._pass_over(_track_info(publication, participant), GapReason.RECONNECT, since)
 
     async def _watch(self) -> None:
         while True:
@@ -519,7 +540,7 @@ class RoomRecorder:
             await asyncio.sleep(WATCH_SECONDS)
             for sid, reception in list(self._receptions.items()):
                 try:
-                    is_lost = await reception.is_lost()
+                    is_lost = await within(STATS_SECONDS, reception.is_lost())
                 except Exception as error:  # a client that cannot tell must not end the watch
                     logger.debug("Packets of %s cannot be counted", sid, exc_info=error)
                     continue
@@ -562,9 +583,7 @@ class RoomRecorder:
         for sid in [sid for sid, left_at in self._left_at.items() if left_at < earliest]:
             del self._left_at[sid]
             self._rules.forget(sid)
-        self._fleeting = {
-            sid: one for sid, one in self._fleeting.items() if one.since is None or one.since >= earliest
-        }
+        self._fleeting = {sid: one for sid, one in self._fleeting.items() if one[0] >= earliest}
 
     def _listen_anew(self, track: TrackInfo, silent_since: float) -> None:
         """A track brings no sound, or has not come at all."""
@@ -634,10 +653,12 @@ class RoomRecorder:
             tracks[sid] = hearing(processor, reception)
         for sid, processor in self._tracks.items():
             tracks[sid] = hearing(processor, self._receptions[sid])
-        for sid, broken in {**self._fleeting, **self._interrupted}.items():
+        fleeting = {sid: broken for sid, (_, broken) in self._fleeting.items()}
+        for sid, broken in {**fleeting, **self._interrupted}.items():
             tracks[sid] = None if broken.since is None else Hearing(date(broken.since))
         # While we are away, others may publish whom we do not see.
-        return Heard(now if self._reconnecting_since is None else date(self._reconnecting_since), tracks)
+        until = now if self._reconnecting_since is None else date(self._reconnecting_since)
+        return Heard(until, tracks, now)
 
     def cut(self) -> None:
         """Closes every open segment and goes on listening. For a worker that may be killed in a moment."""

@@ -380,11 +380,11 @@ class RoomFolder:
         Raises:
             OSError: the disk does not let it.
         """
-        before, (until, tracks) = self._look_back(), heard
+        before, now = self._look_back(), heard.now or heard.until
         self._is_heard = True
         first = Hearing(self.room.started_at)
-        named = {sid: hearing or before.hearing(sid, until) or first for sid, hearing in tracks.items()}
-        line = Word(self.room.sid, until, named).to_line()
+        named = {sid: one or before.hearing(sid, now) or first for sid, one in heard.tracks.items()}
+        line = Word(self.room.sid, heard.until, named, now).to_line()
         if not _is_ordinary_or_none(self.path / HEARD_FILE):
             return
         with open_private(self.path / HEARD_FILE, os.O_RDWR | os.O_CREAT) as file:
@@ -402,13 +402,18 @@ class RoomFolder:
         return self._before
 
     def _word(self) -> Word | None:
+        """None as well if it cannot be read: speech must not wait for it, and a gap is then too long."""
         path = self.path / HEARD_FILE
         if not path.exists() or not _is_ordinary_or_none(path):
             return None
-        with open_private(path, os.O_RDONLY) as file:
-            text, changed_at = file.read(MOST_WORD_BYTES), os.fstat(file.fileno()).st_mtime
-        if text == self.room.sid.encode():  # by a version that said only so much
-            return Word(self.room.sid, datetime.fromtimestamp(changed_at, timezone.utc))
+        try:
+            with open_private(path, os.O_RDONLY) as file:
+                text, changed_at = file.read(MOST_WORD_BYTES), os.fstat(file.fileno()).st_mtime
+            if text == self.room.sid.encode():  # by a version that said only so much
+                return Word(self.room.sid, datetime.fromtimestamp(changed_at, timezone.utc))
+        except (OSError, ValueError, OverflowError) as error:
+            logger.warning("%s cannot be read: %s", path, error)
+            return None
         word = Word.in_line(text)
         return word if word and word.room_sid == self.room.sid else None
 

@@ -16,7 +16,7 @@ def after(seconds: float) -> datetime:
     return NOON + timedelta(seconds=seconds)
 
 
-WORD = Word("RM_1", after(10), {"TR_1": Hearing(after(9), 0.25), "TR_2": Hearing(after(3))})
+WORD = Word("RM_1", after(10), {"TR_1": Hearing(after(9), 0.25), "TR_2": Hearing(after(3))}, after(10))
 
 
 def test_a_word_is_what_was_said() -> None:
@@ -82,6 +82,14 @@ def test_a_crash_leaves_more_than_it_had_said() -> None:
     assert before.hearing("TR_2", after(20)) == Hearing(after(3)), "the word knew better"
     assert before.hearing("TR_3", after(20)) == Hearing(after(11))
     assert before.hearing("TR_new", after(20)) == Hearing(after(10)), "not another track's end"
+
+
+def test_whoever_was_away_had_heard_of_segments_that_ended_since() -> None:
+    """Its word speaks of when it went, and was left later."""
+    before = Before(Word("RM_1", after(0), {"TR_1": Hearing(after(-1))}, after(6)), {"TR_1": after(0.4)})
+    assert before.hearing("TR_1", after(20)) == Hearing(after(-1))
+    before = Before(Word("RM_1", after(0), {"TR_1": Hearing(after(20))}, after(20)), {"TR_1": after(10)})
+    assert before.hearing("TR_1", after(30)) == Hearing(after(20))
 
 
 def test_without_a_word_the_last_segment_counts_and_without_both_nobody_knows() -> None:

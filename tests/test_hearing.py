@@ -478,6 +478,78 @@ async def test_an_outage_that_ends_with_the_lesson_is_a_gap(heard_lesson: Lesson
     assert await heard_lesson.gaps() == [("TR_1", "no_media")]
 
 
+@pytest.mark.parametrize("cut_seconds", [0.0, 0.15, 0.5])
+async def test_a_reconnect_is_a_gap_from_the_last_packet_on(
+    heard_lesson: Lesson, monkeypatch: pytest.MonkeyPatch, cut_seconds: float
+) -> None:
+    """However long nothing had come in before it was noticed that the connection is gone."""
+    monkeypatch.setattr(recorder, "FLEETING_SECONDS", 0.1)
+    room = heard_lesson.room
+    await asyncio.sleep(0.3)
+    cut_at = utc_now()
+    room.is_wire_cut = cut_seconds > 0
+    await asyncio.sleep(cut_seconds)
+    room.leaves(heard_lesson.teacher)
+    left_at = utc_now()
+    room.tell("reconnecting")
+    await asyncio.sleep(0.3)
+    room.is_wire_cut = False
+    room.comes_back(heard_lesson.teacher, heard_lesson.publication)
+    heard_lesson.subscribed()
+    back_at = utc_now()
+    room.tell("reconnected")
+    await until(lambda: not heard_lesson.recorder._interrupted, "the first packet")
+    assert ("TR_1", "reconnect") in await heard_lesson.gaps()
+    spans = [(parse_utc(gap["start"]), parse_utc(gap["end"])) for gap in gaps(heard_lesson.folder)]
+    last_heard = cut_at if cut_seconds else left_at
+    assert min(start for start, _ in spans) <= last_heard + timedelta(milliseconds=1)
+    assert max(end for _, end in spans) >= back_at - timedelta(milliseconds=1)
+    reconnect = spans[-1]
+    assert all(end >= reconnect[0] for _, end in spans), "without a hole"
+
+
+async def test_who_publishes_while_we_are_away_or_was_asked_for_just_before_is_a_gap(
+    heard_lesson: Lesson,
+) -> None:
+    room = heard_lesson.room
+    ben = room.joins("ben", TEACHER, "TR_asked")
+    room.tell("reconnecting")
+    await asyncio.sleep(0.2)
+    cleo = room.joins("cleo", TEACHER, "TR_new")
+    room.joins("sam", STUDENT, "TR_student")
+    room.tell("reconnected")
+    room.subscribed(ben, "TR_asked")
+    room.subscribed(cleo, "TR_new")
+    await until(lambda: not heard_lesson.recorder._interrupted, "they are heard")
+    assert sorted(await heard_lesson.gaps()) == [("TR_asked", "reconnect"), ("TR_new", "reconnect")]
+
+
+async def test_a_subscription_that_takes_long_is_a_gap(
+    heard_lesson: Lesson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "LATE_SECONDS", 0.2)
+    soon, late = (heard_lesson.room.joins(name, TEACHER, f"TR_{name}") for name in ("soon", "late"))
+    heard_lesson.room.subscribed(soon, "TR_soon")
+    await asyncio.sleep(0.3)
+    heard_lesson.room.subscribed(late, "TR_late")
+    heard_lesson.room.subscribed(soon, "TR_soon")
+    await until(lambda: not heard_lesson.recorder._interrupted, "it is heard")
+    assert await heard_lesson.gaps() == [("TR_late", "deaf")]
+
+
+async def test_a_track_whose_packets_cannot_be_counted_hides_no_other(
+    heard_lesson: Lesson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "STATS_SECONDS", 0.1)
+    one = heard_lesson.recorder._receptions["TR_1"]
+    monkeypatch.setattr(one, "is_lost", asyncio.Event().wait)
+    ben = heard_lesson.room.joins("ben", TEACHER, "TR_2")
+    heard_lesson.room.subscribed(ben, "TR_2")
+    await asyncio.sleep(0.2)
+    heard_lesson.room.is_wire_cut = True
+    await until(lambda: "TR_2" in heard_lesson.recorder._interrupted, "it is noticed")
+
+
 async def test_who_is_muted_or_stutters_leaves_no_gap(heard_lesson: Lesson) -> None:
     heard_lesson.room.is_wire_cut = heard_lesson.publication.muted = True
     await asyncio.sleep(0.4)
