@@ -223,7 +223,7 @@ async def test_a_stopping_worker_closes_its_segments_at_once_and_records_on(
     assert [record["end_reason"] for record in records][-2:] == ["shutdown", "recovered"]
     assert records[-1]["start"] == records[-2]["end"], "they meet exactly"
     took = (room_dir / records[-2]["file"]).stat().st_ctime - signalled_at  # it was renamed last
-    seen(f"on disk after {took:.2f} s")
+    seen(f"on disk after {max(0.0, took):.2f} s")  # a file's time may be a clock tick old
     assert took < 1
     assert heard(room_dir)[:3] == [0, 1, 2]
 
