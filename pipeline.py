@@ -306,7 +306,6 @@ class RoomPipeline:
         assert isinstance(item.update, Closed)
         segment = item.update.segment
         self._let_go.add(_key(item, segment.start_sample))
-        self._without_part.discard(_key(item, segment.start_sample))
         self.totals.lost_seconds += segment.duration_seconds
         vitals.lost(segment.duration_seconds)
         logger.error(

@@ -59,7 +59,8 @@ FOR_EVER = 10**9
 
 
 @pytest.fixture(autouse=True)
-def quick_to_try_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "HEARD_SECONDS", 0.01)
     monkeypatch.setattr(pipeline, "RETRY_SECONDS", (0.01, 0.02))
     monkeypatch.setattr(pipeline, "CLOSE_TIMEOUT_SECONDS", 0.3)
 
@@ -638,10 +639,7 @@ async def test_a_room_that_is_older_than_its_first_recorder_has_a_gap(tmp_path: 
     assert gaps_of(tmp_path / "math101") == [(90.0, GapReason.NO_RECORDER)]
 
 
-async def test_while_it_listens_a_recorder_leaves_word_until_when(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pipeline, "HEARD_SECONDS", 0.01)
+async def test_while_it_listens_a_recorder_leaves_word_until_when(tmp_path: Path) -> None:
     room = RoomPipeline(settings_for(tmp_path), ROOM)
     room.listen()
     heard = tmp_path / "math101" / ".heard"
@@ -662,10 +660,7 @@ def word_in(folder: Path) -> Word | None:
     return Word.in_line(path.read_bytes()) if path.exists() else None
 
 
-async def test_the_word_says_how_far_each_track_has_been_heard(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pipeline, "HEARD_SECONDS", 0.01)
+async def test_the_word_says_how_far_each_track_has_been_heard(tmp_path: Path) -> None:
     settings, now = settings_for(tmp_path), CLOCK.anchor
     seconds = timedelta(seconds=1)
     RoomFolder.open(settings, ROOM).hear(Heard(now, {"TR_before": Hearing(now - 5 * seconds, 0.5)}))
@@ -687,7 +682,6 @@ async def test_no_word_is_left_of_what_is_not_on_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that is killed now has lost nothing of what it said it had heard."""
-    monkeypatch.setattr(pipeline, "HEARD_SECONDS", 0.01)
     append, may_go_on = PartFile.append, threading.Event()
 
     def stall(part: PartFile, pcm: Pcm) -> None:
@@ -713,7 +707,6 @@ async def test_no_word_is_left_of_what_is_not_on_disk(
 async def test_while_the_disk_refuses_no_word_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "HEARD_SECONDS", 0.01)
     disk = RefusingDisk(monkeypatch)
     room = RoomPipeline(settings_for(tmp_path), ROOM)
     sink, pcm = room.sink(ANNA), noise(16_000)
@@ -736,7 +729,6 @@ async def test_one_track_on_disk_does_not_speak_for_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of one the disk refuses the file, or more of it; of the other it takes everything."""
-    monkeypatch.setattr(pipeline, "HEARD_SECONDS", 0.01)
     begin, write, refused = RoomFolder.begin, PartFile._write_behind_what_is_safe, {"anna": "begin"}
     of_anna: list[PartFile] = []
 
@@ -777,7 +769,6 @@ async def test_one_track_on_disk_does_not_speak_for_another(
 async def test_whatever_stands_where_the_word_should_speech_comes_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr(pipeline, "HEARD_SECONDS", 0.01)
     path = tmp_path / "math101" / HEARD_FILE
     path.parent.mkdir()
     if kind == "folder":
@@ -825,21 +816,24 @@ def _refuse_to_open(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "open_private", refusing)
 
 
+@pytest.mark.parametrize("has_file", [True, False])
 async def test_a_segment_that_was_let_go_ends_no_word(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_file: bool
 ) -> None:
     """What is missing of it on disk is a gap by then."""
-    monkeypatch.setattr(pipeline, "HEARD_SECONDS", 0.01)
     disk = RefusingDisk(monkeypatch)
     room = RoomPipeline(settings_for(tmp_path, max_unsaved_seconds=10), ROOM)
     anna, bob = room.sink(ANNA), room.sink(BOB)
-    for sink in (anna, bob):
+    for sink in (anna, bob) if has_file else ():
         grow(sink, noise(16_000), 0)
     room.listen()
     await until(lambda: word_in(tmp_path), "the disk is told")
     disk.refuse(errno.ENOSPC, 0, FOR_EVER)
     for sink in (anna, bob):
-        sink.take(Grown(0, noise(16_000)), CLOCK)
+        if has_file:
+            sink.take(Grown(0, noise(16_000)), CLOCK)
+        else:
+            grow(sink, noise(16_000), 0)
     await until(lambda: len(disk.refused) >= 2, "the disk refuses both")
     close(anna, noise(32_000), 0)
     close(bob, noise(32_000), 0)
