@@ -141,8 +141,9 @@ def lock(arguments: list[str]) -> int:
         "compile",
         "--quiet",
         "--universal",
+        "--no-strip-extras",  # an older pip takes the newest release of what is asked for with an extra, unless the pin has it
         "--python-version",
-        "3.10",
+        "3.11",
     ]
     environ = {**os.environ, "UV_CUSTOM_COMPILE_COMMAND": "python dev.py lock"}
     for name in ("requirements", "requirements-dev", "devtools/livekit-server/requirements-go"):
