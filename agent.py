@@ -33,8 +33,6 @@ if __name__ == "__main__":
 os.environ.setdefault("LIVEKIT_AGENTS_PRELOAD_LOCAL_INFERENCE", "0")
 # Nor does it need a watch over each room's event loop, which wakes two threads some fifty times a second.
 os.environ.setdefault("LIVEKIT_AGENTS_LOOP_BLOCK_WARN_MS", "0")
-# Where rooms are processes: glibc would keep a heap for each of their threads, two megabytes a room.
-os.environ.setdefault("MALLOC_ARENA_MAX", "1")
 
 import slim  # noqa: F401, I001  (before the framework)
 import aiohttp
@@ -76,7 +74,7 @@ logger = logging.getLogger("recorder")
 
 PANIC_SIGNAL = signal.SIGABRT
 """What a panic of the native client sends to its own process. At SIGTERM, as the library has it, it would look like an
-ordinary stop, and the process of a job would ignore it and hear nothing for ever (fact 23).
+ordinary stop (fact 23).
 """
 _ffi_client.__dict__["signal"] = SimpleNamespace(SIGTERM=PANIC_SIGNAL)
 
@@ -93,20 +91,7 @@ FULL_LOAD = 1.0
 BUSIEST_LOAD = 0.65
 """What we report just before we are full: the server gives no rooms to a worker at 0.7 or above (fact 12)."""
 
-PRELOADED = [
-    "slim",
-    "recorder",
-    "reconcile",
-    "capacity",
-    "delivery",
-    "health",
-    "logs",
-    "retention",
-    "targets",
-]
-"""All that this file imports: loaded once, where the processes of all rooms share it, and not 2 MB in each of them."""
-
-# In a thread executor all rooms share one FFI client. Rooms that join together are fast, a crowd of them starves
+# All rooms share one FFI client. Rooms that join together are fast, a crowd of them starves
 # the client until its 15 s patience ends and takes the process along (fact 18b).
 _joining = threading.BoundedSemaphore(4)
 _prewarming = threading.Lock()
@@ -124,13 +109,12 @@ class RecorderServer(AgentServer):
         self.is_serving = False
         self._livekit: api.LiveKitAPI | None = None
         self.recorders: dict[str, tuple[asyncio.AbstractEventLoop, RoomRecorder]] = {}
-        """By job, with the event loop to be called on. Empty where rooms are processes."""
+        """By job, with the event loop to be called on."""
         self.texts: TextService | None = None
         self.delivery: DeliveryService | None = None
         """Its status() has the backlog of each target."""
         self._being_taken: dict[str, str] = {}
         self.problem = problem
-        is_thread = settings.job_executor == "thread"
         super().__init__(
             ws_url=settings.livekit_url,
             api_key=settings.livekit_api_key,
@@ -138,13 +122,12 @@ class RecorderServer(AgentServer):
             host="127.0.0.1",  # the framework's own answers tell names to anyone: ours replace them, see run()
             port=0,
             permissions=least_permissions(settings),
-            job_executor_type=JobExecutorType.THREAD if is_thread else JobExecutorType.PROCESS,
+            job_executor_type=JobExecutorType.THREAD,
             num_idle_processes=1,
             load_fnc=_load,
             load_threshold=float("inf"),  # admission is ours, see request(): fact 12b
             max_retry=sys.maxsize,
             setup_fnc=prewarm,
-            preload_modules=PRELOADED,
             log_level=settings.log_level,
         )
 
@@ -274,8 +257,6 @@ class RecorderServer(AgentServer):
         while self.active_jobs and time.monotonic() < deadline:
             names = [job.job.room.name for job in self.active_jobs]
             await asyncio.gather(*(self._ask_for_successor(name) for name in names))
-            if self.settings.job_executor == "process":
-                return  # such a recorder cannot be told to cut, so it had better end now
             await self._rooms_go(min(deadline, time.monotonic() + SUCCESSOR_SECONDS))
 
     async def _rooms_go(self, deadline: float) -> None:
@@ -378,8 +359,6 @@ async def _reach(livekit: api.LiveKitAPI, settings: Settings) -> None:
 
 def prewarm(process: JobProcess) -> None:
     """Loads Silero VAD and the native runtime once per process, before the first room."""
-    if process.executor_type is JobExecutorType.PROCESS:
-        set_up_logging(server.settings.log_level, server.settings.log_format, colours=_wants_colours())
     with _prewarming:
         # Creating the client is not thread-safe: of ten first rooms, those that got a client of their own would
         # wait for events that only the last one receives. That is what fact 18b saw.

@@ -51,8 +51,8 @@ MAX_TEXT_CHARACTERS = 4000
 CROWD_SECONDS = 0.5
 """People come in crowds, and a look at what they want takes as long as there are people: so often, and no more."""
 
-LOOK_SECONDS = 0.05
-"""How often the room's texts are looked at while one is awaited."""
+LOOK_SECONDS = 0.5
+"""How often the room's texts are looked at while one is awaited: another worker's do not ring here."""
 PATIENCE_SECONDS = 5.0
 """So long a caption that is ready waits for those before it."""
 LIVE_SECONDS = 60.0

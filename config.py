@@ -36,6 +36,9 @@ DEVICE_NAME = re.compile(
 
 MAX_LANGUAGES = 20
 
+REMOVED_SETTINGS = {"JOB_EXECUTOR": "thread"}
+"""Settings that are gone, and the value that now always holds: an older ``.env`` may say that and nothing else."""
+
 _TRUE = ("true", "yes", "on", "1")
 _FALSE = ("false", "no", "off", "0")
 
@@ -479,12 +482,6 @@ class Settings:
         "Speech", 96, 10, 200, "milliseconds", "audio handed over at once: more is cheaper, less is sooner"
     )
 
-    job_executor: str = _choice(
-        "Worker",
-        "thread",
-        ("thread", "process"),
-        "one thread or one process for each room (see docs/architecture.md)",
-    )
     max_rooms: int = _integer(
         "Worker", 0, 0, 1000, "rooms", "rooms at once; 0: by the machine's memory and cores"
     )
@@ -528,7 +525,7 @@ class Settings:
             ConfigError: one line for each setting that is missing or wrong.
         """
         values: dict[str, Any] = {}
-        problems: list[str] = []
+        problems = _removed(environ)
         for field in dataclasses.fields(cls):
             name, kind = field.name.upper(), field.metadata["kind"]
             text = environ.get(name, "").strip()
@@ -579,6 +576,15 @@ class Settings:
                 "SAVE_AUDIO=false is wrong: without SAVE_TRANSLATIONS=true nothing of the lesson would be kept"
             )
         return problems
+
+
+def _removed(environ: Mapping[str, str]) -> list[str]:
+    """A line for each setting that is gone and does not have the value that now always holds."""
+    return [
+        f"{name}={_shortened(text)} is wrong: this setting is gone, it is always {value}"
+        for name, value in REMOVED_SETTINGS.items()
+        if (text := environ.get(name, "").strip()) and text.casefold() != value
+    ]
 
 
 def _wrong(name: str, text: str, kind: Kind) -> str:

@@ -1,7 +1,7 @@
 """Tells others in this process that a file has grown, so that they need not wait for their next look at it.
 
-A ring is a hint and never the truth: who did not hear it finds the same in the file. Rooms in processes of their own
-(``JOB_EXECUTOR=process``) ring where nobody listens, so whoever follows a file also looks at it by himself.
+A ring is a hint and never the truth: who did not hear it finds the same in the file. Another worker's files ring
+nowhere here, so whoever follows a file also looks at it now and then.
 """
 
 from __future__ import annotations

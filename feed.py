@@ -1,7 +1,7 @@
 """Manifests into the outbox: every segment that is committed becomes an item of work, once, whoever committed it.
 
 A manifest is read on from where the outbox says it has been read to. A ring of the doorbell says where to look at
-once; rooms that nobody rings for (processes of their own, other workers) are looked at by the size of their files.
+once; rooms that nobody rings for (those of other workers) are looked at by the size of their files.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -18,9 +17,6 @@ from segments import SegmentRecord
 from storage import MANIFEST, is_plain_name, record_in
 
 logger = logging.getLogger("recorder")
-
-LIVE_SECONDS = 300.0
-"""A folder in which nothing has happened for so long is no lesson that is being given."""
 
 Wanted = Callable[[str, SegmentRecord], bool]
 """Whether there is anything to do about a segment of a folder: side records know what has been done. Called on a
@@ -37,7 +33,6 @@ class ManifestFeed:
         self._wanted = wanted
         self._sizes: dict[str, int] = {}
         """How large each manifest was when it was last read to its end."""
-        self._live: set[str] = set()
         self._generation = 0
 
     async def look_everywhere(self) -> None:
@@ -48,13 +43,7 @@ class ManifestFeed:
             self._sizes.clear()
         folders = await asyncio.to_thread(self._folders)
         self._sizes = {folder: size for folder, size in self._sizes.items() if folder in folders}
-        recently = time.time() - LIVE_SECONDS
-        self._live = {folder for folder, changed in folders.items() if changed > recently}
         await self.look_at(folders)
-
-    async def look_at_live(self) -> bool:
-        """The same for the lessons that are being given: cheap enough to be done often."""
-        return bool(self._live) and await self.look_at(self._live)
 
     async def look_at(self, folders: Iterable[str]) -> bool:
         """The same for these folders (names relative to OUTPUT_DIR). Whether there was anything new."""
@@ -81,15 +70,14 @@ class ManifestFeed:
 
     # The disk, on a thread.
 
-    def _folders(self) -> dict[str, float]:
-        """The rooms' folders, and when something last happened in each."""
-        found = {}
+    def _folders(self) -> set[str]:
+        """The rooms' folders."""
         with os.scandir(self._output_dir) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False) and _is_text(entry.name):
-                    manifest = _stat(Path(entry.path) / MANIFEST)
-                    found[entry.name] = max(entry.stat().st_mtime, manifest.st_mtime if manifest else 0.0)
-        return found
+            return {
+                entry.name
+                for entry in entries
+                if entry.is_dir(follow_symlinks=False) and _is_text(entry.name)
+            }
 
     def _grown(self, folders: list[str]) -> list[str]:
         return [folder for folder in folders if self._size_of(folder) != self._sizes.get(folder, 0)]

@@ -21,7 +21,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from config import Settings
-from pulse import beat_for_worker, reports_of_rooms
+from pulse import beat_for_worker
 from storage import prove_disk
 from vitals import LATENCY_BOUNDS, WORKER, Figure, Snapshot, Vitals, vitals
 
@@ -47,8 +47,6 @@ async def health_answer(
 
     vitals.add_source(figures)
     async with contextlib.AsyncExitStack() as stack:
-        if settings.job_executor == "process":
-            await stack.enter_async_context(reports_of_rooms())
         runner = web.AppRunner(
             health_app(vitals, with_metrics=settings.metrics), access_log=None, shutdown_timeout=1
         )

@@ -40,8 +40,6 @@ REMOVE_AUDIO = "remove_audio"
 
 SCAN_SECONDS = 2.0
 """How often all folders are looked through."""
-LIVE_SCAN_SECONDS = 0.05
-"""The same for lessons that are being given, where rooms are processes and cannot ring."""
 
 DISK_PAUSE_SECONDS = 1.0
 
@@ -198,8 +196,6 @@ class TextService:
                 await self._say_what_waits()
         elif rung:
             self._may_claim |= await self._feed.look_at(rung)
-        elif self._settings.job_executor == "process":
-            self._may_claim |= await self._feed.look_at_live()
 
     async def _say_what_waits(self) -> None:
         backlog = await self.backlog()
@@ -211,9 +207,8 @@ class TextService:
             )
 
     async def _until_news(self) -> None:
-        is_polling = self._settings.job_executor == "process"
         pause = self._not_before - time.monotonic()
-        patience = LIVE_SCAN_SECONDS if is_polling else SCAN_SECONDS
+        patience = SCAN_SECONDS
         if pause > 0:
             self._may_claim = True  # as soon as it is over
             patience = min(patience, pause)

@@ -1,8 +1,7 @@
 """What the worker knows of itself: what it has saved and lost since it started, and what is wrong just now.
 
-One :class:`Vitals` a process, here as ``vitals``. Rooms are threads and write into it from their own event loops, so
-it has a lock; every call is short and none raises, waits, or does I/O. Rooms that are processes (JOB_EXECUTOR=process)
-each have their own, and tell the worker's about it once a second: :mod:`pulse` carries the reports.
+One :class:`Vitals` a worker, here as ``vitals``. Rooms are threads and write into it from their own event loops, so
+it has a lock; every call is short and none raises, waits, or does I/O.
 
 No name of a room or a person is kept: what is told here may be read by whoever reaches the port. The log has the names.
 """
@@ -11,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import logging
 import threading
 import time
@@ -65,14 +63,6 @@ class Totals:
     disk_steps: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BOUNDS) + 1))
     """How many took no longer than each of ``LATENCY_BOUNDS`` and longer than the one before; the rest last."""
 
-    def add(self, other: Totals) -> None:
-        for name, value in vars(other).items():
-            mine = getattr(self, name)
-            is_list = isinstance(value, list)
-            setattr(
-                self, name, [a + b for a, b in zip(mine, value, strict=True)] if is_list else mine + value
-            )
-
 
 @dataclass
 class RoomState:
@@ -86,14 +76,6 @@ class RoomState:
     disk_trouble: str = ""
     disk_asked_at: float | None = None
     """Since when the disk owes an answer."""
-
-    def shifted(self, seconds: float) -> RoomState:
-        """The same with all times moved, for another process's clock."""
-        moved = copy.copy(self)
-        for name in ("alive_at", "deaf_since", "disk_asked_at"):
-            value = getattr(self, name)
-            setattr(moved, name, None if value is None else value + seconds)
-        return moved
 
 
 @dataclass(frozen=True)
@@ -124,15 +106,6 @@ Source = Callable[[], Awaitable[Iterable[Figure]]]
 """Another part of the worker that has figures of its own. Where it raises, its figures are missing."""
 
 
-@dataclass
-class _Report:
-    """What the process of a room said last."""
-
-    totals: Totals
-    rooms: list[RoomState]
-    arrived_at: float
-
-
 class Vitals:
     """The record. A room is known by its sid, from ``room_opened`` to ``room_closed``; what is said of any other is
     left unheard, so that a late word about a room that is over makes nobody sick."""
@@ -142,7 +115,6 @@ class Vitals:
         self._lock = threading.Lock()
         self._totals = Totals()
         self._rooms: dict[str, RoomState] = {}
-        self._reports: dict[int, _Report] = {}
         self._server_lost_at: float | None = None
         self._sources: list[Source] = []
 
@@ -280,39 +252,7 @@ class Vitals:
             every = [copy.copy(state) for state in self._rooms.values()]
             rooms = [copy.copy(state) for sid, state in self._rooms.items() if sid != WORKER]
             server_lost_at = self._server_lost_at
-            for report in self._reports.values():
-                totals.add(report.totals)
-                rooms += report.rooms
-                every += report.rooms
         return Snapshot(totals, rooms, _problems(every, server_lost_at, now), _needs_restart(every, now))
-
-    # Rooms that are processes.
-
-    def report(self) -> dict[str, Any]:
-        """Everything as plain JSON values, for :meth:`take_report` in another process; times as ages in seconds."""
-        now = self._clock()
-        with self._lock:
-            rooms = [dataclasses.asdict(state.shifted(-now)) for state in self._rooms.values()]
-            return {"totals": dataclasses.asdict(self._totals), "rooms": rooms}
-
-    def take_report(self, process: int, report: dict[str, Any]) -> None:
-        """What the process of a room says of itself; each report replaces its last.
-
-        Raises:
-            TypeError, KeyError: it is not one of ours.
-        """
-        now = self._clock()
-        totals = Totals(**report["totals"])
-        rooms = [RoomState(**state).shifted(now) for state in report["rooms"]]
-        with self._lock:
-            self._reports[process] = _Report(totals, rooms, now)
-
-    def forget_processes(self, is_alive: Callable[[int], bool]) -> None:
-        """What ended processes have counted stays, how their rooms were does not."""
-        with self._lock:
-            for process, report in list(self._reports.items()):
-                if self._clock() - report.arrived_at > 5 and not is_alive(process):
-                    self._totals.add(self._reports.pop(process).totals)
 
 
 def _problems(rooms: list[RoomState], server_lost_at: float | None, now: float) -> list[str]:

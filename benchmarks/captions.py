@@ -22,7 +22,7 @@ from benchmarks import meter
 from benchmarks.classrooms import Classroom, Scene, classrooms, scene
 from benchmarks.figures import Figure, Options, Outcome
 from benchmarks.loads import MANY
-from benchmarks.recipes import HERE, THREADS, Recipe, RecipeWorker
+from benchmarks.recipes import HERE, Recipe, RecipeWorker
 from devtools.gemini_server import KEY, GeminiServer
 from devtools.livekit_server import LiveKitServer
 from devtools.speakers import token
@@ -109,7 +109,6 @@ async def _run(place: Scene, options: Options) -> list[float]:
                 "captions",
                 HERE / "captions_agent.py",
                 settings={
-                    **THREADS.settings,
                     "SENTENCE_TIMES": str(times),
                     "CAPTIONS": "true",
                     "TARGET_LANGUAGES": LANGUAGES,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from benchmarks.figures import Figure, Options, Outcome
 from benchmarks.loads import MANY, Session, sessions, window_seconds
-from benchmarks.recipes import PROCESSES, RECEIVE_ONLY, STOCK_UNLIMITED, THREADS
+from benchmarks.recipes import OURS, RECEIVE_ONLY, STOCK_UNLIMITED
 
 NAME = "cpu"
 
@@ -23,36 +23,24 @@ UNIT = "CPU s per room-hour"
 
 def measure(options: Options) -> Outcome:
     found = sessions(options)
+    ours, stock, receive = found[OURS.name], found[STOCK_UNLIMITED.name], found[RECEIVE_ONLY.name]
     figures = []
-    for recipe in (THREADS, PROCESSES):
-        ours = found[recipe.name]
-        stock, receive = found[STOCK_UNLIMITED.name], found[RECEIVE_ONLY.name]
-        for rooms, per_room in ((1, _one), (MANY, _many)):
-            what = f"{recipe.name}: {'one room' if rooms == 1 else f'{rooms} rooms'}"
-            figures.append(
-                Figure(what, UNIT, per_room(ours), per_room(stock), digits=0, ratio_at_most=STOCK_RATIO)
-            )
-            if recipe is THREADS:
-                against = Figure(
-                    what,
-                    UNIT,
-                    per_room(ours),
-                    per_room(receive),
-                    RECEIVE_ONLY.name,
-                    digits=0,
-                    ratio_at_most=RECEIVE_RATIO,
-                )
-                figures.append(against)
-        figures.append(
+    for what, per_room in (("one room", _one), (f"{MANY} rooms", _many)):
+        figures += [
+            Figure(what, UNIT, per_room(ours), per_room(stock), digits=0, ratio_at_most=STOCK_RATIO),
             Figure(
-                f"{recipe.name}: {MANY} rooms",
-                "cores",
-                _cores(ours),
-                _cores(stock),
-                digits=2,
-                at_most=MOST_CORES,
-            )
-        )
+                what,
+                UNIT,
+                per_room(ours),
+                per_room(receive),
+                RECEIVE_ONLY.name,
+                digits=0,
+                ratio_at_most=RECEIVE_RATIO,
+            ),
+        ]
+    figures.append(
+        Figure(f"{MANY} rooms", "cores", _cores(ours), _cores(stock), digits=2, at_most=MOST_CORES)
+    )
     loads = [load for listed in found.values() for session in listed for load in (session.one, session.many)]
     others = max(load.others_cores for load in loads)
     note = f"Windows of {window_seconds(options):.0f} s; in any of them, others used at most {others:.0%} of a core."

@@ -22,7 +22,7 @@ from livekit import api
 from benchmarks import meter
 from benchmarks.classrooms import Classroom, Scene, leave, scene
 from benchmarks.figures import Figure, Options, Outcome
-from benchmarks.recipes import STOCK, THREADS, Recipe, RecipeWorker
+from benchmarks.recipes import OURS, STOCK, Recipe, RecipeWorker
 from devtools.speakers import Pcm, administration, resampled
 
 NAME = "joins"
@@ -53,14 +53,14 @@ class Run:
 
 def measure(options: Options) -> Outcome:
     runs = FULL_RUNS if options.full else options.runs
-    found: dict[str, list[Run]] = {THREADS.name: [], STOCK.name: []}
+    found: dict[str, list[Run]] = {OURS.name: [], STOCK.name: []}
     with scene(options.say) as place:
         for number in range(runs):
-            for recipe in (THREADS, STOCK):
+            for recipe in (OURS, STOCK):
                 run = asyncio.run(_run(recipe, place, options))
                 found[recipe.name].append(run)
                 options.say(f"  run {number + 1} of {runs}: {recipe.name}: {_described(run)}")
-    ours, stock = found[THREADS.name], found[STOCK.name]
+    ours, stock = found[OURS.name], found[STOCK.name]
     spread = max(run.opened_within_seconds for run in [*ours, *stock])
     return Outcome(
         NAME,

@@ -21,7 +21,7 @@ from benchmarks import meter
 from benchmarks.classrooms import Classroom, Scene, classrooms, scene
 from benchmarks.figures import Figure, Options, Outcome
 from benchmarks.loads import MANY
-from benchmarks.recipes import HERE, THREADS, Recipe, RecipeWorker
+from benchmarks.recipes import HERE, Recipe, RecipeWorker
 
 NAME = "latency"
 
@@ -55,9 +55,7 @@ async def _run(place: Scene, options: Options) -> list[Times]:
     seconds = 5.0 if options.quick else 30.0
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "frames"
-        recipe = Recipe(
-            "timed", HERE / "timed_agent.py", settings={**THREADS.settings, "FRAME_TIMES": str(path)}
-        )
+        recipe = Recipe("timed", HERE / "timed_agent.py", settings={"FRAME_TIMES": str(path)})
         await meter.calm(options.say)
         async with RecipeWorker(recipe, place.server, place.fresh_folder()), classrooms() as rooms:
             for _ in range(MANY):

@@ -10,12 +10,12 @@ from functools import cache
 from benchmarks import meter
 from benchmarks.classrooms import Classroom, Scene, classrooms, scene
 from benchmarks.figures import Options
-from benchmarks.recipes import PROCESSES, RECEIVE_ONLY, STOCK_UNLIMITED, THREADS, Recipe, RecipeWorker
+from benchmarks.recipes import OURS, RECEIVE_ONLY, STOCK_UNLIMITED, Recipe, RecipeWorker
 from devtools.worker import Worker
 
 MANY = 10
 SETTLE_SECONDS = 4.0
-RECIPES = (THREADS, PROCESSES, STOCK_UNLIMITED, RECEIVE_ONLY)
+RECIPES = (OURS, STOCK_UNLIMITED, RECEIVE_ONLY)
 
 
 @dataclass(frozen=True)

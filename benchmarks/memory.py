@@ -18,13 +18,13 @@ from benchmarks import meter
 from benchmarks.classrooms import Classroom, Scene, leave, scene
 from benchmarks.figures import Figure, Options, Outcome
 from benchmarks.loads import MANY, Session, Sessions, sessions
-from benchmarks.recipes import PROCESSES, STOCK_UNLIMITED, THREADS, Recipe, RecipeWorker
+from benchmarks.recipes import OURS, STOCK_UNLIMITED, RecipeWorker
 from deadline import within
 from devtools.worker import Worker
 
 NAME = "memory"
 
-MOST_MEGABYTES = {THREADS.name: (150, 200), PROCESSES.name: (250, 430)}
+MOST_MEGABYTES_ONE, MOST_MEGABYTES_MANY = 150, 200
 FLAT = 1.05
 """How much more the last quarter of the looks may show than the first."""
 AT_ONCE = 5
@@ -33,19 +33,15 @@ ROOM_OVER_SECONDS = 30.0
 
 def measure(options: Options) -> Outcome:
     found = sessions(options)
-    stock = found[STOCK_UNLIMITED.name]
-    figures = []
-    for recipe in (THREADS, PROCESSES):
-        ours, (one, many) = found[recipe.name], MOST_MEGABYTES[recipe.name]
-        figures += [
-            Figure(f"{recipe.name}: idle", "MB", _idle(ours), _idle(stock), digits=0),
-            Figure(f"{recipe.name}: one room", "MB", _one(ours), _one(stock), digits=0, at_most=one),
-            Figure(f"{recipe.name}: {MANY} rooms", "MB", _many(ours), _many(stock), digits=0, at_most=many),
-        ]
-    looks = {recipe.name: _come_and_go(recipe, options) for recipe in (THREADS, PROCESSES)}
-    figures += [_flatness(name, rooms, seen) for name, (rooms, seen) in looks.items()]
-    notes = [_told(name, rooms, seen) for name, (rooms, seen) in looks.items()]
-    return Outcome(NAME, figures, [_shown(found), *notes])
+    ours, stock = found[OURS.name], found[STOCK_UNLIMITED.name]
+    rooms, looks = _come_and_go(options)
+    figures = [
+        Figure("idle", "MB", _idle(ours), _idle(stock), digits=0),
+        Figure("one room", "MB", _one(ours), _one(stock), digits=0, at_most=MOST_MEGABYTES_ONE),
+        Figure(f"{MANY} rooms", "MB", _many(ours), _many(stock), digits=0, at_most=MOST_MEGABYTES_MANY),
+        _flatness(rooms, looks),
+    ]
+    return Outcome(NAME, figures, [_shown(found), _told(rooms, looks)])
 
 
 def _shown(found: Sessions) -> str:
@@ -73,17 +69,17 @@ def _many(found: Sequence[Session]) -> list[float]:
 # --- rooms that come and go ---
 
 
-def _come_and_go(recipe: Recipe, options: Options) -> tuple[int, list[float]]:
+def _come_and_go(options: Options) -> tuple[int, list[float]]:
     """How many rooms there were, and the memory after each handful of them."""
     rooms = 10 if options.quick else 200 if options.full else 50
-    options.say(f"  {rooms} rooms come and go: {recipe.name} ...")
+    options.say(f"  {rooms} rooms come and go ...")
     with scene(options.say) as place:
-        return rooms, asyncio.run(_looks(recipe, rooms, place))
+        return rooms, asyncio.run(_looks(rooms, place))
 
 
-async def _looks(recipe: Recipe, rooms: int, place: Scene) -> list[float]:
+async def _looks(rooms: int, place: Scene) -> list[float]:
     seen = []
-    async with RecipeWorker(recipe, place.server, place.fresh_folder()) as worker:
+    async with RecipeWorker(OURS, place.server, place.fresh_folder()) as worker:
         one_by_one = asyncio.Semaphore()
         for done in range(0, rooms, AT_ONCE):
             await asyncio.gather(*(_lesson(place, number, one_by_one) for number in range(AT_ONCE)))
@@ -108,9 +104,9 @@ async def _rooms_over(worker: Worker, count: int) -> None:
     await within(ROOM_OVER_SECONDS, over())
 
 
-def _flatness(name: str, rooms: int, seen: list[float]) -> Figure:
+def _flatness(rooms: int, seen: list[float]) -> Figure:
     first, last = _quarters(seen)
-    what = f"{name}: after {rooms} rooms come and gone, last quarter to first"
+    what = f"after {rooms} rooms come and gone, last quarter to first"
     return Figure(what, "MB", [last], [first], "first quarter", digits=1, ratio_at_most=FLAT)
 
 
@@ -120,6 +116,6 @@ def _quarters(seen: list[float]) -> tuple[float, float]:
     return statistics.median(seen[:count]), statistics.median(seen[-count:])
 
 
-def _told(name: str, rooms: int, seen: list[float]) -> str:
+def _told(rooms: int, seen: list[float]) -> str:
     course = ", ".join(f"{one:.0f}" for one in seen)
-    return f"{name}, MB after every {AT_ONCE} of {rooms} rooms: {course}."
+    return f"Ours, MB after every {AT_ONCE} of {rooms} rooms: {course}."

@@ -24,8 +24,7 @@ class Recipe:
     """Whether it is worth the wait to end it in order."""
 
 
-THREADS = Recipe("ours, threads", AGENT, settings={"JOB_EXECUTOR": "thread"})
-PROCESSES = Recipe("ours, processes", AGENT, settings={"JOB_EXECUTOR": "process"})
+OURS = Recipe("ours", AGENT)
 STOCK = Recipe("stock", HERE / "stock_agent.py", "registered worker", saves_at_end=False)
 STOCK_UNLIMITED = Recipe(
     "stock",

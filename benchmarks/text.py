@@ -2,8 +2,7 @@
 its line.
 
 Ten rooms save segments as a lesson does. The text service calls, through the real SDK, a local stand-in for Gemini that
-takes one second for each answer; that second is left out. Rooms are threads, which ring the doorbell, or stand for
-processes, which cannot.
+takes one second for each answer; that second is left out.
 """
 
 from __future__ import annotations
@@ -60,24 +59,22 @@ class _Times:
 
 
 def measure(options: Options) -> Outcome:
-    figures = []
-    for executor, rooms in (("thread", "threads"), ("process", "processes")):
-        runs = [asyncio.run(_measured(executor, 2 if options.quick else 8)) for _ in range(options.runs)]
-        to_call, to_line = [_p95(run.to_call()) for run in runs], [_p95(run.to_line()) for run in runs]
-        figures += [
-            Figure(
-                f"saved to called, rooms as {rooms}, p95", "ms", to_call, at_most=MOST_MILLISECONDS, digits=0
-            ),
-            Figure(f"answered to written, rooms as {rooms}, p95", "ms", to_line, digits=0),
-        ]
-    return Outcome(NAME, figures)
+    runs = [asyncio.run(_measured(2 if options.quick else 8)) for _ in range(options.runs)]
+    to_call, to_line = [_p95(run.to_call()) for run in runs], [_p95(run.to_line()) for run in runs]
+    return Outcome(
+        NAME,
+        [
+            Figure("saved to called, p95", "ms", to_call, at_most=MOST_MILLISECONDS, digits=0),
+            Figure("answered to written, p95", "ms", to_line, digits=0),
+        ],
+    )
 
 
 def _p95(values: Sequence[float]) -> float:
     return statistics.quantiles(values, n=20)[-1]
 
 
-async def _measured(executor: str, per_room: int) -> _Times:
+async def _measured(per_room: int) -> _Times:
     times = _Times()
     async with GeminiServer(latency_seconds=MODEL_SECONDS, spoil=times.on_call) as gemini:
         with tempfile.TemporaryDirectory() as folder:
@@ -87,7 +84,6 @@ async def _measured(executor: str, per_room: int) -> _Times:
                 save_translations=True,
                 target_languages=("es", "ar"),
                 output_dir=folder,
-                job_executor=executor,
                 gemini_max_at_once=2 * ROOMS,
             )
             await _lessons(settings, times, per_room)
@@ -126,8 +122,7 @@ def _lesson(settings: Settings, number: int, segments: int, times: _Times) -> No
         time.sleep(2 + number / ROOMS)
         length = 5 * SAMPLE_RATE + 100 * (index * ROOMS + number)
         times.saved[length] = _save(folder, lecture[:length], index)
-        if settings.job_executor == "thread":
-            doorbell.ring(folder.path / MANIFEST)
+        doorbell.ring(folder.path / MANIFEST)
 
 
 def _save(folder: RoomFolder, pcm: Pcm, index: int) -> float:

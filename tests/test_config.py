@@ -147,7 +147,6 @@ def test_settings_cannot_be_changed() -> None:
         ("MAX_SEGMENT_SECONDS", "1e999", "3 to 60 (seconds)"),
         ("FRAME_MILLISECONDS", "9", "10 to 200 (milliseconds)"),
         ("FRAME_MILLISECONDS", "96.5", "10 to 200 (milliseconds)"),
-        ("JOB_EXECUTOR", "fork", "thread or process"),
         ("MAX_ROOMS", "-1", "0 to 1000 (rooms)"),
         ("MAX_ROOMS", "9" * 5_000, "0 to 1000 (rooms)"),
         ("RECONCILE_SECONDS", "0", "1 to 3600 (seconds)"),
@@ -182,6 +181,12 @@ def test_a_wrong_value_is_one_line_with_name_value_and_what_is_allowed(
 def test_the_bounds_themselves_are_allowed(name: str, low: str, high: str) -> None:
     for value in (low, high):
         assert getattr(settings(**{name: value}), name.lower()) == float(value)
+
+
+def test_a_setting_that_is_gone_may_only_say_what_now_always_holds() -> None:
+    assert settings(JOB_EXECUTOR="Thread") == settings(JOB_EXECUTOR=" ") == settings()
+    (line,) = problems(JOB_EXECUTOR="process")
+    assert line == "JOB_EXECUTOR=process is wrong: this setting is gone, it is always thread"
 
 
 def test_every_wrong_value_has_its_line() -> None:

@@ -402,18 +402,17 @@ async def test_a_room_that_is_older_than_the_worker_is_recorded(
     "SIGKILL of the whole tree in mid-word, restarted",
     "at most 1 s lost; the file so far is recovered; the room is recorded on",
 )
-@pytest.mark.parametrize("rooms_are", ["thread", "process"])
 async def test_a_killed_worker_loses_no_more_than_a_second(
-    livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path, rooms_are: str
+    livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path
 ) -> None:
-    recorder = await worker(JOB_EXECUTOR=rooms_are)
-    room = f"killed-{rooms_are}"
+    recorder = await worker()
+    room = "killed"
     async with await teacher_in(livekit_server, recorder, room) as teacher:
         talk = asyncio.create_task(teacher.say(sentences(0, 6, gap=0.1)))
         await asyncio.sleep(5.0)
         recorder.kill()
         await talk
-        successor = await worker(JOB_EXECUTOR=rooms_are, RECONCILE_SECONDS="1")
+        successor = await worker(RECONCILE_SECONDS="1")
         await successor.wait_for("Recovered 1 segments")
         await successor.wait_for("Track subscribed", timeout=40)
         await teacher.silence(0.5)
@@ -533,11 +532,9 @@ async def test_everyone_is_recorded_on_request(livekit_server: LiveKitServer, wo
     assert heard(room_dir, "sam") == [2, 3]
 
 
-async def test_rooms_as_processes_are_recorded_as_well(
-    livekit_server: LiveKitServer, worker: StartWorker
-) -> None:
-    recorder = await worker(JOB_EXECUTOR="process", VAD_RUNTIME="onnx")
-    async with await teacher_in(livekit_server, recorder, "process") as teacher:
+async def test_the_onnx_model_records_as_well(livekit_server: LiveKitServer, worker: StartWorker) -> None:
+    recorder = await worker(VAD_RUNTIME="onnx")
+    async with await teacher_in(livekit_server, recorder, "onnx") as teacher:
         await teacher.say(sentences(0, 2))
         assert await recorder.stop() == 0
-    assert_sound(recorder.output_dir / "process", [0, 1])
+    assert_sound(recorder.output_dir / "onnx", [0, 1])

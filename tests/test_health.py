@@ -1,13 +1,9 @@
-"""What the worker answers when it is asked how it is, and how rooms that are processes take part in it."""
+"""What the worker answers when it is asked how it is."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -15,7 +11,6 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from harness import until
 from prometheus_client.parser import text_string_to_metric_families
 
 import health
@@ -247,81 +242,6 @@ def test_the_guide_has_every_metric() -> None:
     ours = {name for name in names if name.startswith("recorder_") and not name.endswith(("_sum", "_count"))}
     missing = {name for name in ours if name.removesuffix("_bucket") not in guide}
     assert not missing
-
-
-# --- rooms that are processes ---
-
-ROOM = """
-import asyncio, pulse
-from vitals import vitals
-
-async def lesson():
-    beat = pulse.start_room("RM_9")
-    vitals.segment_saved(5)
-    vitals.disk_refuses("RM_9", "Read-only file system")
-    await asyncio.to_thread(input)
-    beat.cancel()
-    await asyncio.wait([beat])
-
-asyncio.run(lesson())
-"""
-
-
-def room_process() -> subprocess.Popen[bytes]:
-    """A room's process, which ends when its input does."""
-    return subprocess.Popen(
-        [sys.executable, "-c", ROOM], cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-
-
-async def test_a_room_that_is_a_process_takes_part(tmp_path: Path, vitals: Vitals) -> None:
-    async with answering(tmp_path, job_executor="process") as url:
-        room = room_process()
-        try:
-            await until_status(url, 503, "the disk refuses: Read-only file system")
-            assert (await metrics_at(url))["recorder_rooms"] == 1
-            room.communicate(b"\n", timeout=20)
-            await until_status(url, 200, "OK")
-        finally:
-            room.kill()
-            room.wait()
-        seen = await metrics_at(url)
-    assert (seen["recorder_rooms"], seen["recorder_segments_total"]) == (0, 1), "what was counted stays"
-
-
-async def test_a_room_whose_process_is_killed_is_over(tmp_path: Path, clock: Callable[[float], None]) -> None:
-    async with answering(tmp_path, job_executor="process") as url:
-        room = room_process()
-        try:
-            await until_status(url, 503, "the disk refuses")
-        finally:
-            room.kill()
-            room.communicate()
-        clock(10)
-        await until_status(url, 200, "OK")
-        assert (await metrics_at(url))["recorder_segments_total"] == 1
-
-
-async def test_nobody_else_can_report(tmp_path: Path, vitals: Vitals) -> None:
-    ill = Vitals()
-    ill.room_opened("RM_X")
-    ill.disk_refuses("RM_X", "forged")
-    async with answering(tmp_path, job_executor="process") as url:
-        port, _, token = os.environ["RECORDER_REPORT_TO"].partition(" ")
-
-        def send(message: bytes) -> None:
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-                sender.sendto(message, ("127.0.0.1", int(port)))
-
-        forged = {"token": "0" * 32, "process": 1, "report": ill.report()}
-        for message in (b"", b"\xff", b"[]", b"{}", b"[" * 50_000, json.dumps(forged).encode()):
-            send(message)
-        well = Vitals()
-        well.room_opened("RM_Y")
-        send(json.dumps({"token": token, "process": os.getpid(), "report": well.report()}).encode())
-        await until(lambda: len(vitals.snapshot().rooms) == 1, "the honest report")
-        assert await ask(url) == (200, "OK\n")
-    assert "RECORDER_REPORT_TO" not in os.environ
 
 
 def test_the_guide_names_only_log_lines_that_exist() -> None:

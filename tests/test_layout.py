@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "capacity": {"psutil"},
     "slim": set(),
     "vitals": set(),
-    "pulse": {"vitals", "psutil"},
+    "pulse": {"vitals"},
     "health": {"config", "pulse", "storage", "vitals", "aiohttp", "prometheus_client"},
     "deadline": set(),
     "hearing": {"segments"},

@@ -733,21 +733,6 @@ async def test_two_workers_share_a_folder(tmp_path: Path, gemini: GeminiServer) 
         assert sorted(line["number"] for line in outcomes(tmp_path, room)) == list(range(1, 11))
 
 
-async def test_rooms_in_processes_of_their_own_need_not_ring(
-    tmp_path: Path, gemini: GeminiServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(texts, "SCAN_SECONDS", 3600.0)
-    settings = settings_for(tmp_path, JOB_EXECUTOR="process")
-    folder = RoomFolder.open(settings, ROOM)
-    async with service(settings):
-        await until(lambda: (tmp_path / OUTBOX).exists(), "the first look")
-        await asyncio.sleep(0.2)
-        monkeypatch.setattr(doorbell, "ring", lambda path: None)
-        assert folder.path.exists()
-        spoken(settings, 2)
-        await outcomes_of(tmp_path, 2)
-
-
 async def test_a_ring_is_enough(
     tmp_path: Path, gemini: GeminiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from dataclasses import dataclass
 
@@ -154,47 +153,6 @@ def test_rooms_are_threads(vitals: Vitals) -> None:
         thread.join()
     totals = vitals.snapshot().totals
     assert (totals.segments, sum(totals.disk_steps)) == (2000, 2000)
-
-
-def test_rooms_may_be_processes_with_clocks_of_their_own(vitals: Vitals, clock: Clock) -> None:
-    """A report survives JSON, and a later one of the same process replaces it."""
-    room_clock = Clock(50.0)
-    room = Vitals(room_clock)
-    room.room_opened("RM_2")
-    room.deaf("RM_2", since=room_clock.now - 3)
-    room.segment_saved(2)
-    for _ in range(2):
-        vitals.take_report(4711, json.loads(json.dumps(room.report())))
-    seen = vitals.snapshot()
-    assert (seen.totals.segments, len(seen.rooms)) == (1, 2)
-    assert seen.problems == ["deaf in 1 room: no sound from a recorded track for 3 s"]
-    clock.now += STUCK_SECONDS + 1
-    vitals.alive("RM_1")
-    assert "1 of 2 event loops stuck for 31 s" in vitals.snapshot().problems, "its reports stopped"
-
-
-def test_what_an_ended_process_has_counted_stays(vitals: Vitals, clock: Clock) -> None:
-    room = Vitals(clock)
-    room.room_opened("RM_2")
-    room.segment_saved(2)
-    vitals.take_report(4711, room.report())
-    vitals.forget_processes(lambda _: False)
-    assert len(vitals.snapshot().rooms) == 2, "its end may be so near that its last word is still on the way"
-    clock.now += 6
-    vitals.forget_processes(lambda process: process == 4711)
-    assert len(vitals.snapshot().rooms) == 2
-    vitals.forget_processes(lambda _: False)
-    seen = vitals.snapshot()
-    assert (seen.totals.segments, len(seen.rooms)) == (1, 1)
-    vitals.take_report(4711, Vitals(clock).report())
-    assert vitals.snapshot().totals.segments == 1, "another process with the same id begins anew"
-
-
-@pytest.mark.parametrize("report", [{}, {"totals": {"x": 1}, "rooms": []}, {"totals": {}, "rooms": [{}]}])
-def test_a_report_that_is_none_of_ours_is_refused(vitals: Vitals, report: dict[str, object]) -> None:
-    with pytest.raises((TypeError, KeyError)):
-        vitals.take_report(1, report)
-    assert vitals.snapshot().totals.segments == 0
 
 
 async def test_other_parts_have_figures_too(vitals: Vitals) -> None:
