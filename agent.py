@@ -63,7 +63,8 @@ from reconcile import Reconciler, ask_for_recorder, is_wanted
 from recorder import RoomRecorder
 from retention import Housekeeping
 from segments import ConfigError, RecorderError, RoomInfo
-from storage import prepare_output_dir, recover_all
+from files import prepare_output_dir
+from recovery import recover_all
 from targets import open_targets
 from vitals import vitals
 

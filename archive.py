@@ -19,19 +19,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from config import Settings
+from files import FolderLock, is_abandoned
+from manifest import record_in
+from names import HEARD_FILE, MANIFEST, PART_SUFFIX, TEXTS, SegmentNames, is_plain_name, safe_name
 from segments import InputError, SegmentRecord, StorageError, TextRecord
-from storage import (
-    HEARD_FILE,
-    MANIFEST,
-    PART_SUFFIX,
-    TEXTS,
-    FolderLock,
-    SegmentNames,
-    is_abandoned,
-    is_plain_name,
-    record_in,
-    safe_name,
-)
 
 LANGUAGE_TAG = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 """BCP 47 as far as it names spoken languages; also what makes a tag safe as part of a file name."""

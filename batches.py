@@ -27,9 +27,9 @@ from typing import IO, Any, Protocol
 
 from config import Settings
 from console import Advance
+from files import PRIVATE_FOLDER, write_private
 from outbox import Outbox
 from segments import ConfigError, Refused, RetryLater, SegmentRecord, StorageError
-from storage import PRIVATE_FOLDER, write_private
 from transcription import ArchiveTextService, Task, Wish
 from translator import (
     MAX_OUTPUT_TOKENS,

@@ -17,9 +17,10 @@ from typing import TypeVar
 from config import Settings
 from deliverables import Item
 from delivery import Backoff
+from files import write_private
+from names import is_plain_name
 from object_target import PROBE, ObjectTarget, Unconditional, merged, sorted_out
 from segments import ConfigError, InputError, RetryLater
-from storage import is_plain_name, write_private
 from targets import problems_of
 
 logger = logging.getLogger("recorder")

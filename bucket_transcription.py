@@ -35,10 +35,11 @@ from bucket import CLAIMS, Bucket, patiently
 from config import Settings
 from console import Advance, tell
 from deliverables import Unusable, Words
+from files import PRIVATE_FOLDER, prepare_output_dir
 from leases import Lease, LeaseLost, Leases, guarded, notes_in
+from names import MANIFEST, TEXTS, is_plain_name
 from outbox import Bookmark, new_lines
 from segments import ConfigError, RecorderError, Refused, RetryLater, SegmentRecord, TextRecord
-from storage import MANIFEST, PRIVATE_FOLDER, TEXTS, is_plain_name, prepare_output_dir
 from texts import TextCosts
 from transcription import Estimate, Task, Wish, estimate, tasks_of, transcribe
 from translator import OPERATOR_PAUSE_SECONDS, GeminiTranslator, Rejected, TextRequest, TextResult, Translator

@@ -28,8 +28,8 @@ from config import Settings
 from deadline import within
 from language_names import KNOWN_LANGUAGES, language_choices
 from languages import is_same_language, language_tag_or_empty
+from names import TEXTS
 from segments import RoomInfo, SegmentRecord, Translation
-from storage import TEXTS
 
 logger = logging.getLogger("recorder")
 

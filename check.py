@@ -32,9 +32,9 @@ from livekit import api
 from audio_processor import WINDOW_SAMPLES, NativeDetector, load_detector
 from config import Settings
 from deadline import within
+from files import prove_disk
 from logs import printable
 from segments import BYTES_PER_SAMPLE, SAMPLE_RATE, ConfigError, RecorderError
-from storage import prove_disk
 
 TIMEOUT_SECONDS = 10.0
 GEMINI_TIMEOUT_SECONDS = 20.0

@@ -26,7 +26,11 @@ import console
 from archive import Archive, Lines, Room, Text, Texts
 from config import Settings
 from console import Advance, AsJson, SomeRooms, progress, say, say_json, tell
+from files import FolderLock, write_private
 from ledger import Ledger, keys_of, sound_key
+from manifest import read_gaps, set_broken_lines_aside
+from names import MANIFEST, TEXTS, SegmentNames, is_plain_name
+from recovery import recover_folder
 from segments import (
     BYTES_PER_SAMPLE,
     SAMPLE_RATE,
@@ -36,21 +40,8 @@ from segments import (
     TextRecord,
     format_utc,
 )
-from storage import (
-    MANIFEST,
-    TEXTS,
-    WAV_HEADER_BYTES,
-    FolderLock,
-    SegmentNames,
-    is_plain_name,
-    mend_wav,
-    read_gaps,
-    recover_folder,
-    set_broken_lines_aside,
-    wav_header,
-    write_private,
-)
 from targets import names_of_targets
+from wav import WAV_HEADER_BYTES, mend_wav, wav_header
 
 ROUNDING = timedelta(milliseconds=2)
 """The manifest has milliseconds: two neighbours may seem so far apart or into each other."""

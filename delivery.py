@@ -24,9 +24,10 @@ from config import Settings
 from deadline import within
 from deliverables import CALL_TIMEOUT_SECONDS, Item, Lists, Sound, Target, Unusable, Words
 from ledger import Key, Ledger, lists_key, note, sound_key, words_key
+from manifest import read_manifest, record_in
+from names import GAPS, MANIFEST, TEXTS, is_plain_name
 from outbox import Bookmark, Order, Outbox, Work, new_lines
 from segments import ConfigError, RecorderError, Refused, RetryLater, SegmentRecord, StorageError, TextRecord
-from storage import GAPS, MANIFEST, TEXTS, is_plain_name, read_manifest, record_in
 from text_files import text_in
 from vitals import Figure
 

@@ -18,7 +18,9 @@ from config import Settings
 from console import TROUBLE, AsJson, progress, say, say_json, tell
 from deliverables import Selection, Target
 from delivery import DeliveryService, kind_of
+from files import open_private
 from ledger import Ledger, forget
+from manifest import read_manifest
 from outbox import Outbox
 from retention import (
     Leaving,
@@ -33,7 +35,6 @@ from retention import (
 )
 from search_index import INDEX
 from segments import ConfigError, InputError, RecorderError, SegmentRecord, StorageError, format_utc
-from storage import open_private, read_manifest
 from targets import open_targets
 
 ERASURES = "erasures.jsonl"

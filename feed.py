@@ -12,9 +12,10 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from manifest import record_in
+from names import MANIFEST, is_plain_name
 from outbox import Bookmark, Outbox, Work, new_lines
 from segments import SegmentRecord
-from storage import MANIFEST, is_plain_name, record_in
 
 logger = logging.getLogger("recorder")
 

@@ -21,8 +21,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from config import Settings
+from files import prove_disk
 from pulse import beat_for_worker
-from storage import prove_disk
 from vitals import LATENCY_BOUNDS, WORKER, Figure, Snapshot, Vitals, vitals
 
 logger = logging.getLogger("recorder")

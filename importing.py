@@ -31,6 +31,8 @@ from audio_processor import (
 from config import Settings
 from console import progress, run
 from decoding import Recording
+from files import Reservation
+from manifest import read_manifest
 from pipeline import RoomPipeline
 from segments import (
     SAMPLE_RATE,
@@ -45,7 +47,7 @@ from segments import (
     TrackInfo,
     format_utc,
 )
-from storage import Reservation, RoomFolder, read_manifest
+from storage import RoomFolder
 
 AHEAD = 32
 """Segments that may wait for the disk: some 10 MB at most. The decoder waits for the disk, not the other way round."""

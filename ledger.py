@@ -15,8 +15,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from files import FolderLock, open_private, write_private
 from segments import SegmentRecord, TextRecord, format_utc
-from storage import FolderLock, open_private, write_private
 
 DELIVERED = "delivered.jsonl"
 REFUSED = "refused"

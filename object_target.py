@@ -31,8 +31,9 @@ from deliverables import (
     file_bytes,
     sound_bytes,
 )
+from manifest import gap_in, record_in
+from names import GAPS, MANIFEST, TEXTS, safe_name
 from segments import ConfigError, RecorderError, Refused, RetryLater, SegmentRecord
-from storage import GAPS, MANIFEST, TEXTS, gap_in, record_in, safe_name
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore

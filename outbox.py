@@ -31,8 +31,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from files import FolderLock, open_private, try_lock
 from segments import StorageError
-from storage import FolderLock, open_private, try_lock
 
 logger = logging.getLogger("recorder")
 

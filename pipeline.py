@@ -28,6 +28,7 @@ from audio_processor import Closed, Grown, Opened, Update
 from config import Settings
 from deadline import within
 from hearing import Heard
+from names import MANIFEST
 from segments import (
     NO_WISHES,
     SAMPLE_RATE,
@@ -44,7 +45,7 @@ from segments import (
     format_utc,
     utc_now,
 )
-from storage import MANIFEST, PartFile, RoomFolder
+from storage import PartFile, RoomFolder
 from vitals import vitals
 
 logger = logging.getLogger("recorder")

@@ -20,21 +20,11 @@ from pathlib import Path
 from config import Settings
 from deliverables import Selection, Target
 from delivery import end_of, is_ours, key_of_lists
+from files import LOCK_FILE, FolderLock, write_private
 from ledger import DELIVERED, Ledger, forget, keys_of, words_key
+from manifest import gap_in, read_manifest, record_in
+from names import GAPS, MANIFEST, PART_SUFFIX, TEXTS, is_plain_name
 from segments import RecorderError, SegmentRecord, TextRecord
-from storage import (
-    GAPS,
-    LOCK_FILE,
-    MANIFEST,
-    PART_SUFFIX,
-    TEXTS,
-    FolderLock,
-    gap_in,
-    is_plain_name,
-    read_manifest,
-    record_in,
-    write_private,
-)
 from text_files import text_in
 
 logger = logging.getLogger("recorder")

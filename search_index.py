@@ -25,9 +25,11 @@ from typing import Any
 import doorbell
 import folding
 from archive import Text, Texts, entry_in, text_of_line
+from files import PRIVATE_FILE
+from manifest import record_in
+from names import MANIFEST, TEXTS, is_plain_name
 from outbox import Bookmark, new_lines
 from segments import SegmentRecord, StorageError
-from storage import MANIFEST, PRIVATE_FILE, TEXTS, is_plain_name, record_in
 
 logger = logging.getLogger("recorder")
 

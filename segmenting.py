@@ -13,8 +13,8 @@ import typer
 import console
 from config import Settings
 from console import AsJson, duration, say, say_json, tell
+from files import prepare_output_dir
 from segments import InputError, format_utc
-from storage import prepare_output_dir
 
 if TYPE_CHECKING:
     from importing import Outcome

@@ -18,9 +18,10 @@ import aiofiles
 import aiofiles.os
 
 import doorbell
+from files import PRIVATE_FILE, FolderLock, open_private, sync_folder, write_all
+from names import PART_SUFFIX, TEXTS
 from outbox import Bookmark, new_lines
 from segments import SegmentRecord, TextRecord
-from storage import PART_SUFFIX, PRIVATE_FILE, TEXTS, FolderLock, open_private, sync_folder, write_all
 
 MOST_REMEMBERED = 200
 """Records of one folder that are kept in memory, for context."""

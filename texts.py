@@ -25,9 +25,9 @@ from config import Settings
 from deadline import within
 from feed import ManifestFeed
 from languages import language_tag_or_empty
+from names import MANIFEST
 from outbox import Backlog, Order, Outbox, State, Work
 from segments import Refused, RetryLater, SegmentRecord, StorageError, TextRecord, Translation
-from storage import MANIFEST
 from text_files import FolderTexts, write_text
 from translator import BadAnswer, Rejected, TextRequest, TextResult, Translator, Usage
 from vitals import Figure

@@ -171,7 +171,7 @@ def _at_once(asked: Asked, rooms: Sequence[Room]) -> None:
 
 def _reserved(stack: contextlib.ExitStack, rooms: Sequence[Room]) -> list[Room]:
     """The rooms that no other process is transcribing."""
-    from storage import Reservation
+    from files import Reservation
 
     free = []
     for room in rooms:
@@ -187,7 +187,7 @@ def _reserved(stack: contextlib.ExitStack, rooms: Sequence[Room]) -> list[Room]:
 
 
 def _by_batch(asked: Asked, rooms: Sequence[Room]) -> None:
-    from storage import Reservation
+    from files import Reservation
 
     _check_batch_key(asked.settings)
     with Reservation(Path(asked.settings.output_dir), "batch"):
@@ -230,7 +230,7 @@ def _in_bucket(
 ) -> None:
     from bucket import Bucket
     from bucket_transcription import Run, plan
-    from storage import safe_name
+    from names import safe_name
 
     if batch:
         _check_batch_key(asked.settings)

@@ -22,8 +22,9 @@ from aiohttp import web
 
 from benchmarks.figures import Figure, Options, Outcome
 from config import Settings
+from files import prepare_output_dir
 from segments import SAMPLE_RATE, EndReason, RoomInfo, SpeechSegment, StreamClock, TrackInfo
-from storage import RoomFolder, prepare_output_dir
+from storage import RoomFolder
 
 NAME = "delivery"
 

@@ -22,9 +22,9 @@ from benchmarks.figures import Figure, Options, Outcome
 from benchmarks.stock_agent import save
 from config import Settings
 from devtools.speakers import resampled
+from files import prepare_output_dir
 from pipeline import RoomPipeline
 from segments import SAMPLE_RATE, RoomInfo, StreamClock, TrackInfo
-from storage import prepare_output_dir
 
 NAME = "disk"
 

@@ -29,7 +29,7 @@ from benchmarks.figures import Figure, Options, Outcome
 from search_index import SearchIndex
 from searching import find
 from segments import EndReason, SegmentRecord
-from storage import wav_header
+from wav import wav_header
 
 NAME = "lessons"
 

@@ -23,9 +23,10 @@ import doorbell
 from benchmarks.figures import Figure, Options, Outcome
 from config import Settings
 from devtools.gemini_server import KEY, Call, GeminiServer
+from names import MANIFEST, TEXTS
 from outbox import Outbox
 from segments import SAMPLE_RATE, EndReason, Pcm, RoomInfo, SpeechSegment, StreamClock, TrackInfo
-from storage import MANIFEST, TEXTS, RoomFolder
+from storage import RoomFolder
 from texts import TextService
 from translator import GeminiTranslator
 

@@ -18,6 +18,8 @@ import pytest
 from harness import samples
 
 from config import Settings
+from names import SegmentNames
+from recovery import recover_folder
 from segments import (
     SAMPLE_RATE,
     EndReason,
@@ -29,7 +31,7 @@ from segments import (
     TrackInfo,
     parse_utc,
 )
-from storage import RoomFolder, SegmentNames, recover_folder
+from storage import RoomFolder
 
 ROOM = RoomInfo("math101", "RM_1", datetime(2025, 10, 8, 14, 0, tzinfo=timezone.utc))
 ANNA = TrackInfo("anna", "Anna Ünal", "TR_A", "microphone")

@@ -13,8 +13,9 @@ import pytest
 from disk import ANNA, BOB, CLOCK, NAMES, ROOM, noise, open_room, segment_of, settings_for
 
 from archive import Archive, Lines, Room, Text
+from names import is_plain_name
 from segments import InputError, RoomInfo, SegmentRecord, TrackInfo
-from storage import RoomFolder, is_plain_name
+from storage import RoomFolder
 
 
 def speak(folder: RoomFolder, at_seconds: float = 0.0, track: TrackInfo = ANNA) -> SegmentRecord:

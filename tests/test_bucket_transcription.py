@@ -25,8 +25,8 @@ from config import Settings
 from devtools.gemini_server import KEY, GeminiServer
 from devtools.s3_server import BUCKET, Request, S3Server
 from leases import LeaseLost, Leases
+from names import TEXTS
 from segments import SegmentRecord
-from storage import TEXTS
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -19,8 +19,10 @@ import ledger
 from archive import Room
 from checking import Kind, Report, Wanted, inspect, mended
 from hearing import Heard
+from manifest import append_manifest
+from names import HEARD_FILE, MANIFEST
 from segments import EndReason, GapReason, GapRecord, RoomInfo, SegmentRecord, TextRecord, TrackInfo
-from storage import HEARD_FILE, MANIFEST, RoomFolder, append_manifest
+from storage import RoomFolder
 
 ANNA_AGAIN = replace(ANNA, track_sid="TR_A2")
 

@@ -14,9 +14,9 @@ from test_text_files import segment
 
 import outbox
 from feed import ManifestFeed
+from names import MANIFEST
 from outbox import OUTBOX, Order, Outbox
 from segments import SegmentRecord
-from storage import MANIFEST
 
 
 def commit(folder: Path, *numbers: int) -> None:

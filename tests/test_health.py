@@ -17,8 +17,8 @@ import health
 import pulse
 import vitals as vitals_module
 from config import Settings
+from files import prove_disk
 from health import exposition, health_answer
-from storage import prove_disk
 from vitals import Figure, Vitals
 
 ROOT = Path(__file__).resolve().parent.parent

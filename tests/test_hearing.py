@@ -23,10 +23,10 @@ from config import Settings
 from deadline import within
 from encryption import UNDECIPHERABLE_SECONDS
 from hearing import Hearing, Word
+from names import HEARD_FILE
 from pipeline import SHORTEST_GAP_SECONDS
 from recorder import RoomRecorder
 from segments import SAMPLE_RATE, GapReason, format_utc, parse_utc, utc_now
-from storage import HEARD_FILE
 from vitals import Vitals
 
 

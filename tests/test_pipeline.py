@@ -35,12 +35,16 @@ from disk import (
 from harness import samples, until
 
 import doorbell
+import files
 import pipeline
 import storage
 from audio_processor import Closed, Grown, Opened
 from deadline import within
 from hearing import Heard, Hearing, Word
+from manifest import read_gaps
+from names import HEARD_FILE
 from pipeline import RoomPipeline, Totals, TrackSink
+from recovery import recover_all
 from segments import (
     SAMPLE_RATE,
     EndReason,
@@ -52,7 +56,7 @@ from segments import (
     TrackInfo,
     utc_now,
 )
-from storage import HEARD_FILE, PartFile, RoomFolder, read_gaps, recover_all
+from storage import PartFile, RoomFolder
 from vitals import Vitals
 
 FOR_EVER = 10**9
@@ -806,7 +810,7 @@ async def test_the_word_of_an_older_version_counts(tmp_path: Path) -> None:
 
 
 def _refuse_to_open(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    open_private = storage.open_private
+    open_private = files.open_private
 
     def refusing(what: Path, flags: int) -> Any:
         if what == path:

@@ -18,10 +18,10 @@ from config import Settings
 from deliverables import Item, Lists, Selection, Sound
 from delivery import Backoff, DeliveryService
 from ledger import DELIVERED, Key, Ledger, forget, note
+from manifest import read_gaps
 from outbox import Outbox, new_lines
 from retention import Housekeeping, Rules, let_go
 from segments import RetryLater, SegmentRecord
-from storage import read_gaps
 
 Usage = namedtuple("Usage", "total used free")
 SOON = 30.0

@@ -138,7 +138,7 @@ def test_what_is_left_of_a_segment_that_is_partly_there() -> None:
 
 
 def test_another_process_at_the_same_recording_is_turned_away(tmp_path: Path) -> None:
-    from storage import Reservation
+    from files import Reservation
 
     path = write_recording(tmp_path / "lecture.wav", spoken(2))
     room = tmp_path / "out" / "lecture"

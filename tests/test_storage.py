@@ -46,17 +46,13 @@ from disk import (
 from harness import samples
 from writer import STRIDE, sound_of
 
+from files import prepare_output_dir
+from manifest import read_manifest
+from names import MANIFEST
+from recovery import recover_all, recover_folder
 from segments import EndReason, Pcm, RoomInfo, SegmentRecord, StorageError, TrackInfo
-from storage import (
-    MANIFEST,
-    PartFile,
-    RoomFolder,
-    prepare_output_dir,
-    read_manifest,
-    recover_all,
-    recover_folder,
-    wav_header,
-)
+from storage import PartFile, RoomFolder
+from wav import wav_header
 
 PIECE = 1_600
 

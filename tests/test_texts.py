@@ -26,6 +26,7 @@ import texts
 import translator
 from config import Settings
 from devtools.gemini_server import KEY, LOCATION, MODEL, PROJECT, GeminiServer
+from names import MANIFEST
 from outbox import OUTBOX, Order, Outbox, State, Work
 from segments import (
     NO_WISHES,
@@ -37,7 +38,7 @@ from segments import (
     TextWishes,
     TrackInfo,
 )
-from storage import MANIFEST, RoomFolder
+from storage import RoomFolder
 from texts import REMOVE_AUDIO, TextService
 from translator import GeminiTranslator
 
