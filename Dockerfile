@@ -2,7 +2,7 @@
 # Two stages: the first installs, the second holds Python, the installed packages and the program. All packages come
 # as wheels (x86-64 and ARM64), so there is no compiler anywhere, and nothing from apt.
 
-FROM python:3.12-slim-trixie AS builder
+FROM python:3.14-slim-trixie AS builder
 
 WORKDIR /app
 COPY requirements.txt ./
@@ -17,7 +17,7 @@ COPY *.py ./
 RUN /venv/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /venv/lib /app
 
 
-FROM python:3.12-slim-trixie
+FROM python:3.14-slim-trixie
 
 # The base image comes without compiled bytecode; the health check would compile its imports every half minute.
 RUN python -m pip uninstall --yes --quiet --root-user-action=ignore pip \

@@ -9,44 +9,38 @@
                                                    a long lecture with faults, and the ledger of every word
     python dev.py page [ROOM]                      serves examples/captions for the server in .env
     python dev.py lock [--upgrade]                 for maintainers: pins requirements*.txt anew
+    python dev.py get-python                       fetches a Python, where the machine's is too old or too new
 
-Needs Python 3.10 to 3.13 and nothing else: the standard library only, until the environment exists.
+Needs Python 3.11 to 3.14 and nothing else: the standard library only, until the environment exists. Any other Python
+goes on with a suitable one of this machine, or says how to get it.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import importlib.util
-import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-OLDEST, NEWEST = (3, 10), (3, 13)
+from devtools import pythons
+from devtools.programs import ROOT, Failed, run, running
 
-ROOT = Path(__file__).resolve().parent
-ENVIRONMENT = ROOT / ".venv"
-PYTHON = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-STAMP = ENVIRONMENT / "installed.json"
-"""What is installed: Python's version, and the SHA-256 of each requirements file. Empty while that is under way."""
+PYTHON = ROOT / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 RUNTIME, DEVELOPMENT = "requirements.txt", "requirements-dev.txt"
-UV = "uv==0.13.9"
-PATIENCE_SECONDS = 20.0
-"""What a program that was told to end gets for ending what it started."""
+LOCKS = (
+    "requirements",
+    "requirements-dev",
+    "devtools/requirements-uv",
+    "devtools/requirements-pip",
+    "devtools/livekit-server/requirements-go",
+)
 LEDGER_SECONDS = 120.0
-"""What the soak gets, which also listens to everything it has recorded."""
-
-
-class Failed(Exception):
-    """Something only the person at the keyboard can mend; the message says what, in one line."""
+"""What the soak gets for ending, which also listens to everything it has recorded."""
 
 
 def main(arguments: list[str]) -> int:
@@ -58,6 +52,7 @@ def main(arguments: list[str]) -> int:
         "soak": soak,
         "page": page,
         "lock": lock,
+        "get-python": get_python,
     }
     if not arguments or arguments[0] not in commands:
         print(__doc__, end="")
@@ -66,9 +61,10 @@ def main(arguments: list[str]) -> int:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _interrupt)
     try:
-        _check_python()
+        if not pythons.is_suitable() and arguments[0] != "get-python":
+            return _with_another_python(arguments)
         return commands[arguments[0]](arguments[1:])
-    except Failed as error:
+    except (Failed, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -131,92 +127,51 @@ def page(arguments: list[str]) -> int:
 
 def lock(arguments: list[str]) -> int:
     prepare_environment(DEVELOPMENT)
-    _checked_run([str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", UV])
-    # For every system and Python at once; the header names this command, not the one with this machine's paths.
-    compile_ = [
-        str(PYTHON),
-        "-m",
-        "uv",
-        "pip",
-        "compile",
-        "--quiet",
-        "--universal",
-        "--no-strip-extras",  # an older pip takes the newest release of what is asked for with an extra, unless the pin has it
-        "--python-version",
-        "3.11",
-    ]
+    # For every system and Python at once. With extras: else an older pip takes the newest release of whatever is asked
+    # for with one. The header names this command, not the one with this machine's paths.
+    options = ["--quiet", "--universal", "--no-strip-extras", "--generate-hashes", "--python-version", "3.11"]
     environ = {**os.environ, "UV_CUSTOM_COMPILE_COMMAND": "python dev.py lock"}
-    for name in ("requirements", "requirements-dev", "devtools/livekit-server/requirements-go"):
+    for name in LOCKS:
         print(f"Locking {name}.in ...", flush=True)
-        _checked_run([*compile_, "--generate-hashes", *arguments, f"{name}.in", "-o", f"{name}.txt"], environ)
+        files = [f"{name}.in", "-o", f"{name}.txt"]
+        if run([str(PYTHON), "-m", "uv", "pip", "compile", *options, *arguments, *files], environ):
+            raise Failed(f"{name}.in could not be locked, see above.")
     return 0
 
 
-# --- the environment -----------------------------------------------------------------------------------------------
+def get_python(arguments: list[str]) -> int:
+    """Fetches the newest suitable Python, by a uv that is only here for that."""
+    from devtools import installer  # not at the top: a Python that is too old cannot read it
+
+    with tempfile.TemporaryDirectory() as folder:
+        print(f"Fetching Python {pythons.VERSIONS[0]} into {pythons.fetched_folder()} (about 1 minute) ...")
+        if not installer.fetch_uv(Path(sys.executable), "--target", folder):
+            raise Failed("pip finds no uv here, which could fetch a Python.")
+        installer.fetch_python(Path(folder), pythons.VERSIONS[0], pythons.fetched_folder())
+    print("It is here, and will be used: go on with the command that you wanted.")
+    return 0
+
+
+# --- what the commands need ----------------------------------------------------------------------------------------
 
 
 def prepare_environment(requirements: str) -> None:
-    """Makes .venv hold exactly what this requirements file pins; at once if it does already."""
+    """Makes .venv hold what this requirements file pins; at once if it does already."""
+    from devtools.environment import Environment  # not at the top: a Python that is too old cannot read it
+
+    Environment(ROOT).prepare(requirements, *([RUNTIME] if requirements == DEVELOPMENT else []))
+
+
+def _with_another_python(arguments: list[str]) -> int:
+    command = pythons.another()
+    if command is None:
+        raise Failed(pythons.advice())
     version = "{}.{}".format(*sys.version_info[:2])
-    installed = _installed()
-    if installed.get(requirements) == _hash(requirements) and installed.get("python") == version:
-        if PYTHON.exists():
-            return
-    if not PYTHON.exists() or (STAMP.exists() and installed.get("python") != version):
-        _create(version)
-    STAMP.write_text(json.dumps({"python": version}), encoding="utf-8")
-    with _Timed(f"Installing {requirements} (about 1 minute)"):
-        _checked_run(
-            [
-                str(PYTHON),
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--disable-pip-version-check",
-                "-r",
-                requirements,
-            ]
-        )
-    files = (RUNTIME,) if requirements == RUNTIME else (RUNTIME, DEVELOPMENT)
-    STAMP.write_text(
-        json.dumps({"python": version, **{name: _hash(name) for name in files}}), encoding="utf-8"
-    )
-
-
-def _create(version: str) -> None:
-    if ENVIRONMENT.exists() and not STAMP.exists():
-        raise Failed(f"{ENVIRONMENT} is no environment of ours, or a broken one: move it away and try again.")
-    if not (importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip")):
-        raise Failed(
-            f"This Python lacks venv: install it first (Debian, Ubuntu: apt install python{version}-venv)."
-        )
-    with _Timed(f"Creating the environment in {ENVIRONMENT.name} with Python {version} (some seconds)"):
-        shutil.rmtree(ENVIRONMENT, ignore_errors=True)
-        ENVIRONMENT.mkdir(exist_ok=True)
-        STAMP.write_text("{}", encoding="utf-8")  # an interrupted creation is recognised, and begun anew
-        _checked_run([sys.executable, "-m", "venv", str(ENVIRONMENT)])
-
-
-def _installed() -> dict[str, str]:
-    try:
-        return dict(json.loads(STAMP.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return {}
-
-
-def _hash(name: str) -> str:
-    return hashlib.sha256((ROOT / name).read_bytes()).hexdigest()
-
-
-def _check_python() -> None:
-    have = sys.version_info[:2]
-    if have < OLDEST:
-        raise Failed(f"Python {have[0]}.{have[1]} is too old: run this with Python 3.10, 3.11, 3.12 or 3.13.")
-    if have > NEWEST:
-        print(
-            f"Python {have[0]}.{have[1]} is newer than what this is tested with (3.10 to 3.13).", flush=True
-        )
+    print(f"Python {version} cannot run this, going on with {' '.join(command)}", file=sys.stderr, flush=True)
+    command = [*command, str(Path(__file__).resolve()), *arguments]
+    if os.name == "posix":
+        os.execv(command[0], command)
+    return run(command)
 
 
 def _livekit_server() -> str:
@@ -235,73 +190,13 @@ def _browser() -> dict[str, str]:
 
 def _path_from(module: str) -> str | None:
     """What a module finds or makes; how that goes is shown while it happens. None: it has said why not."""
-    with _running([str(PYTHON), "-m", module], stdout=subprocess.PIPE) as process:
+    with running([str(PYTHON), "-m", module], stdout=subprocess.PIPE) as process:
         path, _ = process.communicate()
     return None if process.returncode else path.strip()
 
 
-# --- running programs ----------------------------------------------------------------------------------------------
-
-
-def run(
-    command: list[str], environ: dict[str, str] | None = None, patience_seconds: float = PATIENCE_SECONDS
-) -> int:
-    """Runs a program in the project's folder until it ends by itself, or is interrupted as we are."""
-    with _running(command, environ, patience_seconds=patience_seconds) as process:
-        return process.wait()
-
-
-@contextlib.contextmanager
-def _running(
-    command: list[str],
-    environ: dict[str, str] | None = None,
-    stdout: int | None = None,
-    patience_seconds: float = PATIENCE_SECONDS,
-) -> Iterator[subprocess.Popen[str]]:
-    # In a session of its own, so that every signal comes from us, once, whether it was a Ctrl-C or meant for us alone.
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environ, stdout=stdout, encoding="utf-8", start_new_session=True
-    )
-    try:
-        yield process
-    except KeyboardInterrupt:
-        _end(process, patience_seconds)
-        raise
-
-
-def _end(process: subprocess.Popen[str], patience_seconds: float) -> None:
-    """Passes the interruption on, and gives the program time to end what it has started."""
-    if sys.platform != "win32":  # there, a Ctrl-C has reached it already
-        os.killpg(process.pid, signal.SIGINT)
-    try:
-        process.wait(patience_seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-
-
-def _checked_run(command: list[str], environ: dict[str, str] | None = None) -> None:
-    code = run(command, environ)
-    if code:
-        raise Failed(f"{Path(command[0]).name} {' '.join(command[1:4])} ... failed, see above.")
-
-
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
-
-
-class _Timed:
-    """Says what is being done, and afterwards how long it took."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-
-    def __enter__(self) -> None:
-        print(f"{self._what} ...", flush=True)
-        self._began = time.monotonic()
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            print(f"  done in {time.monotonic() - self._began:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ import numpy as np
 import soundfile
 
 from config import environment
+from devtools.demo_page import PageFailed, show_page
 from devtools.gemini_server import KEY, GeminiServer
 from devtools.known_speech import KnownSpeech
 from devtools.listening import SAMPLE_RATE, share_heard
@@ -73,7 +74,7 @@ def main() -> int:
     except KeyboardInterrupt:
         _say("Stopped.")
         return 130
-    except (ServerUnavailable, WorkerFailed, DemoFailed, OSError) as error:
+    except (ServerUnavailable, WorkerFailed, DemoFailed, PageFailed, OSError) as error:
         _say(f"The demo failed: {error}")
         return 1
 
@@ -105,7 +106,9 @@ async def _demo(binary: Path, options: argparse.Namespace) -> int:
             async with worker:
                 await _lesson_in(worker, server, lesson, options)
     _show_table(lesson)
-    return _verdict(lesson)
+    verdict = _verdict(lesson)
+    show_page(folder, ROOM, _say)
+    return verdict
 
 
 async def _lesson_in(

