@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+import jsonl
 from config import Settings
 from console import Advance
 from files import PRIVATE_FOLDER, write_private
@@ -137,7 +138,7 @@ class Batches(GeminiTranslator):
                 with contextlib.suppress(Refused, Rejected, FileNotFoundError):
                     async with self._at_hand(task.folder / task.record.file):
                         request = await asyncio.to_thread(self._rest_request, task, wish)
-                    lines.write(json.dumps({"key": str(len(items)), "request": request}) + "\n")
+                    lines.write(jsonl.encoded({"key": str(len(items)), "request": request}))
                     items.append((task.folder.name, task.record.to_json()))
         return items
 
@@ -243,12 +244,13 @@ class Batches(GeminiTranslator):
 
     def _understood(self, note: Note, line: bytes) -> tuple[Task | None, Any]:
         """Whose answer it is. What is not one of ours is nobody's."""
-        with contextlib.suppress(ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
-            answer = json.loads(line)
+
+        def task_and_answer(answer: Any) -> tuple[Task, Any]:
             number = int(answer["key"])
             folder, record = note.items[number] if number >= 0 else note.items[len(note.items)]
             return Task(self._output_dir / folder, SegmentRecord.from_json(record)), answer
-        return None, None
+
+        return jsonl.parsed(line, task_and_answer) or (None, None)
 
     async def _save_one(
         self, service: ArchiveTextService, note: Note, task: Task, answer: Mapping[str, Any]
@@ -278,8 +280,8 @@ class Batches(GeminiTranslator):
         self._notes.pop(note.id, None)
 
 
-def _new_file(path: Path) -> IO[str]:
-    return open(path, "w", encoding="utf-8", newline="\n")
+def _new_file(path: Path) -> IO[bytes]:
+    return open(path, "wb")
 
 
 # --- notes ---

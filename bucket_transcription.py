@@ -29,16 +29,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from archive import Lines, Room
 from batches import Batches, Note, not_in, note_in
 from bucket import CLAIMS, Bucket, patiently
 from config import Settings
 from console import Advance, tell
 from deliverables import Unusable, Words
 from files import PRIVATE_FOLDER, prepare_output_dir
+from jsonl import Bookmark, Lines, end_of, new_lines
 from leases import Lease, LeaseLost, Leases, guarded, notes_in
 from names import MANIFEST, TEXTS, is_plain_name
-from outbox import Bookmark, new_lines
+from rooms import Room
 from segments import ConfigError, RecorderError, Refused, RetryLater, SegmentRecord, TextRecord
 from texts import TextCosts
 from transcription import Estimate, Task, Wish, estimate, tasks_of, transcribe
@@ -163,7 +163,7 @@ class RoomCopy(Room):
         """Only segments with these; None: all."""
 
     def records(self, session: str | None = None, lines: Lines | None = None) -> Iterator[SegmentRecord]:
-        """See :class:`~archive.Room`."""
+        """See :class:`~rooms.Room`."""
         for record in super().records(session, lines):
             if self._numbers is None or record.number in self._numbers:
                 yield record
@@ -257,7 +257,7 @@ class Upload:
         self._bucket = bucket
         self._folder = room.path
         self._records = {record.file: record for record in room.records()}
-        self._brought = _end_of(room.path / TEXTS)
+        self._brought = end_of(room.path / TEXTS)
         self._lock = asyncio.Lock()
 
     @property
@@ -301,13 +301,6 @@ class Upload:
 
     def _news(self) -> tuple[list[bytes], Bookmark]:
         return new_lines(self._folder / TEXTS, self._brought)
-
-
-def _end_of(path: Path) -> Bookmark:
-    lines, behind = new_lines(path, Bookmark())
-    while lines:
-        lines, behind = new_lines(path, behind)
-    return behind
 
 
 class LeaseNotes:

@@ -28,6 +28,7 @@ from config import Settings
 from deadline import within
 from language_names import KNOWN_LANGUAGES, language_choices
 from languages import is_same_language, language_tag_or_empty
+from lesson_texts import entry_in
 from names import TEXTS
 from segments import RoomInfo, SegmentRecord, Translation
 
@@ -219,14 +220,10 @@ class TextsFollower:
 
 def text_in(line: bytes) -> tuple[int, Translation | None] | None:
     """What a line of ``texts.jsonl`` says, checked. None: it is no such line."""
-    try:
-        fields = json.loads(line)
-        number = fields["number"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+    entry = entry_in(line)
+    if entry is None:
         return None
-    if type(number) is not int:
-        return None
-    return number, None if "refused" in fields else _translation(fields)
+    return entry["number"], None if "refused" in entry else _translation(entry)
 
 
 def _translation(fields: dict[str, Any]) -> Translation | None:

@@ -23,14 +23,16 @@ import soundfile
 import typer
 
 import console
-from archive import Archive, Lines, Room, Text, Texts
 from config import Settings
 from console import Advance, AsJson, SomeRooms, progress, say, say_json, tell
 from files import FolderLock, write_private
+from jsonl import Lines
 from ledger import Ledger, keys_of, sound_key
+from lesson_texts import Text, Texts
 from manifest import read_gaps, set_broken_lines_aside
 from names import MANIFEST, TEXTS, SegmentNames, is_plain_name
 from recovery import recover_folder
+from rooms import Archive, Room
 from segments import (
     BYTES_PER_SAMPLE,
     SAMPLE_RATE,

@@ -23,12 +23,13 @@ import doorbell
 from config import Settings
 from deadline import within
 from deliverables import CALL_TIMEOUT_SECONDS, Item, Lists, Sound, Target, Unusable, Words
+from jsonl import Bookmark, end_of, new_lines
 from ledger import Key, Ledger, lists_key, note, sound_key, words_key
+from lesson_texts import text_in
 from manifest import read_manifest, record_in
 from names import GAPS, MANIFEST, TEXTS, is_plain_name
-from outbox import Bookmark, Order, Outbox, Work, new_lines
+from outbox import Order, Outbox, Work
 from segments import ConfigError, RecorderError, Refused, RetryLater, SegmentRecord, StorageError, TextRecord
-from text_files import text_in
 from vitals import Figure
 
 logger = logging.getLogger("recorder")
@@ -536,16 +537,6 @@ class _Feed:
 def key_of_lists(*ends: Bookmark) -> Key:
     """What identifies the state of the lists, from their ends."""
     return lists_key(*(f"{end.bytes} {end.digest}" for end in ends))
-
-
-def end_of(path: Path) -> Bookmark:
-    """Behind the last complete line of a list. Blocks; raises OSError."""
-    mark = Bookmark()
-    while True:
-        lines, behind = new_lines(path, mark)
-        if not lines:
-            return behind
-        mark = behind
 
 
 def _item_of(work: Work, output_dir: Path) -> tuple[Item, Key]:

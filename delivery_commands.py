@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -14,12 +12,14 @@ from typing import Annotated, Any
 import typer
 
 import console
+import jsonl
 from config import Settings
 from console import TROUBLE, AsJson, progress, say, say_json, tell
 from deliverables import Selection, Target
 from delivery import DeliveryService, kind_of
-from files import open_private
+from files import FolderLock
 from ledger import Ledger, forget
+from lesson_texts import read_texts
 from manifest import read_manifest
 from outbox import Outbox
 from retention import (
@@ -28,7 +28,6 @@ from retention import (
     files_of,
     is_being_recorded,
     let_go,
-    read_texts,
     remove_folder,
     room_folders,
     strike_out,
@@ -334,10 +333,8 @@ async def _forget(output_dir: Path, folders: Sequence[str]) -> None:
 
 
 def _record(path: Path, outcome: dict[str, Any]) -> None:
-    line = json.dumps(outcome, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
-    with open_private(path, os.O_RDWR | os.O_CREAT | os.O_APPEND) as file:
-        file.write(line)
-        os.fsync(file.fileno())
+    with FolderLock(path.parent):
+        jsonl.append(path, outcome)
 
 
 # --- what they share ---

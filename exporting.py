@@ -24,12 +24,14 @@ import egress
 import subtitles
 import webpage
 from align import Alignment, CannotAlign, Line, Part, Sound, align
-from archive import Archive, Lines, Room, Session
 from console import AsJson, progress, say, say_json, tell
 from decoding import Recording
 from files import PRIVATE_FOLDER, write_private
+from jsonl import Lines
 from lesson import Lesson, Utterance, chosen_session, file_stem, read_lesson
+from rooms import Archive, Room
 from segments import SAMPLE_RATE, InputError, Pcm, format_utc
+from sessions import Session
 
 FORMATS = ("html", "vtt", "srt", "txt", "json")
 ALL_FORMATS = ",".join(FORMATS)

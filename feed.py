@@ -12,9 +12,10 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from jsonl import Bookmark, new_lines
 from manifest import record_in
 from names import MANIFEST, is_plain_name
-from outbox import Bookmark, Outbox, Work, new_lines
+from outbox import Outbox, Work
 from segments import SegmentRecord
 
 logger = logging.getLogger("recorder")

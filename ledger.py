@@ -8,14 +8,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from files import FolderLock, open_private, write_private
+import jsonl
+from files import FolderLock
+from jsonl import lines_of
 from segments import SegmentRecord, TextRecord, format_utc
 
 DELIVERED = "delivered.jsonl"
@@ -68,10 +69,11 @@ class Ledger:
     def __init__(self, folder: Path) -> None:
         self._settled: dict[tuple[str, Key], str] = {}
         self._delivered: set[Key] = set()
-        for line in _lines(folder):
+        for _, line in lines_of(folder / DELIVERED):
+            entry = jsonl.entry_in(line) or {}
             with contextlib.suppress(KeyError, TypeError):
-                key = Key(str(line["item"]), str(line.get("sha256", "")))
-                reason = self._settled[str(line["target"]), key] = str(line.get(REFUSED, ""))
+                key = Key(str(entry["item"]), str(entry.get("sha256", "")))
+                reason = self._settled[str(entry["target"]), key] = str(entry.get(REFUSED, ""))
                 if not reason:
                     self._delivered.add(key)
 
@@ -106,35 +108,18 @@ def note(folder: Path, target: str, key: Key, refused: str = "") -> None:
     if refused:
         line[REFUSED] = refused
     line["at"] = format_utc(datetime.now(timezone.utc))
-    data = json.dumps(line, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
-    with open_private(folder / DELIVERED, os.O_RDWR | os.O_CREAT | os.O_APPEND) as file:
-        if file.seek(0, os.SEEK_END):
-            file.seek(-1, os.SEEK_END)
-            data = data if file.read(1) == b"\n" else b"\n" + data  # a torn line spoils no other
-        file.write(data)
+    with FolderLock(folder):
+        jsonl.append(folder / DELIVERED, line, sync=False)
 
 
 def forget(folder: Path, *, items: set[str] | None = None, only_refused: bool = False) -> None:
-    """Strikes lines out: those about these items (all, if None), or only the refusals among them."""
+    """Removes lines: those about these items (all, if None), or only the refusals among them."""
+
+    def is_kept(line: bytes) -> bool:
+        entry = jsonl.entry_in(line)
+        return entry is not None and (
+            (items is not None and entry.get("item") not in items) or (only_refused and REFUSED not in entry)
+        )
+
     with FolderLock(folder):
-        kept = [
-            line
-            for line in _lines(folder)
-            if (items is not None and line.get("item") not in items) or (only_refused and REFUSED not in line)
-        ]
-        if (folder / DELIVERED).exists():
-            lines = [json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in kept]
-            write_private(folder / DELIVERED, b"".join(lines))
-
-
-def _lines(folder: Path) -> Iterator[dict[str, Any]]:
-    try:
-        file = open(folder / DELIVERED, "rb")
-    except FileNotFoundError:
-        return
-    with file:
-        for line in file:
-            with contextlib.suppress(ValueError, RecursionError):
-                found = json.loads(line)
-                if isinstance(found, dict):
-                    yield found
+        jsonl.rewrite(folder / DELIVERED, is_kept)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from pathlib import Path
 
-from archive import Room, Session
+from rooms import Room
 from segments import InputError
+from sessions import Session
 from subtitles import Spoken
 
 

@@ -12,12 +12,15 @@ from zoneinfo import ZoneInfo
 import typer
 
 import console
-from archive import Archive, Lines, Room, Session, Texts
 from config import Settings
 from console import AsJson, counted, duration, say, say_json, say_table, tell
+from jsonl import Lines
 from ledger import Key, Ledger, Undelivered, keys_of
 from lesson import date_of
+from lesson_texts import Texts
+from rooms import Archive, Room
 from segments import SegmentRecord, format_utc
+from sessions import Session
 from targets import names_of_targets
 
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import hashlib
 import json
 import logging
 import os
@@ -32,6 +31,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from files import FolderLock, open_private, try_lock
+from jsonl import Bookmark
 from segments import StorageError
 
 logger = logging.getLogger("recorder")
@@ -48,7 +48,6 @@ MOST_FINISHED = 50_000
 FORGET_EVERY = 500
 """How many more there may be until the oldest are forgotten: looking for them takes a while."""
 
-MOST_LINES_AT_ONCE = 2_000
 BUSY_SECONDS = 10.0
 """How long another worker's transaction is waited for."""
 
@@ -113,14 +112,6 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Bookmark:
-    """How far a growing file has been read: to ``bytes``, with a digest of what stands right before."""
-
-    bytes: int = 0
-    digest: str = ""
-
-
-@dataclass(frozen=True)
 class Backlog:
     """What waits of one kind."""
 
@@ -128,48 +119,6 @@ class Backlog:
     oldest_seconds: float
     """How long ago the oldest of them was spoken; 0 if none waits."""
     refused: int
-
-
-# --- files that grow ---
-
-_DIGEST_BYTES = 256
-
-
-def new_lines(path: Path, bookmark: Bookmark, most: int = MOST_LINES_AT_ONCE) -> tuple[list[bytes], Bookmark]:
-    """The complete lines behind a bookmark, and the bookmark behind them. A file that is not the one that was marked
-    (rewritten, or shorter) is read from its beginning; one that is missing, or no ordinary file, is empty. Blocks.
-
-    Raises:
-        OSError: the file is there and cannot be read.
-    """
-    try:  # what else there may be of that name, such as a pipe, would be waited for
-        file = open(path, "rb") if path.is_file() else None
-    except FileNotFoundError:
-        file = None
-    if file is None:
-        return [], Bookmark()
-    with file:
-        start = (
-            bookmark.bytes
-            if bookmark.bytes and _digest_before(file, bookmark.bytes) == bookmark.digest
-            else 0
-        )
-        file.seek(start)
-        lines: list[bytes] = []
-        end = start
-        for line in file:
-            if not line.endswith(b"\n") or len(lines) == most:
-                break
-            lines.append(line)
-            end += len(line)
-        return lines, Bookmark(end, _digest_before(file, end)) if end else Bookmark()
-
-
-def _digest_before(file: Any, end: int) -> str:
-    start = max(0, end - _DIGEST_BYTES)
-    file.seek(start)
-    found = file.read(end - start)
-    return hashlib.sha256(found).hexdigest()[:16] if len(found) == end - start else "shorter"
 
 
 # --- the outbox ---

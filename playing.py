@@ -17,9 +17,9 @@ from zoneinfo import ZoneInfo
 import typer
 
 import console
-from archive import Archive, Room
 from console import duration, say, tell
 from lesson import chosen_session, date_of, file_stem
+from rooms import Archive, Room
 from segments import InputError, SegmentRecord, StorageError
 
 PLAYLIST_FOLDER = "voice-segmenter"

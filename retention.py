@@ -12,20 +12,22 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+import jsonl
 from config import Settings
 from deliverables import Selection, Target
-from delivery import end_of, is_ours, key_of_lists
-from files import LOCK_FILE, FolderLock, write_private
+from delivery import is_ours, key_of_lists
+from files import LOCK_FILE, FolderLock
+from jsonl import end_of
 from ledger import DELIVERED, Ledger, forget, keys_of, words_key
+from lesson_texts import read_texts, text_in
 from manifest import gap_in, read_manifest, record_in
 from names import GAPS, MANIFEST, PART_SUFFIX, TEXTS, is_plain_name
 from segments import RecorderError, SegmentRecord, TextRecord
-from text_files import text_in
 
 logger = logging.getLogger("recorder")
 
@@ -126,23 +128,15 @@ def strike_out(folder: Path, sounds: Iterable[str], selection: Selection) -> Non
     names = set(sounds)
     items = {*names, *(words_key(text).item for text in read_texts(folder).values() if text.file in names)}
     with FolderLock(folder):
-        for path, is_chosen in (
-            (folder / TEXTS, lambda line: (text := text_in(line)) is not None and text.file in names),
-            (
-                folder / GAPS,
-                lambda line: (gap := gap_in(line)) is not None and selection.has(folder.name, gap),
-            ),
-            (folder / MANIFEST, lambda line: (one := record_in(line)) is not None and one.file in names),
-        ):
-            _filter(path, is_chosen)
+        jsonl.rewrite(folder / TEXTS, lambda line: (text := text_in(line)) is None or text.file not in names)
+        jsonl.rewrite(
+            folder / GAPS, lambda line: (gap := gap_in(line)) is None or not selection.has(folder.name, gap)
+        )
+        jsonl.rewrite(
+            folder / MANIFEST, lambda line: (one := record_in(line)) is None or one.file not in names
+        )
     if (folder / DELIVERED).exists():
         forget(folder, items=items)
-
-
-def _filter(path: Path, is_chosen: Callable[[bytes], bool]) -> None:
-    if path.exists():
-        lines = path.read_bytes().splitlines(keepends=True)
-        write_private(path, b"".join(line for line in lines if not is_chosen(line)))
 
 
 def remove_folder(folder: Path) -> None:
@@ -151,15 +145,6 @@ def remove_folder(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         folder.rmdir()
-
-
-def read_texts(folder: Path) -> dict[str, TextRecord]:
-    """The last word on each segment's text, by the name of its WAV."""
-    try:
-        lines = (folder / TEXTS).read_bytes().splitlines()
-    except FileNotFoundError:
-        return {}
-    return {text.file: text for line in lines if (text := text_in(line)) is not None}
 
 
 def files_of(record: SegmentRecord, text: TextRecord | None) -> list[str]:

@@ -24,17 +24,17 @@ from typing import Any
 
 import doorbell
 import folding
-from archive import Text, Texts, entry_in, text_of_line
 from files import PRIVATE_FILE
+from jsonl import Bookmark, lines_behind, new_lines
+from lesson_texts import Text, Texts, entry_in, file_in, text_of_entry
 from manifest import record_in
 from names import MANIFEST, TEXTS, is_plain_name
-from outbox import Bookmark, new_lines
 from segments import SegmentRecord, StorageError
 
 logger = logging.getLogger("recorder")
 
 INDEX = ".search.sqlite"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 BUSY_SECONDS = 30.0
 BATCH_LINES = 5_000
 """Lines that become one transaction: what a kill costs, and how long others wait."""
@@ -240,8 +240,8 @@ class SearchIndex:
 
     def _read_on(self, folder: _Folder, path: Path, advance: Callable[[float], None]) -> bool:
         """Reads some more of one of the files; whether there was anything."""
-        lines, behind = new_lines(path / MANIFEST, folder.manifest, BATCH_LINES)
-        if behind.bytes - sum(map(len, lines)) != folder.manifest.bytes:  # it is not the file it was
+        is_another, lines, behind = lines_behind(path / MANIFEST, folder.manifest, BATCH_LINES)
+        if is_another:
             folder.forget()
         if lines:
             records = [record for line in lines if (record := record_in(line)) and is_plain_name(record.file)]
@@ -411,9 +411,9 @@ class _Folder:
         found: list[tuple[int, str | None, Text]] = []
         for line in lines:
             entry = entry_in(line)
-            row = self._row_of(entry["number"]) if entry is not None else None
+            row = self._row_of(entry["number"], file_in(entry)) if entry is not None else None
             if entry is not None and row is not None:
-                found.append((row[0], row[2], text_of_line(path, row[1], entry)))
+                found.append((row[0], row[2], text_of_entry(path, row[1], entry)))
         latest = {row: (before, text) for row, before, text in found}
         for place in sorted(latest):  # in order of time, which is how FTS5 takes them fastest
             before, text = latest[place]
@@ -421,14 +421,17 @@ class _Folder:
                 self._unlist(place, json.loads(before))
             self._list(place, text)
 
-    def _row_of(self, number: int) -> tuple[int, str, str | None] | None:
+    def _row_of(self, number: int, file: str | None) -> tuple[int, str, str | None] | None:
+        """The row of a text's segment; that of a text that names no file if there is one file of that number."""
         if not -(2**63) <= number < 2**63:
             return None
-        row: tuple[int, str, str | None] | None = self._database.execute(
-            "SELECT id, file, folded FROM segment WHERE folder = ? AND number = ? ORDER BY id DESC LIMIT 1",
+        rows: list[tuple[int, str, str | None]] = self._database.execute(
+            "SELECT id, file, folded FROM segment WHERE folder = ? AND number = ? ORDER BY id",
             (self.id, number),
-        ).fetchone()
-        return row
+        ).fetchall()
+        if file is None and len({row[1] for row in rows}) > 1:
+            return None
+        return next((row for row in reversed(rows) if file in (None, row[1])), None)
 
     def _free_row(self, start: datetime) -> int:
         milliseconds = int(start.timestamp() * 1000)

@@ -12,11 +12,11 @@ import typer
 
 import console
 import folding
-from archive import Archive
 from config import Settings
 from console import AsJson, progress, say, say_json, tell
 from languages import is_same_language, language_tag
 from logs import printable
+from rooms import Archive
 from search_index import SearchIndex, Segment, Step
 from segments import InputError, parse_utc
 

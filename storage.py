@@ -42,8 +42,9 @@ from files import (
     write_whole,
 )
 from hearing import MOST_WORD_BYTES, Before, Heard, Hearing, Word, is_plausible
-from manifest import append_line, append_manifest, new_lines, read_manifest, records_in
-from names import GAPS, HEARD_FILE, MANIFEST, PART_SUFFIX, SegmentNames, digest_of, safe_name
+from jsonl import Bookmark, new_lines
+from manifest import append_gap, append_manifest, read_manifest, records_in
+from names import HEARD_FILE, MANIFEST, PART_SUFFIX, SegmentNames, digest_of, safe_name
 from recovery import OpenNote, recover_folder
 from segments import (
     BYTES_PER_SAMPLE,
@@ -73,7 +74,7 @@ class RoomFolder:
         self._before: Before | None = None
         self._is_heard = False
         self._highest_number = 0
-        self._manifest_bytes_read = 0
+        self._bookmark = Bookmark()
 
     @classmethod
     def open(cls, settings: Settings, room: RoomInfo) -> RoomFolder:
@@ -142,7 +143,7 @@ class RoomFolder:
         """Owns up to a time from which speech may be missing."""
         self.path.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
         with FolderLock(self.path):
-            append_line(self.path / GAPS, gap.to_json())
+            append_gap(self.path, gap)
 
     def begin(self, track: TrackInfo, clock: StreamClock, start_sample: int, speech_sample: int) -> PartFile:
         """Reserves the next number and creates the files of a segment that is being spoken.
@@ -168,10 +169,12 @@ class RoomFolder:
 
     def _highest_known(self, names: list[str]) -> int:
         """The highest number in what is new in the manifest and in the names (other recorders write too)."""
-        lines, self._manifest_bytes_read = new_lines(self.path, self._manifest_bytes_read)
-        in_manifest = [record.number for record in records_in(lines, self.path)]
-        in_names = [self._names.number_in(name) or 0 for name in names]
-        return max(self._highest_number, *in_manifest, *in_names, 0)
+        highest = max(self._highest_number, *(self._names.number_in(name) or 0 for name in names), 0)
+        while True:
+            lines, self._bookmark = new_lines(self.path / MANIFEST, self._bookmark)
+            if not lines:
+                return highest
+            highest = max(highest, *(record.number for record in records_in(lines, self.path)), 0)
 
 
 def _folder_for(settings: Settings, room: RoomInfo, zone: ZoneInfo) -> Path:

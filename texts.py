@@ -25,10 +25,10 @@ from config import Settings
 from deadline import within
 from feed import ManifestFeed
 from languages import language_tag_or_empty
+from lesson_texts import FolderTexts, write_text
 from names import MANIFEST
 from outbox import Backlog, Order, Outbox, State, Work
 from segments import Refused, RetryLater, SegmentRecord, StorageError, TextRecord, Translation
-from text_files import FolderTexts, write_text
 from translator import BadAnswer, Rejected, TextRequest, TextResult, Translator, Usage
 from vitals import Figure
 

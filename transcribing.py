@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import console
-from archive import Archive, Room
 from config import Settings
 from console import AsJson, duration, progress, say, say_json, tell
 from languages import language_tags
+from rooms import Archive, Room
 from segments import ConfigError, InputError
 
 if TYPE_CHECKING:

@@ -13,13 +13,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from archive import Room, Text
 from config import Settings
 from console import Advance
 from languages import is_same_language
+from lesson_texts import FolderTexts, Text
 from outbox import Outbox, Work
+from rooms import Room
 from segments import ConfigError, RetryLater, SegmentRecord, TextRecord
-from text_files import FolderTexts
 from texts import TEXT, TextService
 from translator import OPERATOR_PAUSE_SECONDS, TextResult, Translator
 

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 from disk import ANNA, BOB, CLOCK, NAMES, ROOM, noise, open_room, segment_of, settings_for
 
-from archive import Archive, Lines, Room, Text
+from jsonl import Lines
+from lesson_texts import Text
 from names import is_plain_name
+from rooms import Archive, Room
 from segments import InputError, RoomInfo, SegmentRecord, TrackInfo
 from storage import RoomFolder
 

@@ -19,13 +19,13 @@ from harness import until
 from lessons_on_disk import spoken
 
 import leases
-from archive import Room
 from bucket import CLAIMS, Bucket
 from config import Settings
 from devtools.gemini_server import KEY, GeminiServer
 from devtools.s3_server import BUCKET, Request, S3Server
 from leases import LeaseLost, Leases
 from names import TEXTS
+from rooms import Room
 from segments import SegmentRecord
 
 pytestmark = pytest.mark.timeout(300)

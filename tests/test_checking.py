@@ -16,11 +16,11 @@ from commands import run
 from disk import ANNA, BOB, CLOCK, NAMES, ROOM, assert_sound, noise, open_room, segment_of
 
 import ledger
-from archive import Room
 from checking import Kind, Report, Wanted, inspect, mended
 from hearing import Heard
 from manifest import append_manifest
 from names import HEARD_FILE, MANIFEST
+from rooms import Room
 from segments import EndReason, GapReason, GapRecord, RoomInfo, SegmentRecord, TextRecord, TrackInfo
 from storage import RoomFolder
 

@@ -22,10 +22,10 @@ from videos import between, write_video
 
 import subtitles
 import webpage
-from archive import Room
 from devtools.browser import Browser
 from exporting import _as_data
 from lesson import Lesson, Utterance, read_lesson
+from rooms import Room
 from subtitles import Spoken
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio]

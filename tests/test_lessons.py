@@ -16,9 +16,9 @@ from disk import ANNA, BOB, CLOCK, ROOM, noise, open_room, segment_of
 from recordings import write_recording
 
 import lessons
-from archive import Room
 from ledger import note as note_delivered
 from ledger import sound_key
+from rooms import Room
 from segments import RoomInfo
 from storage import RoomFolder
 

@@ -20,7 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import outbox
-from outbox import OUTBOX, SET_ASIDE, Backlog, Bookmark, Order, Outbox, State, Work, new_lines
+from jsonl import Bookmark, new_lines
+from outbox import OUTBOX, SET_ASIDE, Backlog, Order, Outbox, State, Work
 from segments import StorageError
 
 

@@ -13,7 +13,7 @@ import pytest
 from commands import run
 from disk import ANNA, CLOCK, ROOM, noise, open_room, segment_of
 
-from archive import Room
+from rooms import Room
 from segments import RoomInfo, StreamClock, TrackInfo
 
 HOSTILE = TrackInfo("bob", "Bob\n#EXTINF:1,\u202eevil\r\n/etc/passwd", "TR_B", "microphone")

@@ -17,9 +17,10 @@ from lessons_on_disk import NOW, spoken, with_gap, with_texts
 from config import Settings
 from deliverables import Item, Lists, Selection, Sound
 from delivery import Backoff, DeliveryService
+from jsonl import new_lines
 from ledger import DELIVERED, Key, Ledger, forget, note
 from manifest import read_gaps
-from outbox import Outbox, new_lines
+from outbox import Outbox
 from retention import Housekeeping, Rules, let_go
 from segments import RetryLater, SegmentRecord
 

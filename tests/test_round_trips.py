@@ -18,8 +18,8 @@ from conftest import Tool
 from recorded import Recorded, record, school_lesson, sentences
 from sound import SAMPLE_RATE, IntArray
 
-from archive import Room
 from lesson import Lesson, read_lesson
+from rooms import Room
 from subtitles import RIGHT_TO_LEFT_MARK, WORD_JOINER, Cue, Spoken, cues, srt
 
 pytestmark = pytest.mark.timeout(600)

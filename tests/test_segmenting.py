@@ -19,11 +19,11 @@ from disk import NAMES, assert_sound, manifest, place, segment_of, settings_for
 from harness import recorded, samples
 from recordings import CODECS, write_pieces, write_recording
 
-from archive import Room
 from audio_processor import WINDOW_SAMPLES, Closed, Segmenter, load_detector
 from checking import inspect
 from decoding import Recording
 from importing import Covered, fingerprint, segment_file
+from rooms import Room
 from segments import SAMPLE_RATE, EndReason, InputError, Pcm, SpeechSegment, StreamClock, parse_utc
 
 BEGAN = datetime(2025, 10, 8, 14, 0, tzinfo=timezone.utc)

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from disk import RefusingDisk, needs_posix
 
+from lesson_texts import FolderTexts, write_text
 from names import TEXTS
 from segments import EndReason, SegmentRecord, TextRecord
-from text_files import FolderTexts, write_text
 
 NOW = datetime(2025, 10, 8, 14, 5, 23, tzinfo=timezone.utc)
 

@@ -10,7 +10,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from harness import until
 
 import devtools.gemini_server
 import doorbell
+import jsonl
 import outbox
 import texts
 import translator
@@ -754,17 +755,15 @@ async def test_a_disk_that_refuses_costs_no_answer(
     records = spoken(settings, 2)
     refusals = 3
 
-    def full(path: Path, line: str) -> None:
+    def full(path: Path, entry: Mapping[str, Any]) -> None:
         nonlocal refusals
         refusals -= 1
         if refusals >= 0:
             raise OSError(28, "No space left on device")
-        original(path, line)
+        original(path, entry)
 
-    import text_files
-
-    original = text_files._append_line
-    monkeypatch.setattr(text_files, "_append_line", full)
+    original = jsonl.append
+    monkeypatch.setattr(jsonl, "append", full)
     async with service(settings):
         await outcomes_of(tmp_path, 2)
     assert len(gemini.calls) == 2, "what was answered is kept in memory"

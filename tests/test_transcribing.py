@@ -16,10 +16,10 @@ from disk import ANNA, CLOCK, noise, open_room, segment_of, settings_for
 from harness import until
 
 import batches
-from archive import Archive, Room
 from batches import Batches
 from config import Settings
 from devtools.gemini_server import KEY, Call, GeminiServer
+from rooms import Archive, Room
 from segments import RetryLater, RoomInfo
 from transcription import Wish, estimate, is_in_shard, tasks_of, transcribe
 from translator import GeminiTranslator
