@@ -65,6 +65,7 @@ from retention import Housekeeping
 from segments import ConfigError, RecorderError, RoomInfo
 from files import prepare_output_dir
 from recovery import recover_all
+from supervised import pauses, supervised
 from targets import open_targets
 from vitals import vitals
 
@@ -166,7 +167,7 @@ class RecorderServer(AgentServer):
     def _start_helpers(self, outbox: Outbox) -> list[asyncio.Task[None]]:
         """What goes on beside the rooms for as long as the worker serves."""
         helpers = [
-            asyncio.create_task(_recover(self.settings), name="recovery"),
+            supervised(lambda: _recover(self.settings), "recovery"),
             *self._delivery_service(outbox),
         ]
         if self.texts is not None:
@@ -174,8 +175,8 @@ class RecorderServer(AgentServer):
 
             index = FreshIndex(Path(self.settings.output_dir))
             vitals.add_source(self.texts.figures)
-            helpers.append(asyncio.create_task(self.texts.run(), name="texts"))
-            helpers.append(asyncio.create_task(index.run(), name="search index"))
+            helpers.append(supervised(self.texts.run, "texts"))
+            helpers.append(supervised(index.run, "search index"))
         return helpers
 
     def _take_part(self, livekit: api.LiveKitAPI, health_port: int) -> list[asyncio.Task[None]]:
@@ -187,7 +188,7 @@ class RecorderServer(AgentServer):
         )
         return [
             asyncio.create_task(self._http_server.aclose(), name="framework's health"),
-            asyncio.create_task(reconciler.run(), name="reconciler"),
+            supervised(reconciler.run, "reconciler"),
         ]
 
     def _text_service(self, outbox: Outbox) -> TextService | None:
@@ -213,11 +214,11 @@ class RecorderServer(AgentServer):
         for problem in problems:
             logger.error("%s. Recording goes on locally", problem)
         housekeeping = Housekeeping(self.settings, targets, is_complete=not problems)
-        tasks = [asyncio.create_task(housekeeping.run(), name="housekeeping")]
+        tasks = [supervised(housekeeping.run, "housekeeping")]
         if targets:
             self.delivery = DeliveryService(self.settings, targets, outbox)
             vitals.add_source(self.delivery.figures)
-            tasks.append(asyncio.create_task(self.delivery.run(), name="delivery"))
+            tasks.append(supervised(self.delivery.run, "delivery"))
         return tasks
 
     def is_connected(self) -> bool:
@@ -334,7 +335,7 @@ async def _reach(livekit: api.LiveKitAPI, settings: Settings) -> None:
     Raises:
         ConfigError: the server refuses the key or the secret.
     """
-    attempt = 0
+    waits = pauses(SERVER_RETRY_SECONDS)
     while True:
         try:
             await livekit.room.list_rooms(api.ListRoomsRequest(names=["-"]))
@@ -347,12 +348,11 @@ async def _reach(livekit: api.LiveKitAPI, settings: Settings) -> None:
             reason = f"it answers {error.status} {error.code}"
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
             reason = str(error) or type(error).__name__
-        pause = SERVER_RETRY_SECONDS[min(attempt, len(SERVER_RETRY_SECONDS) - 1)]
+        pause = next(waits)
         logger.error(
             "LIVEKIT_URL=%s cannot be reached: %s. Next try in %d s", settings.livekit_url, reason, pause
         )
         await asyncio.sleep(pause)
-        attempt += 1
 
 
 # --- jobs ---

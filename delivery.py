@@ -30,6 +30,7 @@ from manifest import read_manifest, record_in
 from names import GAPS, MANIFEST, TEXTS, is_plain_name
 from outbox import Order, Outbox, Work
 from segments import ConfigError, RecorderError, Refused, RetryLater, SegmentRecord, StorageError, TextRecord
+from supervised import supervised
 from vitals import Figure
 
 logger = logging.getLogger("recorder")
@@ -118,8 +119,9 @@ class DeliveryService:
         """Delivers until cancelled, then for a few seconds what the end of the rooms has brought: a container's disk
         may go with it. What is left is left to the next start."""
         stops = [doorbell.listen(name, self._wake) for name in (MANIFEST, TEXTS)]
+        running = [supervised(lane.run, f"delivery to {lane.status.target}") for lane in self._lanes]
         try:
-            await asyncio.gather(*(lane.run() for lane in self._lanes))
+            await asyncio.gather(*running)
         finally:
             for stop in stops:
                 stop()

@@ -23,6 +23,7 @@ from prometheus_client.registry import Collector
 from config import Settings
 from files import prove_disk
 from pulse import beat_for_worker
+from supervised import supervised
 from vitals import LATENCY_BOUNDS, WORKER, Figure, Snapshot, Vitals, vitals
 
 logger = logging.getLogger("recorder")
@@ -52,7 +53,13 @@ async def health_answer(
         )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
-        tasks = [asyncio.create_task(beat_for_worker(is_connected)), asyncio.create_task(disk.run())]
+        stack.callback(disk.close)
+        vitals.room_opened(WORKER)
+        stack.callback(vitals.room_closed, WORKER)
+        tasks = [
+            supervised(lambda: beat_for_worker(is_connected), "heartbeat"),
+            supervised(disk.run, "test of the disk"),
+        ]
         stack.push_async_callback(_end, tasks)
         yield await _listen(runner, settings.health_host, settings.health_port)
 
@@ -123,12 +130,12 @@ class _DiskProof:
 
     async def run(self) -> None:
         """Until cancelled."""
-        try:
-            while True:
-                await self._prove()
-                await asyncio.sleep(PROOF_SECONDS)
-        finally:
-            self._thread.shutdown(wait=False)
+        while True:
+            await self._prove()
+            await asyncio.sleep(PROOF_SECONDS)
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False)
 
     async def _prove(self) -> None:
         try:

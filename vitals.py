@@ -76,6 +76,8 @@ class RoomState:
     disk_trouble: str = ""
     disk_asked_at: float | None = None
     """Since when the disk owes an answer."""
+    failing_tasks: tuple[str, ...] = ()
+    """The names of long-lived tasks that have failed and do not work again yet."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,20 @@ class Vitals:
 
     def disk_works(self, room: str) -> None:
         self._set(room, disk_trouble="")
+
+    def task_failed(self, room: str, name: str) -> None:
+        """A long-lived task has failed and is being restarted."""
+        with self._lock:
+            if room in self._rooms:
+                self._rooms[room].failing_tasks += (name,)
+
+    def task_works(self, room: str, name: str) -> None:
+        """It works again, or is needed no more. To be said once for each ``task_failed``."""
+        with self._lock:
+            if room in self._rooms and name in self._rooms[room].failing_tasks:
+                failing = list(self._rooms[room].failing_tasks)
+                failing.remove(name)
+                self._rooms[room].failing_tasks = tuple(failing)
 
     @contextlib.contextmanager
     def disk_step(self, room: str) -> Iterator[None]:
@@ -267,6 +283,9 @@ def _problems(rooms: list[RoomState], server_lost_at: float | None, now: float) 
     stuck = [state.alive_at for state in rooms if now - state.alive_at > STUCK_SECONDS]
     if stuck:
         problems.append(f"{len(stuck)} of {len(rooms)} event loops stuck for {now - min(stuck):.0f} s")
+    failing = sorted({name for state in rooms for name in state.failing_tasks})
+    if failing:
+        problems.append(f"failing and being restarted: {', '.join(failing)}")
     deaf = [state.deaf_since for state in rooms if state.deaf_since is not None]
     if deaf:
         problems.append(

@@ -16,6 +16,7 @@ from livekit.rtc._proto.stats_pb2 import RtcStats
 
 import pulse
 import recorder
+import supervised
 from segments import RoomInfo
 from vitals import Vitals
 
@@ -48,7 +49,7 @@ class Detector:
 def vitals_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Vitals:
     """What the recorder of this test tells of itself."""
     made = Vitals()
-    for module in (pulse, recorder):
+    for module in (pulse, recorder, supervised):
         monkeypatch.setattr(module, "vitals", made)
     return made
 

@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import health
 import pulse
+import supervised
 import vitals as vitals_module
 from config import Settings
 from files import prove_disk
@@ -28,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def vitals(monkeypatch: pytest.MonkeyPatch) -> Vitals:
     """One for each test, in place of the process's own."""
     made = Vitals()
-    for module in (health, pulse, vitals_module):
+    for module in (health, pulse, supervised, vitals_module):
         monkeypatch.setattr(module, "vitals", made)
     return made
 
