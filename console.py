@@ -15,12 +15,14 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from config import Settings, environment
 from logs import printable
+
+if TYPE_CHECKING:
+    from config import Settings
 
 HERE = Path(__file__).resolve().parent
 
@@ -50,6 +52,8 @@ def settings() -> Settings:
     Raises:
         ConfigError: a setting is wrong.
     """
+    from config import Settings, environment  # not for a page of help
+
     return Settings.from_env(environment(HERE), for_worker=False)
 
 

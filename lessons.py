@@ -11,56 +11,100 @@ Exit codes: 0 all well, 1 something is not in order or could not be done, 2 aske
 
 from __future__ import annotations
 
+import importlib
 import io
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-import checking
-import delivery_commands
-import exporting
-import listing
-import playing
-import searching
-import segmenting
-import transcribing
 from console import TROUBLE, WRONG_INPUT, tell
-from segments import ConfigError, InputError, RecorderError
 
-COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
+COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Look": {
-        "list": listing.list_lessons,
-        "search": searching.search,
-        "play": playing.play,
+        "list": (
+            "listing.list_lessons",
+            "Rooms and sessions: when, how long, how much speech, which languages, what is still undone.",
+        ),
+        "search": (
+            "searching.search",
+            "Search all lessons in all languages; the best matches first, the newest among equals.",
+        ),
+        "play": (
+            "playing.play",
+            "Open a segment in the system's player; without N the room's last lesson: the exported page, else a"
+            " playlist.",
+        ),
     },
     "Make": {
-        "segment": segmenting.segment,
-        "transcribe": transcribing.transcribe,
-        "export": exporting.export,
+        "segment": (
+            "segmenting.segment",
+            "Cut recordings into segments of speech, by the same rules and into the same folders as the live"
+            " recorder.",
+        ),
+        "transcribe": (
+            "transcribing.transcribe",
+            "Get transcripts and translations for what has none. What is done is skipped, so just start it again.",
+        ),
+        "export": (
+            "exporting.export",
+            "Write a lesson as lesson.html, WebVTT and SRT for each language, plain text and JSON.",
+        ),
     },
     "Keep": {
-        "check": checking.check,
-        "migrate": delivery_commands.migrate,
-        "deliver": delivery_commands.deliver,
-        "prune": delivery_commands.prune,
-        "link": delivery_commands.link,
-        "erase": delivery_commands.erase,
+        "check": (
+            "checking.check",
+            "Prove the folders: every file against the manifest and its SHA-256, numbering, times, leftovers, texts.",
+        ),
+        "migrate": (
+            "delivery_commands.migrate",
+            "Creates the tables in DATABASE_URL, or brings them up to date. Run it as their owner.",
+        ),
+        "deliver": (
+            "delivery_commands.deliver",
+            "Delivers everything that is not there yet, also from the disk of another worker (--output-dir).",
+        ),
+        "prune": (
+            "delivery_commands.prune",
+            "Removes what RETENTION_DAYS, KEEP_LOCAL and REMOTE_RETENTION_DAYS let go: here, and where it was"
+            " delivered.",
+        ),
+        "link": (
+            "delivery_commands.link",
+            "Makes a link to one delivered file that works for a few minutes, for whoever has it.",
+        ),
+        "erase": (
+            "delivery_commands.erase",
+            "Erases a whole room, or one participant of it: on this disk and in every target. This cannot be"
+            " undone.",
+        ),
     },
 }
-"""Every command by heading and name: a function whose annotations are its options and whose docstring is its help."""
+"""Every command by heading and name: its function, and the first sentences of that function's docstring.
+
+The function's annotations are its options, and its docstring is its help. Its module is imported when it is called: all
+of them together take longer than most of what they do.
+"""
+
+
+CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
 class Program(TyperGroup):
-    """Runs a command; whatever is wrong is one clear line."""
+    """Loads a command when it is called, and runs it; whatever is wrong is one clear line."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, _loaded(name) if name else command, rest
 
     def invoke(self, ctx: Any) -> Any:
+        from segments import ConfigError, InputError, RecorderError
+
         try:
             return super().invoke(ctx)
         except (ConfigError, InputError) as error:
@@ -83,6 +127,16 @@ class Program(TyperGroup):
             raise typer.Exit(TROUBLE) from None
 
 
+def _loaded(name: str) -> Any:
+    (target,) = (commands[name][0] for commands in COMMANDS.values() if name in commands)
+    module, _, function = target.rpartition(".")
+    alone = typer.Typer(
+        add_completion=False, pretty_exceptions_enable=False, context_settings=dict(CONTEXT_SETTINGS)
+    )
+    alone.command(name)(getattr(importlib.import_module(module), function))
+    return typer.main.get_command(alone)
+
+
 def _tell_lines(error: Exception) -> None:
     for line in str(error).splitlines():
         tell(line)
@@ -94,11 +148,11 @@ app = typer.Typer(
     epilog="Exit codes: 0 all well, 1 not in order or not done, 2 asked for wrongly, 3 come back later.",
     add_completion=False,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=dict(CONTEXT_SETTINGS),
 )
 for heading, commands in COMMANDS.items():
-    for name, command in commands.items():
-        app.command(name, rich_help_panel=heading)(command)
+    for name, (_, summary) in commands.items():
+        app.command(name, help=summary, rich_help_panel=heading)(lambda: None)
 
 
 @app.callback()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 import re
 import signal
@@ -98,6 +100,33 @@ def test_every_command_explains_itself_whatever_the_settings(command: str) -> No
     assert result.code == 0
     assert "Usage: lessons.py" in result.out
     assert len(result.out.splitlines()) > 8
+
+
+def test_a_page_of_help_loads_no_command() -> None:
+    """Nor numpy, which every command needs: help is there in the time of a blink."""
+    script = (
+        "import sys, lessons\n"
+        "try: lessons.main(['--help'])\n"
+        "except SystemExit: print(*sorted(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=environment(), capture_output=True, encoding="utf-8"
+    )
+    loaded = set(done.stderr.split())
+    commands = {
+        target.rpartition(".")[0] for group in lessons.COMMANDS.values() for target, _ in group.values()
+    }
+    assert "lessons" in loaded
+    assert not loaded & {*commands, "numpy", "config"}
+
+
+@pytest.mark.parametrize(
+    ("target", "summary"), [one for group in lessons.COMMANDS.values() for one in group.values()]
+)
+def test_the_list_of_commands_says_what_each_says_of_itself(target: str, summary: str) -> None:
+    module, _, function = target.rpartition(".")
+    told = inspect.getdoc(getattr(importlib.import_module(module), function))
+    assert told and told.partition("\n\n")[0] == summary
 
 
 @pytest.mark.parametrize("command", COMMANDS)
