@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import sound
-from commands import ROOT, Result, environment, run
+from commands import ROOT, Result, environment, run_process
 from disk import ANNA, CLOCK, noise, open_room, segment_of, settings_for
 from harness import until
 
@@ -53,7 +53,7 @@ def record_room(folder: Path, name: str = "math101", count: int = 3) -> Room:
 
 async def command(*arguments: str, folder: Path, gemini: GeminiServer, **settings: str) -> Result:
     environ = {"GEMINI_API_KEY": KEY, "GOOGLE_GEMINI_BASE_URL": gemini.url, "TARGET_LANGUAGES": "es,ar"}
-    run_it = functools.partial(run, "transcribe", *arguments, output_dir=folder)
+    run_it = functools.partial(run_process, "transcribe", *arguments, output_dir=folder)
     return await asyncio.to_thread(functools.partial(run_it, timeout=110, **{**environ, **settings}))
 
 
