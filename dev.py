@@ -3,6 +3,7 @@
 
     python dev.py demo [--keep] [--output DIR]     records a lecture on this machine
     python dev.py test [arguments for pytest]      format, lint, types and tests
+    python dev.py test --quick                     in a minute: lint, types of what has changed, unit tests
     python dev.py bench [arguments]                measures against the stock recipe (benchmarks/run.py)
     python dev.py faults                           does every fault to the worker and writes docs/faults.md
     python dev.py soak [--minutes N] [--report DIR] [--output DIR]
@@ -79,23 +80,12 @@ def demo(arguments: list[str]) -> int:
 def test(arguments: list[str]) -> int:
     began = time.monotonic()
     prepare_environment(DEVELOPMENT)
-    environ = {**os.environ, "LIVEKIT_SERVER": _livekit_server(), **_browser()}
-    run([str(PYTHON), "-m", "devtools.postgres_server"])
-    checks = [
-        ["ruff", "format", "--check"],
-        ["ruff", "check"],
-        ["mypy", "--strict"],
-        ["pytest", *arguments],
-    ]
-    failed = []
-    for check in checks:
-        name = " ".join(check[:2]) if check[0] == "ruff" else check[0]
-        print(f"\n=== {' '.join(check)} ===", flush=True)
-        if run([str(PYTHON), "-m", *check], environ):
-            failed.append(name)
-    outcome = f"FAILED: {', '.join(failed)}" if failed else "All checks passed"
-    print(f"\n{outcome} ({time.monotonic() - began:.0f} s)")
-    return 1 if failed else 0
+    environ = dict(os.environ)
+    if "--quick" not in arguments:
+        environ.update(LIVEKIT_SERVER=_livekit_server(), **_browser())
+        run([str(PYTHON), "-m", "devtools.postgres_server"])
+    environ["PREPARED_SECONDS"] = f"{time.monotonic() - began:.0f}"
+    return run([str(PYTHON), "-m", "devtools.check_all", *arguments], environ)
 
 
 def faults(arguments: list[str]) -> int:

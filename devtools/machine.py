@@ -5,12 +5,14 @@ Standard library only: this runs before the environment exists.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -82,13 +84,27 @@ def found_or_installed(find: Callable[[], Path | None], what: str, *packages: st
     """
     found = find()
     if found is None and is_build_machine():
-        print(f"Installing {what} (about 1 minute) ...", file=sys.stderr, flush=True)
-        _apt("update")
-        _apt("install", "--yes", "--no-install-recommends", *packages)
-        found = find()
+        with _one_at_a_time():
+            found = find()  # another test process may have installed it meanwhile
+            if found is None:
+                print(f"Installing {what} (about 1 minute) ...", file=sys.stderr, flush=True)
+                _apt("update")
+                _apt("install", "--yes", "--no-install-recommends", *packages)
+                found = find()
     if found is None:
         raise ProgramUnavailable(f"There is no {what} here: install it (Debian: apt install {packages[0]})")
     return found
+
+
+@contextlib.contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Of all processes that install packages: apt-get ends with an error where another one runs."""
+    with open(Path(tempfile.gettempdir()) / "voice-segmenter-apt.lock", "w") as lock:
+        if sys.platform != "win32":
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def is_root() -> bool:

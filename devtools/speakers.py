@@ -35,6 +35,10 @@ LEAD_SECONDS = 0.2
 """Audio handed over ahead of its time: how long this process may be kept from running before a gap is heard."""
 STEP_SECONDS = 0.05
 QUEUE_SECONDS = 0.5
+stalls: list[float] = []
+"""How long, in seconds, each gap was that listeners heard because this process was kept from running, of all
+microphones; whoever runs tests empties it before each."""
+
 NOISE_PEAK = 6
 """A microphone in a quiet room: about -75 dB, never digital silence."""
 
@@ -227,6 +231,8 @@ class Microphone:
     audio: rtc.AudioSource
     stalls: int = 0
     """How often this process was kept from running for so long that listeners heard a gap."""
+    worst_stall_seconds: float = 0.0
+    """The longest of these gaps."""
     _waiting: deque[_Utterance] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
@@ -285,6 +291,8 @@ class Microphone:
                 late > 0 and given
             ):  # all was played while we did not run; what comes next comes that much later
                 self.stalls += 1
+                self.worst_stall_seconds = max(self.worst_stall_seconds, late)
+                stalls.append(late)
                 began += late
             due = round((now - began + LEAD_SECONDS) * rate) - given
             due -= due % (rate // 100)  # whole frames of 10 ms

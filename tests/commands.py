@@ -53,9 +53,15 @@ def run_process(
     """The same as ``python lessons.py``, in a process of its own."""
     if output_dir is not None:
         settings["OUTPUT_DIR"] = str(output_dir)
+    return run_there(list(arguments), environment(**settings), timeout)
+
+
+def run_there(arguments: list[str], environ: Mapping[str, str], timeout: float = 110) -> Result:
+    """Runs a command in a process of its own, with these variables and no others, and nothing to read from."""
     done = subprocess.run(
         [sys.executable, str(ROOT / "lessons.py"), *arguments],
-        env=environment(**settings),
+        env=dict(environ),
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         encoding="utf-8",
         timeout=timeout,

@@ -13,7 +13,12 @@ from typing import Protocol, TypeVar
 
 import pytest
 import pytest_asyncio
-from fault_table import pytest_addoption, seen, set_up_table  # noqa: F401  (pytest finds the first two by name)
+from fault_table import pytest_addoption, seen, set_up_table  # noqa: F401  (pytest finds these by name)
+from reruns import (  # noqa: F401
+    pytest_report_teststatus,
+    pytest_runtest_protocol,
+    pytest_terminal_summary,
+)
 
 from devtools.browser import Browser, find_or_install, launched
 from devtools.livekit_server import LiveKitServer, find_or_build
@@ -37,15 +42,20 @@ def pytest_configure(config: pytest.Config) -> None:
     set_up_table(config)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Speech travels in real time: where the machine stalls, a jitter buffer tears it before it reaches the recorder.
+SERVICES = {"s3_server", "postgres_server"}
 
-    So an end-to-end test that fails is tried once more, and the summary names it as rerun. A word that the recorder
-    loses is lost both times.
-    """
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks every test by what it needs: ``room`` (a livekit-server), ``services`` (S3, Postgres), ``browser``, and
+    ``unit`` if it needs none of them."""
     for item in items:
-        if item.get_closest_marker("e2e"):
-            item.add_marker(pytest.mark.flaky(reruns=1))
+        needs = set(getattr(item, "fixturenames", ()))
+        if "livekit_server_binary" in needs or item.get_closest_marker("e2e"):
+            item.add_marker("room")
+        if needs & SERVICES:
+            item.add_marker("services")
+        if not any(item.get_closest_marker(name) for name in ("room", "services", "browser")):
+            item.add_marker("unit")
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from commands import Result, run_here
+from commands import Result, run_here, run_there
 from lessons_on_disk import BEN, NOW, sha256, spoken, with_gap, with_texts
 
 from config import Settings
@@ -23,8 +23,12 @@ pytestmark = pytest.mark.timeout(300)  # many programs are started, one after th
 
 def lessons(*arguments: str, **settings: str) -> Result:
     """Runs a command with these settings and no others."""
+    return run_here(list(arguments), environment(settings))
+
+
+def environment(settings: dict[str, str]) -> dict[str, str]:
     none = {field.name.upper(): "" for field in dataclasses.fields(Settings)}
-    return run_here(list(arguments), {**os.environ, **none, **settings})
+    return {**os.environ, **none, "PYTHONIOENCODING": "utf-8", **settings}
 
 
 def settings_of(environ: dict[str, str]) -> Settings:
@@ -50,7 +54,7 @@ def test_deliver_brings_everything_from_any_disk(s3: S3Server, tmp_path: Path) -
     requests = len(s3.gate.requests)
     assert lessons("deliver", **environ).code == 0
     assert len(s3.gate.requests) == requests, "nothing was left to do"
-    assert lessons("deliver", "--again", **environ).code == 0
+    assert run_there(["deliver", "--again"], environment(environ)).code == 0
     assert len(s3.gate.requests) > requests
 
 

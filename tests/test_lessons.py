@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import ROOT, environment, run
+from commands import ROOT, environment, run, run_process
 from disk import ANNA, BOB, CLOCK, ROOM, noise, open_room, segment_of
 from recordings import write_recording
 
@@ -96,7 +96,7 @@ def test_what_was_asked_for_wrongly_is_one_line(arguments: list[str], what: str)
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself_whatever_the_settings(command: str) -> None:
-    result = run(command, "--help", SAVE_AUDIO="maybe")
+    result = run_process(command, "--help", SAVE_AUDIO="maybe")
     assert result.code == 0
     assert "Usage: lessons.py" in result.out
     assert len(result.out.splitlines()) > 8
