@@ -174,7 +174,7 @@ class RecorderServer(AgentServer):
             from search_index import FreshIndex
 
             index = FreshIndex(Path(self.settings.output_dir))
-            vitals.add_source(self.texts.figures)
+            vitals.add_source(self.texts.metrics)
             helpers.append(supervised(self.texts.run, "texts"))
             helpers.append(supervised(index.run, "search index"))
         return helpers
@@ -217,7 +217,7 @@ class RecorderServer(AgentServer):
         tasks = [supervised(housekeeping.run, "housekeeping")]
         if targets:
             self.delivery = DeliveryService(self.settings, targets, outbox)
-            vitals.add_source(self.delivery.figures)
+            vitals.add_source(self.delivery.metrics)
             tasks.append(supervised(self.delivery.run, "delivery"))
         return tasks
 
@@ -387,7 +387,7 @@ async def request(request: JobRequest) -> None:
         logger.info("Already recording: second request refused", extra={"room": request.room.name})
         await request.reject(terminate=True)
     elif server.rooms_taken() >= server.max_rooms:
-        vitals.refused_room()
+        vitals.counters.refused_rooms.inc()
         logger.error("Full with %d rooms (MAX_ROOMS)", server.max_rooms, extra={"room": request.room.name})
         await request.reject(terminate=False)
     else:

@@ -636,7 +636,7 @@ class TrackProcessor:
         if abs(drifted + was_set) <= TOLERATED_CLOCK_SECONDS:
             return
         self._dating = found
-        vitals.clock_corrected()
+        vitals.counters.clock_corrections.inc()
         logger.warning(
             "Clock corrected by %+.3f s: the machine's was set by %+.3f s, the samples drifted by %+.3f s",
             drifted + was_set,

@@ -40,7 +40,7 @@ from leases import Lease, LeaseLost, Leases, guarded, notes_in
 from names import MANIFEST, TEXTS, is_plain_name
 from rooms import Room
 from segments import ConfigError, RecorderError, Refused, RetryLater, SegmentRecord, TextRecord
-from texts import TextCosts
+from text_costs import TextCosts
 from transcription import Estimate, Task, Wish, estimate, tasks_of, transcribe
 from translator import OPERATOR_PAUSE_SECONDS, GeminiTranslator, Rejected, TextRequest, TextResult, Translator
 

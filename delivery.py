@@ -23,6 +23,7 @@ import doorbell
 from config import Settings
 from deadline import within
 from deliverables import CALL_TIMEOUT_SECONDS, Item, Lists, Sound, Target, Unusable, Words
+from delivery_status import DeliveryMetrics, Status
 from jsonl import Bookmark, end_of, new_lines
 from ledger import Key, Ledger, lists_key, note, sound_key, words_key
 from lesson_texts import text_in
@@ -31,7 +32,6 @@ from names import GAPS, MANIFEST, TEXTS, is_plain_name
 from outbox import Order, Outbox, Work
 from segments import ConfigError, RecorderError, Refused, RetryLater, SegmentRecord, StorageError, TextRecord
 from supervised import supervised
-from vitals import Figure
 
 logger = logging.getLogger("recorder")
 
@@ -62,38 +62,6 @@ class Backoff:
         return random.uniform(longest / 2, longest)
 
 
-@dataclass
-class Status:
-    """Plain numbers about one target, for whoever shows them."""
-
-    target: str
-    waiting: int = 0
-    oldest_seconds: float = 0.0
-    """How long ago the oldest of what waits was spoken."""
-    delivered: int = 0
-    """Since the start."""
-    refused: int = 0
-    """Set aside, in all."""
-    failures: int = 0
-    """Attempts that failed and are repeated, since the start."""
-    trouble: str = ""
-    """What is wrong just now; empty while it works."""
-
-
-def _figures(status: Status) -> list[Figure]:
-    of = (("target", status.target),)
-    return [
-        Figure("delivery_waiting", "Items that wait for delivery", status.waiting, labels=of),
-        Figure(
-            "delivery_oldest_seconds", "How long ago the oldest was spoken", status.oldest_seconds, labels=of
-        ),
-        Figure("delivery_refused", "Items set aside for good", status.refused, labels=of),
-        Figure("delivery_in_trouble", "1 while the target takes nothing", bool(status.trouble), labels=of),
-        Figure("delivery_delivered", "Items delivered", status.delivered, is_total=True, labels=of),
-        Figure("delivery_failures", "Attempts that are repeated", status.failures, is_total=True, labels=of),
-    ]
-
-
 def kind_of(target: Target) -> str:
     """The outbox's name for what goes to a target."""
     return f"delivery {target.name}"
@@ -105,15 +73,14 @@ class DeliveryService:
     def __init__(
         self, settings: Settings, targets: Sequence[Target], outbox: Outbox, backoff: Backoff | None = None
     ) -> None:
-        self._lanes = [_Lane(settings, target, outbox, backoff or Backoff()) for target in targets]
+        self.metrics = DeliveryMetrics(self.status)
+        self._lanes = [
+            _Lane(settings, target, outbox, backoff or Backoff(), self.metrics) for target in targets
+        ]
 
     def status(self) -> list[Status]:
         """One for each target."""
         return [replace(lane.status) for lane in self._lanes]
-
-    async def figures(self) -> list[Figure]:
-        """For metrics."""
-        return [figure for status in self.status() for figure in _figures(status)]
 
     async def run(self) -> None:
         """Delivers until cancelled, then for a few seconds what the end of the rooms has brought: a container's disk
@@ -153,8 +120,11 @@ class DeliveryService:
 class _Lane:
     """The way to one target."""
 
-    def __init__(self, settings: Settings, target: Target, outbox: Outbox, backoff: Backoff) -> None:
+    def __init__(
+        self, settings: Settings, target: Target, outbox: Outbox, backoff: Backoff, metrics: DeliveryMetrics
+    ) -> None:
         self.status = Status(target.name)
+        self._metrics = metrics
         self._target = target
         self._kind = kind_of(target)
         self._outbox = outbox
@@ -317,6 +287,7 @@ class _Lane:
             await self._insist(self._outbox.refuse, work, refusal)
         else:
             self.status.delivered += 1
+            self._metrics.add(self.status.target, delivered=1)
             logger.debug("%s delivered to %s", work.file, self._target.name, extra=_room(item))
             await self._insist(self._outbox.done, work)
 
@@ -343,6 +314,7 @@ class _Lane:
         """All wait: what troubles one item troubles the next. Said when it begins, and when it changes."""
         self._failures += 1
         self.status.failures += 1
+        self._metrics.add(self.status.target, failures=1)
         hint = error.after_seconds if isinstance(error, RetryLater) else None
         pause = hint or self._backoff.pause(self._failures)
         self._not_before = time.monotonic() + pause

@@ -105,6 +105,6 @@ class Encryption:
     def _complain(self, participant: rtc.RemoteParticipant, why: str) -> None:
         if participant.sid not in self._undecipherable:
             self._undecipherable.add(participant.sid)
-            vitals.undecipherable()
+            vitals.counters.undecipherable.inc()
             message = f"NOT RECORDED: the sound is encrypted end to end, and {why}"
             self._say(logging.ERROR, message, participant)

@@ -1,9 +1,8 @@
-"""What the worker answers when it is asked how it is: ``/`` for people, ``/live`` for whatever restarts it by itself,
-``/metrics`` for Prometheus.
+"""The health answer of the worker: ``/`` for people, ``/live`` for whatever restarts it, ``/metrics`` for Prometheus.
 
-``/`` is 200 ``OK``, or 503 with one plain line that says what is wrong; ``/live`` is so only where a restart is the
-cure. Nothing here names a room or a person, and nothing else is answered: the framework's own server, which tells more,
-is closed by :mod:`agent`.
+``/`` is 200 ``OK``, or 503 with one plain line that says what is wrong; ``/live`` is 503 only where a restart helps.
+No answer names a room or a person, and nothing else is answered: the framework's own server, which tells more, is
+closed by :mod:`agent`.
 """
 
 from __future__ import annotations
@@ -11,42 +10,41 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 
 from config import Settings
 from files import prove_disk
+from metrics import gauge
 from pulse import beat_for_worker
 from supervised import supervised
-from vitals import LATENCY_BOUNDS, WORKER, Figure, Snapshot, Vitals, vitals
+from vitals import WORKER, Vitals, vitals
 
 logger = logging.getLogger("recorder")
 
 PROOF_SECONDS = 15.0
-"""How often the disk is tried while nobody may be speaking."""
-
-PREFIX = "recorder_"
+"""How often a file is written as a test of the disk: perhaps nobody speaks."""
 
 
 @contextlib.asynccontextmanager
 async def health_answer(
     settings: Settings, max_rooms: int, is_connected: Callable[[], bool]
 ) -> AsyncIterator[int]:
-    """Answers until left, and keeps an eye on the worker's own loop, its server and its disk. Yields the port, 0 if
-    there is none to be had: no reason to leave rooms unrecorded."""
-    disk = _DiskProof(Path(settings.output_dir))
-
-    async def figures() -> list[Figure]:
-        capacity = Figure("max_rooms", "Rooms that this worker takes (MAX_ROOMS)", max_rooms)
-        return [capacity, *disk.figures()]
-
-    vitals.add_source(figures)
+    """Answers until left, and watches the worker's own loop, its server and its disk. Yields the port, 0 if there is
+    none to be had: no reason to leave rooms unrecorded."""
+    own = _ProcessMetrics(max_rooms)
+    disk = _DiskProof(Path(settings.output_dir), own.registry)
+    vitals.add_source(own)
     async with contextlib.AsyncExitStack() as stack:
         runner = web.AppRunner(
             health_app(vitals, with_metrics=settings.metrics), access_log=None, shutdown_timeout=1
@@ -100,7 +98,7 @@ def health_app(of: Vitals, *, with_metrics: bool) -> web.Application:
         return _verdict(seen.problems if seen.needs_restart else [])
 
     async def metrics(_: web.Request) -> web.Response:
-        text = exposition(of.snapshot(), await of.figures())
+        text = exposition(await of.registries())
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     app = web.Application()
@@ -119,11 +117,13 @@ def _verdict(problems: list[str]) -> web.Response:
 
 
 class _DiskProof:
-    """Tries the disk now and then, so that an idle worker knows before the lesson begins."""
+    """Writes to the disk now and then, so that an idle worker knows before the lesson begins."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, registry: CollectorRegistry) -> None:
         self._folder = folder
-        self._free_bytes: int | None = None
+        self._registry = registry
+        self._free_bytes = gauge(None, "disk_free_bytes", "Free space where OUTPUT_DIR is")
+        self._is_measured = False
         self._trouble = ""
         # Of its own: the default one is waited for at the end, and a disk may hang for ever.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="proof")
@@ -141,101 +141,45 @@ class _DiskProof:
         try:
             with vitals.disk_step(WORKER):
                 loop = asyncio.get_running_loop()
-                self._free_bytes = await loop.run_in_executor(self._thread, prove_disk, self._folder)
+                free_bytes = await loop.run_in_executor(self._thread, prove_disk, self._folder)
         except OSError as error:
-            self._say(error.strerror or type(error).__name__)
+            self._report(error.strerror or type(error).__name__)
         else:
-            self._say("")
+            self._report("")
+            self._show(free_bytes)
 
-    def _say(self, trouble: str) -> None:
+    def _show(self, free_bytes: int) -> None:
+        self._free_bytes.set(free_bytes)
+        if not self._is_measured:  # until then there is no figure: 0 would look like a full disk
+            self._is_measured = True
+            self._registry.register(self._free_bytes)
+
+    def _report(self, trouble: str) -> None:
         if trouble and trouble != self._trouble:
             logger.error("OUTPUT_DIR cannot be written: %s. What is said now is held in memory", trouble)
         if self._trouble and not trouble:
             logger.warning("OUTPUT_DIR can be written again")
         self._trouble = trouble
-        vitals.disk_refuses(WORKER, trouble)  # by nothing, where there is none
-
-    def figures(self) -> list[Figure]:
-        if self._free_bytes is None:
-            return []
-        return [Figure("disk_free_bytes", "Free space where OUTPUT_DIR is", self._free_bytes)]
+        vitals.disk_refuses(WORKER, trouble)  # an empty one: it works
 
 
-# --- as Prometheus reads it ---
+# --- metrics ---
 
 
-def exposition(seen: Snapshot, figures: Iterable[Figure] = ()) -> bytes:
-    """The metrics in Prometheus' text format. Memory and CPU are those of the worker's own process (Linux only)."""
+class _ProcessMetrics:
+    """Of the worker's own process (memory and CPU on Linux only), and how much it takes."""
 
-    class Metrics(Collector):
-        def collect(self) -> Iterator[Metric]:
-            yield from _metrics(seen)
-            yield from _families(figures)
+    def __init__(self, max_rooms: int) -> None:
+        self.registry = CollectorRegistry()
+        gauge(self.registry, "max_rooms", "Rooms that this worker takes (MAX_ROOMS)").set(max_rooms)
+        ProcessCollector(registry=self.registry)
 
-    registry = CollectorRegistry()
-    registry.register(Metrics())
-    ProcessCollector(registry=registry)
-    return generate_latest(registry)
+    async def refresh(self) -> None:
+        """Nothing: all of it is read when it is shown."""
 
 
-def _metrics(seen: Snapshot) -> Iterator[Metric]:
-    totals, rooms = seen.totals, seen.rooms
-    yield _gauge("healthy", "1 while the health answer is OK", not seen.problems)
-    yield _gauge("rooms", "Rooms with a recorder of this worker", len(rooms))
-    yield _gauge("teachers", "Participants being recorded", sum(room.teachers for room in rooms))
-    yield _gauge(
-        "deaf_rooms",
-        "Rooms where no sound comes from a recorded track",
-        sum(room.deaf_since is not None for room in rooms),
-    )
-    yield _gauge(
-        "unsaved_seconds",
-        "Speech in memory that waits for the disk",
-        sum(room.unsaved_seconds for room in rooms),
-    )
-    yield _total("segments", "Segments saved", totals.segments)
-    yield _total("speech_seconds", "Speech saved", totals.speech_seconds)
-    yield _total("gaps", "Stretches not heard, as the manifests own up to them", totals.gaps)
-    yield _total("gap_seconds", "Length of those stretches", totals.gap_seconds)
-    yield _total("lost_seconds", "Speech that was heard and could not be kept", totals.lost_seconds)
-    yield _total("reconnects", "Rooms that had their connection back after a loss", totals.reconnects)
-    yield _total("adoptions", "Recorders asked for, for rooms that had none", totals.adoptions)
-    yield _total("refused_rooms", "Rooms offered while the worker was full", totals.refused_rooms)
-    yield _total("clock_corrections", "Times that a stream was dated anew", totals.clock_corrections)
-    yield _total(
-        "undecipherable_participants",
-        "Participants whose encrypted sound could not be deciphered",
-        totals.undecipherable,
-    )
-    yield _total(
-        "tracks_over_bound",
-        "Tracks that had to wait for a place (MAX_TEACHERS_PER_ROOM, MAX_TRACKS_PER_TEACHER)",
-        totals.over_bound,
-    )
-    yield _latency(totals.disk_steps, totals.disk_seconds)
-
-
-def _gauge(name: str, help: str, value: float) -> Metric:
-    return GaugeMetricFamily(PREFIX + name, help, value=value)
-
-
-def _total(name: str, help: str, value: float) -> Metric:
-    return CounterMetricFamily(PREFIX + name, help, value=value)
-
-
-def _latency(steps: list[int], seconds: float) -> Metric:
-    bounds = [*(str(bound) for bound in LATENCY_BOUNDS), "+Inf"]
-    buckets = [(bound, float(sum(steps[: index + 1]))) for index, bound in enumerate(bounds)]
-    help = "How long the disk took for one step: a piece of speech, a segment made final"
-    return HistogramMetricFamily(PREFIX + "disk_write_seconds", help, buckets=buckets, sum_value=seconds)
-
-
-def _families(figures: Iterable[Figure]) -> Iterator[Metric]:
-    """One family a name, with a sample for each of its figures."""
-    families: dict[str, GaugeMetricFamily | CounterMetricFamily] = {}
-    for figure in figures:
-        kind = CounterMetricFamily if figure.is_total else GaugeMetricFamily
-        names = [name for name, _ in figure.labels]
-        family = families.setdefault(figure.name, kind(PREFIX + figure.name, figure.help, labels=names))
-        family.add_metric([value for _, value in figure.labels], figure.value)
-    yield from families.values()
+def exposition(registries: Iterable[CollectorRegistry]) -> bytes:
+    """All metrics of these registries in Prometheus' text format."""
+    # Else every counter has a second line, with the moment of its creation.
+    disable_created_metrics()  # type: ignore[no-untyped-call]
+    return b"".join(generate_latest(registry) for registry in registries)

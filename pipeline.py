@@ -308,7 +308,7 @@ class RoomPipeline:
         segment = item.update.segment
         self._let_go.add(_key(item, segment.start_sample))
         self.totals.lost_seconds += segment.duration_seconds
-        vitals.lost(segment.duration_seconds)
+        vitals.counters.lost_seconds.inc(segment.duration_seconds)
         logger.error(
             "LOST %.1f s of speech from %s on: %s",
             segment.duration_seconds,
@@ -349,7 +349,8 @@ class RoomPipeline:
             return
         self.totals.segments += 1
         self.totals.speech_seconds += record.duration_seconds
-        vitals.segment_saved(record.duration_seconds)
+        vitals.counters.segments.inc()
+        vitals.counters.speech_seconds.inc(record.duration_seconds)
         self.totals.participants.add(record.participant_identity)
         logger.info(
             "Segment saved: %s, %.1f s, confidence %.2f, ended by %s",
@@ -369,7 +370,8 @@ class RoomPipeline:
         if gap is None or gap.seconds < SHORTEST_GAP_SECONDS:
             return
         self.totals.gap_seconds += gap.seconds
-        vitals.gap(gap.seconds)
+        vitals.counters.gaps.inc()
+        vitals.counters.gap_seconds.inc(gap.seconds)
         logger.warning(
             "GAP: speech may be missing from %s to %s (%.1f s, %s)",
             format_utc(gap.start),

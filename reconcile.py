@@ -242,7 +242,7 @@ class Reconciler:
         after = await self._dispatches(room)
         if after.keys() != before.keys() or await self._listed_recorder(room) is not None:
             return
-        vitals.adopted()
+        vitals.counters.adoptions.inc()
         logger.info("A teacher without a recorder: asking for one", extra={"room": room.name})
         await ask_for_recorder(self._livekit, self._settings, room.name)
 

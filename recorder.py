@@ -311,7 +311,7 @@ class RoomRecorder:
         waiting = self._interrupted.get(publication.sid)
         if waiting is None or waiting.reason is not GapReason.OVER_BOUND:
             self._own_up(publication.sid)
-            vitals.over_bound()
+            vitals.counters.over_bound.inc()
             self._log(logging.ERROR, f"NOT RECORDED: {publication.sid} is over {bound}", participant)
             self._pass_over(_track_info(publication, participant), GapReason.OVER_BOUND)
 
@@ -510,7 +510,7 @@ class RoomRecorder:
         known = {*self._interrupted, *self._places.held(), *self._there_before_us}
         for sid in known - self._published():
             self._give_up(sid)
-        vitals.reconnected()
+        vitals.counters.reconnects.inc()
         self._log(logging.INFO, "Connection is back")
         # What was asked for while it broke went nowhere.
         self._asked_for = {sid: at for sid, at in self._asked_for.items() if sid in self._tracks}

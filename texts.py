@@ -16,21 +16,22 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
+
+from text_files import FolderTexts, write_text
 
 import doorbell
 from config import Settings
 from deadline import within
 from feed import ManifestFeed
 from languages import language_tag_or_empty
-from lesson_texts import FolderTexts, write_text
 from names import MANIFEST
 from outbox import Backlog, Order, Outbox, State, Work
 from segments import Refused, RetryLater, SegmentRecord, StorageError, TextRecord, Translation
+from text_costs import CostsByLesson, TextCosts, TextMetrics
 from translator import BadAnswer, Rejected, TextRequest, TextResult, Translator, Usage
-from vitals import Figure
 
 logger = logging.getLogger("recorder")
 
@@ -55,36 +56,6 @@ MOST_FOLDERS_KEPT = 256
 PutAway = Callable[[], Awaitable[None]]
 
 
-@dataclass
-class TextCosts:
-    """What text has taken since the worker started: plain counters, for the log and for metrics."""
-
-    calls: int = 0
-    failed_calls: int = 0
-    audio_seconds: float = 0.0
-    """Sent, over all calls."""
-    input_tokens: int = 0
-    output_tokens: int = 0
-    texts: int = 0
-    refused: int = 0
-
-    def __str__(self) -> str:
-        return (
-            f"{self.texts} texts, {self.calls} calls, {self.audio_seconds:.0f} s of audio, "
-            f"{self.input_tokens} tokens in, {self.output_tokens} out, {self.refused} refused"
-        )
-
-
-@dataclass
-class _Lesson:
-    """What one lesson's text has taken."""
-
-    room: str
-    costs: TextCosts = field(default_factory=TextCosts)
-    last_call_at: float = 0.0
-    is_reported: bool = True
-
-
 class TextService:
     """Gets the text of segments and writes it down; one service a worker.
 
@@ -100,7 +71,8 @@ class TextService:
         deliver_first: Sequence[str] = (),
         budget: Outbox | None = None,
     ) -> None:
-        self.costs = TextCosts()
+        self.metrics = TextMetrics(self.backlog)
+        self._costs = CostsByLesson(self.metrics)
         self._settings = settings
         self._translator = translator
         self._outbox = outbox
@@ -111,7 +83,6 @@ class TextService:
         self._feed = ManifestFeed(outbox, self._output_dir, TEXT, self._is_wanted)
         self._folders: OrderedDict[str, FolderTexts] = OrderedDict()
         self._folders_lock = threading.Lock()
-        self._lessons: dict[tuple[str, str], _Lesson] = {}
         self._calls: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
         self._rung: set[str] = set()
@@ -140,36 +111,24 @@ class TextService:
                     Exception
                 ) as error:  # not foreseen: what is under way goes on, and the next round tries again
                     logger.error("Looking for missing text failed", exc_info=error)
-                self._report_lessons(QUIET_SECONDS)
+                self._costs.log(QUIET_SECONDS)
                 await self._until_news()
         finally:
             stop_listening()
             for call in self._calls:
                 call.cancel()
             await asyncio.gather(*self._calls, return_exceptions=True)
-            self._report_lessons(0)
+            self._costs.log(0)
             await self._translator.aclose()
 
-    async def figures(self) -> list[Figure]:
-        """For metrics."""
-        backlog, costs = await self.backlog(), self.costs
-        return [
-            Figure("text_waiting", "Segments that wait for their text", backlog.count),
-            Figure(
-                "text_oldest_seconds", "How long ago the oldest of them was spoken", backlog.oldest_seconds
-            ),
-            Figure("text_refused", "Segments that will never have a text", backlog.refused),
-            Figure("texts", "Texts written", costs.texts, is_total=True),
-            Figure("text_calls", "Calls of Gemini", costs.calls, is_total=True),
-            Figure("text_failed_calls", "Calls that brought no text", costs.failed_calls, is_total=True),
-            Figure("text_audio_seconds", "Sound sent", costs.audio_seconds, is_total=True),
-            Figure("text_input_tokens", "Tokens sent", costs.input_tokens, is_total=True),
-            Figure("text_output_tokens", "Tokens received", costs.output_tokens, is_total=True),
-        ]
+    @property
+    def costs(self) -> TextCosts:
+        """What all text has taken since the start."""
+        return self._costs.total
 
     def costs_by_lesson(self) -> dict[tuple[str, str], TextCosts]:
         """What each lesson's text has taken, by folder and room SID; lessons of long ago are left out."""
-        return {key: lesson.costs for key, lesson in self._lessons.items()}
+        return self._costs.by_lesson()
 
     async def backlog(self) -> Backlog:
         """What waits for its text."""
@@ -450,28 +409,11 @@ class TextService:
         states = [await self._outbox.state(kind, work.folder, work.file) for kind in self._deliver_first]
         return all(state is State.DONE for state in states)
 
-    # Costs.
-
     def _count(self, work: Work, segment: SegmentRecord, **numbers: float) -> None:
-        key = (work.folder, segment.room_sid)
-        lesson = self._lessons.setdefault(key, _Lesson(segment.room_name))
-        lesson.last_call_at, lesson.is_reported = time.monotonic(), False
-        for costs in (self.costs, lesson.costs):
-            for name, number in numbers.items():
-                setattr(costs, name, getattr(costs, name) + number)
+        self._costs.add(work.folder, segment, **numbers)
 
     def _count_usage(self, work: Work, segment: SegmentRecord, usage: Usage) -> None:
         self._count(work, segment, input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
-
-    def _report_lessons(self, quiet_seconds: float) -> None:
-        """Says what the text of each lesson has taken, when nothing has been asked for it for a while."""
-        now = time.monotonic()
-        for lesson in self._lessons.values():
-            if not lesson.is_reported and now - lesson.last_call_at >= quiet_seconds:
-                lesson.is_reported = True
-                logger.info("Text of this lesson so far: %s", lesson.costs, extra={"room": lesson.room})
-        if len(self._lessons) > MOST_FOLDERS_KEPT:
-            self._lessons = {key: one for key, one in self._lessons.items() if not one.is_reported}
 
 
 def _text_files(segment: SegmentRecord, translation: Translation) -> dict[str, str]:

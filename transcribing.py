@@ -22,7 +22,7 @@ from rooms import Archive, Room
 from segments import ConfigError, InputError
 
 if TYPE_CHECKING:
-    from texts import TextCosts
+    from text_costs import TextCosts
     from transcription import Estimate, Task, Wish
 
 

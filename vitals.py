@@ -1,9 +1,9 @@
-"""What the worker knows of itself: what it has saved and lost since it started, and what is wrong just now.
+"""The state of the worker: how its rooms, its disk and its server are, and which of that is a problem.
 
 One :class:`Vitals` a worker, here as ``vitals``. Rooms are threads and write into it from their own event loops, so
-it has a lock; every call is short and none raises, waits, or does I/O.
+it has a lock; every call is short and none raises, waits, or does I/O. What is only counted goes to its ``counters``.
 
-No name of a room or a person is kept: what is told here may be read by whoever reaches the port. The log has the names.
+No name of a room or a person is kept: the health answer may be read by whoever reaches the port. The log has the names.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ import copy
 import logging
 import threading
 import time
-from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from metrics import Counters, MetricSource, gauge
 
 logger = logging.getLogger("recorder")
 
@@ -27,55 +30,25 @@ STUCK_SECONDS = 30.0
 """An event loop that has not run for so long is stuck; so is a disk that has not answered."""
 
 DEAF_PATIENCE_SECONDS = 60.0
-"""For so long a deaf room tries to hear again by itself, before only a restart is left."""
+"""A room without audio tries for so long to get it back by itself; then only a restart is left."""
 
 SERVER_PATIENCE_SECONDS = 120.0
-"""How long the worker may be without its server before that is a sickness: restarts of a server are none."""
-
-LATENCY_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Upper bounds of the histogram of disk steps, in seconds."""
-
-
-@dataclass
-class Totals:
-    """Counted since the start, never less than before."""
-
-    segments: int = 0
-    speech_seconds: float = 0.0
-    """Saved."""
-    gaps: int = 0
-    gap_seconds: float = 0.0
-    """Of time that a manifest owns up to not having heard."""
-    lost_seconds: float = 0.0
-    """Of speech that was heard and could not be kept."""
-    reconnects: int = 0
-    adoptions: int = 0
-    """Rooms without a recorder that were found, and one asked for."""
-    refused_rooms: int = 0
-    """Offered while the worker was full."""
-    clock_corrections: int = 0
-    """Of a stream's date: the machine's clock was set, or its samples and its clocks drifted apart."""
-    undecipherable: int = 0
-    """Participants whose sound is encrypted, and we have no passphrase or a wrong one."""
-    over_bound: int = 0
-    """Tracks that had no place: MAX_TEACHERS_PER_ROOM or MAX_TRACKS_PER_TEACHER."""
-    disk_seconds: float = 0.0
-    disk_steps: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BOUNDS) + 1))
-    """How many took no longer than each of ``LATENCY_BOUNDS`` and longer than the one before; the rest last."""
+"""How long the worker may be without its server before that is a problem: restarts of a server are none."""
 
 
 @dataclass
 class RoomState:
-    """How a room is just now. Times are of the monotonic clock; None: not so."""
+    """How a room is at this moment. Times are of the monotonic clock; None: not so."""
 
     alive_at: float
     """When its event loop ran last."""
     teachers: int = 0
     unsaved_seconds: float = 0.0
     deaf_since: float | None = None
+    """Since when a recorded track has brought no audio."""
     disk_trouble: str = ""
     disk_asked_at: float | None = None
-    """Since when the disk owes an answer."""
+    """When the disk step began that is not over yet."""
     failing_tasks: tuple[str, ...] = ()
     """The names of long-lived tasks that have failed and do not work again yet."""
 
@@ -84,41 +57,26 @@ class RoomState:
 class Snapshot:
     """Everything at one moment. ``rooms`` does not hold the worker itself."""
 
-    totals: Totals
     rooms: list[RoomState]
     problems: list[str]
-    """What makes the worker sick, a plain sentence each. Empty: it is healthy."""
+    """What keeps the worker from being healthy, a plain sentence each."""
     needs_restart: bool
-    """Whether a restart is the cure. For a disk or a server it is none, and would lose what memory holds."""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One number of another part of the worker, for whoever measures. ``name`` begins with that part's name."""
-
-    name: str
-    help: str
-    value: float
-    is_total: bool = False
-    """Counted since the start, never less than before."""
-    labels: tuple[tuple[str, str], ...] = ()
-
-
-Source = Callable[[], Awaitable[Iterable[Figure]]]
-"""Another part of the worker that has figures of its own. Where it raises, its figures are missing."""
+    """Whether a restart helps. For a disk or a server it does not, and would lose what memory holds."""
 
 
 class Vitals:
-    """The record. A room is known by its sid, from ``room_opened`` to ``room_closed``; what is said of any other is
-    left unheard, so that a late word about a room that is over makes nobody sick."""
+    """The state of one worker. A room is known by its sid, from ``room_opened`` to ``room_closed``; calls about any
+    other are ignored, so that a late one about a closed room causes no problem."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.registry = CollectorRegistry()
+        self.counters = Counters(self.registry)
         self._clock = clock
         self._lock = threading.Lock()
-        self._totals = Totals()
         self._rooms: dict[str, RoomState] = {}
         self._server_lost_at: float | None = None
-        self._sources: list[Source] = []
+        self._sources: list[MetricSource] = []
+        self._add_gauges()
 
     # Rooms, and how they are. ``room`` is a sid, or WORKER.
 
@@ -131,7 +89,7 @@ class Vitals:
             self._rooms.pop(room, None)
 
     def alive(self, room: str) -> None:
-        """Its event loop runs. To be said once a second."""
+        """Its event loop runs. To be called once a second."""
         self._set(room, alive_at=self._clock())
 
     def teachers(self, room: str, count: int) -> None:
@@ -143,11 +101,11 @@ class Vitals:
         self._set(room, unsaved_seconds=seconds)
 
     def deaf(self, room: str, since: float) -> None:
-        """No sound comes from a track that should have some, since this moment of ``time.monotonic()``."""
+        """A track that should bring audio has brought none since this moment of ``time.monotonic()``."""
         self._set(room, deaf_since=since)
 
     def hears(self, room: str) -> None:
-        """The end of being deaf."""
+        """All recorded tracks bring audio again."""
         self._set(room, deaf_since=None)
 
     def disk_refuses(self, room: str, why: str) -> None:
@@ -178,60 +136,15 @@ class Vitals:
         try:
             yield
         finally:
-            seconds = self._clock() - started
             self._set(room, disk_asked_at=None)
             if room != WORKER:  # it only tries the disk; what counts is what speech waits for
-                with self._lock:
-                    self._totals.disk_seconds += seconds
-                    self._totals.disk_steps[bisect_left(LATENCY_BOUNDS, seconds)] += 1
+                self.counters.disk_step_seconds.observe(self._clock() - started)
 
     def _set(self, room: str, **values: Any) -> None:
         with self._lock:
             if room in self._rooms:
                 for name, value in values.items():
                     setattr(self._rooms[room], name, value)
-
-    # What is counted.
-
-    def segment_saved(self, seconds: float) -> None:
-        self._count(segments=1, speech_seconds=seconds)
-
-    def gap(self, seconds: float) -> None:
-        """So much time was not heard, and the manifest says so."""
-        self._count(gaps=1, gap_seconds=seconds)
-
-    def lost(self, seconds: float) -> None:
-        """So much speech was heard and could not be kept."""
-        self._count(lost_seconds=seconds)
-
-    def reconnected(self) -> None:
-        """A room has its connection back."""
-        self._count(reconnects=1)
-
-    def adopted(self) -> None:
-        """A recorder was asked for, for a room that had none."""
-        self._count(adoptions=1)
-
-    def refused_room(self) -> None:
-        """A room was offered while the worker was full."""
-        self._count(refused_rooms=1)
-
-    def clock_corrected(self) -> None:
-        """A stream is dated anew: a clock was set, or has drifted."""
-        self._count(clock_corrections=1)
-
-    def undecipherable(self) -> None:
-        """A participant's sound is encrypted, and cannot be deciphered."""
-        self._count(undecipherable=1)
-
-    def over_bound(self) -> None:
-        """A track is to be recorded, and there is no place for it."""
-        self._count(over_bound=1)
-
-    def _count(self, **amounts: float) -> None:
-        with self._lock:
-            for name, amount in amounts.items():
-                setattr(self._totals, name, getattr(self._totals, name) + amount)
 
     # The worker.
 
@@ -245,30 +158,54 @@ class Vitals:
         with self._lock:
             self._server_lost_at = None
 
-    def add_source(self, source: Source) -> None:
-        """``source`` is asked for its figures whenever somebody measures, on the worker's event loop."""
-        self._sources.append(source)
-
-    async def figures(self) -> list[Figure]:
-        """What the other parts tell of themselves just now. One that cannot does not silence the others."""
-        found: list[Figure] = []
-        for source in self._sources:
-            try:
-                found += await source()
-            except Exception as error:
-                logger.debug("Figures are missing", exc_info=error)
-        return found
-
     # Reading it.
 
     def snapshot(self) -> Snapshot:
         now = self._clock()
         with self._lock:
-            totals = copy.deepcopy(self._totals)
-            every = [copy.copy(state) for state in self._rooms.values()]
-            rooms = [copy.copy(state) for sid, state in self._rooms.items() if sid != WORKER]
+            states = {sid: copy.copy(state) for sid, state in self._rooms.items()}
             server_lost_at = self._server_lost_at
-        return Snapshot(totals, rooms, _problems(every, server_lost_at, now), _needs_restart(every, now))
+        every = list(states.values())
+        rooms = [state for sid, state in states.items() if sid != WORKER]
+        return Snapshot(rooms, _problems(every, server_lost_at, now), _needs_restart(every, now))
+
+    def add_source(self, source: MetricSource) -> None:
+        """``source`` is refreshed whenever somebody measures, on the worker's event loop."""
+        self._sources.append(source)
+
+    async def registries(self) -> list[CollectorRegistry]:
+        """All metrics, up to date: the worker's own, then those of the other parts."""
+        found = [self.registry]
+        for source in self._sources:
+            try:
+                await source.refresh()
+            except Exception as error:  # one part's trouble does not hide the others' metrics
+                logger.debug("Metrics are missing", exc_info=error)
+            else:
+                found.append(source.registry)
+        return found
+
+    def _add_gauges(self) -> None:
+        def show(name: str, help: str, value: Callable[[Snapshot], float]) -> None:
+            gauge(self.registry, name, help).set_function(lambda: value(self.snapshot()))
+
+        show("healthy", "1 while the health answer is OK", lambda seen: not seen.problems)
+        show("rooms", "Rooms with a recorder of this worker", lambda seen: len(seen.rooms))
+        show(
+            "teachers",
+            "Participants being recorded",
+            lambda seen: sum(room.teachers for room in seen.rooms),
+        )
+        show(
+            "deaf_rooms",
+            "Rooms where a recorded track brings no audio",
+            lambda seen: sum(room.deaf_since is not None for room in seen.rooms),
+        )
+        show(
+            "unsaved_seconds",
+            "Speech in memory that waits for the disk",
+            lambda seen: sum(room.unsaved_seconds for room in seen.rooms),
+        )
 
 
 def _problems(rooms: list[RoomState], server_lost_at: float | None, now: float) -> list[str]:
@@ -289,7 +226,7 @@ def _problems(rooms: list[RoomState], server_lost_at: float | None, now: float) 
     deaf = [state.deaf_since for state in rooms if state.deaf_since is not None]
     if deaf:
         problems.append(
-            f"deaf in {_rooms(len(deaf))}: no sound from a recorded track for {_longest(deaf, now):.0f} s"
+            f"no audio from a recorded track in {_rooms(len(deaf))} for {_longest(deaf, now):.0f} s"
         )
     apart = _longest([server_lost_at], now)
     if apart > SERVER_PATIENCE_SECONDS:
@@ -311,4 +248,4 @@ def _rooms(count: int) -> str:
 
 
 vitals = Vitals()
-"""This process's own."""
+"""This worker's own."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -18,9 +19,12 @@ import pulse
 import supervised
 import vitals as vitals_module
 from config import Settings
+from delivery_status import DeliveryMetrics, Status
 from files import prove_disk
 from health import exposition, health_answer
-from vitals import Figure, Vitals
+from outbox import Backlog
+from text_costs import TextMetrics
+from vitals import Vitals
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -95,7 +99,7 @@ async def test_a_sick_worker_says_why_in_one_line(tmp_path: Path, vitals: Vitals
         vitals.deaf("RM_1", time.monotonic() - 35)
         assert await ask(url) == (
             503,
-            "the disk refuses: No space left on device; deaf in 1 room: no sound from a recorded track for 35 s\n",
+            "the disk refuses: No space left on device; no audio from a recorded track in 1 room for 35 s\n",
         )
         vitals.disk_works("RM_1")
         vitals.hears("RM_1")
@@ -114,7 +118,7 @@ async def test_only_what_a_restart_cures_asks_for_one(
         await until_status(url, 503, "no connection")
         await until_status(f"{url}/live", 200, "OK")
         vitals.deaf("RM_1", time.monotonic() + 130 - 61)
-        await until_status(f"{url}/live", 503, "deaf in 1 room")
+        await until_status(f"{url}/live", 503, "no audio from a recorded track in 1 room")
         vitals.hears("RM_1")
         await until_status(f"{url}/live", 200, "OK")
         room.cancel()
@@ -187,12 +191,14 @@ async def test_metrics_tell_what_happened(tmp_path: Path, vitals: Vitals) -> Non
     async with answering(tmp_path) as url:
         room = pulse.start_room("RM_1")
         vitals.teachers("RM_1", 2)
-        vitals.segment_saved(4.5)
-        vitals.lost(1.5)
-        vitals.gap(2.5)
+        vitals.counters.segments.inc()
+        vitals.counters.speech_seconds.inc(4.5)
+        vitals.counters.lost_seconds.inc(1.5)
+        vitals.counters.gaps.inc()
+        vitals.counters.gap_seconds.inc(2.5)
         vitals.unsaved("RM_1", 7.5)
-        vitals.adopted()
-        vitals.reconnected()
+        vitals.counters.adoptions.inc()
+        vitals.counters.reconnects.inc()
         with vitals.disk_step("RM_1"):
             pass
         seen = await metrics_at(url)
@@ -218,31 +224,51 @@ async def test_metrics_tell_what_happened(tmp_path: Path, vitals: Vitals) -> Non
 
 async def test_free_space_is_measured(tmp_path: Path) -> None:
     async with answering(tmp_path) as url:
-        deadline = time.monotonic() + 20
-        while "recorder_disk_free_bytes" not in (seen := await metrics_at(url)):
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.02)
-    assert seen["recorder_disk_free_bytes"] > 0
+        assert await until_measured(url, "recorder_disk_free_bytes") > 0
 
 
-def test_other_parts_may_have_labels() -> None:
-    figures = [
-        Figure("delivery_waiting", "What waits", 3, labels=(("target", "s3"),)),
-        Figure("delivery_waiting", "What waits", 4, labels=(("target", 'pg"\n'),)),
-        Figure("text_calls", "Calls", 9, is_total=True),
-    ]
-    seen = samples_in(exposition(Vitals().snapshot(), figures).decode())
+async def until_measured(url: str, name: str) -> float:
+    deadline = time.monotonic() + 20
+    while name not in (seen := await metrics_at(url)):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
+    return seen[name]
+
+
+def part_metrics() -> tuple[TextMetrics, DeliveryMetrics]:
+    async def backlog() -> Backlog:
+        return Backlog(3, 60.0, 1)
+
+    statuses = [Status("s3", waiting=3, trouble="no such bucket"), Status('pg"\n', waiting=4)]
+    return TextMetrics(backlog), DeliveryMetrics(lambda: statuses)
+
+
+async def test_text_and_delivery_have_metrics() -> None:
+    text, delivery = part_metrics()
+    text.add(calls=9, refused=1)
+    delivery.add("s3", delivered=2)
+    for part in (text, delivery):
+        await part.refresh()
+    seen = samples_in(exposition([text.registry, delivery.registry]).decode())
     assert seen["recorder_delivery_waiting{target=s3}"] == 3
     assert seen['recorder_delivery_waiting{target=pg"\n}'] == 4
-    assert seen["recorder_text_calls_total"] == 9
+    assert seen["recorder_delivery_in_trouble{target=s3}"] == 1
+    assert seen["recorder_delivery_delivered_total{target=s3}"] == 2
+    assert seen['recorder_delivery_delivered_total{target=pg"\n}'] == 0, "shown before the first"
+    assert (seen["recorder_text_calls_total"], seen["recorder_text_waiting"]) == (9, 3)
 
 
-def test_the_guide_has_every_metric() -> None:
+async def test_the_guide_has_every_metric_and_no_other(tmp_path: Path, vitals: Vitals) -> None:
     guide = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
-    names = {name.split("{")[0] for name in samples_in(exposition(Vitals().snapshot()).decode())}
-    ours = {name for name in names if name.startswith("recorder_") and not name.endswith(("_sum", "_count"))}
-    missing = {name for name in ours if name.removesuffix("_bucket") not in guide}
-    assert not missing
+    named = set(re.findall(r"`(recorder_\w+)`", guide.partition("## What the log says")[0]))
+    for part in part_metrics():
+        vitals.add_source(part)
+    async with answering(tmp_path) as url:
+        await until_measured(url, "recorder_disk_free_bytes")
+        seen = await metrics_at(url)
+    names = {name.partition("{")[0] for name in seen if name.startswith("recorder_")}
+    names = {re.sub("(?<=disk_write_seconds)_(bucket|sum|count)$", "", name) for name in names}
+    assert names == named
 
 
 def test_the_guide_names_only_log_lines_that_exist() -> None:

@@ -96,7 +96,7 @@ async def test_a_deaf_room_is_sick_until_it_hears(
     lesson.subscribed()
     assert vitals.snapshot().rooms[0].teachers == 1
     await until(lambda: vitals.snapshot().problems, "the worker is sick")
-    assert vitals.snapshot().problems[0].startswith("deaf in 1 room: ")
+    assert vitals.snapshot().problems[0].startswith("no audio from a recorded track in 1 room")
     assert vitals.snapshot().rooms[0].teachers == 0
     await until(lambda: is_asked_for(lesson.teacher, "TR_1"), "it asks for the track anew")
     assert vitals.snapshot().problems, "asking is not hearing"

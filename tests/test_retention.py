@@ -84,12 +84,10 @@ async def test_the_backlog_is_counted_with_its_age(tmp_path: Path) -> None:
     assert await service.drain(SOON)
     (status,) = service.status()
     assert (status.waiting, status.delivered, status.oldest_seconds, status.trouble) == (0, 4, 0, "")
-    figures = {figure.name: figure.value for figure in await service.figures()}
-    assert (figures["delivery_waiting"], figures["delivery_delivered"], figures["delivery_in_trouble"]) == (
-        0,
-        4,
-        0,
-    )
+    await service.metrics.refresh()
+    measured = service.metrics.registry.get_sample_value
+    for name, value in (("waiting", 0), ("delivered_total", 4), ("in_trouble", 0)):
+        assert measured(f"recorder_delivery_{name}", {"target": status.target}) == value
     await service.aclose()
     await outbox.aclose()
 

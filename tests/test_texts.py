@@ -859,14 +859,14 @@ async def test_the_costs_of_a_lesson_are_said(
         costs = running.costs
         spoken(settings, 1, first=5, room=PHYSICS)
         await until(lambda: caplog.text.count("Text of this lesson so far") == 2, "those of the other lesson")
-        figures = {figure.name: figure.value for figure in await running.figures()}
+        await running.metrics.refresh()
+        measured = running.metrics.registry.get_sample_value
     assert (costs.calls, costs.failed_calls, costs.texts, costs.refused) == (4, 1, 3, 0)
     assert running.costs_by_lesson()["physics", "RM_2"].calls == 1
-    assert (figures["text_calls"], figures["texts"], figures["text_waiting"]) == (4, 3, 0)
-    assert (figures["text_input_tokens"], figures["text_output_tokens"]) == (
-        costs.input_tokens,
-        costs.output_tokens,
-    )
+    assert (measured("recorder_text_calls_total"), measured("recorder_texts_total")) == (4, 3)
+    assert measured("recorder_text_waiting") == 0
+    assert measured("recorder_text_input_tokens_total") == costs.input_tokens
+    assert measured("recorder_text_output_tokens_total") == costs.output_tokens
     seconds = sum(record.duration_seconds for record in records)
     first = next(record for record in caplog.records if "lesson so far" in record.getMessage())
     assert first.room == "math101"  # type: ignore[attr-defined]

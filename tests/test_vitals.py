@@ -6,8 +6,10 @@ import threading
 from dataclasses import dataclass
 
 import pytest
+from prometheus_client import CollectorRegistry
 
-from vitals import LATENCY_BOUNDS, SERVER_PATIENCE_SECONDS, STUCK_SECONDS, WORKER, Figure, Vitals
+from metrics import DISK_STEP_BOUNDS, gauge
+from vitals import SERVER_PATIENCE_SECONDS, STUCK_SECONDS, WORKER, Vitals
 
 
 @dataclass
@@ -37,7 +39,7 @@ def test_a_worker_without_trouble_is_healthy(vitals: Vitals) -> None:
 
 def test_a_deaf_room_is_a_problem_until_it_hears(vitals: Vitals, clock: Clock) -> None:
     vitals.deaf("RM_1", since=clock.now - 12)
-    assert vitals.snapshot().problems == ["deaf in 1 room: no sound from a recorded track for 12 s"]
+    assert vitals.snapshot().problems == ["no audio from a recorded track in 1 room for 12 s"]
     vitals.hears("RM_1")
     assert vitals.snapshot().problems == []
 
@@ -96,51 +98,61 @@ def test_the_worker_is_no_room(vitals: Vitals) -> None:
     assert vitals.snapshot().problems == ["the disk refuses: Read-only file system"]
 
 
-def test_what_happens_is_counted(vitals: Vitals) -> None:
-    vitals.segment_saved(4.5)
-    vitals.segment_saved(2.5)
-    vitals.gap(1.5)
-    vitals.lost(0.5)
-    vitals.reconnected()
-    vitals.adopted()
-    vitals.refused_room()
-    vitals.undecipherable()
-    vitals.clock_corrected()
+def value(vitals: Vitals, name: str, **labels: str) -> float | None:
+    return vitals.registry.get_sample_value(name, labels)
+
+
+def test_how_rooms_are_is_measured(vitals: Vitals, clock: Clock) -> None:
+    vitals.room_opened("RM_2")
     vitals.teachers("RM_1", 2)
+    vitals.teachers("RM_2", 1)
     vitals.unsaved("RM_1", 7.5)
-    seen = vitals.snapshot()
-    assert (seen.totals.segments, seen.totals.speech_seconds) == (2, 7.0)
-    assert (seen.totals.gaps, seen.totals.gap_seconds, seen.totals.lost_seconds) == (1, 1.5, 0.5)
-    assert (seen.totals.reconnects, seen.totals.adoptions) == (1, 1)
-    assert (seen.totals.refused_rooms, seen.totals.undecipherable) == (1, 1)
-    assert seen.totals.clock_corrections == 1
-    assert (seen.rooms[0].teachers, seen.rooms[0].unsaved_seconds) == (2, 7.5)
+    vitals.deaf("RM_2", since=clock.now)
+    assert value(vitals, "recorder_rooms") == 2
+    assert value(vitals, "recorder_teachers") == 3
+    assert value(vitals, "recorder_unsaved_seconds") == 7.5
+    assert value(vitals, "recorder_deaf_rooms") == 1
+    assert value(vitals, "recorder_healthy") == 0
+    vitals.hears("RM_2")
+    assert (value(vitals, "recorder_deaf_rooms"), value(vitals, "recorder_healthy")) == (0, 1)
 
 
-@pytest.mark.parametrize(
-    ("seconds", "bucket"), [(0.001, 0), (0.005, 0), (0.006, 1), (60, len(LATENCY_BOUNDS))]
-)
-def test_disk_steps_are_sorted_by_their_length(seconds: float, bucket: int) -> None:
+def test_each_worker_counts_for_itself(vitals: Vitals) -> None:
+    vitals.counters.segments.inc()
+    assert value(vitals, "recorder_segments_total") == 1
+    assert value(Vitals(), "recorder_segments_total") == 0
+
+
+@pytest.mark.parametrize("seconds", [0.001, 0.005, 0.006, 60])
+def test_disk_steps_are_sorted_by_their_length(seconds: float) -> None:
     clock = Clock(0)
     vitals = Vitals(clock)
     with vitals.disk_step("RM_1"):
         clock.now += seconds
-    totals = vitals.snapshot().totals
-    assert totals.disk_seconds == seconds
-    assert [index for index, count in enumerate(totals.disk_steps) if count] == [bucket]
+    assert value(vitals, "recorder_disk_write_seconds_sum") == seconds
+    for bound in DISK_STEP_BOUNDS:
+        found = value(vitals, "recorder_disk_write_seconds_bucket", le=str(bound))
+        assert found == (seconds <= bound), bound
+    assert value(vitals, "recorder_disk_write_seconds_bucket", le="+Inf") == 1
 
 
 def test_a_disk_step_that_fails_counts_too(vitals: Vitals, clock: Clock) -> None:
     with pytest.raises(OSError), vitals.disk_step("RM_1"):
         raise OSError
-    assert sum(vitals.snapshot().totals.disk_steps) == 1
+    assert value(vitals, "recorder_disk_write_seconds_count") == 1
+
+
+def test_a_trial_of_the_disk_is_not_measured(vitals: Vitals) -> None:
+    with vitals.disk_step(WORKER):
+        pass
+    assert value(vitals, "recorder_disk_write_seconds_count") == 0
 
 
 def test_rooms_are_threads(vitals: Vitals) -> None:
     def work(room: str) -> None:
         vitals.room_opened(room)
         for _ in range(500):
-            vitals.segment_saved(1)
+            vitals.counters.segments.inc()
             with vitals.disk_step(room):
                 pass
             vitals.snapshot()
@@ -151,17 +163,24 @@ def test_rooms_are_threads(vitals: Vitals) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    totals = vitals.snapshot().totals
-    assert (totals.segments, sum(totals.disk_steps)) == (2000, 2000)
+    assert value(vitals, "recorder_segments_total") == 2000
+    assert value(vitals, "recorder_disk_write_seconds_count") == 2000
 
 
-async def test_other_parts_have_figures_too(vitals: Vitals) -> None:
-    async def text() -> list[Figure]:
-        return [Figure("text_waiting", "what waits", 3)]
+async def test_other_parts_have_metrics_too(vitals: Vitals) -> None:
+    class Part:
+        def __init__(self, error: Exception | None = None) -> None:
+            self.registry = CollectorRegistry()
+            self._waiting = gauge(self.registry, "text_waiting", "What waits")
+            self._error = error
 
-    async def broken() -> list[Figure]:
-        raise OSError("no disk, no figures")
+        async def refresh(self) -> None:
+            if self._error is not None:
+                raise self._error
+            self._waiting.set(3)
 
-    for source in (broken, text):
-        vitals.add_source(source)
-    assert [figure.value for figure in await vitals.figures()] == [3]
+    vitals.add_source(Part(OSError("no disk, no figures")))
+    vitals.add_source(Part())
+    own, part = await vitals.registries()
+    assert own is vitals.registry
+    assert part.get_sample_value("recorder_text_waiting") == 3
