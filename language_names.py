@@ -1,6 +1,9 @@
 """What languages are called by those who speak them, and a flag for each: for the menu of an app.
 
 A flag is a hint for the eye. Where a language has no country, or many, it is the most usual one in such menus.
+
+A table, as libraries cost more than they are worth in a worker that has 512 MB: to name eight languages langcodes with
+language_data takes 295 MB of memory and 22 MB of disk, Babel 17 MB and 36 MB.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Language tags: which of the texts that call themselves one are, and how they are written.
+"""Language tags: which texts are one, and how they are written.
 
 After BCP 47 (RFC 5646): language, script, region, variants. What has no business in naming a spoken language
 (private use, extensions, grandfathered tags) is refused, and so is a two-letter language that ISO 639-1 does not have:
@@ -28,6 +28,10 @@ _ISO_639_1 = frozenset(
 )
 
 
+_REPLACED = {"iw": "he", "in": "id", "ji": "yi", "jw": "jv", "mo": "ro"}
+"""Withdrawn codes that Java, old Androids and Whisper still send, and what stands for them since."""
+
+
 def language_tag(text: str) -> str:
     """``text`` as a language tag in its usual spelling, such as ``es``, ``pt-BR``, ``zh-Hant``.
 
@@ -37,7 +41,7 @@ def language_tag(text: str) -> str:
     found = _TAG.fullmatch(text.strip().replace("_", "-")) if len(text) <= MAX_TAG_CHARACTERS else None
     if found is None:
         raise ValueError(f"no language tag: {text[:MAX_TAG_CHARACTERS]!r}")
-    language = found["language"].lower()
+    language = _REPLACED.get(found["language"].lower(), found["language"].lower())
     if len(language) == 2 and language not in _ISO_639_1:
         raise ValueError(f"no language of ISO 639-1: {language!r}")
     parts = [language, (found["script"] or "").title(), (found["region"] or "").upper()]

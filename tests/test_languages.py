@@ -21,6 +21,12 @@ from languages import is_same_language, language_tag, language_tag_or_empty, lan
         ("zh-hant-tw", "zh-Hant-TW"),
         ("es-419", "es-419"),
         ("ckb", "ckb"),
+        ("sr-latn", "sr-Latn"),
+        ("zh-HANS", "zh-Hans"),
+        ("he", "he"),
+        ("iw", "he"),
+        ("in-ID", "id-ID"),
+        ("jw", "jv"),
         ("sl-ROZAJ-biske-1994", "sl-rozaj-biske-1994"),
     ],
 )
