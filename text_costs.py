@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from metrics import counter, gauge
 from outbox import Backlog
 from segments import SegmentRecord
+from translator import Usage
 
 logger = logging.getLogger("recorder")
 
@@ -103,6 +104,9 @@ class CostsByLesson:
         lesson.last_call_at, lesson.is_logged = time.monotonic(), False
         for costs in (self.total, lesson.costs, self._metrics):
             costs.add(**numbers)
+
+    def add_usage(self, folder: str, segment: SegmentRecord, usage: Usage) -> None:
+        self.add(folder, segment, input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
 
     def by_lesson(self) -> dict[tuple[str, str], TextCosts]:
         """By folder and room SID; lessons of long ago are left out."""

@@ -19,9 +19,12 @@ from languages import is_same_language
 from lesson_texts import FolderTexts, Text
 from outbox import Outbox, Work
 from rooms import Room
-from segments import ConfigError, RetryLater, SegmentRecord, TextRecord
-from texts import TEXT, TextService
-from translator import OPERATOR_PAUSE_SECONDS, TextResult, Translator
+from segments import ConfigError, SegmentRecord, TextRecord
+from text_attempts import Answered, NeverAgain, Outcome
+from text_gate import TEXT
+from text_results import TextFolders
+from texts import TextService
+from translator import TextResult, Translator
 
 QUEUED_AT_ONCE = 1_000
 """Segments in the queue; the others are still in the manifests."""
@@ -169,12 +172,12 @@ class ArchiveTextService(TextService):
         *,
         is_forced: bool,
     ) -> None:
-        super().__init__(settings, translator, queue, budget=budget)
-        self.fatal = ""
-        """What only the operator can mend, before anything has been answered."""
+        folders = (
+            TextFolders(Path(settings.output_dir), ReplacingTexts, max_folders=None) if is_forced else None
+        )
+        super().__init__(settings, translator, queue, budget=budget, folders=folders, removes_audio=False)
         self._tasks = iter(tasks)
         self._has_more = True
-        self._is_forced = is_forced
 
     @property
     def finished(self) -> int:
@@ -186,14 +189,16 @@ class ArchiveTextService(TextService):
 
     async def save(self, task: Task, result: TextResult) -> None:
         """Writes a text down that came another way."""
-        work, texts = task.work, self._texts_of(task.folder.name)
-        if not await asyncio.to_thread(texts.has, task.record):
-            await self._save(work, texts, task.record, result)
+        await self._store_if_new(task, Answered(result))
 
     async def refuse(self, task: Task, reason: str) -> None:
         """The same for what will never be one."""
-        if not await asyncio.to_thread(self._texts_of(task.folder.name).has, task.record):
-            await self._refuse(task.work, reason)
+        await self._store_if_new(task, NeverAgain(reason))
+
+    async def _store_if_new(self, task: Task, outcome: Outcome) -> None:
+        texts = self._folders.texts_of(task.folder.name)
+        if not await asyncio.to_thread(texts.has, task.record):
+            await self._store(task.work, outcome)
 
     async def _find_work(self) -> None:
         self._may_claim = True
@@ -204,21 +209,6 @@ class ArchiveTextService(TextService):
 
     def _next_tasks(self) -> list[Task]:
         return [task for _, task in zip(range(QUEUED_AT_ONCE), self._tasks, strict=False)]
-
-    def _texts_of(self, folder: str) -> FolderTexts:
-        if not self._is_forced:
-            return super()._texts_of(folder)
-        with self._folders_lock:
-            return self._folders.setdefault(folder, ReplacingTexts(self._output_dir / folder))
-
-    async def _finish(self, work: Work, texts: FolderTexts, segment: SegmentRecord) -> None:
-        await self._outbox.done(work)
-        self._bad_answers.pop((work.folder, work.file), None)
-
-    def _pause(self, trouble: RetryLater, began: float) -> float:
-        if trouble.after_seconds == OPERATOR_PAUSE_SECONDS and not self._has_answered:
-            self.fatal = str(trouble)
-        return super()._pause(trouble, began)
 
 
 async def transcribe(
@@ -245,8 +235,8 @@ async def transcribe(
         told = 0
         try:
             while not await service.is_done():
-                if service.fatal:
-                    raise ConfigError(service.fatal)
+                if service.gate.fatal:
+                    raise ConfigError(service.gate.fatal)
                 if running.done():
                     running.result()
                 await asyncio.sleep(LOOK_SECONDS)

@@ -19,12 +19,17 @@ import pytest
 import sound
 from harness import until
 
+import audio_removal
 import devtools.gemini_server
 import doorbell
 import jsonl
 import outbox
+import text_attempts
+import text_gate
 import texts
 import translator
+from audio_removal import REMOVE_AUDIO
+from backoff import Backoff
 from config import Settings
 from devtools.gemini_server import KEY, LOCATION, MODEL, PROJECT, GeminiServer
 from names import MANIFEST
@@ -40,7 +45,7 @@ from segments import (
     TrackInfo,
 )
 from storage import RoomFolder
-from texts import REMOVE_AUDIO, TextService
+from texts import TextService
 from translator import GeminiTranslator
 
 NOW = datetime(2025, 10, 8, 14, 5, 23, tzinfo=timezone.utc)
@@ -54,8 +59,8 @@ BOB = TrackInfo("bob", "Bob", "TR_2", "microphone")
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(texts, "SCAN_SECONDS", 0.05)
     monkeypatch.setattr(texts, "DISK_PAUSE_SECONDS", 0.05)
-    monkeypatch.setattr(texts, "FIRST_PAUSE_SECONDS", 0.1)
-    monkeypatch.setattr(texts, "LONGEST_PAUSE_SECONDS", 0.2)
+    monkeypatch.setattr(text_gate, "BACKOFF", Backoff(0.1, 0.2))
+    monkeypatch.setattr(audio_removal, "BACKOFF", Backoff(0.05, 3600.0))
     monkeypatch.setattr(translator, "OPERATOR_PAUSE_SECONDS", 0.1)
     monkeypatch.setattr(devtools.gemini_server, "HANG_SECONDS", 20.0)
 
@@ -544,7 +549,7 @@ async def test_an_answer_that_is_always_bad_is_given_up(tmp_path: Path, gemini: 
     async with service(settings) as (running, _):
         await outcomes_of(tmp_path, 2)
         await until(lambda: running.costs.refused == 1, "it is counted")
-        assert running.costs.calls == 1 + texts.MOST_BAD_ANSWERS
+        assert running.costs.calls == 1 + text_attempts.MAX_BAD_ANSWERS
     (refused,) = [line for line in outcomes(tmp_path) if "refused" in line]
     assert "not what was asked for" in refused["refused"]
 
@@ -552,8 +557,7 @@ async def test_an_answer_that_is_always_bad_is_given_up(tmp_path: Path, gemini: 
 async def test_the_server_s_hint_is_kept(
     tmp_path: Path, gemini: GeminiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(texts, "FIRST_PAUSE_SECONDS", 0.0)
-    monkeypatch.setattr(texts, "LONGEST_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(text_gate, "BACKOFF", Backoff(0.0, 0.0))
     settings = settings_for(tmp_path)
     spoken(settings)
     refused_at: list[float] = []
@@ -767,7 +771,8 @@ async def test_a_disk_that_refuses_costs_no_answer(
     async with service(settings):
         await outcomes_of(tmp_path, 2)
     assert len(gemini.calls) == 2, "what was answered is kept in memory"
-    assert "Text has to wait for the disk: No space left on device" in caplog.text
+    assert caplog.text.count("Text has to wait for the disk: No space left on device") == 1
+    assert caplog.text.count("The disk takes texts again") == 1
     assert wavs_are_intact(tmp_path, records)
 
 
