@@ -1,4 +1,4 @@
-"""An archive in a bucket: the keys that delivery writes, read page by page, and written where nobody else has.
+"""An archive in a bucket: the keys that delivery writes, read page by page, and written.
 
 What the store cannot do just now is tried again for PATIENCE_SECONDS, so that a long run outlives a short outage.
 """
@@ -19,7 +19,7 @@ from deliverables import Item
 from delivery import Backoff
 from files import write_private
 from names import is_plain_name
-from object_target import PROBE, ObjectTarget, Unconditional, merged, sorted_out
+from object_target import ObjectTarget, merged, sorted_out
 from segments import ConfigError, InputError, RetryLater
 from targets import problems_of
 
@@ -30,9 +30,6 @@ SCHEME = "s3://"
 PATIENCE_SECONDS = 120.0
 KEYS_A_PAGE = 1_000
 """What one request brings."""
-
-CLAIMS = ".transcribe"
-"""Where the claims on parts of the archive are, below the prefix."""
 
 T = TypeVar("T")
 
@@ -151,32 +148,9 @@ class Bucket(ObjectTarget):
         await patiently(lambda: self._replace(key, functools.partial(merged, lines)))
 
     async def read(self, key: str) -> tuple[bytes | None, str | None]:
-        """See :class:`~leases.Store`."""
+        """An object and its version; (None, None) if there is none."""
         return await self._read(key)
 
-    async def write_if(self, key: str, data: bytes, version: str | None) -> str | None:
-        """See :class:`~leases.Store`."""
-        from obstore.exceptions import AlreadyExistsError, PreconditionError
-
-        try:
-            return await self._write(key, data, mode="create" if version is None else {"e_tag": version})
-        except (AlreadyExistsError, PreconditionError):
-            return None
-        except Unconditional:
-            raise ConfigError(
-                f"{self.name} has no conditional writes: machines cannot share an archive there"
-            ) from None
-
-    async def prove_conditions(self) -> None:
-        """Makes sure that the store writes only where nobody else has: some do not know how, and some do not look.
-
-        Raises:
-            ConfigError: it does not.
-        """
-        probe = f"{CLAIMS}/{PROBE}"
-        await self._write(probe, b"", mode="overwrite")
-        for version in (None, '"no such version"'):
-            if await self.write_if(probe, b"", version) is not None:
-                raise ConfigError(
-                    f"{self.name} ignores the condition of a conditional write: machines cannot share an archive there"
-                )
+    async def write(self, key: str, data: bytes) -> None:
+        """An object, whole or not at all, whatever was there."""
+        await self._write(key, data, mode="overwrite")

@@ -1,9 +1,9 @@
-"""Text for an archive in a bucket that outgrows a machine, made by several machines at once and by nobody twice.
+"""Text for an archive in a bucket that outgrows a machine: one process, room by room.
 
-PART_NUMBERS numbers of a room are a part, and a part is one machine's at a time (:mod:`leases`). Whoever has one copies
-the room's lists into a temporary folder; from there on all is as with a folder of one's own: the same tasks, the same
-text service, the same batches. A segment's sound is here only while it is needed, and its text goes to the bucket as
-soon as it is written down. What the bucket has is done, so whatever stops a machine costs what was under way.
+A room's lists are copied into a temporary folder; from there on all is as with a folder of one's own: the same tasks,
+the same text service, the same batches. A segment's sound is here only while it is needed, and its text goes to the
+bucket as soon as it is written down. What the bucket has is done, so a run that is killed costs what was under way and
+is simply started again. Several processes share an archive by shards, which have no room in common.
 """
 
 from __future__ import annotations
@@ -11,44 +11,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import random
 import tempfile
 import time
-from collections import Counter
-from collections.abc import (
-    AsyncIterator,
-    Callable,
-    Collection,
-    Coroutine,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from batches import Batches, Note, not_in, note_in
-from bucket import CLAIMS, Bucket, patiently
+from bucket import Bucket, patiently
 from config import Settings
-from console import Advance, tell
+from console import Advance
 from deliverables import Unusable, Words
 from files import PRIVATE_FOLDER, prepare_output_dir
-from jsonl import Bookmark, Lines, end_of, new_lines
-from leases import Lease, LeaseLost, Leases, guarded, notes_in
+from jsonl import end_of, new_lines
+from lesson_texts import text_in
 from names import MANIFEST, TEXTS, is_plain_name
 from rooms import Room
-from segments import ConfigError, RecorderError, Refused, RetryLater, SegmentRecord, TextRecord
+from segments import ConfigError, Refused, RetryLater, SegmentRecord
 from text_costs import TextCosts
 from transcription import Estimate, Task, Wish, estimate, tasks_of, transcribe
 from translator import OPERATOR_PAUSE_SECONDS, GeminiTranslator, Rejected, TextRequest, TextResult, Translator
-
-PART_NUMBERS = 2_000
-"""So many numbers of a room are one part. A machine that dies leaves one part to wait for."""
-
-LOOK_AGAIN_SECONDS = 5.0
-"""How often is looked whether a part that another machine has is free."""
 
 LEAST_PAUSE_SECONDS = 0.5
 SHARE_OF_LISTS = 0.1
@@ -57,6 +40,8 @@ SHARE_OF_LISTS = 0.1
 MOST_SOUND_BYTES = 64 * 2**20
 """Of one segment; a minute takes 2 MB."""
 
+NOTES = ".transcribe/{folder}/batches.json"
+"""Where the batches of a room that are under way are noted, below the prefix."""
 
 T = TypeVar("T")
 
@@ -65,32 +50,14 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Part:
-    """Segments of one room, by their numbers: what one machine does at a time."""
-
-    folder: str
-    index: int
-    segments: int = 0
-    """How many were to be done when it was found, and in no batch."""
-
-    @property
-    def numbers(self) -> range:
-        return range(self.index * PART_NUMBERS, (self.index + 1) * PART_NUMBERS)
-
-    @property
-    def claim(self) -> str:
-        """The key of its lease."""
-        return f"{CLAIMS}/{self.folder}/{self.index}.json"
-
-
-@dataclass(frozen=True)
 class Plan:
     """What is to be done. The estimate is of what is in no batch that is under way."""
 
-    parts: tuple[Part, ...]
+    folders: tuple[str, ...]
+    """Rooms in which something is undone."""
     cost: Estimate
     rooms: int
-    """How many there are of those that are wanted."""
+    """How many there are of those that are wanted, in all shards."""
 
 
 async def plan(
@@ -100,44 +67,33 @@ async def plan(
 
     Args:
         names: folders of the rooms that are wanted; empty: all.
-        is_mine: which of them this machine looks at.
+        is_mine: which of them this process looks at.
     """
-    parts: list[Part] = []
+    folders: list[str] = []
     cost, rooms = estimate((), wish), 0
     async for folder, files in bucket.rooms():
         if not _has_sound(files) or (names and folder not in names):
             continue
         rooms += 1
         if is_mine(folder) and (wish.is_forced or _lacks_text(files)):
-            found, price = await _undone(bucket, wish, folder, files, batch)
-            parts += found
-            cost += price
-    return Plan(tuple(parts), cost, rooms)
+            price = await _undone(bucket, wish, folder, files, batch)
+            if price is not None:
+                folders.append(folder)
+                cost += price
+    return Plan(tuple(folders), cost, rooms)
 
 
 async def _undone(
     bucket: Bucket, wish: Wish, folder: str, names: Iterable[str], batch: bool
-) -> tuple[list[Part], Estimate]:
-    """The parts of a room that are not done."""
+) -> Estimate | None:
+    """What the rest of a room will take; None: it is done, and no batch of it is under way."""
+    waiting = await _batches_of(bucket, folder)
     with tempfile.TemporaryDirectory() as copies:
         room = await copied(bucket, folder, names, Path(copies))
-        tasks = await asyncio.to_thread(lambda: list(tasks_of(room, wish)))
-    waiting: list[Note] = []
-    indexes = sorted({_index(task) for task in tasks})
-    for index in indexes:
-        waiting += await _submitted(bucket, Part(folder, index))
-    fresh = list(not_in(waiting, tasks))
-    counted = Counter(map(_index, fresh))
-    return [Part(folder, index, counted[index]) for index in indexes], estimate(fresh, wish, batch=batch)
-
-
-def _index(task: Task) -> int:
-    return task.record.number // PART_NUMBERS
-
-
-async def _submitted(bucket: Bucket, part: Part) -> list[Note]:
-    content, _ = await patiently(lambda: bucket.read(part.claim))
-    return _batches_in(notes_in(content), part.folder)
+        price = await asyncio.to_thread(
+            lambda: estimate(not_in(waiting, tasks_of(room, wish)), wish, batch=batch)
+        )
+    return price if price.segments or waiting else None
 
 
 def _has_sound(names: Iterable[str]) -> bool:
@@ -156,28 +112,18 @@ def _lacks_text(names: Sequence[str]) -> bool:
 class RoomCopy(Room):
     """A room of a bucket: its lists are in a folder here, its sound is where it was."""
 
-    def __init__(self, path: Path, names: Iterable[str], numbers: range | None = None) -> None:
+    def __init__(self, path: Path, names: Iterable[str]) -> None:
         super().__init__(path)
         self._names = frozenset(names)
-        self._numbers = numbers
-        """Only segments with these; None: all."""
-
-    def records(self, session: str | None = None, lines: Lines | None = None) -> Iterator[SegmentRecord]:
-        """See :class:`~rooms.Room`."""
-        for record in super().records(session, lines):
-            if self._numbers is None or record.number in self._numbers:
-                yield record
 
     def wav(self, record: SegmentRecord) -> Path | None:
         """Where the segment's WAV is to be when it has been fetched; None if the bucket has none."""
         return self.path / record.file if record.file in self._names else None
 
 
-async def copied(
-    bucket: Bucket, folder: str, names: Iterable[str], into: Path, numbers: range | None = None
-) -> RoomCopy:
+async def copied(bucket: Bucket, folder: str, names: Iterable[str], into: Path) -> RoomCopy:
     """A room as far as it tells what is done: its lists, and the text files that no list names."""
-    room = RoomCopy(into / folder, names, numbers)
+    room = RoomCopy(into / folder, names)
     room.path.mkdir(mode=PRIVATE_FOLDER)
     for name in (MANIFEST, TEXTS):
         await _copy(bucket, room, name)
@@ -251,24 +197,32 @@ class FetchingTranslator:
 
 
 class Upload:
-    """Brings the texts of a room's copy to the bucket as they are written down."""
+    """Brings the texts of a room's copy to the bucket as they are written down.
+
+    Only texts of segments that it has been told of are brought; what is brought is neither remembered nor kept here.
+    """
 
     def __init__(self, bucket: Bucket, room: RoomCopy) -> None:
         self._bucket = bucket
         self._folder = room.path
-        self._records = {record.file: record for record in room.records()}
+        self._records: dict[str, SegmentRecord] = {}
         self._brought = end_of(room.path / TEXTS)
         self._lock = asyncio.Lock()
 
-    @property
-    def folder(self) -> str:
-        """The room's folder in the bucket."""
-        return self._folder.name
+    def expect(self, record: SegmentRecord) -> None:
+        """A text of this segment may come. From any thread."""
+        self._records[record.file] = record
+
+    def of(self, tasks: Iterable[Task]) -> Iterator[Task]:
+        """The same tasks, each expected from the moment it is taken."""
+        for task in tasks:
+            self.expect(task.record)
+            yield task
 
     async def during(self, work: Coroutine[Any, Any, T]) -> T:
         """Brings what the work writes down, and what is left of it when it ends, in whatever way."""
         try:
-            return await guarded(work, self._keep_bringing())
+            return await _guarded(work, self._keep_bringing())
         finally:
             await self.bring()
 
@@ -276,14 +230,15 @@ class Upload:
         """Brings what is new: what a line names, then the line."""
         async with self._lock:
             while True:
-                lines, behind = await asyncio.to_thread(self._news)
+                lines, behind = await asyncio.to_thread(new_lines, self._folder / TEXTS, self._brought)
                 if not lines:
                     return
                 texts = list(self._texts_in(lines))
                 for _, words in texts:
                     await self._bucket.bring(words)
-                await self._bucket.add_lines(f"{self.folder}/{TEXTS}", [line for line, _ in texts])
+                await self._bucket.add_lines(f"{self._folder.name}/{TEXTS}", [line for line, _ in texts])
                 self._brought = behind
+                await asyncio.to_thread(self._forget, [words for _, words in texts])
 
     async def _keep_bringing(self) -> None:
         while True:
@@ -293,47 +248,73 @@ class Upload:
             await asyncio.sleep(max(LEAST_PAUSE_SECONDS, took / SHARE_OF_LISTS - took))
 
     def _texts_in(self, lines: Iterable[bytes]) -> Iterator[tuple[bytes, Words]]:
-        """What is of a segment that the room has: it may have been erased since its batch was submitted."""
         for line in lines:
-            with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
-                text = TextRecord.from_json(json.loads(line))
+            text = text_in(line)
+            if text is not None and text.file in self._records:
                 yield line, Words(self._folder, self._records[text.file], text)
 
-    def _news(self) -> tuple[list[bytes], Bookmark]:
-        return new_lines(self._folder / TEXTS, self._brought)
+    def _forget(self, brought: Iterable[Words]) -> None:
+        for words in brought:
+            self._records.pop(words.record.file, None)
+            for name in words.text.files:
+                (self._folder / name).unlink(missing_ok=True)
 
 
-class LeaseNotes:
-    """Notes of batches, kept in the lease of the part that they belong to."""
+async def _guarded(work: Coroutine[Any, Any, T], guard: Coroutine[Any, Any, None]) -> T:
+    """Does the work; it is cancelled if the guard, which never ends by itself, fails, and fails for the same reason."""
+    working, guarding = asyncio.ensure_future(work), asyncio.ensure_future(guard)
+    try:
+        await asyncio.wait({working, guarding}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            guarding.result()
+        return await working
+    finally:
+        for task in (working, guarding):
+            task.cancel()
+        await asyncio.gather(working, guarding, return_exceptions=True)
 
-    def __init__(self, lease: Lease, upload: Upload) -> None:
-        self._lease = lease
+
+# --- its batches ---
+
+
+class RoomNotes:
+    """Notes of a room's batches, kept in the bucket: whoever comes later collects them, from wherever."""
+
+    def __init__(self, bucket: Bucket, upload: Upload, folder: str, found: Iterable[Note]) -> None:
+        self._bucket = bucket
         self._upload = upload
+        self._folder = folder
+        self._notes = {note.id: note for note in found}
 
     def all(self) -> list[Note]:
         """See :class:`~batches.Notes`."""
-        return _batches_in(self._lease.notes, self._upload.folder)
+        return list(self._notes.values())
 
     async def keep(self, note: Note) -> None:
         """See :class:`~batches.Notes`."""
-        self._lease.notes[note.id] = asdict(note)
-        await patiently(self._lease.renew)
+        await self._write({**self._notes, note.id: note})
 
     async def let_go(self, note: Note) -> None:
         """See :class:`~batches.Notes`."""
         await self._upload.bring()
-        self._lease.notes.pop(note.id, None)
-        await patiently(self._lease.renew)
+        await self._write({id_: other for id_, other in self._notes.items() if id_ != note.id})
+
+    async def _write(self, notes: dict[str, Note]) -> None:
+        content = json.dumps({id_: asdict(note) for id_, note in notes.items()}).encode()
+        await patiently(lambda: self._bucket.write(NOTES.format(folder=self._folder), content))
+        self._notes = notes
 
 
-def _batches_in(notes: Mapping[str, Any], folder: str) -> list[Note]:
-    """The batches of a room that a lease tells of. What it says of other places is not believed."""
+async def _batches_of(bucket: Bucket, folder: str) -> list[Note]:
+    """The batches of a room that are under way. What their notes say of other places is not believed."""
+    content, _ = await patiently(lambda: bucket.read(NOTES.format(folder=folder)))
     found = []
-    for id_, content in notes.items():
-        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
-            note = note_in(id_, content)
-            if all(room == folder and is_plain_name(line["file"]) for room, line in note.items):
-                found.append(note)
+    with contextlib.suppress(ValueError, AttributeError, RecursionError):
+        for id_, kept in json.loads(content or b"{}").items():
+            with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+                note = note_in(id_, kept)
+                if all(room == folder and is_plain_name(line["file"]) for room, line in note.items):
+                    found.append(note)
     return found
 
 
@@ -353,7 +334,7 @@ class BatchCounts:
 
 
 class Run:
-    """Works through parts of an archive beside other machines, until all of them are done by somebody."""
+    """Works through rooms of an archive, one after another."""
 
     def __init__(self, settings: Settings, bucket: Bucket, wish: Wish, advance: Advance) -> None:
         self.costs = TextCosts()
@@ -362,10 +343,9 @@ class Run:
         self._bucket = bucket
         self._wish = wish
         self._advance = advance
-        self._leases = Leases(bucket)
         self._sounds = Sounds(bucket)
 
-    async def at_once(self, parts: Sequence[Part]) -> None:
+    async def at_once(self, folders: Iterable[str]) -> None:
         """Makes all texts now.
 
         Raises:
@@ -374,54 +354,28 @@ class Run:
         """
         if self._settings.gemini_max_per_minute or self._settings.gemini_max_per_day:
             prepare_output_dir(Path(self._settings.output_dir))  # the budget is counted there
-        await self._work_through(parts, self._make_texts)
+        for folder in folders:
+            await self._make_texts(folder)
 
-    async def by_batch(self, parts: Sequence[Part]) -> None:
+    async def by_batch(self, folders: Iterable[str]) -> None:
         """Writes down what has come back, and submits what is still undone.
 
         Raises:
             ConfigError, RetryLater: as with :meth:`at_once`.
         """
-        await self._work_through(parts, self._collect_and_submit)
+        for folder in folders:
+            await self._collect_and_submit(folder)
 
-    async def _work_through(self, parts: Sequence[Part], do: Step) -> None:
-        await patiently(self._bucket.prove_conditions)
-        waiting = random.sample(parts, len(parts))  # so that machines seldom want the same
-        is_told = False
-        while waiting := [part for part in waiting if not await self._is_done(part, do)]:
-            if not is_told:
-                tell(f"Other machines are at {len(waiting)} parts of the archive; this one waits for them")
-                is_told = True
-            await asyncio.sleep(LOOK_AGAIN_SECONDS)
-
-    async def _is_done(self, part: Part, do: Step) -> bool:
-        """Does a part; not if another machine has it, or takes it over."""
-        lease = await patiently(lambda: self._leases.take(part.claim))
-        if lease is None:
-            return False
-        try:
-            await lease.hold(do(part, lease))
-            return True
-        except LeaseLost:
-            return False
-        finally:
-            with contextlib.suppress(RecorderError):  # then others wait until it is free by itself
-                await lease.release()
-
-    async def _make_texts(self, part: Part, lease: Lease) -> None:
-        async with self._copied(part) as (room, settings):
-            submitted = _batches_in(lease.notes, part.folder)
+    async def _make_texts(self, folder: str) -> None:
+        async with self._copied(folder) as (room, settings):
+            submitted = await _batches_of(self._bucket, folder)
             self.batches.waiting += sum(len(note.items) for note in submitted)
-            tasks = await asyncio.to_thread(lambda: list(not_in(submitted, tasks_of(room, self._wish))))
-            self._advance(part.segments - len(tasks))  # others have done them
-            if not tasks:
-                return
-            translator = FetchingTranslator(GeminiTranslator(settings), self._sounds)
-            service = await Upload(self._bucket, room).during(
+            upload = Upload(self._bucket, room)
+            service = await upload.during(
                 transcribe(
                     settings,
-                    translator,
-                    tasks,
+                    FetchingTranslator(GeminiTranslator(settings), self._sounds),
+                    upload.of(not_in(submitted, tasks_of(room, self._wish))),
                     self._advance,
                     is_forced=self._wish.is_forced,
                     budget_dir=Path(self._settings.output_dir),
@@ -433,9 +387,12 @@ class Run:
         for name, number in vars(costs).items():
             setattr(self.costs, name, getattr(self.costs, name) + number)
 
-    async def _collect_and_submit(self, part: Part, lease: Lease) -> None:
-        async with self._copied(part) as (room, settings):
-            notes = LeaseNotes(lease, Upload(self._bucket, room))
+    async def _collect_and_submit(self, folder: str) -> None:
+        async with self._copied(folder) as (room, settings):
+            submitted = await _batches_of(self._bucket, folder)
+            upload = Upload(self._bucket, room)
+            await asyncio.to_thread(_expect_answers, upload, room, submitted)
+            notes = RoomNotes(self._bucket, upload, folder, submitted)
             batches = Batches(settings, notes, self._sounds.at_hand)
             try:
                 collected, failed = await batches.collect()
@@ -448,12 +405,17 @@ class Run:
                 await batches.aclose()
 
     @contextlib.asynccontextmanager
-    async def _copied(self, part: Part) -> AsyncIterator[tuple[RoomCopy, Settings]]:
-        """A part as it is in the bucket now, and the settings to work on the copy with. Its sound stays there."""
+    async def _copied(self, folder: str) -> AsyncIterator[tuple[RoomCopy, Settings]]:
+        """A room as it is in the bucket now, and the settings to work on the copy with. Its sound stays there."""
         with tempfile.TemporaryDirectory() as copies:
-            names = await self._bucket.names_in(part.folder)
-            room = await copied(self._bucket, part.folder, names, Path(copies), part.numbers)
+            names = await self._bucket.names_in(folder)
+            room = await copied(self._bucket, folder, names, Path(copies))
             yield room, replace(self._settings, output_dir=copies, save_audio=True)
 
 
-Step = Callable[[Part, Lease], Coroutine[Any, Any, None]]
+def _expect_answers(upload: Upload, room: RoomCopy, submitted: Iterable[Note]) -> None:
+    """Only of segments that the room still has: they may have been erased since their batch was submitted."""
+    files = {line["file"] for note in submitted for _, line in note.items}
+    for record in room.records():
+        if record.file in files:
+            upload.expect(record)

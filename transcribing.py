@@ -39,7 +39,7 @@ ByBatch = Annotated[
     typer.Option("--batch", help="Half the price, within a day: submit, and come back later to collect."),
 ]
 Shard = Annotated[
-    str, typer.Option("--shard", metavar="I/N", help="Only the I-th of N parts, for N machines at once.")
+    str, typer.Option("--shard", metavar="K/N", help="Only the K-th of N parts, for N processes at once.")
 ]
 OnlyEstimate = Annotated[bool, typer.Option("--estimate", help="Only say what it would cost.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -70,8 +70,8 @@ def transcribe(
     First it says what that costs, and asks. Settings and budgets are the worker's (GEMINI_API_KEY, TARGET_LANGUAGES,
     GEMINI_MAX_PER_DAY, ...). With --batch, the exit code is 3 while texts are still to come.
 
-    Several machines may work on an archive in a bucket at the same time: none does what another one does. Endpoint and
-    key are those of delivery (S3_ENDPOINT, S3_REGION, S3_KEY_ID, S3_KEY_SECRET).
+    Endpoint and key of a bucket are those of delivery (S3_ENDPOINT, S3_REGION, S3_KEY_ID, S3_KEY_SECRET). Several
+    processes share an archive with --shard: each room belongs to exactly one part.
     """
     from transcription import Wish, is_in_shard
 
@@ -119,7 +119,7 @@ def _shard(text: str) -> tuple[int, int]:
     except ValueError:
         number, count = 0, 0
     if not 1 <= number <= count <= 10_000:
-        raise InputError(f"--shard {text}: the second of eight parts is 2/8")
+        raise InputError(f"--shard {text}: it must be K/N with 1 <= K <= N, such as 2/8")
     return number, count
 
 
@@ -241,14 +241,14 @@ def _in_bucket(
         raise InputError(f"There is no lesson in {url}" + (f" of {', '.join(rooms)}" if rooms else ""))
     if found.cost.segments and not asked.only_estimate:
         _confirm(found.cost, asked)
-    elif asked.only_estimate or not found.parts:
+    elif asked.only_estimate or not found.folders:
         _say_estimate(found.cost, asked)
-        if found.parts and not found.cost.segments:
+        if found.folders and not found.cost.segments:
             tell("but what is in batches that are under way: --batch collects it")
         return
     with progress("Submitting" if batch else "Transcribing", found.cost.segments, "segments") as advance:
         run = Run(asked.settings, bucket, asked.wish, advance)
-        console.run((run.by_batch if batch else run.at_once)(found.parts))
+        console.run((run.by_batch if batch else run.at_once)(found.folders))
     if batch:
         _say_batches(vars(run.batches), asked)
         return
