@@ -1,59 +1,64 @@
-"""How far a room has been heard: the word that a recorder leaves every second for whoever comes after it.
+"""The handover note: until when each track has been received, for the recorder that comes next.
 
-Where it ends, a gap begins. So it never says more than what is on disk by then, and it is given for each track: one
-whose wire is cut must not make the others look missed.
-
-Pure: what is said in a line, and what follows from it.
+A recorder rewrites it every second, in the room's folder. Where it ends, a gap begins. So it never says more than what
+is on disk by then, and it says so for each track: one whose connection is cut must not make the others look missed.
 """
 
 from __future__ import annotations
 
-import json
+import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from typing import NamedTuple
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import jsonl
+from files import is_ordinary_or_none, open_private, write_all
+from names import HEARD_FILE
 from segments import format_utc, parse_utc
 
-MOST_WORD_BYTES = 2**20
-MOST_HELD_SECONDS = 60.0
-PLAUSIBLE_YEARS = range(1970, 9000)
-"""Of dates from files: nothing that is reckoned with them overflows."""
+logger = logging.getLogger("recorder")
 
-CLOCKS_APART = timedelta(seconds=5)
-"""What was heard so far in the future was heard by another clock: this one has been set back since."""
+MAX_NOTE_BYTES = 2**20
+MAX_HELD_SECONDS = 60.0
+PLAUSIBLE_YEARS = range(1970, 9000)
+"""Of dates from files: no calculation with them overflows."""
+
+MAX_CLOCK_DIFFERENCE = timedelta(seconds=5)
+"""A note from farther in the future was written by another clock: this one has been set back since."""
 
 
 @dataclass(frozen=True)
 class Hearing:
-    """How far a track has been heard."""
+    """Until when a track has been received."""
 
     until: datetime
     """The date of its last sample that is on disk, or is known not to be speech."""
     held_seconds: float = 0.0
-    """A jitter buffer holds sound back: what that sample brought was so much older."""
+    """The jitter buffer's delay: what that sample brought was so much older."""
 
     @property
     def everything_until(self) -> datetime:
-        """All that was said before this has been heard."""
+        """All that was said before this has been received."""
         return self.until - timedelta(seconds=self.held_seconds)
 
 
 class Heard(NamedTuple):
-    """How far a room has been heard."""
+    """Until when the tracks of a room have been received, as this recorder knows it."""
 
     until: datetime
     """Of all tracks that are not named."""
     tracks: Mapping[str, Hearing | None]
-    """By sid. None: no farther than by the recorder before us."""
+    """By sid. None: nothing since the recorder before this one."""
     now: datetime | None = None
     """When that was so; else at ``until``."""
 
 
 @dataclass(frozen=True)
 class Word:
-    """What a recorder leaves for the one after it."""
+    """The handover note."""
 
     room_sid: str
     until: datetime
@@ -68,73 +73,106 @@ class Word:
         tracks = {
             sid: {
                 "until": format_utc(hearing.until),
-                "held_seconds": round(min(hearing.held_seconds, MOST_HELD_SECONDS), 3),
+                "held_seconds": round(min(hearing.held_seconds, MAX_HELD_SECONDS), 3),
             }
             for sid, hearing in self.tracks.items()
         }
         left_at = format_utc(self.left_at or self.until)
-        word = {
-            "room_sid": self.room_sid,
-            "left_at": left_at,
-            "until": format_utc(self.until),
-            "tracks": tracks,
-        }
-        return json.dumps(word).encode() + b"\n"
+        return jsonl.encoded(
+            {
+                "room_sid": self.room_sid,
+                "left_at": left_at,
+                "until": format_utc(self.until),
+                "tracks": tracks,
+            }
+        )
 
     @classmethod
     def in_line(cls, text: bytes) -> Word | None:
-        """The word in the first line; a crash may leave the end of an older one behind it. None: it is none of ours."""
-        line, is_whole, _ = text.partition(b"\n")
-        try:
-            return cls._from_json(json.loads(line)) if is_whole else None
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-            return None
+        """The note in the first line; a crash may leave the end of an older one behind it. None: it is none of ours."""
+        line, is_complete, _ = text.partition(b"\n")
+        return jsonl.parsed(line, cls._from_json) if is_complete else None
 
     @classmethod
-    def _from_json(cls, word: Mapping[str, object]) -> Word:
-        tracks = word["tracks"]
-        if not isinstance(tracks, dict):
-            raise ValueError("no tracks")
-        heard = {sid: Hearing(_date(one["until"]), _held(one["held_seconds"])) for sid, one in tracks.items()}
-        return cls(str(word["room_sid"]), _date(word["until"]), heard, _date(word["left_at"]))
+    def _from_json(cls, note: Mapping[str, Any]) -> Word:
+        tracks = {
+            sid: Hearing(_date(one["until"]), _held(one["held_seconds"]))
+            for sid, one in note["tracks"].items()
+        }
+        return cls(str(note["room_sid"]), _date(note["until"]), tracks, _date(note["left_at"]))
+
+
+def read_note(folder: Path, room_sid: str) -> Word | None:
+    """The note in a room's folder, if it is of this session. Blocks.
+
+    None as well if it cannot be read: speech must not wait for it, and a gap is then too long.
+    """
+    path = folder / HEARD_FILE
+    try:
+        if not path.exists() or not is_ordinary_or_none(path):
+            return None
+        with open_private(path, os.O_RDONLY) as file:
+            text, changed_at = file.read(MAX_NOTE_BYTES), os.fstat(file.fileno()).st_mtime
+        if text == room_sid.encode():  # by a version that said only so much
+            return Word(room_sid, datetime.fromtimestamp(changed_at, timezone.utc))
+    except (OSError, ValueError, OverflowError) as error:
+        logger.warning("%s cannot be read: %s", path, error)
+        return None
+    note = Word.in_line(text)
+    return note if note and note.room_sid == room_sid else None
+
+
+def write_note(folder: Path, note: Word) -> None:
+    """Replaces the note in a room's folder. It may be lost with the power, but not with the process. Blocks.
+
+    Raises:
+        OSError: the disk does not let it.
+    """
+    path = folder / HEARD_FILE
+    if not is_ordinary_or_none(path):
+        return
+    line = note.to_line()
+    with open_private(path, os.O_RDWR | os.O_CREAT) as file:
+        write_all(file, line)  # over what was there: at no moment is there no note
+        file.truncate(len(line))
 
 
 def _date(value: object) -> datetime:
     moment = parse_utc(str(value))
     if not is_plausible(moment):
-        raise ValueError(f"nobody listened then: {value!r}")
+        raise ValueError(f"not a plausible time: {value!r}")
     return moment
 
 
 def is_plausible(moment: datetime) -> bool:
-    """Whether a date from a file can be reckoned with."""
+    """Whether a date from a file can be calculated with."""
     return moment.year in PLAUSIBLE_YEARS
 
 
 def _held(value: object) -> float:
-    if isinstance(value, (int, float)) and 0 <= value <= MOST_HELD_SECONDS:
+    if isinstance(value, (int, float)) and 0 <= value <= MAX_HELD_SECONDS:
         return float(value)
-    raise ValueError(f"no buffer holds sound for so long: {value!r}")
+    raise ValueError(f"not a plausible jitter-buffer delay: {value!r}")
 
 
 @dataclass(frozen=True)
 class Before:
-    """What the recorders before us have left of this session."""
+    """What the recorders before this one have left of this session."""
 
     word: Word | None
     last_ends: Mapping[str, datetime]
-    """When the last segment of each track ends. After a crash that may be later than the word."""
+    """When the last segment of each track ends. After a crash that may be later than the note."""
 
     def hearing(self, track_sid: str, now: datetime) -> Hearing | None:
-        """How far they have heard a track; None: nobody was there."""
-        latest = now + CLOCKS_APART
+        """Until when they have received a track; None: there was none."""
+        latest = now + MAX_CLOCK_DIFFERENCE
         ends = {sid: end for sid, end in self.last_ends.items() if end < latest}
         word = self.word
         if word is None or word.until >= latest:
             last_end = max(ends.values(), default=None)
             return Hearing(last_end) if last_end else None
-        said = word.tracks.get(track_sid, Hearing(word.until))
+        noted = word.tracks.get(track_sid, Hearing(word.until))
         left_at = word.left_at or word.until
         end = ends.get(track_sid, left_at)
-        # An end from before the word was known to whoever left it; a segment's last silence may be a cut wire's.
-        return Hearing(end, said.held_seconds) if end > left_at else said
+        # An end from before the note was known to its writer; a segment's last silence may be that of a cut connection.
+        return Hearing(end, noted.held_seconds) if end > left_at else noted

@@ -1,4 +1,4 @@
-"""Names, files and the manifest: what makes a spoken word safe.
+"""From speech segments to WAV files and manifest lines, safe at every moment.
 
 A segment lives through these files, all in the room's folder:
 
@@ -17,11 +17,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import logging
 import os
 import sys
 import unicodedata
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
 from typing import IO
 from zoneinfo import ZoneInfo
@@ -32,7 +31,6 @@ from config import Settings
 from files import (
     PRIVATE_FOLDER,
     FolderLock,
-    is_ordinary_or_none,
     is_still_at,
     open_private,
     sync_file,
@@ -41,10 +39,10 @@ from files import (
     write_all,
     write_whole,
 )
-from hearing import MOST_WORD_BYTES, Before, Heard, Hearing, Word, is_plausible
+from hearing import Before, Heard, Hearing, Word, is_plausible, read_note, write_note
 from jsonl import Bookmark, new_lines
 from manifest import append_gap, append_manifest, read_manifest, records_in
-from names import HEARD_FILE, MANIFEST, PART_SUFFIX, SegmentNames, digest_of, safe_name
+from names import MANIFEST, PART_SUFFIX, SegmentNames, digest_of, safe_name
 from recovery import OpenNote, recover_folder
 from segments import (
     BYTES_PER_SAMPLE,
@@ -61,8 +59,6 @@ from segments import (
 )
 from wav import WAV_HEADER_BYTES, pcm_bytes, wav_header
 
-logger = logging.getLogger("recorder")
-
 
 class RoomFolder:
     """The folder of one room: gives out numbers, begins segments, and mends what a crash left."""
@@ -72,7 +68,7 @@ class RoomFolder:
         self.room = room
         self._names = names
         self._before: Before | None = None
-        self._is_heard = False
+        self._has_written_note = False
         self._highest_number = 0
         self._bookmark = Bookmark()
 
@@ -93,54 +89,33 @@ class RoomFolder:
         return recover_folder(self.path, self._names)
 
     def hear(self, heard: Heard) -> None:
-        """Leaves word how far we have heard. It may be lost with the power, but not with the process.
+        """Writes the handover note.
 
         Raises:
             OSError: the disk does not let it.
         """
         before, now = self._look_back(), heard.now or heard.until
-        self._is_heard = True
+        self._has_written_note = True
         first = Hearing(self.room.started_at)
-        named = {sid: one or before.hearing(sid, now) or first for sid, one in heard.tracks.items()}
-        line = Word(self.room.sid, heard.until, named, now).to_line()
-        if not is_ordinary_or_none(self.path / HEARD_FILE):
-            return
-        with open_private(self.path / HEARD_FILE, os.O_RDWR | os.O_CREAT) as file:
-            write_all(file, line)  # over what was there: at no moment is there no word
-            file.truncate(len(line))
+        tracks = {sid: one or before.hearing(sid, now) or first for sid, one in heard.tracks.items()}
+        write_note(self.path, Word(self.room.sid, heard.until, tracks, now))
 
     def heard_before(self, track_sid: str, now: datetime) -> datetime | None:
-        """Until when other recorders have heard a track of this session on this disk; None: none was there."""
+        """Until when other recorders have received a track of this session on this disk; None: there was none."""
         hearing = self._look_back().hearing(track_sid, now)
         return hearing.everything_until if hearing else None
 
     def _look_back(self) -> Before:
-        if self._before is None or not self._is_heard:
-            self._before = Before(self._word(), self._last_ends())
+        if self._before is None or not self._has_written_note:
+            self._before = Before(read_note(self.path, self.room.sid), self._last_ends())
         return self._before
-
-    def _word(self) -> Word | None:
-        """None as well if it cannot be read: speech must not wait for it, and a gap is then too long."""
-        path = self.path / HEARD_FILE
-        if not path.exists() or not is_ordinary_or_none(path):
-            return None
-        try:
-            with open_private(path, os.O_RDONLY) as file:
-                text, changed_at = file.read(MOST_WORD_BYTES), os.fstat(file.fileno()).st_mtime
-            if text == self.room.sid.encode():  # by a version that said only so much
-                return Word(self.room.sid, datetime.fromtimestamp(changed_at, timezone.utc))
-        except (OSError, ValueError, OverflowError) as error:
-            logger.warning("%s cannot be read: %s", path, error)
-            return None
-        word = Word.in_line(text)
-        return word if word and word.room_sid == self.room.sid else None
 
     def _last_ends(self) -> dict[str, datetime]:
         records = (record for record in read_manifest(self.path) if record.room_sid == self.room.sid)
         return {record.track_sid: record.end for record in records if is_plausible(record.end)}
 
     def note_gap(self, gap: GapRecord) -> None:
-        """Owns up to a time from which speech may be missing."""
+        """Records a time from which speech may be missing."""
         self.path.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
         with FolderLock(self.path):
             append_gap(self.path, gap)

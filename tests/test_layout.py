@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pulse": {"vitals"},
     "health": {"config", "pulse", "vitals", "aiohttp", "prometheus_client", "files"},
     "deadline": set(),
-    "hearing": {"segments"},
+    "hearing": {"segments", "files", "jsonl", "names"},
     "timekeeping": {"segments"},
     "audio_processor": {"segments", "config", "timekeeping", "vitals", "livekit", "numpy"},
     "storage": {

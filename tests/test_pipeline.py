@@ -35,9 +35,8 @@ from disk import (
 from harness import samples, until
 
 import doorbell
-import files
+import hearing
 import pipeline
-import storage
 from audio_processor import Closed, Grown, Opened
 from deadline import within
 from hearing import Heard, Hearing, Word
@@ -813,14 +812,14 @@ async def test_the_word_of_an_older_version_counts(tmp_path: Path) -> None:
 
 
 def _refuse_to_open(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    open_private = files.open_private
+    open_private = hearing.open_private
 
     def refusing(what: Path, flags: int) -> Any:
         if what == path:
             raise OSError(errno.EIO, "broken")
         return open_private(what, flags)
 
-    monkeypatch.setattr(storage, "open_private", refusing)
+    monkeypatch.setattr(hearing, "open_private", refusing)
 
 
 @pytest.mark.parametrize("has_file", [True, False])
