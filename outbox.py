@@ -18,10 +18,6 @@ import asyncio
 import contextlib
 import functools
 import json
-import logging
-import os
-import secrets
-import sqlite3
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,15 +26,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from files import FolderLock, open_private, try_lock
 from jsonl import Bookmark
+from outbox_file import OutboxFile, Presence
 from segments import StorageError
-
-logger = logging.getLogger("recorder")
-
-OUTBOX = ".outbox.sqlite"
-SET_ASIDE = ".outbox.broken.sqlite"
-SCHEMA_VERSION = 1
 
 MOST_WAITING = 50_000
 """Items of one kind that wait, about 80 hours of speech. More stay in the manifests until there is room."""
@@ -47,31 +37,6 @@ MOST_FINISHED = 50_000
 """Finished items of one kind that are remembered."""
 FORGET_EVERY = 500
 """How many more there may be until the oldest are forgotten: looking for them takes a while."""
-
-BUSY_SECONDS = 10.0
-"""How long another worker's transaction is waited for."""
-
-_SCHEMA = """
-CREATE TABLE work (
-    kind TEXT NOT NULL, folder TEXT NOT NULL, file TEXT NOT NULL,
-    moment REAL NOT NULL, payload TEXT NOT NULL,
-    state TEXT NOT NULL DEFAULT 'pending', reason TEXT NOT NULL DEFAULT '',
-    owner TEXT NOT NULL DEFAULT '', attempts INTEGER NOT NULL DEFAULT 0,
-    not_before REAL NOT NULL, created REAL NOT NULL,
-    PRIMARY KEY (kind, folder, file)
-) WITHOUT ROWID;
-CREATE INDEX work_by_moment ON work (kind, state, moment);
-CREATE INDEX work_by_room ON work (kind, state, folder, moment);
-CREATE INDEX work_under_way ON work (kind, owner) WHERE owner != '';
-CREATE TABLE bookmark (
-    kind TEXT NOT NULL, source TEXT NOT NULL, bytes INTEGER NOT NULL, digest TEXT NOT NULL,
-    PRIMARY KEY (kind, source)
-) WITHOUT ROWID;
-CREATE TABLE spent (
-    kind TEXT NOT NULL, second INTEGER NOT NULL, units INTEGER NOT NULL,
-    PRIMARY KEY (kind, second)
-) WITHOUT ROWID;
-"""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -130,7 +95,7 @@ def _transaction(
     """Makes a method's body one transaction on the outbox's thread, done anew where the file turns out to be broken."""
 
     async def method(self: Outbox, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        work = functools.partial(self._attempt, functools.partial(body, self, *args, **kwargs))
+        work = functools.partial(self._file.transaction, functools.partial(body, self, *args, **kwargs))
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     functools.update_wrapper(method, body)
@@ -141,11 +106,8 @@ class Outbox:
     """What waits to be done. Any method may raise StorageError: the disk does not let it now; nothing has changed."""
 
     def __init__(self, output_dir: Path) -> None:
-        self._folder = output_dir
-        self._owner = secrets.token_hex(8)
-        self._presence: Any = None
-        self._connection: sqlite3.Connection | None = None
-        self._identity: tuple[int, int] | None = None
+        self._presence = Presence(output_dir)
+        self._file = OutboxFile(output_dir, self._presence)
         self._finished = 0
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="outbox")
 
@@ -154,7 +116,7 @@ class Outbox:
     @_transaction
     def bookmark(self, kind: str, source: str) -> Bookmark:
         """How far ``source`` (a path relative to OUTPUT_DIR) has been read for this kind of work."""
-        row = self._one("SELECT bytes, digest FROM bookmark WHERE kind = ? AND source = ?", kind, source)
+        row = self._file.one("SELECT bytes, digest FROM bookmark WHERE kind = ? AND source = ?", kind, source)
         return Bookmark(*row) if row else Bookmark()
 
     @_transaction
@@ -170,13 +132,13 @@ class Outbox:
 
         False, and nothing is added, if another worker has moved the bookmark meanwhile, or too much waits already.
         """
-        row = self._one("SELECT bytes, digest FROM bookmark WHERE kind = ? AND source = ?", kind, source)
+        row = self._file.one("SELECT bytes, digest FROM bookmark WHERE kind = ? AND source = ?", kind, source)
         if (Bookmark(*row) if row else Bookmark()) != read_from:
             return False
         if self._count(kind, State.PENDING) + len(works) > MOST_WAITING:
             return False
         self._insert(works)
-        self._run(
+        self._file.run(
             "INSERT OR REPLACE INTO bookmark VALUES (?, ?, ?, ?)", kind, source, read_to.bytes, read_to.digest
         )
         return True
@@ -186,7 +148,7 @@ class Outbox:
         for work in works:
             payload = json.dumps(work.payload)
             row = (work.kind, work.folder, work.file, work.moment, payload, now)
-            added += self._run(
+            added += self._file.run(
                 "INSERT OR IGNORE INTO work (kind, folder, file, moment, payload, not_before, created)"
                 " VALUES (?, ?, ?, ?, ?, 0, ?)",  # due at once, whatever the clock is set to
                 *row,
@@ -196,15 +158,15 @@ class Outbox:
     @_transaction
     def begin_anew(self, kind: str) -> None:
         """Forgets all items of a kind that nobody is at, and how far files have been read for it."""
-        self._run("DELETE FROM work WHERE kind = ? AND owner = ''", kind)
-        self._run("DELETE FROM bookmark WHERE kind = ?", kind)
+        self._file.run("DELETE FROM work WHERE kind = ? AND owner = ''", kind)
+        self._file.run("DELETE FROM bookmark WHERE kind = ?", kind)
 
     @_transaction
     def forget(self, folder: str) -> None:
         """Forgets all items of a folder, of every kind, that nobody is at; its lists are read from their beginning."""
-        self._run("DELETE FROM work WHERE folder = ? AND owner = ''", folder)
+        self._file.run("DELETE FROM work WHERE folder = ? AND owner = ''", folder)
         prefix = f"{folder}/"
-        self._run("DELETE FROM bookmark WHERE substr(source, 1, ?) = ?", len(prefix), prefix)
+        self._file.run("DELETE FROM bookmark WHERE substr(source, 1, ?) = ?", len(prefix), prefix)
 
     # Emptying it.
 
@@ -212,13 +174,13 @@ class Outbox:
     def claim(self, kind: str, order: Order, most: int = 1) -> list[Work]:
         """Takes up to ``most`` items that are due. Nobody else gets them until they are finished or given back."""
         self._free_what_the_dead_had(kind)
-        rows = self._all(_DUE[order], kind=kind, now=time.time(), most=most)
+        rows = self._file.all(_DUE[order], kind=kind, now=time.time(), most=most)
         works = [
             Work(kind, folder, file, moment, json.loads(payload), attempts)
             for folder, file, moment, payload, attempts in rows
         ]
         for work in works:
-            self._update(work, "owner = ?, attempts = attempts + 1", self._owner)
+            self._update(work, "owner = ?, attempts = attempts + 1", self._presence.owner)
         return works
 
     @_transaction
@@ -249,7 +211,7 @@ class Outbox:
     @_transaction
     def state(self, kind: str, folder: str, file: str) -> State | None:
         """How far one item is; None if it was never added (or has been done for long)."""
-        row = self._one(
+        row = self._file.one(
             "SELECT state FROM work WHERE kind = ? AND folder = ? AND file = ?", kind, folder, file
         )
         return State(row[0]) if row else None
@@ -257,12 +219,12 @@ class Outbox:
     @_transaction
     def generation(self) -> int:
         """A number that changes when the outbox was begun anew, and with it all bookmarks."""
-        return int(self._one("PRAGMA application_id")[0])
+        return int(self._file.one("PRAGMA application_id")[0])
 
     @_transaction
     def backlog(self, kind: str) -> Backlog:
         """How much waits, and for how long."""
-        oldest = self._one("SELECT MIN(moment) FROM work WHERE kind = ? AND state = 'pending'", kind)
+        oldest = self._file.one("SELECT MIN(moment) FROM work WHERE kind = ? AND state = 'pending'", kind)
         age = time.time() - oldest[0] if oldest and oldest[0] is not None else 0.0
         return Backlog(self._count(kind, State.PENDING), max(0.0, age), self._count(kind, State.REFUSED))
 
@@ -270,7 +232,7 @@ class Outbox:
     def due_in(self, kind: str) -> float | None:
         """Seconds until the next item is due that is not due yet; None if there is none."""
         now = time.time()
-        row = self._one(
+        row = self._file.one(
             "SELECT MIN(not_before) FROM work WHERE kind = ? AND state = 'pending' AND not_before > ?",
             kind,
             now,
@@ -284,12 +246,14 @@ class Outbox:
         """Takes one unit of a budget that all workers share and that survives restarts. 0: taken; else seconds until
         one may be free, and nothing is taken. A limit of 0 is none."""
         now = time.time()
-        self._run("DELETE FROM spent WHERE second <= ? OR second > ?", int(now) - 86_400, int(now) + 3_600)
+        self._file.run(
+            "DELETE FROM spent WHERE second <= ? OR second > ?", int(now) - 86_400, int(now) + 3_600
+        )
         for limit, seconds in ((per_day, 86_400), (per_minute, 60)):
             wait = self._seconds_until_free(kind, limit, seconds, now) if limit else 0.0
             if wait:
                 return wait
-        self._run(
+        self._file.run(
             "INSERT INTO spent VALUES (?, ?, 1) ON CONFLICT (kind, second) DO UPDATE SET units = units + 1",
             kind,
             int(now),
@@ -298,7 +262,7 @@ class Outbox:
 
     def _seconds_until_free(self, kind: str, limit: int, seconds: int, now: float) -> float:
         since = int(now) - seconds
-        row = self._one(
+        row = self._file.one(
             "SELECT COALESCE(SUM(units), 0), MIN(second) FROM spent WHERE kind = ? AND second > ?",
             kind,
             since,
@@ -311,137 +275,28 @@ class Outbox:
 
     async def aclose(self) -> None:
         """Gives back what is claimed and lets go of the files. Idempotent."""
-        if self._presence is not None:  # else it was never used, and need not be created now
+        if self._presence.is_shown:  # else it was never used, and need not be created now
             with contextlib.suppress(StorageError):
                 await self._give_back_all()
         await asyncio.to_thread(self._thread.shutdown)
-        self._disconnect()
-        if self._presence is not None:
-            self._presence.close()
-            self._presence = None
-            with contextlib.suppress(OSError):
-                self._presence_of(self._owner).unlink(missing_ok=True)
+        self._file.disconnect()
+        self._presence.close()
 
     @_transaction
     def _give_back_all(self) -> None:
-        self._free_what_had(self._owner)
-
-    # Who is at work.
-
-    def _presence_of(self, owner: str) -> Path:
-        return self._folder / f".outbox-{owner}.lock"
-
-    def _show_presence(self) -> None:
-        if self._presence is None:
-            self._presence = open_private(self._presence_of(self._owner), os.O_RDWR | os.O_CREAT)
-            try_lock(self._presence)
-
-    def _clear_up_after_the_dead(self) -> None:
-        for path in self._folder.glob(".outbox-*.lock"):
-            owner = path.stem.removeprefix(".outbox-")
-            if owner != self._owner:
-                self._is_dead(owner)
+        self._free_what_had(self._presence.owner)
 
     def _free_what_the_dead_had(self, kind: str) -> None:
-        rows = self._all("SELECT DISTINCT owner FROM work WHERE kind = :kind AND owner != ''", kind=kind)
+        rows = self._file.all("SELECT DISTINCT owner FROM work WHERE kind = :kind AND owner != ''", kind=kind)
         for (owner,) in rows:
-            if owner != self._owner and self._is_dead(owner):
+            if owner != self._presence.owner and self._presence.is_dead(owner):
                 self._free_what_had(owner)
 
     def _free_what_had(self, owner: str) -> None:
-        self._run("UPDATE work SET owner = '' WHERE owner != '' AND owner = ?", owner)
-
-    def _is_dead(self, owner: str) -> bool:
-        path = self._presence_of(owner)
-        try:
-            with open_private(path, os.O_RDWR) as file:
-                if not try_lock(file):
-                    return False
-        except FileNotFoundError:
-            return True
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
-        return True
-
-    # SQLite.
-
-    def _attempt(self, body: Callable[[], T]) -> T:
-        try:
-            try:
-                return self._in_transaction(body)
-            except sqlite3.DatabaseError as error:
-                if not _is_broken(error):
-                    raise
-                self._set_aside(error)
-                return self._in_transaction(body)
-        except (sqlite3.Error, OSError) as error:
-            self._disconnect()
-            raise StorageError(f"{OUTBOX} cannot be used: {error}") from error
-
-    def _in_transaction(self, body: Callable[[], T]) -> T:
-        connection = self._connected()
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            result = body()
-            connection.execute("COMMIT")
-            return result
-        except BaseException:
-            with contextlib.suppress(sqlite3.Error):
-                connection.execute("ROLLBACK")
-            raise
-
-    def _connected(self) -> sqlite3.Connection:
-        """The connection to the file that is there now: it may have been deleted or set aside by another worker."""
-        if self._connection is None or self._identity != _identity_of(self._folder / OUTBOX):
-            self._disconnect()
-            with FolderLock(self._folder):  # so that nobody takes us for dead before we hold our lock
-                self._show_presence()
-                self._clear_up_after_the_dead()
-                self._connect()
-        assert self._connection is not None
-        return self._connection
-
-    def _connect(self) -> None:
-        path = self._folder / OUTBOX
-        # 0600 before SQLite writes; its -wal and -shm take that over.
-        open_private(path, os.O_RDWR | os.O_CREAT).close()
-        self._identity = _identity_of(path)
-        self._connection = sqlite3.connect(
-            path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-        )
-        _prepare(self._connection)
-
-    def _disconnect(self) -> None:
-        if self._connection is not None:
-            with contextlib.suppress(sqlite3.Error):
-                self._connection.close()
-        self._connection, self._identity = None, None
-
-    def _set_aside(self, error: Exception) -> None:
-        path, broken = self._folder / OUTBOX, self._identity
-        self._disconnect()
-        with FolderLock(self._folder):
-            if _identity_of(path) != broken:
-                return  # another worker has done it
-            logger.error("%s is broken (%s): set aside as %s and begun anew", OUTBOX, error, SET_ASIDE)
-            for ending in ("-wal", "-shm"):
-                path.with_name(OUTBOX + ending).unlink(missing_ok=True)
-            os.replace(path, path.with_name(SET_ASIDE))
-
-    def _run(self, statement: str, *values: Any) -> int:
-        assert self._connection is not None
-        return self._connection.execute(statement, values).rowcount
-
-    def _one(self, statement: str, *values: Any) -> Any:
-        assert self._connection is not None
-        return self._connection.execute(statement, values).fetchone()
-
-    def _all(self, statement: str, **values: Any) -> list[Any]:
-        assert self._connection is not None
-        return self._connection.execute(statement, values).fetchall()
+        self._file.run("UPDATE work SET owner = '' WHERE owner != '' AND owner = ?", owner)
 
     def _update(self, work: Work, change: str, *values: Any) -> None:
-        self._run(
+        self._file.run(
             f"UPDATE work SET {change} WHERE kind = ? AND folder = ? AND file = ?",
             *values,
             work.kind,
@@ -450,12 +305,12 @@ class Outbox:
         )
 
     def _count(self, kind: str, state: State) -> int:
-        row = self._one("SELECT COUNT(*) FROM work WHERE kind = ? AND state = ?", kind, state.value)
+        row = self._file.one("SELECT COUNT(*) FROM work WHERE kind = ? AND state = ?", kind, state.value)
         return int(row[0])
 
     def _forget_the_oldest(self, kind: str) -> None:
         """What has been read is behind a bookmark and is not added again."""
-        self._run(
+        self._file.run(
             "DELETE FROM work WHERE kind = ?1 AND state = 'done' AND moment < (SELECT moment FROM work"
             " WHERE kind = ?1 AND state = 'done' ORDER BY moment DESC LIMIT 1 OFFSET ?2)",
             kind,
@@ -486,30 +341,3 @@ _DUE = {
         WHERE owner = '' AND (not_before <= :now OR not_before > :now + 86400)
         ORDER BY moment, file LIMIT :most""",
 }
-
-
-def _prepare(connection: sqlite3.Connection) -> None:
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version == 0:
-        generation = secrets.randbelow(2**31 - 1) + 1
-        connection.executescript(
-            f"BEGIN; {_SCHEMA} PRAGMA application_id = {generation};"
-            f" PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-        )
-    elif version != SCHEMA_VERSION:
-        raise sqlite3.DatabaseError(f"it is of version {version}")
-
-
-def _is_broken(error: sqlite3.DatabaseError) -> bool:
-    """Neither busy nor full nor read-only (those are OperationalError), but no database, or a damaged one."""
-    return type(error) is sqlite3.DatabaseError or "no such" in str(error)
-
-
-def _identity_of(path: Path) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino

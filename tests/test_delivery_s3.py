@@ -24,7 +24,7 @@ from lessons_on_disk import BEN, NOW, sha256, spoken, with_texts
 from config import Settings
 from devtools.s3_server import BUCKET, Request, S3Server
 from ledger import DELIVERED, Ledger, sound_key
-from outbox import OUTBOX
+from outbox_file import OUTBOX
 from retention import Rules, let_go, room_folders
 from segments import SegmentRecord
 from targets import open_targets, problems_of

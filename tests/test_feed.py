@@ -15,7 +15,8 @@ from test_text_files import segment
 import outbox
 from feed import ManifestFeed
 from names import MANIFEST
-from outbox import OUTBOX, Order, Outbox
+from outbox import Order, Outbox
+from outbox_file import OUTBOX
 from segments import SegmentRecord
 
 

@@ -20,8 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import outbox
+import outbox_file
 from jsonl import Bookmark, new_lines
-from outbox import OUTBOX, SET_ASIDE, Backlog, Order, Outbox, State, Work
+from outbox import Backlog, Order, Outbox, State, Work
+from outbox_file import OUTBOX, SET_ASIDE
 from segments import StorageError
 
 
@@ -346,7 +348,9 @@ def damaged(path: Path, damage: str) -> None:
         path.unlink()
         with contextlib.closing(sqlite3.connect(path)) as connection:
             connection.execute("CREATE TABLE other (x)")
-            connection.execute(f"PRAGMA user_version = {99 if damage == 'newer' else outbox.SCHEMA_VERSION}")
+            connection.execute(
+                f"PRAGMA user_version = {99 if damage == 'newer' else outbox_file.SCHEMA_VERSION}"
+            )
         return
     content = path.read_bytes()
     if damage == "text":

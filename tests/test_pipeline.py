@@ -35,6 +35,7 @@ from disk import (
 from harness import samples, until
 
 import doorbell
+import files
 import hearing
 import pipeline
 from audio_processor import Closed, Grown, Opened
@@ -812,7 +813,7 @@ async def test_the_word_of_an_older_version_counts(tmp_path: Path) -> None:
 
 
 def _refuse_to_open(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    open_private = hearing.open_private
+    open_private = files.open_private
 
     def refusing(what: Path, flags: int) -> Any:
         if what == path:

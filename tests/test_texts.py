@@ -23,7 +23,7 @@ import audio_removal
 import devtools.gemini_server
 import doorbell
 import jsonl
-import outbox
+import outbox_file
 import text_attempts
 import text_gate
 import texts
@@ -33,7 +33,8 @@ from backoff import Backoff
 from config import Settings
 from devtools.gemini_server import KEY, LOCATION, MODEL, PROJECT, GeminiServer
 from names import MANIFEST
-from outbox import OUTBOX, Order, Outbox, State, Work
+from outbox import Order, Outbox, State, Work
+from outbox_file import OUTBOX
 from segments import (
     NO_WISHES,
     EndReason,
@@ -899,4 +900,4 @@ async def test_claims_of_other_kinds_are_none_of_our_business(tmp_path: Path, ge
         await box.add([Work("s3", "math101", "a.wav", 0, {})])
         await outcomes_of(tmp_path, 1)
         assert len(await box.claim("s3", Order.ROOMS_IN_ORDER, 10)) == 1
-    assert outbox.SCHEMA_VERSION == 1
+    assert outbox_file.SCHEMA_VERSION == 1
