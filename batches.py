@@ -341,12 +341,12 @@ async def _said_clearly() -> AsyncIterator[None]:
     """Turns the SDK's errors into ours."""
     from google.genai import errors
 
-    from translator import OPERATOR_PAUSE_SECONDS, sorted_out
+    from translator import OPERATOR_PAUSE_SECONDS, classify_error
 
     try:
         yield
     except errors.APIError as error:
-        trouble = sorted_out(error)
+        trouble = classify_error(error)
         if isinstance(trouble, RetryLater) and trouble.after_seconds == OPERATOR_PAUSE_SECONDS:
             raise ConfigError(str(trouble)) from None
         raise RetryLater(f"The Batch API cannot do it now: {trouble}") from None

@@ -14,12 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from backoff import Backoff
 from config import Settings
 from deliverables import Item
-from delivery import Backoff
 from files import write_private
 from names import is_plain_name
-from object_target import ObjectTarget, merged, sorted_out
+from object_errors import classify_error
+from object_target import ObjectTarget, merged
 from segments import ConfigError, InputError, RetryLater
 from targets import problems_of
 
@@ -112,7 +113,7 @@ class Bucket(ObjectTarget):
         from obstore.exceptions import BaseError, InvalidPathError
 
         try:
-            async for page in list_objects(self._store, prefix, offset=after, chunk_size=KEYS_A_PAGE):
+            async for page in list_objects(self.objects.store, prefix, offset=after, chunk_size=KEYS_A_PAGE):
                 return [str(found["path"]) for found in page]
             return []
         except InvalidPathError as error:
@@ -121,7 +122,7 @@ class Bucket(ObjectTarget):
                 f"{self.name} has a key that is no path, and cannot be listed beside it: {said}"
             ) from None
         except (BaseError, OSError, ValueError) as error:
-            trouble = sorted_out(error)
+            trouble = classify_error(error)
             if isinstance(trouble, RetryLater):
                 raise RetryLater(f"{self.name}: {trouble}") from None
             raise ConfigError(f"{self.name} cannot be listed: {trouble}") from None
@@ -134,7 +135,7 @@ class Bucket(ObjectTarget):
         Raises:
             Unusable: it is larger than that.
         """
-        data, _ = await (self._read(key) if most_bytes is None else self._read(key, most_bytes))
+        data, _ = await (self.objects.read(key) if most_bytes is None else self.objects.read(key, most_bytes))
         if data is not None:
             await asyncio.to_thread(write_private, path, data)
         return data is not None
@@ -145,12 +146,12 @@ class Bucket(ObjectTarget):
 
     async def add_lines(self, key: str, lines: list[bytes]) -> None:
         """Adds lines to a list, with patience, behind what is there; none that is there already."""
-        await patiently(lambda: self._replace(key, functools.partial(merged, lines)))
+        await patiently(lambda: self.objects.replace_lines(key, functools.partial(merged, lines)))
 
     async def read(self, key: str) -> tuple[bytes | None, str | None]:
         """An object and its version; (None, None) if there is none."""
-        return await self._read(key)
+        return await self.objects.read(key)
 
     async def write(self, key: str, data: bytes) -> None:
         """An object, whole or not at all, whatever was there."""
-        await self._write(key, data, mode="overwrite")
+        await self.objects.write(key, data, mode="overwrite")

@@ -29,8 +29,8 @@ from retention import (
     is_being_recorded,
     let_go,
     remove_folder,
+    remove_lines,
     room_folders,
-    strike_out,
 )
 from search_index import INDEX
 from segments import ConfigError, InputError, RecorderError, SegmentRecord, StorageError, format_utc
@@ -90,7 +90,7 @@ def deliver(
         bool, typer.Option("--again", help="As if nothing had been delivered yet: proves that it is there.")
     ] = False,
     retry_refused: Annotated[
-        bool, typer.Option("--retry-refused", help="Try once more what has been set aside.")
+        bool, typer.Option("--retry-refused", help="Try the dead letters once more.")
     ] = False,
     patience: Annotated[
         float, typer.Option(min=0, help="Seconds that a target may be in trouble before it is given up.")
@@ -109,7 +109,7 @@ def deliver(
         say_json({"targets": [vars(one) for one in results]})
     else:
         for one in results:
-            say(f"{one.target}: {one.delivered} delivered, {one.waiting} waiting, {one.refused} set aside")
+            say(f"{one.target}: {one.delivered} delivered, {one.waiting} waiting, {one.refused} dead letters")
             if one.trouble:
                 tell(f"{one.target}: {one.trouble}")
         _tell_refused(settings)
@@ -147,7 +147,7 @@ async def _deliver(
 def _tell_refused(settings: Settings) -> None:
     for folder in room_folders(Path(settings.output_dir)):
         for (target, key), reason in Ledger(folder).refused().items():
-            tell(f"set aside: {folder.name}/{key.item} ({target}): {reason}")
+            tell(f"dead letter: {folder.name}/{key.item} ({target}): {reason}")
 
 
 # --- prune ---
@@ -313,7 +313,7 @@ async def _erase(
     remote, is_well = await _remove_from(targets, selection, known)
     if is_well:
         for one in here:
-            strike_out(one.folder, {record.file for record in one.records}, selection)
+            remove_lines(one.folder, {record.file for record in one.records}, selection)
             if one.is_whole:
                 remove_folder(one.folder)
         await _forget(Path(settings.output_dir), [one.folder.name for one in here])

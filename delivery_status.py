@@ -1,13 +1,20 @@
-"""How the delivery to each target stands, as plain numbers and as metrics."""
+"""How the delivery to each target stands: whether it takes anything, in plain numbers, and as metrics."""
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Gauge
 
+from backoff import Backoff
 from metrics import counter, gauge
+from segments import ConfigError, RetryLater
+from trouble import Trouble
+
+logger = logging.getLogger("recorder")
 
 
 @dataclass
@@ -56,3 +63,62 @@ class DeliveryMetrics:
     def add(self, target: str, *, delivered: int = 0, failures: int = 0) -> None:
         self._delivered.labels(target).inc(delivered)
         self._failures.labels(target).inc(failures)
+
+
+class TargetState:
+    """Whether a target takes anything, as the last attempts show it. All items wait for a target in trouble."""
+
+    def __init__(self, target: str, backoff: Backoff, metrics: DeliveryMetrics) -> None:
+        self.status = Status(target)
+        self.failures = 0
+        """In a row, of any items."""
+        self.is_operators = False
+        """Whether only the operator can end the trouble."""
+        self._backoff = backoff
+        self._metrics = metrics
+        self._trouble = Trouble()
+        self._not_before = 0.0
+        self._well_at = time.monotonic()
+
+    @property
+    def seconds_to_wait(self) -> float:
+        """Until it may be tried again; 0 or less: now."""
+        return self._not_before - time.monotonic()
+
+    def has_failed_for(self, seconds: float) -> bool:
+        """Whether it has taken nothing for so long, since it was begun to be used or last worked."""
+        return bool(self.failures) and time.monotonic() - self._well_at >= seconds
+
+    def begin(self) -> None:
+        """It is counted from now on how long it takes nothing."""
+        self._well_at = time.monotonic()
+
+    def delivered(self) -> None:
+        self.status.delivered += 1
+        self._metrics.add(self.status.target, delivered=1)
+
+    def works(self) -> None:
+        if self.failures:
+            logger.warning("Delivery to %s works again", self.status.target)
+        self.failures, self._not_before, self.is_operators = 0, 0.0, False
+        self._well_at = time.monotonic()
+        self._trouble.ends()
+        self.status.trouble = ""
+
+    def fails(self, error: Exception) -> None:
+        """What troubles one item troubles the next. Logged when it begins, and when it changes."""
+        self.failures += 1
+        self.status.failures += 1
+        self._metrics.add(self.status.target, failures=1)
+        hint = error.after_seconds if isinstance(error, RetryLater) else None
+        self._not_before = time.monotonic() + (hint or self._backoff.pause(self.failures))
+        self.is_operators = isinstance(error, ConfigError)
+        self.status.trouble = str(error) or "no answer in time"
+        if self._trouble.begins(self.status.trouble):
+            level = logging.ERROR if self.is_operators else logging.WARNING
+            logger.log(
+                level,
+                "Delivery to %s has to wait: %s. It is retried until it works",
+                self.status.target,
+                self.status.trouble,
+            )

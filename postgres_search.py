@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import folding
-from postgres_target import CONNECT_SECONDS, sorted_out
+from postgres_connections import CONNECT_SECONDS
+from postgres_errors import classify_error
 from search_index import CANDIDATES, Segment, Step
 from segments import format_utc
 
@@ -87,7 +88,7 @@ class PostgresIndex:
 
 
 def _named(error: Any) -> Exception:
-    trouble = sorted_out(error)
+    trouble = classify_error(error)
     return type(trouble)(f"DATABASE_URL: {trouble}")
 
 

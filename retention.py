@@ -20,7 +20,7 @@ from pathlib import Path
 import jsonl
 from config import Settings
 from deliverables import Selection, Target
-from delivery import is_ours, key_of_lists
+from delivery_feed import is_ours, key_of_lists
 from files import LOCK_FILE, FolderLock
 from jsonl import end_of
 from ledger import DELIVERED, Ledger, forget, keys_of, words_key
@@ -117,12 +117,12 @@ def let_go(leaving: Leaving) -> None:
     for file in leaving.files:
         (leaving.folder / file).unlink(missing_ok=True)
     if leaving.lines:
-        strike_out(leaving.folder, leaving.lines, Selection(before=leaving.before))
+        remove_lines(leaving.folder, leaving.lines, Selection(before=leaving.before))
     if leaving.is_whole:
         remove_folder(leaving.folder)
 
 
-def strike_out(folder: Path, sounds: Iterable[str], selection: Selection) -> None:
+def remove_lines(folder: Path, sounds: Iterable[str], selection: Selection) -> None:
     """Takes the segments of these WAVs out of all lists of the folder, and the gaps that are chosen with them. Blocks;
     raises OSError."""
     names = set(sounds)

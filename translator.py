@@ -305,7 +305,7 @@ class GeminiTranslator:
                 ),
             )
         except errors.APIError as error:
-            raise sorted_out(error) from None
+            raise classify_error(error) from None
         except DefaultCredentialsError:
             raise RetryLater(
                 "Vertex AI needs credentials: set GOOGLE_APPLICATION_CREDENTIALS, or GEMINI_API_KEY for AI Studio",
@@ -392,7 +392,7 @@ def text_of(response: types.GenerateContentResponse, usage: Usage) -> str:
     return text
 
 
-def sorted_out(error: Any) -> RetryLater | Refused:
+def classify_error(error: Any) -> RetryLater | Refused:
     """Who must act. A wrong key or model may be mended; only what is wrong with the segment itself is refused. The
     text is shortened and never holds the key (that travels as a header)."""
     said = f"{error.code} {error.status}: {' '.join(str(error.message).split())[:200]}"

@@ -7,8 +7,9 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from backoff import Backoff
 from config import Settings
-from delivery import Backoff, DeliveryService
+from delivery import DeliveryService
 from outbox import Outbox
 from targets import open_targets
 

@@ -48,7 +48,7 @@ def test_deliver_brings_everything_from_any_disk(s3: S3Server, tmp_path: Path) -
     assert json.loads(done.out)["targets"][0]["delivered"] == 4
     done = lessons("--output-dir", elsewhere["OUTPUT_DIR"], "deliver", **environ)
     assert done.code == 0, done.err
-    assert "3 delivered, 0 waiting, 0 set aside" in done.out
+    assert "3 delivered, 0 waiting, 0 dead letters" in done.out
     there = sorted(sha256(data) for key, data in s3.objects().items() if key.endswith(".wav"))
     assert there == sorted(record.sha256 for record in records)
     requests = len(s3.gate.requests)
@@ -64,10 +64,10 @@ def test_deliver_says_what_is_set_aside_and_tries_it_again(s3: S3Server, tmp_pat
     s3.gate.fault = lambda request: "EntityTooLarge" if records[0].file in request.path else None
     done = lessons("deliver", **environ)
     assert done.code == 1
-    assert f"set aside: math/{records[0].file}" in done.err
+    assert f"dead letter: math/{records[0].file}" in done.err
     assert "too large" in done.err
     s3.gate.heal()
-    assert lessons("deliver", **environ).code == 1, "it is still set aside"
+    assert lessons("deliver", **environ).code == 1, "it is still a dead letter"
     done = lessons("deliver", "--retry-refused", **environ)
     assert done.code == 0, done.err + done.out
     assert records[0].file in objects(s3, "math")

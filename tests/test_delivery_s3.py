@@ -164,7 +164,7 @@ async def test_what_the_operator_must_mend_is_said_and_waits(
         await until(lambda: service.status()[0].failures >= 3, "it was tried", SOON)
         assert said in caplog.text
         assert settings.s3_key_secret not in caplog.text
-        assert Ledger(tmp_path / "math101").refused() == {}, "nothing is set aside for it"
+        assert Ledger(tmp_path / "math101").refused() == {}, "no dead letter for it"
         s3.gate.key_secret = settings.s3_key_secret
         s3.gate.clock_off_by = timedelta()
         s3.gate.heal()
@@ -326,7 +326,8 @@ CHILD = """
 import asyncio, sys
 from pathlib import Path
 from config import Settings
-from delivery import Backoff, DeliveryService
+from backoff import Backoff
+from delivery import DeliveryService
 from outbox import Outbox
 from targets import open_targets
 import os

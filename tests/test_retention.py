@@ -14,9 +14,10 @@ import pytest
 from harness import until
 from lessons_on_disk import NOW, spoken, with_gap, with_texts
 
+from backoff import Backoff
 from config import Settings
 from deliverables import Item, Lists, Selection, Sound
-from delivery import Backoff, DeliveryService
+from delivery import DeliveryService
 from jsonl import new_lines
 from ledger import DELIVERED, Key, Ledger, forget, note
 from manifest import read_gaps
@@ -113,7 +114,7 @@ async def test_a_backlog_larger_than_the_outbox_is_delivered_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("outbox.MOST_WAITING", 4)
-    monkeypatch.setattr("delivery.new_lines", lambda path, mark: new_lines(path, mark, most=2))
+    monkeypatch.setattr("delivery_feed.new_lines", lambda path, mark: new_lines(path, mark, most=2))
     settings = settings_for(tmp_path)
     records = spoken(settings, "math", 9)
     shelf = Shelf()
@@ -173,7 +174,7 @@ async def test_a_record_that_cannot_be_written_is_tried_again(
             raise full.pop()
         note(folder, target, key, refused)
 
-    monkeypatch.setattr("delivery.note", refusing)
+    monkeypatch.setattr("delivery_attempts.note", refusing)
     shelf = Shelf()
     outbox = Outbox(tmp_path)
     service = DeliveryService(settings, [shelf], outbox, Backoff(0.01, 0.05))
