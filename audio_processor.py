@@ -34,7 +34,6 @@ logger = logging.getLogger("recorder")
 WINDOW_SAMPLES = 512
 """What Silero looks at in one step: 32 ms at 16 kHz."""
 
-WINDOW_MILLISECONDS = 32
 
 MUTE_GRACE_SECONDS = 0.4
 """The mute signal overtakes the audio, which waits in the jitter buffer: so much still belongs to the last word."""

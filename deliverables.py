@@ -8,7 +8,7 @@ this item will never be taken). Their libraries are large, and imported by those
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -67,9 +67,6 @@ class Selection:
             and (not self.participant or self.participant == record.participant_identity)
             and (self.before is None or record.end < self.before)
         )
-
-    def has_all_of(self, folder: str, records: Iterable[SegmentRecord]) -> bool:
-        return all(self.has(folder, record) for record in records)
 
 
 class Target(Protocol):

@@ -108,10 +108,6 @@ class CostsByLesson:
     def add_usage(self, folder: str, segment: SegmentRecord, usage: Usage) -> None:
         self.add(folder, segment, input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
 
-    def by_lesson(self) -> dict[tuple[str, str], TextCosts]:
-        """By folder and room SID; lessons of long ago are left out."""
-        return {key: lesson.costs for key, lesson in self._lessons.items()}
-
     def log(self, quiet_seconds: float) -> None:
         """One line for each lesson for which nothing has been asked for so long."""
         now = time.monotonic()

@@ -108,10 +108,6 @@ class TextService:
         """What all text has taken since the start."""
         return self._costs.total
 
-    def costs_by_lesson(self) -> dict[tuple[str, str], TextCosts]:
-        """What each lesson's text has taken, by folder and room SID; lessons of long ago are left out."""
-        return self._costs.by_lesson()
-
     async def backlog(self) -> Backlog:
         """What waits for its text."""
         return await self._outbox.backlog(TEXT)

@@ -68,8 +68,6 @@ class Gate:
     key_secret: str = KEY_SECRET
     requests: list[Request] = field(default_factory=list)
     """All that were let through, without their bodies."""
-    ignored_headers: tuple[str, ...] = ()
-    """What it does not know."""
     one_write: threading.Lock = field(default_factory=threading.Lock)
     """moto looks whether a condition holds, and writes, in two steps."""
     stored: Callable[[Request], object] = lambda request: None
@@ -285,7 +283,7 @@ class _Front(BaseHTTPRequestHandler):
     do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = _handle
 
     def _pass_on(self, request: Request, *, hang_up: bool) -> None:
-        dropped = ("host", "connection", *self.gate.ignored_headers)
+        dropped = ("host", "connection")
         kept = {name: value for name, value in request.headers.items() if name not in dropped}
         with self.gate.one_write if request.method == "PUT" else contextlib.nullcontext():
             status, headers, body = type(self).ask(request.method, request.path, kept, request.body)
