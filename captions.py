@@ -11,7 +11,6 @@ import asyncio
 import itertools
 import json
 import logging
-import os
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Coroutine, Iterable, Sequence
@@ -26,6 +25,7 @@ from livekit import rtc
 import doorbell
 from config import Settings
 from deadline import within
+from jsonl import Bookmark, bookmark_before_end, new_lines
 from language_names import KNOWN_LANGUAGES, language_choices
 from languages import is_same_language, language_tag_or_empty
 from lesson_texts import entry_in
@@ -69,7 +69,6 @@ RECENT_SECONDS = 120.0
 """What somebody who joins late still gets to see."""
 
 MAX_EARLY_TEXTS = 200
-MAX_BYTES_AT_ONCE = 1 << 20
 TAIL_BYTES = 1 << 16
 
 
@@ -194,27 +193,19 @@ class TextsFollower:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._offset: int | None = None
+        self._bookmark: Bookmark | None = None
 
     def new_texts(self) -> list[tuple[int, Translation | None]]:
         """What has been added since the last call: segment number and text, None where there will be none.
 
         The first time, the end of what is there: a text may be faster than the news of its segment.
         """
-        try:
-            size = os.stat(self._path).st_size
-        except FileNotFoundError:
-            return []
-        if self._offset is None or size < self._offset:  # the first time, or it was written anew
-            self._offset = max(0, size - TAIL_BYTES)
-        if size == self._offset:
-            return []
-        with open(self._path, "rb") as file:
-            file.seek(self._offset)
-            data = file.read(MAX_BYTES_AT_ONCE)
-        complete, line_end, rest = data.rpartition(b"\n")  # the last line may be half written
-        self._offset += len(data) if len(rest) == MAX_BYTES_AT_ONCE else len(complete) + len(line_end)
-        found = (text_in(line) for line in complete.split(b"\n"))
+        if self._bookmark is None:
+            if not self._path.exists():
+                return []
+            self._bookmark = bookmark_before_end(self._path, TAIL_BYTES)
+        lines, self._bookmark = new_lines(self._path, self._bookmark)
+        found = (text_in(line) for line in lines)
         return [text for text in found if text is not None]
 
 

@@ -241,6 +241,20 @@ def end_of(path: Path) -> Bookmark:
         return Bookmark(end, _digest_before(file, end)) if end else Bookmark()
 
 
+def bookmark_before_end(path: Path, size: int) -> Bookmark:
+    """At most ``size`` bytes before the end of the file, perhaps within a line.
+
+    Raises:
+        OSError: the file is there and cannot be read.
+    """
+    file = open_regular(path)
+    if file is None:
+        return Bookmark()
+    with file:
+        start = max(0, file.seek(0, os.SEEK_END) - size)
+        return Bookmark(start, _digest_before(file, start)) if start else Bookmark()
+
+
 def _digest_before(file: IO[bytes], end: int) -> str:
     start = max(0, end - _DIGEST_BYTES)
     file.seek(start)

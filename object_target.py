@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import json
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import TypeVar
 
 from config import Settings
 from deliverables import Item, Lists, Selection, Sound, Words, file_bytes, sound_bytes
+from jsonl import entry_in
 from manifest import gap_in, record_in
 from names import GAPS, MANIFEST, TEXTS, safe_name
 from object_client import Objects, open_s3, open_url, whole_lines
@@ -154,10 +154,8 @@ def _without(is_chosen: Callable[[bytes], bool], lines: list[bytes]) -> list[byt
 
 
 def _file_of(line: bytes) -> str | None:
-    try:
-        return str(json.loads(line)["file"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
+    file = (entry_in(line) or {}).get("file")
+    return None if file is None else str(file)
 
 
 def _belongs_to(name: str, chosen: Container[str]) -> bool:

@@ -162,6 +162,40 @@ def test_texts_come_from_the_files_where_no_line_quotes_them(tmp_path: Path) -> 
         assert texts.get(two) == Text(None, {"pt-BR": "Olá"}, files={"pt-BR": olá})
 
 
+def test_two_recorders_that_delivered_to_one_place_keep_their_words_apart(tmp_path: Path) -> None:
+    """Both have counted from 1, and their lists were merged: only number and WAV together name a segment."""
+    folder = open_room(tmp_path)
+    ours, others = speak(folder), replace(speak(folder, 60), number=1)
+    manifest = folder.path / "segments.jsonl"
+    manifest.write_text("".join(json.dumps(one.to_json()) + "\n" for one in (ours, others)))
+    said = {"number": 1, "language": "en", "translations": {}}
+    note(folder.path, {**said, "file": ours.file, "transcript": "Ours."})
+    with Room(folder.path).texts() as texts:
+        assert (ours in texts, others in texts) == (True, False)
+        assert texts.get(others) is None
+    note(folder.path, {**said, "file": others.file, "transcript": "Theirs."})
+    with Room(folder.path).texts() as texts:
+        assert [text.transcript for one in (ours, others) if (text := texts.get(one))] == ["Ours.", "Theirs."]
+        assert len(texts) == 2
+
+
+def test_a_text_that_names_no_file_is_of_the_only_segment_of_its_number(tmp_path: Path) -> None:
+    folder = open_room(tmp_path)
+    one, two, three = (speak(folder, at) for at in (0, 10, 20))
+    note(
+        folder.path,
+        {"number": 1, "file": one.file, "language": "en", "transcript": "Old."},
+        {"number": 1, "language": "en", "transcript": "New."},
+        {"number": 2, "language": "en", "transcript": "Two."},
+        {"number": 3, "language": "en", "transcript": "Whose?"},
+    )
+    with open(folder.path / "segments.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps({**three.to_json(), "file": "another.wav"}) + "\n")
+    with Room(folder.path).texts() as texts:
+        said = [text.transcript if (text := texts.get(record)) else None for record in (one, two, three)]
+    assert said == ["New.", "Two.", None]
+
+
 def test_texts_of_a_hostile_file_are_bounded_to_the_folder(tmp_path: Path) -> None:
     folder = open_room(tmp_path)
     record = speak(folder)

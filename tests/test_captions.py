@@ -19,6 +19,7 @@ from livekit import rtc
 
 import captions
 import doorbell
+import jsonl
 from captions import Caption, CaptionOrder, Captions, TextsFollower, text_in, wanted_languages
 from config import Settings
 from deadline import within
@@ -239,7 +240,7 @@ def test_a_file_written_anew_is_followed(tmp_path: Path) -> None:
 def test_a_line_without_end_does_not_stop_the_reading(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(captions, "MAX_BYTES_AT_ONCE", 1000)
+    monkeypatch.setattr(jsonl, "MAX_LINE_BYTES", 1000)
     path = tmp_path / "texts.jsonl"
     follower = TextsFollower(path)
     path.touch()

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 import outbox
 import outbox_file
-from jsonl import Bookmark, new_lines
+from jsonl import Bookmark
 from outbox import Backlog, Order, Outbox, State, Work
 from outbox_file import OUTBOX, SET_ASIDE
 from segments import StorageError
@@ -146,50 +146,6 @@ async def test_an_outbox_that_nobody_uses_leaves_no_trace(tmp_path: Path) -> Non
         pass
     await box.aclose()
     assert list(tmp_path.iterdir()) == []
-
-
-# --- files that grow ---
-
-
-async def test_a_manifest_is_read_on_from_the_bookmark(tmp_path: Path) -> None:
-    path = tmp_path / "segments.jsonl"
-    assert new_lines(path, Bookmark()) == ([], Bookmark())
-    path.write_bytes(b"one\ntwo\nhalf a li")
-    lines, bookmark = new_lines(path, Bookmark())
-    assert lines == [b"one\n", b"two\n"]
-    with path.open("ab") as file:
-        file.write(b"ne\nfour\n")
-    lines, later = new_lines(path, bookmark)
-    assert lines == [b"half a line\n", b"four\n"]
-    assert new_lines(path, later) == ([], later)
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no pipes with names")
-def test_what_is_no_ordinary_file_is_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "folder").mkdir()
-    for name in ("pipe", "folder"):
-        assert new_lines(tmp_path / name, Bookmark()) == ([], Bookmark())
-
-
-@pytest.mark.parametrize("content", [b"ONE\ntwo\n", b"one\n", b"zero\none\ntwo\nthree\n", b""])
-def test_a_file_that_was_rewritten_is_read_from_its_beginning(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "segments.jsonl"
-    path.write_bytes(b"one\ntwo\n")
-    _, bookmark = new_lines(path, Bookmark())
-    path.write_bytes(content)
-    assert b"".join(new_lines(path, bookmark)[0]) == content
-
-
-def test_a_long_file_is_read_in_pieces(tmp_path: Path) -> None:
-    path = tmp_path / "segments.jsonl"
-    path.write_bytes(b"".join(b"%d\n" % number for number in range(10)))
-    bookmark, pieces = Bookmark(), []
-    while lines := (found := new_lines(path, bookmark, most=4))[0]:
-        bookmark = found[1]
-        pieces.append(lines)
-    assert [len(piece) for piece in pieces] == [4, 4, 2]
-    assert b"".join(sum(pieces, [])) == path.read_bytes()
 
 
 async def test_what_two_workers_read_is_added_by_one(tmp_path: Path) -> None:

@@ -212,6 +212,19 @@ def test_a_folder_that_is_gone_or_replaced_is_forgotten(
     assert index.stale() == []
 
 
+def test_two_recorders_that_delivered_to_one_place_keep_their_words_apart(tmp_path: Path) -> None:
+    """Both have counted from 1, and their lists were merged."""
+    folder = open_room(tmp_path)
+    manifest, texts = folder.path / "segments.jsonl", folder.path / "texts.jsonl"
+    ours, theirs = speak(folder, 0, {"en": "ours"}), speak(folder, 60, {"en": "theirs"})
+    for path in (manifest, texts):
+        path.write_bytes(path.read_bytes().replace(b'"number": 2', b'"number": 1'))
+    with SearchIndex(tmp_path) as index:
+        index.refresh(index.stale())
+        for word, file in (("ours", ours.file), ("theirs", theirs.file)):
+            assert [hit.segment.file for hit in find(index, word)] == [file]
+
+
 def test_texts_that_are_only_files_are_found(tmp_path: Path) -> None:
     folder = open_room(tmp_path)
     record = speak(folder, 0, {"en": "x"})

@@ -103,6 +103,17 @@ def test_what_is_done_is_left_out_and_what_is_forced_is_what_differs(tmp_path: P
     assert numbers(Wish("new", ("es",))) == []
 
 
+def test_a_text_of_another_recorders_segment_is_not_taken_for_this_ones(tmp_path: Path) -> None:
+    """Two recorders that delivered to one bucket: both have a segment 1, and one of them has its text."""
+    room = record_room(tmp_path, count=2)
+    ours, theirs = (record.to_json() for record in room.records())
+    lists = "".join(json.dumps({**one, "number": 1}) + "\n" for one in (ours, theirs))
+    (room.path / "segments.jsonl").write_text(lists)
+    entry = {"number": 1, "file": ours["file"], "language": "en", "transcript": "Hi", "translations": {}}
+    (room.path / "texts.jsonl").write_text(json.dumps(entry) + "\n")
+    assert [task.record.file for task in tasks_of(room, Wish("new", ()))] == [theirs["file"]]
+
+
 def test_the_estimate_counts_and_prices(tmp_path: Path) -> None:
     room = record_room(tmp_path)
     wish = Wish("gemini-3.8-flash", ("es", "ar"))
