@@ -1,7 +1,7 @@
-"""Manifests into the outbox: every segment that is committed becomes an item of work, once, whoever committed it.
+"""The manifest reader: every segment that is committed becomes an item of work in the outbox, once, whoever committed it.
 
-A manifest is read on from where the outbox says it has been read to. A ring of the doorbell says where to look at
-once; rooms that nobody rings for (those of other workers) are looked at by the size of their files.
+A manifest is read on from the outbox's bookmark. A notification says where to look at once; rooms without one (other
+workers) are looked at by the size of their files.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class ManifestFeed:
     async def look_everywhere(self) -> None:
         """Reads every manifest that has grown. Raises StorageError or OSError: the disk does not let it now."""
         generation = await self._outbox.generation()
-        if generation != self._generation:  # it was begun anew: everything is read anew
+        if generation != self._generation:  # a new outbox: everything is read again
             self._generation = generation
             self._sizes.clear()
         folders = await asyncio.to_thread(self._folders)

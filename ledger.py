@@ -1,6 +1,6 @@
-"""What has been delivered where: ``delivered.jsonl`` beside each manifest, one line for each item and target.
+"""The delivery log: ``delivered.jsonl`` beside each manifest, one line for each item and target.
 
-The outbox only remembers; this is the truth, with the manifest. Lost, it costs a second delivery that changes nothing.
+The outbox can be rebuilt from it and the manifest. Lost, it costs a second delivery that changes nothing.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Undelivered:
 
 
 class Ledger:
-    """The record of one folder, as it was when it was read. Everything blocks."""
+    """The delivery log of one folder, as it was when it was read. Everything blocks."""
 
     def __init__(self, folder: Path) -> None:
         self._settled: dict[tuple[str, Key], str] = {}
