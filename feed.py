@@ -1,4 +1,4 @@
-"""The manifest reader: every segment that is committed becomes an item of work in the outbox, once, whoever committed it.
+"""The manifest reader: every committed segment becomes an item of work in the outbox, once, whoever committed it.
 
 A manifest is read on from the outbox's bookmark. A notification says where to look at once; rooms without one (other
 workers) are looked at by the size of their files.
