@@ -95,16 +95,17 @@ def run_here(arguments: list[str], environ: Mapping[str, str]) -> Result:
 @contextlib.contextmanager
 def _logging_and_signals_as_before() -> Iterator[None]:
     """A command sets up the log of its process, and what its signals do."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    root, recorder = logging.getLogger(), logging.getLogger("recorder")
+    handlers, levels = root.handlers[:], (root.level, recorder.level)
     root.handlers.clear()
     is_main = threading.current_thread() is threading.main_thread()
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         yield
     finally:
-        root.handlers[:], root.level = handlers, level
-        root.setLevel(level)
+        root.handlers[:] = handlers
+        root.setLevel(levels[0])
+        recorder.setLevel(levels[1])
         if is_main:
             signal.signal(signal.SIGTERM, on_sigterm)
 

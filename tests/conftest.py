@@ -167,11 +167,21 @@ def chromium() -> Path:
     return _or_skipped(find_or_install)
 
 
-@pytest_asyncio.fixture
-async def browser(chromium: Path) -> AsyncIterator[Browser]:
-    """A Chromium without a window, driven by Playwright. Mark its tests with ``browser``."""
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running_browser(chromium: Path) -> AsyncIterator[Browser]:
     async with launched(chromium) as running:
         yield running
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def browser(running_browser: Browser) -> AsyncIterator[Browser]:
+    """A Chromium without a window, driven by Playwright, one for each module; every context ends with its test.
+
+    Mark its tests with ``browser``, and with ``asyncio(loop_scope="module")``.
+    """
+    yield running_browser
+    for context in running_browser.contexts:
+        await context.close()
 
 
 class Tool(Protocol):

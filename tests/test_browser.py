@@ -86,6 +86,7 @@ def test_who_is_not_root_installs_by_sudo(
 
 
 @pytest.mark.browser
+@pytest.mark.asyncio(loop_scope="module")
 async def test_a_page_is_shown(browser: Browser) -> None:
     page = await browser.new_page()
     await page.set_content("<p id=greeting>Good morning</p>")

@@ -359,6 +359,7 @@ async def test_speech_without_a_pause_loses_nothing(
     assert [record["end_reason"] for record in records].count("max_length") >= 4
 
 
+@pytest.mark.alone
 @pytest.mark.fault("ten rooms open together", "all from their first word")
 async def test_ten_rooms_that_open_together_are_all_recorded(
     livekit_server: LiveKitServer, worker: StartWorker

@@ -28,7 +28,7 @@ from lesson import Lesson, Utterance, read_lesson
 from rooms import Room
 from subtitles import Spoken
 
-pytestmark = [pytest.mark.browser, pytest.mark.asyncio]
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
 FILM_BEGAN_EARLIER = 30.0
 PATIENCE_MS = 20_000
@@ -76,7 +76,7 @@ class Watched:
             self.troubles.append(request.url)
 
 
-@pytest_asyncio.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def page(browser: Browser, file: Path) -> AsyncIterator[Page]:
     """The lesson, opened from disk."""
     context = await browser.new_context(viewport={"width": 1200, "height": 800}, locale="en-GB")

@@ -21,6 +21,7 @@ from segments import parse_utc
 
 pytestmark = [
     pytest.mark.e2e,
+    pytest.mark.alone,
     pytest.mark.skipif(sys.platform != "linux", reason="a clock of its own for one program: libfaketime"),
 ]
 
