@@ -35,6 +35,9 @@ WINDOW_SAMPLES = 512
 """What Silero looks at in one step: 32 ms at 16 kHz."""
 
 
+FRAME_MILLISECONDS = 96
+"""Audio that is handed over at once: more is cheaper, less is sooner."""
+
 MUTE_GRACE_SECONDS = 0.4
 """The mute signal overtakes the audio, which waits in the jitter buffer: so much still belongs to the last word."""
 
@@ -88,7 +91,6 @@ class SegmenterOptions:
             pause_seconds=settings.pause_seconds,
             join_seconds=settings.join_seconds,
             min_segment_seconds=settings.min_segment_seconds,
-            fill_seconds=settings.fill_seconds,
             max_segment_seconds=settings.max_segment_seconds,
         )
 
@@ -479,8 +481,8 @@ class LosslessAudioStream(rtc.AudioStream):
     loop of its own, and throws away what is another's (fact 6). With ten rooms that is a quarter of the CPU.
     """
 
-    def __init__(self, track: rtc.Track, frame_milliseconds: int) -> None:
-        super().__init__(track, sample_rate=SAMPLE_RATE, num_channels=1, frame_size_ms=frame_milliseconds)
+    def __init__(self, track: rtc.Track) -> None:
+        super().__init__(track, sample_rate=SAMPLE_RATE, num_channels=1, frame_size_ms=FRAME_MILLISECONDS)
         handle = self._ffi_handle.handle
 
         def is_of_this_stream(event: FfiEvent) -> bool:
@@ -510,9 +512,9 @@ class FrameStream(Protocol):
     async def aclose(self) -> None: ...
 
 
-def open_stream(track: rtc.Track, frame_milliseconds: int) -> FrameStream:
+def open_stream(track: rtc.Track) -> FrameStream:
     """A stream of 16 kHz mono frames of a subscribed track; resampling happens natively (fact 7)."""
-    return LosslessAudioStream(track, frame_milliseconds)
+    return LosslessAudioStream(track)
 
 
 class SegmentSink(Protocol):

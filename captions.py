@@ -30,6 +30,7 @@ from language_names import KNOWN_LANGUAGES, language_choices
 from languages import is_same_language, language_tag_or_empty
 from lesson_texts import entry_in
 from names import TEXTS
+from roles import MAX_PARTICIPANTS
 from segments import RoomInfo, SegmentRecord, Translation
 
 logger = logging.getLogger("recorder")
@@ -308,7 +309,7 @@ class Captions:
 
     def languages(self) -> tuple[str, ...]:
         """What the people who are in the room now want to read, besides what is spoken."""
-        people = itertools.islice(self._room.remote_participants.values(), self._settings.max_participants)
+        people = itertools.islice(self._room.remote_participants.values(), MAX_PARTICIPANTS)
         wishes = (one.attributes.get(LANGUAGE_ATTRIBUTE, "") for one in people if _is_person(one))
         return wanted_languages(wishes, allowed_languages(self._settings))
 

@@ -36,7 +36,15 @@ DEVICE_NAME = re.compile(
 
 MAX_LANGUAGES = 20
 
-REMOVED_SETTINGS = {"JOB_EXECUTOR": "thread"}
+REMOVED_SETTINGS = {
+    "DELIVERIES_AT_ONCE": "8",
+    "FILL_SECONDS": "0.5",
+    "FRAME_MILLISECONDS": "96",
+    "GEMINI_TIMEOUT_SECONDS": "60",
+    "JOB_EXECUTOR": "thread",
+    "MAX_PARTICIPANTS": "10000",
+    "TRANSLATION_CONTEXT": "3",
+}
 """Settings that are gone, and the value that now always holds: an older ``.env`` may say that and nothing else."""
 
 _TRUE = ("true", "yes", "on", "1")
@@ -289,17 +297,11 @@ class Settings:
         ("low", "minimal", "medium", "high", "default"),
         "how much Gemini thinks first: more is later and dearer; default: send nothing (models before Gemini 3)",
     )
-    translation_context: int = _integer(
-        "Text", 3, 0, 20, "sentences", "what was said before that goes along with each segment"
-    )
     glossary_file: str = _text(
         "Text", "", "terms and names as they are to be written, one a line, UTF-8", allowed="a file's path"
     )
     prompt_file: str = _text(
         "Text", "", "what Gemini is to know or do beyond our own instruction, UTF-8", allowed="a file's path"
-    )
-    gemini_timeout_seconds: float = _number(
-        "Text", 60, 5, 600, "seconds", "how long one call to Gemini may take"
     )
     gemini_max_at_once: int = _integer("Text", 8, 1, 100, "calls", "calls under way at once, over all rooms")
     gemini_max_per_minute: int = _integer(
@@ -391,9 +393,6 @@ class Settings:
         "days",
         "how long objects and rows stay where they were delivered; 0: for ever",
     )
-    deliveries_at_once: int = _integer(
-        "Delivery", 8, 1, 64, "deliveries", "under way at once to each target, each of another room"
-    )
 
     record: str = _choice("Who", "teachers", ("teachers", "everyone"), "whose audio is recorded")
     room_filter: tuple[str, ...] = _words(
@@ -424,15 +423,6 @@ class Settings:
     # A microphone, a shared screen with sound, and each once more while a client replaces it.
     max_tracks_per_teacher: int = _integer(
         "Who", 4, 1, 100, "tracks", "of one participant that are recorded at once; the others wait likewise"
-    )
-    # Half a kilobyte each: ten thousand cost 5 MB, what two recorded tracks cost.
-    max_participants: int = _integer(
-        "Who",
-        10_000,
-        1,
-        1_000_000,
-        "participants",
-        "of a room whose roles and languages are remembered; teachers are recorded beyond it, too",
     )
 
     agent_identity: str = _text(
@@ -469,18 +459,7 @@ class Settings:
         "Speech", 2, 0.1, 10, "seconds", "a segment that is still too short waits this long for more"
     )
     min_segment_seconds: float = _number("Speech", 2, 0, 30, "seconds", "what counts as too short")
-    fill_seconds: float = _number(
-        "Speech",
-        0.5,
-        0,
-        2,
-        "seconds",
-        "more of the silence behind it that a segment keeps that stays too short",
-    )
     max_segment_seconds: float = _number("Speech", 10, 3, 60, "seconds", "no file is longer than this")
-    frame_milliseconds: int = _integer(
-        "Speech", 96, 10, 200, "milliseconds", "audio handed over at once: more is cheaper, less is sooner"
-    )
 
     max_rooms: int = _integer(
         "Worker", 0, 0, 1000, "rooms", "rooms at once; 0: by the machine's memory and cores"
@@ -583,8 +562,15 @@ def _removed(environ: Mapping[str, str]) -> list[str]:
     return [
         f"{name}={_shortened(text)} is wrong: this setting is gone, it is always {value}"
         for name, value in REMOVED_SETTINGS.items()
-        if (text := environ.get(name, "").strip()) and text.casefold() != value
+        if (text := environ.get(name, "").strip()) and not _is_same(text, value)
     ]
+
+
+def _is_same(text: str, value: str) -> bool:
+    try:
+        return float(text) == float(value)
+    except ValueError:
+        return text.casefold() == value
 
 
 def _wrong(name: str, text: str, kind: Kind) -> str:

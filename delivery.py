@@ -31,6 +31,9 @@ from supervised import supervised
 
 logger = logging.getLogger("recorder")
 
+DELIVERIES_AT_ONCE = 8
+"""Under way to each target, each of another room."""
+
 LOOK_SECONDS = 2.0
 """How often folders are looked at without a notification."""
 LAST_SECONDS = 5.0
@@ -113,7 +116,6 @@ class _Lane:
         self._target = target
         self._kind = kind_of(target)
         self._outbox = outbox
-        self._max_at_once = settings.deliveries_at_once
         self._feed = DeliveryFeed(settings, outbox, target.name, self._kind)
         self._attempts = DeliveryAttempts(target, outbox, output_dir, self._state, backoff)
         self._running: set[asyncio.Task[None]] = set()
@@ -196,7 +198,7 @@ class _Lane:
         """Claims as much as may be under way at once: one item only while it is not known whether it will go."""
         if self._state.seconds_to_wait > 0:
             return
-        free = (1 if self._state.failures else self._max_at_once) - len(self._running)
+        free = (1 if self._state.failures else DELIVERIES_AT_ONCE) - len(self._running)
         if free <= 0:
             return
         for work in await self._outbox.claim(self._kind, Order.ROOMS_IN_ORDER, free):
@@ -230,7 +232,7 @@ class _Lane:
         if now - self._reported_at < REPORT_SECONDS:
             return
         self._reported_at = now
-        if self.status.waiting > self._max_at_once or (self.status.waiting and self._state.failures):
+        if self.status.waiting > DELIVERIES_AT_ONCE or (self.status.waiting and self._state.failures):
             logger.info(
                 "Delivery to %s: %d waiting, the oldest for %s",
                 self.status.target,

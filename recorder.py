@@ -28,7 +28,7 @@ from languages import language_tag_or_empty
 from pipeline import RoomPipeline
 from pulse import start_room
 from reception import Reception
-from roles import ParticipantFacts, Places, RoleRules, Verdict
+from roles import MAX_PARTICIPANTS, ParticipantFacts, Places, RoleRules, Verdict
 from segments import SAMPLE_RATE, EndReason, GapReason, RoomInfo, TextWishes, TrackInfo, utc_now
 from vitals import vitals
 
@@ -259,13 +259,13 @@ class RoomRecorder:
         person = self._people.get(identity)
         if person is not None:
             person.verdict = verdict
-        elif verdict.is_recorded or len(self._people) < self._settings.max_participants:
+        elif verdict.is_recorded or len(self._people) < MAX_PARTICIPANTS:
             person = self._people[identity] = _Person(verdict)
         elif not self._is_crowded:
             self._is_crowded = True
             self._log(
                 logging.WARNING,
-                f"More than MAX_PARTICIPANTS={self._settings.max_participants} people: teachers are recorded as ever, "
+                f"More than {MAX_PARTICIPANTS} people: teachers are recorded as ever, "
                 "nothing is remembered of further students",
             )
         return person
@@ -353,7 +353,7 @@ class RoomRecorder:
         self._close_track(publication.sid, EndReason.UNPUBLISHED)
         processor = TrackProcessor(
             track=info,
-            stream=open_stream(track, self._settings.frame_milliseconds),
+            stream=open_stream(track),
             detector=self._new_detector(),
             segmenter=Segmenter(SegmenterOptions.from_settings(self._settings)),
             sink=self._pipeline.sink(info),

@@ -19,6 +19,11 @@ MAX_ROLE_CHARACTERS = 60
 """More of a role is not shown."""
 
 
+MAX_PARTICIPANTS = 10_000
+"""Of a room, whose roles and languages are remembered: 5 MB, what two recorded tracks cost. Teachers are recorded
+beyond it, too."""
+
+
 @dataclass(frozen=True)
 class ParticipantFacts:
     """What the rules look at."""
@@ -53,7 +58,6 @@ class RoleRules:
         self._role_attribute = settings.role_attribute
         self._teacher_roles = {role.casefold() for role in settings.teacher_roles}
         self._is_strict = settings.role_trust == "strict"
-        self._max_remembered = settings.max_participants
         self._began_as_teacher: OrderedDict[str, bool] = OrderedDict()
 
     def judge(self, participant: ParticipantFacts) -> Verdict:
@@ -88,7 +92,7 @@ class RoleRules:
         """What the participant was at first sight."""
         began_as_teacher = self._began_as_teacher.setdefault(sid, is_teacher)
         self._began_as_teacher.move_to_end(sid)
-        if len(self._began_as_teacher) > self._max_remembered:
+        if len(self._began_as_teacher) > MAX_PARTICIPANTS:
             self._began_as_teacher.popitem(last=False)
         return began_as_teacher
 

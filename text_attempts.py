@@ -19,6 +19,8 @@ from text_results import TextFolders
 from translator import BadAnswer, Rejected, TextRequest, TextResult, Translator
 
 MAX_BAD_ANSWERS = 3
+CONTEXT_SENTENCES = 3
+"""What was said before that goes along with each segment."""
 
 
 # --- outcomes ---
@@ -92,7 +94,7 @@ class TextAttempts:
             return Done()
         if not await self._gate.may_call():
             return NotTried()
-        context = await asyncio.to_thread(texts.before, segment, self._settings.translation_context)
+        context = await asyncio.to_thread(texts.before, segment, CONTEXT_SENTENCES)
         began = time.monotonic()
         self._costs.add(work.folder, segment, calls=1, audio_seconds=segment.duration_seconds)
         try:

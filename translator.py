@@ -40,6 +40,9 @@ MAX_TEXT_CHARACTERS = 4000
 MAX_FILE_CHARACTERS = 20_000
 """Of the glossary and of the prompt file: both go along with every call, and cost."""
 
+CALL_TIMEOUT_SECONDS = 60.0
+"""What one call may take."""
+
 OPERATOR_PAUSE_SECONDS = 60.0
 """How long to wait where only the operator can help: a wrong key or model."""
 
@@ -296,10 +299,9 @@ class GeminiTranslator:
         from google.auth.exceptions import DefaultCredentialsError, RefreshError
         from google.genai import errors
 
-        patience = self._settings.gemini_timeout_seconds
         try:
             return await within(
-                patience,
+                CALL_TIMEOUT_SECONDS,
                 self._client.aio.models.generate_content(
                     model=self._settings.gemini_model, contents=[content], config=self._config(languages)
                 ),
@@ -314,7 +316,7 @@ class GeminiTranslator:
         except RefreshError:
             raise RetryLater("The credentials for Vertex AI are refused", OPERATOR_PAUSE_SECONDS) from None
         except asyncio.TimeoutError:
-            raise RetryLater(f"Gemini did not answer within {patience:g} s") from None
+            raise RetryLater(f"Gemini did not answer within {CALL_TIMEOUT_SECONDS:g} s") from None
         except Exception as error:  # every transport's own: cut connection, name not found, no answer of HTTP
             raise RetryLater(f"Gemini cannot be reached: {type(error).__name__}") from None
 
@@ -323,7 +325,7 @@ class GeminiTranslator:
 
         return types.HttpOptions(
             base_url=base_url or None,
-            timeout=int(self._settings.gemini_timeout_seconds * 1000),
+            timeout=int(CALL_TIMEOUT_SECONDS * 1000),
             retry_options=types.HttpRetryOptions(attempts=1),  # waiting is the caller's business
         )
 

@@ -22,6 +22,7 @@ from aiohttp import web
 
 from benchmarks.figures import Figure, Options, Outcome
 from config import Settings
+from delivery import DELIVERIES_AT_ONCE
 from files import prepare_output_dir
 from segments import SAMPLE_RATE, EndReason, RoomInfo, SpeechSegment, StreamClock, TrackInfo
 from storage import RoomFolder
@@ -30,7 +31,6 @@ NAME = "delivery"
 
 ROOMS, SEGMENTS = 10, 100
 SEGMENT_SECONDS = 5
-AT_ONCE = 8
 ANSWER_SECONDS = 0.02
 MOST_TIMES_SLOWER = 2.0
 MOST_MEGABYTES_MORE = 40.0
@@ -51,7 +51,7 @@ async def worker(paths):
         await put_async(store, f"{path.parent.name}/{path.name}", path.read_bytes(), use_multipart=False)
 async def main():
     paths = iter(sorted(Path(os.environ["OUTPUT_DIR"]).glob("*/*.wav")))
-    await asyncio.gather(*(worker(paths) for _ in range(int(os.environ["DELIVERIES_AT_ONCE"]))))
+    await asyncio.gather(*(worker(paths) for _ in range(int(os.environ["AT_ONCE"]))))
 """
 _OURS = """
 import asyncio, os
@@ -161,7 +161,7 @@ async def _delivered(program: str, output_dir: Path, segments: int) -> tuple[flo
             "S3_BUCKET": "lessons",
             "S3_KEY_ID": "k",
             "S3_KEY_SECRET": "s",
-            "DELIVERIES_AT_ONCE": str(AT_ONCE),
+            "AT_ONCE": str(DELIVERIES_AT_ONCE),
         }
         said = await asyncio.to_thread(_run, [sys.executable, "-c", program + _MEASURED], environ)
     finally:

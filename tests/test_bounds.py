@@ -16,6 +16,7 @@ from livekit import rtc
 
 import captions
 import recorder
+import roles
 from config import Settings
 from pipeline import SHORTEST_GAP_SECONDS
 from recorder import RoomRecorder
@@ -261,9 +262,11 @@ async def test_teachers_who_come_and_go_leave_nothing_behind(recording: NewRecor
 
 
 async def test_beyond_the_bound_teachers_are_recorded_and_of_students_nothing_is_kept(
-    recording: NewRecorder, room: FakeRoom, caplog: pytest.LogCaptureFixture
+    recording: NewRecorder, room: FakeRoom, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = recording(max_participants=3, captions=True, gemini_api_key="x")
+    for module in (captions, recorder, roles):
+        monkeypatch.setattr(module, "MAX_PARTICIPANTS", 3)
+    one = recording(captions=True, gemini_api_key="x")
     students = [a_student(room, number) for number in (1, 3, 5, 0, 2, 4, 6)]
     anna = room.joins("anna", TEACHER, "TR_anna")
     assert is_asked_for(anna, "TR_anna")
@@ -271,7 +274,7 @@ async def test_beyond_the_bound_teachers_are_recorded_and_of_students_nothing_is
     assert sizes(one)["recorder._rules._began_as_teacher"] == 3
     assert one._captions is not None
     assert one._captions.languages() == ("es",)
-    told = [record.message for record in caplog.records if "MAX_PARTICIPANTS" in record.message]
+    told = [record.message for record in caplog.records if "More than 3 people" in record.message]
     assert len(told) == 1
     for student in students[:2]:
         room.leaves(student)

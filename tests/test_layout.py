@@ -285,6 +285,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "language_names",
         "languages",
         "livekit",
+        "roles",
         "segments",
         "jsonl",
         "lesson_texts",

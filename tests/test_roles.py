@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import roles
 from config import Settings
 from roles import MAX_METADATA_CHARACTERS, MAX_ROLE_CHARACTERS, ParticipantFacts, Places, RoleRules, Verdict
 from roles import role_in_metadata as role_in
@@ -205,8 +206,11 @@ def test_what_somebody_was_is_remembered_when_it_comes_back_and_for_nobody_else(
     assert not room.judge(person(TEACHER, sid="PA_1", can_update=True)).is_recorded
 
 
-def test_a_crowd_does_not_fill_the_memory_and_those_who_are_here_are_remembered() -> None:
-    room = rules(max_participants=200)
+def test_a_crowd_does_not_fill_the_memory_and_those_who_are_here_are_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(roles, "MAX_PARTICIPANTS", 200)
+    room = rules()
     room.judge(person(STUDENT, sid="PA_here", can_update=True))
     for index in range(400):
         room.judge(person(STUDENT, sid=f"PA_{index}"))

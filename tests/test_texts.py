@@ -251,7 +251,8 @@ async def test_a_language_that_is_spoken_needs_no_translation(tmp_path: Path, ge
 async def test_what_was_said_before_goes_along(
     tmp_path: Path, gemini: GeminiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = settings_for(tmp_path, TRANSLATION_CONTEXT="2", GEMINI_MAX_AT_ONCE="1")
+    monkeypatch.setattr(text_attempts, "CONTEXT_SENTENCES", 2)
+    settings = settings_for(tmp_path, GEMINI_MAX_AT_ONCE="1")
     async with service(settings):
         for index in range(4):
             spoken(settings, 1, first=index)
@@ -436,15 +437,13 @@ HEALS = [
 FINAL = {"blocked": "SAFETY", "unsafe": "SAFETY", "413": "too large"}
 
 
-def patient(mishap: str) -> dict[str, str]:
-    """A hanging call is waited for as long as the setting says; 5 s is the least. No call may outlast the test: one
-    that breaks unnoticed is to be seen to heal, too."""
-    return {"GEMINI_TIMEOUT_SECONDS": "5" if mishap == "hang" else "20"}
-
-
 @pytest.mark.parametrize("mishap", HEALS)
-async def test_what_may_heal_is_tried_again(tmp_path: Path, gemini: GeminiServer, mishap: str) -> None:
-    settings = settings_for(tmp_path, **patient(mishap))
+async def test_what_may_heal_is_tried_again(
+    tmp_path: Path, gemini: GeminiServer, mishap: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No call may outlast the test: one that breaks unnoticed is to be seen to heal, too.
+    monkeypatch.setattr(translator, "CALL_TIMEOUT_SECONDS", 5.0 if mishap == "hang" else 20.0)
+    settings = settings_for(tmp_path)
     records, others = spoken(settings), spoken(settings, 2, first=3, room=PHYSICS)
     is_spoiled: list[float] = []
 
@@ -618,8 +617,11 @@ async def test_only_so_many_calls_at_once_over_all_rooms(tmp_path: Path, gemini:
     assert 1 < gemini.most_at_once <= 3
 
 
-async def test_a_hanging_call_holds_up_nobody(tmp_path: Path, gemini: GeminiServer) -> None:
-    settings = settings_for(tmp_path, GEMINI_MAX_AT_ONCE="2", GEMINI_TIMEOUT_SECONDS="600")
+async def test_a_hanging_call_holds_up_nobody(
+    tmp_path: Path, gemini: GeminiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(translator, "CALL_TIMEOUT_SECONDS", 600.0)
+    settings = settings_for(tmp_path, GEMINI_MAX_AT_ONCE="2")
     records = spoken(settings, 5)
     gemini.spoil = spoiling(records[4:], "hang")
     async with service(settings):

@@ -522,7 +522,7 @@ async def test_the_real_stream_is_woken_by_its_own_frames_only(monkeypatch: pyte
 
     handles = [Handle(2), Handle(1)]
     monkeypatch.setattr(rtc.AudioStream, "__init__", subscribe)
-    one, two = (LosslessAudioStream(cast("rtc.Track", None), 96) for _ in range(2))
+    one, two = (LosslessAudioStream(cast("rtc.Track", None)) for _ in range(2))
     for number in (1, 2, 1, 3):
         event = FfiEvent()
         event.audio_stream_event.stream_handle = number
