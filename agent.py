@@ -52,7 +52,6 @@ from livekit.rtc._ffi_client import FfiClient
 
 from audio_processor import load_detector
 from capacity import default_max_rooms
-from deadline import within
 from config import Settings, environment
 from delivery import DeliveryService
 from encryption import encryption_options
@@ -275,7 +274,8 @@ class RecorderServer(AgentServer):
     async def _ask_for_successor(self, room: str) -> None:
         assert self._livekit is not None
         try:
-            await within(HANDOVER_SECONDS, ask_for_recorder(self._livekit, self.settings, room))
+            async with asyncio.timeout(HANDOVER_SECONDS):
+                await ask_for_recorder(self._livekit, self.settings, room)
         except Exception as error:  # the next worker that starts, or looks around, finds the room
             logger.warning("No successor could be asked for: %s", error, extra={"room": room})
 
@@ -525,7 +525,8 @@ async def _stop(serving: asyncio.Task[None], *, leaves_at_once: bool) -> None:
         if not leaves_at_once:
             await (server.rooms_over() if server.settings.on_stop == "drain" else server.hand_over())
         with contextlib.suppress(asyncio.TimeoutError):
-            await within(STOP_TIMEOUT_SECONDS, server.aclose())
+            async with asyncio.timeout(STOP_TIMEOUT_SECONDS):
+                await server.aclose()
     serving.cancel()
     with contextlib.suppress(asyncio.CancelledError, Exception):
         await serving

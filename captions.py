@@ -24,7 +24,6 @@ from livekit import rtc
 
 import doorbell
 from config import Settings
-from deadline import within
 from jsonl import Bookmark, bookmark_before_end, new_lines
 from language_names import KNOWN_LANGUAGES, language_choices
 from languages import is_same_language, language_tag_or_empty
@@ -411,7 +410,8 @@ class Captions:
 
     async def _send(self, caption: Caption, to: Sequence[str] = ()) -> bool:
         try:
-            await within(SEND_SECONDS, self._publish(caption, to))
+            async with asyncio.timeout(SEND_SECONDS):
+                await self._publish(caption, to)
         except Exception as error:  # a lost connection, a time-out: the next caption may get through
             self._is_troubled(error)
             return False

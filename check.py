@@ -31,7 +31,6 @@ from livekit import api
 
 from audio_processor import WINDOW_SAMPLES, NativeDetector, load_detector
 from config import Settings
-from deadline import within
 from files import prove_disk
 from logs import printable
 from segments import BYTES_PER_SAMPLE, SAMPLE_RATE, ConfigError, RecorderError
@@ -131,7 +130,8 @@ def _say(verdict: str, name: str, text: str) -> None:
 
 async def _target(target: Target) -> str:
     try:
-        await within(TARGET_TIMEOUT_SECONDS, target.check())
+        async with asyncio.timeout(TARGET_TIMEOUT_SECONDS):
+            await target.check()
     except asyncio.TimeoutError:
         raise Wrong(f"{target.name} does not answer within {TARGET_TIMEOUT_SECONDS:.0f} s") from None
     except RecorderError as error:
@@ -150,7 +150,8 @@ async def _disk(settings: Settings) -> str:
     thread = ThreadPoolExecutor(max_workers=1)  # of its own: a disk that hangs is not waited for at the end
     try:
         proof = asyncio.get_running_loop().run_in_executor(thread, prove_disk, folder)
-        free = await within(TIMEOUT_SECONDS, proof)
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            free = await proof
     except asyncio.TimeoutError:
         raise Wrong(f"{folder} does not answer within {TIMEOUT_SECONDS:.0f} s: look after the disk") from None
     except OSError as error:
@@ -293,7 +294,8 @@ async def _gemini(settings: Settings) -> str:
     except ConfigError as error:
         raise Wrong(str(error)) from None
     try:
-        await within(GEMINI_TIMEOUT_SECONDS, translator.find_model())
+        async with asyncio.timeout(GEMINI_TIMEOUT_SECONDS):
+            await translator.find_model()
     except errors.APIError as error:
         raise Wrong(_gemini_says(error, settings.gemini_model)) from None
     except GoogleAuthError:

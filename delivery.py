@@ -19,7 +19,6 @@ from pathlib import Path
 import doorbell
 from backoff import Backoff
 from config import Settings
-from deadline import within
 from deliverables import Target
 from delivery_attempts import DeliveryAttempts
 from delivery_feed import DeliveryFeed
@@ -75,7 +74,8 @@ class DeliveryService:
             for stop in stops:
                 stop()
             with contextlib.suppress(asyncio.TimeoutError):
-                await within(LAST_SECONDS, self.drain(patience_seconds=0))
+                async with asyncio.timeout(LAST_SECONDS):
+                    await self.drain(patience_seconds=0)
             await self.aclose()
 
     async def drain(self, patience_seconds: float) -> bool:
@@ -221,7 +221,8 @@ class _Lane:
             await asyncio.sleep(max(0.01, min(seconds, pause)))
         else:
             with contextlib.suppress(asyncio.TimeoutError):
-                await within(seconds, self._more.wait())
+                async with asyncio.timeout(seconds):
+                    await self._more.wait()
         self._more.clear()
 
     async def _report(self) -> None:

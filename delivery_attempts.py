@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from backoff import Backoff
-from deadline import within
 from deliverables import CALL_TIMEOUT_SECONDS, Item, Lists, Sound, Target, Unusable, Words
 from delivery_status import TargetState
 from ledger import Key, note, sound_key
@@ -51,7 +50,8 @@ class DeliveryAttempts:
     async def _put(self, item: Item) -> str:
         """Why the item is refused for good; empty: it is there."""
         try:
-            await within(CALL_TIMEOUT_SECONDS * 2, self._target.put(item))
+            async with asyncio.timeout(CALL_TIMEOUT_SECONDS * 2):
+                await self._target.put(item)
         except Refused as refusal:
             if not isinstance(refusal, Unusable):
                 await self._prove_it_takes_others(refusal)

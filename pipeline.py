@@ -26,7 +26,6 @@ import numpy as np
 import doorbell
 from audio_processor import Closed, Grown, Opened, Update
 from config import Settings
-from deadline import within
 from hearing import Heard
 from names import MANIFEST
 from segments import (
@@ -418,7 +417,8 @@ class RoomPipeline:
             return
         self._leaving = asyncio.get_running_loop().run_in_executor(self._disk, self._folder.hear, word)
         try:
-            await within(HANGING_SECONDS, asyncio.shield(self._leaving))
+            async with asyncio.timeout(HANGING_SECONDS):
+                await asyncio.shield(self._leaving)
         except (OSError, asyncio.TimeoutError):
             pass
         except Exception as error:  # whatever is wrong with it, speech comes first

@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from deadline import within
 from deliverables import CALL_TIMEOUT_SECONDS
 from postgres_errors import classify_error
 from segments import RetryLater
@@ -50,7 +49,8 @@ class Connections:
         import psycopg
 
         try:
-            return await within(CALL_TIMEOUT_SECONDS, work)
+            async with asyncio.timeout(CALL_TIMEOUT_SECONDS):
+                return await work
         except psycopg.Error as error:
             raise classify_error(error) from None
         except (asyncio.TimeoutError, OSError) as error:

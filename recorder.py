@@ -21,7 +21,6 @@ import liveness
 from audio_processor import DetectorFactory, Segmenter, SegmenterOptions, TrackProcessor, open_stream
 from captions import Captions
 from config import Settings
-from deadline import within
 from encryption import Encryption
 from hearing import Heard, Hearing
 from languages import language_tag_or_empty
@@ -396,7 +395,8 @@ class RoomRecorder:
         interruption, asked_first, failures = self._interrupted.get(sid), time.monotonic(), 0
         while interruption is not None and self._interrupted.get(sid) is interruption:
             try:
-                has_begun = await within(STATS_SECONDS, reception.has_begun())
+                async with asyncio.timeout(STATS_SECONDS):
+                    has_begun = await reception.has_begun()
             except Exception as error:  # of a client that cannot tell, the subscription has to do
                 logger.debug("Packets of %s cannot be counted", sid, exc_info=error)
                 failures += 1
@@ -540,7 +540,8 @@ class RoomRecorder:
             await asyncio.sleep(WATCH_SECONDS)
             for sid, reception in list(self._receptions.items()):
                 try:
-                    is_lost = await within(STATS_SECONDS, reception.is_lost())
+                    async with asyncio.timeout(STATS_SECONDS):
+                        is_lost = await reception.is_lost()
                 except Exception as error:  # a client that cannot tell must not end the watch
                     logger.debug("Packets of %s cannot be counted", sid, exc_info=error)
                     continue

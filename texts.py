@@ -17,7 +17,6 @@ from pathlib import Path
 import doorbell
 from audio_removal import AudioRemoval
 from config import Settings
-from deadline import within
 from feed import ManifestFeed
 from names import MANIFEST
 from outbox import Backlog, Order, Outbox, Work
@@ -140,7 +139,8 @@ class TextService:
             self._may_claim = True  # as soon as it is over
             patience = min(patience, closed)
         try:
-            await within(patience, self._news.wait())
+            async with asyncio.timeout(patience):
+                await self._news.wait()
         except asyncio.TimeoutError:
             pass
         self._news.clear()

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import soundfile
 
 from config import Settings
-from deadline import within
 from languages import is_same_language, language_tag
 from segments import ConfigError, Refused, RetryLater, Translation
 
@@ -300,12 +299,10 @@ class GeminiTranslator:
         from google.genai import errors
 
         try:
-            return await within(
-                CALL_TIMEOUT_SECONDS,
-                self._client.aio.models.generate_content(
+            async with asyncio.timeout(CALL_TIMEOUT_SECONDS):
+                return await self._client.aio.models.generate_content(
                     model=self._settings.gemini_model, contents=[content], config=self._config(languages)
-                ),
-            )
+                )
         except errors.APIError as error:
             raise classify_error(error) from None
         except DefaultCredentialsError:

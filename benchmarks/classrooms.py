@@ -17,7 +17,6 @@ from harness import TEACHER
 from livekit import rtc
 
 from benchmarks.figures import Report
-from deadline import within
 from devtools.livekit_server import LiveKitServer, find_or_build
 from devtools.speakers import Pcm, Speaker, token
 
@@ -71,7 +70,8 @@ class Classroom:
         microphone = await teacher.publish()
         publication = teacher.room.local_participant.track_publications[microphone.sid]
         with contextlib.suppress(asyncio.TimeoutError):
-            await within(SUBSCRIBE_SECONDS, publication.wait_for_subscription())
+            async with asyncio.timeout(SUBSCRIBE_SECONDS):
+                await publication.wait_for_subscription()
             room.listened_to_at = time.monotonic()
         return room
 

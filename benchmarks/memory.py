@@ -19,7 +19,6 @@ from benchmarks.classrooms import Classroom, Scene, leave, scene
 from benchmarks.figures import Figure, Options, Outcome
 from benchmarks.loads import MANY, Session, Sessions, sessions
 from benchmarks.recipes import OURS, STOCK_UNLIMITED, RecipeWorker
-from deadline import within
 from devtools.worker import Worker
 
 NAME = "memory"
@@ -101,7 +100,8 @@ async def _rooms_over(worker: Worker, count: int) -> None:
         while sum("Room over" in line for line in worker.lines) < count:  # noqa: ASYNC110 - a log has no event
             await asyncio.sleep(0.1)
 
-    await within(ROOM_OVER_SECONDS, over())
+    async with asyncio.timeout(ROOM_OVER_SECONDS):
+        await over()
 
 
 def _flatness(rooms: int, seen: list[float]) -> Figure:

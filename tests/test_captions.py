@@ -22,7 +22,6 @@ import doorbell
 import jsonl
 from captions import Caption, CaptionOrder, Captions, TextsFollower, text_in, wanted_languages
 from config import Settings
-from deadline import within
 from language_names import KNOWN_LANGUAGES, language_choices
 from languages import language_tag
 from segments import EndReason, RoomInfo, SegmentRecord, Translation, format_utc, parse_utc
@@ -573,5 +572,6 @@ async def test_the_end_does_not_wait_for_long(
     if is_somebody_there:
         room.join("sam")
     made.segment_saved(record(1), tmp_path / "segment.wav")
-    await within(10, made.aclose())
+    async with asyncio.timeout(10):
+        await made.aclose()
     assert room.streams == []

@@ -20,7 +20,6 @@ from livekit import rtc
 import reception
 import recorder
 from config import Settings
-from deadline import within
 from encryption import UNDECIPHERABLE_SECONDS
 from hearing import Hearing, Word
 from names import HEARD_FILE
@@ -312,7 +311,8 @@ async def test_a_client_that_does_not_answer_holds_up_no_end(
     lesson.subscribed()
     await asyncio.sleep(0.1)
     assert lesson.recorder._interrupted
-    await within(5, lesson.recorder.aclose())
+    async with asyncio.timeout(5):
+        await lesson.recorder.aclose()
 
 
 async def test_a_client_that_cannot_tell_ends_a_gap_all_the_same(

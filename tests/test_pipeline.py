@@ -39,7 +39,6 @@ import files
 import hearing
 import pipeline
 from audio_processor import Closed, Grown, Opened
-from deadline import within
 from hearing import Heard, Hearing, Word
 from manifest import read_gaps
 from names import HEARD_FILE
@@ -169,7 +168,8 @@ async def test_a_room_that_is_silent_in_the_end_closes_at_once(tmp_path: Path) -
     speak(room.sink(ANNA), noise(16_000))
     await until(lambda: room.totals.segments == 1, "the segment is saved")
     await asyncio.sleep(0.05)
-    assert (await within(5, room.aclose())).segments == 1
+    async with asyncio.timeout(5):
+        assert (await room.aclose()).segments == 1
 
 
 async def test_a_saved_segment_is_held_no_longer(tmp_path: Path) -> None:

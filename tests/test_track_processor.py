@@ -31,7 +31,6 @@ from audio_processor import (
     Update,
     load_detector,
 )
-from deadline import within
 from segments import SAMPLE_RATE, EndReason, Pcm, SpeechSegment, StreamClock, TrackInfo
 from timekeeping import Instant
 
@@ -435,7 +434,8 @@ async def test_whoever_leaves_does_not_wait_for_the_grace(monkeypatch: pytest.Mo
     listening = listen()
     await listening.hears(loud(1))
     listening.processor.end_reason = EndReason.LEFT
-    await within(5, listening.processor.aclose())
+    async with asyncio.timeout(5):
+        await listening.processor.aclose()
 
 
 async def test_cancelled_it_still_tells_what_was_heard() -> None:
