@@ -47,7 +47,7 @@ SERVICES = {"s3_server", "postgres_server"}
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks every test by what it needs: ``room`` (a livekit-server), ``services`` (S3, Postgres), ``browser``, and
-    ``unit`` if it needs none of them."""
+    ``unit`` if it needs none of them. What takes longest comes first, so that nobody waits for it alone in the end."""
     for item in items:
         needs = set(getattr(item, "fixturenames", ()))
         if "livekit_server_binary" in needs or item.get_closest_marker("e2e"):
@@ -56,6 +56,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("services")
         if not any(item.get_closest_marker(name) for name in ("room", "services", "browser")):
             item.add_marker("unit")
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,8 @@ from align import Alignment, CannotAlign, Line, Part, Sound, align
 from decoding import Recording
 from exporting import _heard
 
+pytestmark = pytest.mark.slow
+
 AN_HOUR = 3600.0
 DRIFT = 1 / AN_HOUR
 """One second an hour."""

@@ -10,6 +10,8 @@ import pytest
 from benchmarks import corpus, delivery, disk, lessons, offline, speech, text, vad
 from benchmarks.figures import Figure, Options, Outcome, markdown_table, table
 
+pytestmark = pytest.mark.slow
+
 QUICK = Options(runs=1, quick=True, say=lambda line: None)
 
 

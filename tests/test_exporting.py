@@ -20,6 +20,8 @@ from commands import Result, run
 from recorded import ANNA, ROOM, STUDENT, Recorded, record, school_lesson, sentences
 from videos import between, draw, music, write_video
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = '</script><script>alert(1)</script>"><img src=x onerror=alert(2)>\u202e\u0000&amp;'
 
 

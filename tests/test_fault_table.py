@@ -9,6 +9,8 @@ import pytest
 
 import dev
 
+pytestmark = pytest.mark.slow
+
 PAGE = dev.ROOT / "docs" / "faults.md"
 
 

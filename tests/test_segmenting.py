@@ -26,6 +26,8 @@ from importing import Covered, fingerprint, segment_file
 from rooms import Room
 from segments import SAMPLE_RATE, EndReason, InputError, Pcm, SpeechSegment, StreamClock, parse_utc
 
+pytestmark = pytest.mark.slow
+
 BEGAN = datetime(2025, 10, 8, 14, 0, tzinfo=timezone.utc)
 
 

@@ -322,7 +322,7 @@ def test_ctrl_c_ends_everything_and_still_draws_up_the_ledger(
 
 
 @pytest.mark.e2e
-@pytest.mark.alone
+@pytest.mark.long
 @pytest.mark.timeout(420)
 def test_two_minutes_of_it_lose_nothing_that_is_not_owned_up_to(
     livekit_server_binary: Path, tmp_path: Path

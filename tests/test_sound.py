@@ -12,6 +12,8 @@ import sound
 from livekit.local_inference import VAD, VAD_WINDOW_SAMPLES
 from sound import SAMPLE_RATE, IntArray, Marker
 
+pytestmark = pytest.mark.slow
+
 OPUS_RATE = 48_000
 FRAME = OPUS_RATE // 50
 MARKERS = sound.markers()

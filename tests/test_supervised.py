@@ -170,7 +170,11 @@ def test_a_trouble_is_told_once_and_its_end_once() -> None:
 
 @pytest.mark.parametrize(
     ("error", "words"),
-    [(OSError(28, "No space left"), "No space left"), (ValueError("odd"), "odd"), (ValueError(), "ValueError")],
+    [
+        (OSError(28, "No space left"), "No space left"),
+        (ValueError("odd"), "odd"),
+        (ValueError(), "ValueError"),
+    ],
 )
 def test_an_error_is_never_without_words(error: Exception, words: str) -> None:
     assert trouble_of(error) == words

@@ -49,6 +49,8 @@ from storage import RoomFolder
 from texts import TextService
 from translator import GeminiTranslator
 
+pytestmark = pytest.mark.slow
+
 NOW = datetime(2025, 10, 8, 14, 5, 23, tzinfo=timezone.utc)
 ROOM = RoomInfo("math101", "RM_1", NOW)
 PHYSICS = RoomInfo("physics", "RM_2", NOW)

@@ -24,6 +24,8 @@ from segments import RetryLater, RoomInfo
 from transcription import Wish, estimate, is_in_shard, tasks_of, transcribe
 from translator import GeminiTranslator
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 async def gemini() -> AsyncIterator[GeminiServer]:

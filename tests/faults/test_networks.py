@@ -15,6 +15,7 @@ from devtools.livekit_server import LiveKitServer
 pytestmark = pytest.mark.e2e
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 @pytest.mark.fault("the server is away for 60 s", "the worker goes on trying; the next lesson is recorded")
 async def test_a_server_that_is_away_for_a_minute_finds_the_worker_again(
