@@ -19,6 +19,7 @@ from reruns import (  # noqa: F401
     pytest_runtest_protocol,
     pytest_terminal_summary,
 )
+from stages import pytest_collection_modifyitems  # noqa: F401
 
 from devtools.browser import Browser, find_or_install, launched
 from devtools.livekit_server import LiveKitServer, find_or_build
@@ -40,23 +41,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
     signal.signal(signal.SIGTERM, interrupt)
     set_up_table(config)
-
-
-SERVICES = {"s3_server", "postgres_server"}
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks every test by what it needs: ``room`` (a livekit-server), ``services`` (S3, Postgres), ``browser``, and
-    ``unit`` if it needs none of them. What takes longest comes first, so that nobody waits for it alone in the end."""
-    for item in items:
-        needs = set(getattr(item, "fixturenames", ()))
-        if "livekit_server_binary" in needs or item.get_closest_marker("e2e"):
-            item.add_marker("room")
-        if needs & SERVICES:
-            item.add_marker("services")
-        if not any(item.get_closest_marker(name) for name in ("room", "services", "browser")):
-            item.add_marker("unit")
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ from names import TEXTS
 from rooms import Room
 from segments import SegmentRecord
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 URL = f"s3://{BUCKET}/school"
 

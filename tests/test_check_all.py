@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
-import conftest
 import pytest
+import stages
 
 from devtools import check_all
 from devtools.check_all import Case, Part, changed_files, closing_line, read_report, summary
@@ -114,7 +115,7 @@ class Item:
 
 
 @pytest.mark.parametrize(
-    ("item", "stages"),
+    ("item", "expected"),
     [
         (Item("tmp_path"), {"unit"}),
         (Item("livekit_server", "livekit_server_binary", "worker"), {"room"}),
@@ -124,6 +125,24 @@ class Item:
         (Item("browser", marks=("browser",)), {"browser"}),
     ],
 )
-def test_a_test_is_of_the_stage_whose_servers_it_needs(item: Item, stages: set[str]) -> None:
-    conftest.pytest_collection_modifyitems([item])  # type: ignore[list-item]
-    assert item.marks == stages
+def test_a_test_is_of_the_stage_whose_servers_it_needs(item: Item, expected: set[str]) -> None:
+    stages.mark(item)  # type: ignore[arg-type]
+    assert item.marks == expected
+
+
+def test_every_process_begins_with_what_takes_longest() -> None:
+    kinds = {"long": 3, "room": 9, "services": 5, "browser": 2, "unit": 41}
+    items = [
+        Item(marks=(kind,))
+        for kind in ("unit", "browser", "room", "services", "long")
+        for _ in range(kinds[kind])
+    ]
+    ordered: list[Any] = stages.in_order(items, 4)  # type: ignore[arg-type]
+    assert len(ordered) == len(items) and set(ordered) == set(items)
+    blocks = [ordered[at : at + 15] for at in range(0, 60, 15)]
+    told = [[next(iter(item.marks)) for item in block] for block in blocks]
+    assert [block[0] for block in told] == ["long", "long", "long", "room"]
+    for block in told:
+        assert block == sorted(block, key=stages.ORDER.index)
+        assert 2 <= block.count("room") <= 3
+        assert 1 <= block.count("services") <= 2

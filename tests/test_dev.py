@@ -19,6 +19,8 @@ from devtools.machine import free_port
 from devtools.programs import ROOT, Failed
 from devtools.progress import timed
 
+pytestmark = pytest.mark.slow
+
 HERE = "{}.{}".format(*sys.version_info[:2])
 DONE = {"adopted": False, "requirements.txt": "hash"}
 THEIRS = {"adopted": True, "requirements.txt": "hash"}

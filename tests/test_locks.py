@@ -22,6 +22,8 @@ from devtools.installer import install
 from devtools.machine import cache_folder
 from devtools.programs import ROOT
 
+pytestmark = pytest.mark.slow
+
 LOCKS = ["requirements.txt", "requirements-dev.txt"]
 ALONE = [
     "devtools/livekit-server/requirements-go.txt",

@@ -24,7 +24,7 @@ from devtools.worker import Worker
 
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.alone,
+    pytest.mark.long,
     pytest.mark.timeout(360),
     pytest.mark.skipif(sys.platform == "win32", reason="counts what Windows does not tell"),
 ]
