@@ -1,4 +1,4 @@
-"""For pytest: marks every test by what it needs, and puts them into an order in which several processes end together."""
+"""For pytest: what each test needs, and an order in which several processes end at about the same time."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def mark(item: pytest.Item) -> None:
 
 
 def in_order(items: Sequence[pytest.Item], processes: int) -> list[pytest.Item]:
-    """For xdist's ``worksteal``, which gives each process a block of the list: in each, the long ones come first, of every
-    kind there are as many as in the others, and what stands together in a module stays together."""
+    """For xdist's ``worksteal``, which gives each process a block of the list. In each block the long ones come first; of
+    every kind there are as many as in the others; and what stands together in a module stays together."""
     kinds: dict[str, list[pytest.Item]] = {name: [] for name in ORDER}
     for item in items:
         kinds[next(name for name in ORDER if item.get_closest_marker(name))].append(item)
