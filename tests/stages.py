@@ -33,8 +33,11 @@ def mark(item: pytest.Item) -> None:
 
 
 def in_order(items: Sequence[pytest.Item], processes: int) -> list[pytest.Item]:
-    """For xdist's ``worksteal``, which gives each process a block of the list. In each block the long ones come first; of
-    every kind there are as many as in the others; and what stands together in a module stays together."""
+    """For xdist's ``worksteal``, which gives each process a block of the list.
+
+    In each block the long ones come first, of every kind there are as many as in the others, and what stands together
+    in a module stays together.
+    """
     kinds: dict[str, list[pytest.Item]] = {name: [] for name in ORDER}
     for item in items:
         kinds[next(name for name in ORDER if item.get_closest_marker(name))].append(item)

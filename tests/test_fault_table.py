@@ -11,7 +11,7 @@ import dev
 
 pytestmark = pytest.mark.slow
 
-PAGE = dev.ROOT / "docs" / "faults.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "faults.md"
 
 
 def test_a_run_finds_its_tests_where_there_is_a_page_already(monkeypatch: pytest.MonkeyPatch) -> None:
