@@ -12,7 +12,9 @@ ORDER = ("long", "room", "services", "browser", "unit")
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, None, None]:
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> Generator[None, None, None]:
     for item in items:
         mark(item)
     yield  # now those that are not asked for are gone
