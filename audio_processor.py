@@ -146,7 +146,7 @@ class _Window:
 
 @dataclass
 class _OpenSegment:
-    """The segment being spoken: its windows, and what has been told of them."""
+    """The segment being spoken: its windows, and how many of them have been passed on."""
 
     start_sample: int
     windows: list[_Window]
@@ -154,8 +154,8 @@ class _OpenSegment:
     """Index of the first speech window."""
     speech_end: int
     """One past the index of the last speech window."""
-    told: int = 0
-    """How many windows have gone out as ``Grown``."""
+    passed_on: int = 0
+    """How many windows have been passed on as ``Grown``."""
 
 
 class Segmenter:
@@ -197,9 +197,9 @@ class Segmenter:
 
     @property
     def settled(self) -> int:
-        """All speech before this sample has been told; what was pushed behind it may turn out to be speech."""
-        untold = len(self._waiting) if self.state is SpeechState.ONSET else 0
-        return self._position - untold * WINDOW_SAMPLES
+        """All speech before this sample has been returned; what was pushed after it may turn out to be speech."""
+        pending = len(self._waiting) if self.state is SpeechState.ONSET else 0
+        return self._position - pending * WINDOW_SAMPLES
 
     def push(self, pcm: Pcm, probability: float) -> list[Update]:
         """Takes the next window: PCM of shape (512,) and its speech probability. Returns what it brought about.
@@ -283,7 +283,7 @@ class Segmenter:
         self._waiting = []
         self.state = SpeechState.SPEECH
         speech_start_sample = opened.start_sample + opened.speech_start * WINDOW_SAMPLES
-        return [Opened(opened.start_sample, speech_start_sample), *self._tell(opened)]
+        return [Opened(opened.start_sample, speech_start_sample), *self._newly_certain(opened)]
 
     # A segment is open: follow the speech, until a pause or the maximum ends it.
 
@@ -292,23 +292,23 @@ class Segmenter:
         if window.is_speech:
             self.state = SpeechState.SPEECH
             opened.speech_end = len(opened.windows)
-            updates = self._tell(opened)
+            updates = self._newly_certain(opened)
             if opened.speech_end + self._post_roll >= self._max_segment:
                 updates += self._split(opened)
             return updates
         self.state = SpeechState.PAUSE
-        updates = self._tell(opened)
+        updates = self._newly_certain(opened)
         if self._pause_is_over(opened):
             updates += self._close_at_pause(opened)
         return updates
 
-    def _tell(self, opened: _OpenSegment) -> list[Update]:
-        """What of the segment is certain to stay and has not been told yet."""
+    def _newly_certain(self, opened: _OpenSegment) -> list[Update]:
+        """What of the segment is certain to stay and has not been passed on yet."""
         certain = min(opened.speech_end + self._post_roll, len(opened.windows))
-        if certain <= opened.told:
+        if certain <= opened.passed_on:
             return []
-        fresh = opened.windows[opened.told : certain]
-        opened.told = certain
+        fresh = opened.windows[opened.passed_on : certain]
+        opened.passed_on = certain
         return [Grown(opened.start_sample, np.concatenate([window.pcm for window in fresh]))]
 
     def _pause_is_over(self, opened: _OpenSegment) -> bool:
@@ -540,7 +540,7 @@ class TrackProcessor:
     end_reason: EndReason = EndReason.SHUTDOWN
     """Why the track ends; whoever closes it may still refine this until the last frame has been taken."""
 
-    heard_at: float = 0.0
+    last_frame_at: float = 0.0
     """When the last frame arrived, in seconds of the monotonic clock."""
 
     now: Callable[[], Instant] = Instant.now
@@ -550,19 +550,19 @@ class TrackProcessor:
     _dating: Dating | None = None
     """What segments are dated by; it does not move while one is open."""
     _has_spoken: bool = False
-    _is_deaf: bool = False
+    _has_vad_failed: bool = False
     _remainder: Pcm = field(default_factory=lambda: np.empty(0, np.int16))
     _flush_at_sample: int | None = None
     _task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self.heard_at = time.monotonic()
+        self.last_frame_at = time.monotonic()
         self._began = self.now().utc
         self._task = asyncio.create_task(self._listen(), name=f"track {self.track.track_sid}")
 
     @property
-    def heard_until(self) -> datetime:
-        """All speech before this has been passed on. Call it after :meth:`start`."""
+    def received_until(self) -> datetime:
+        """All speech before this date (UTC) has been passed to the sink. Call it after :meth:`start`."""
         if self._dating is None:
             assert self._began is not None, "it has not been started"
             return self._began
@@ -579,7 +579,7 @@ class TrackProcessor:
     async def aclose(self) -> None:
         """Stops listening, takes every frame that has arrived, and ends the open segment. Idempotent.
 
-        Must be called as soon as a track is unsubscribed: a stream left open hears somebody else (fact 2).
+        Must be called as soon as a track is unsubscribed: a stream left open receives somebody else's audio (fact 2).
         """
         if self._task is None:
             return
@@ -593,11 +593,11 @@ class TrackProcessor:
             if self.end_reason is EndReason.UNPUBLISHED:
                 await asyncio.sleep(REASON_GRACE_SECONDS)
         finally:
-            # Cancelled or broken, what was heard is still told.
+            # Cancelled or broken, what was received is still passed on.
             self._pass_on(self.segmenter.finish(self.end_reason, self._remainder))
 
     def _take(self, pcm: Pcm) -> None:
-        self.heard_at = time.monotonic()
+        self.last_frame_at = time.monotonic()
         self._keep_time(len(pcm))
         if len(self._remainder):
             pcm = np.concatenate([self._remainder, pcm])
@@ -614,8 +614,8 @@ class TrackProcessor:
         try:
             return self.detector.probability(window)
         except Exception as error:  # a model that breaks must not cost a word: everything is recorded then
-            if not self._is_deaf:
-                self._is_deaf = True
+            if not self._has_vad_failed:
+                self._has_vad_failed = True
                 logger.error(
                     "Silero VAD fails: %s is recorded with its silence",
                     self.track.track_sid,

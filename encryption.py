@@ -1,8 +1,8 @@
 """Rooms that are encrypted end to end, as LiveKit's client libraries do it: with a passphrase that all share.
 
 With the passphrase the native client deciphers what it receives, and leaves alone what is not encrypted. Without it a
-track is noise at full volume, so it is not listened to. With another, it is silence, and the client says so after
-``UNDECIPHERABLE_PACKETS``. Both are said once a participant, and counted; the recorder owns up to the time.
+track is noise at full volume, so it is not subscribed to. With another, it is silence, and the client reports that
+after ``UNDECIPHERABLE_PACKETS``. Both are logged once for each participant, and counted; the recorder records a gap.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ UNDECIPHERABLE_SECONDS = 3.0
 PASSPHRASE_SECONDS = 5.0
 """How often it is tried again, in case that it becomes the right one."""
 
-Say = Callable[[int, str, rtc.Participant], None]
+Log = Callable[[int, str, rtc.Participant], None]
 """Logs a message at a level, about a participant."""
 
 OnFailing = Callable[[rtc.RemoteParticipant, float | None], None]
@@ -54,10 +54,10 @@ def encryption_options(passphrase: str) -> rtc.E2EEOptions | None:
 class Encryption:
     """Whose sound in a room can be deciphered."""
 
-    def __init__(self, room: rtc.Room, passphrase: str, say: Say, on_failing: OnFailing) -> None:
+    def __init__(self, room: rtc.Room, passphrase: str, log: Log, on_failing: OnFailing) -> None:
         self._room = room
         self._passphrase = passphrase
-        self._say = say
+        self._log = log
         self._on_failing = on_failing
         self._deciphered: set[str] = set()
         self._undecipherable: set[str] = set()
@@ -68,7 +68,7 @@ class Encryption:
         """Whether a track is worth listening to: not encrypted, or we have a passphrase."""
         if publication.encryption_type == rtc.EncryptionType.NONE or self._passphrase:
             return True
-        self._complain(participant, "no E2EE_PASSPHRASE is set")
+        self._report(participant, "no E2EE_PASSPHRASE is set")
         return False
 
     def on_state_changed(
@@ -79,18 +79,18 @@ class Encryption:
             return
         sid = participant.sid
         if state in _FAILED:
-            self._complain(participant, "E2EE_PASSPHRASE is not the one it uses")
+            self._report(participant, "E2EE_PASSPHRASE is not the one it uses")
             self._on_failing(participant, UNDECIPHERABLE_SECONDS if sid in self._deciphered else math.inf)
             self._deciphered.discard(sid)
         elif state == rtc.EncryptionState.OK:
             self._deciphered.add(sid)
             if sid in self._undecipherable:
                 self._undecipherable.discard(sid)
-                self._say(logging.INFO, "The encrypted sound can be deciphered now", participant)
+                self._log(logging.INFO, "The encrypted sound can be deciphered now", participant)
                 self._on_failing(participant, None)
 
     def forget(self, participant: rtc.RemoteParticipant) -> None:
-        """It has left."""
+        """The participant has left."""
         self._deciphered.discard(participant.sid)
         self._undecipherable.discard(participant.sid)
 
@@ -102,9 +102,9 @@ class Encryption:
             if self._undecipherable and keys is not None:
                 keys.set_shared_key(self._passphrase.encode(), 0)
 
-    def _complain(self, participant: rtc.RemoteParticipant, why: str) -> None:
+    def _report(self, participant: rtc.RemoteParticipant, why: str) -> None:
         if participant.sid not in self._undecipherable:
             self._undecipherable.add(participant.sid)
             vitals.counters.undecipherable.inc()
             message = f"NOT RECORDED: the sound is encrypted end to end, and {why}"
-            self._say(logging.ERROR, message, participant)
+            self._log(logging.ERROR, message, participant)

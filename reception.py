@@ -1,8 +1,8 @@
-"""Whether anything of a track arrives, and how long it is held back.
+"""Packet statistics of one track: whether packets arrive, and how long the jitter buffer delays them.
 
-Its frames do not tell: where nothing arrives any more, the jitter buffer goes on delivering, a hundred frames of
-silence a second. So the client is asked for the packets that it has received. A publisher sends some even of silence, a
-few a second; only one that is muted sends none.
+Frames do not tell: where nothing arrives any more, the jitter buffer goes on delivering, a hundred frames of silence a
+second. So the client is asked for the packets that it has received. A publisher sends some even of silence, a few a
+second; only one that is muted sends none.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import NamedTuple
 from livekit import rtc
 
 LOST_SECONDS = 2.0
-"""So long without a packet, and it is no bad luck any more. Of silence a client may send as few as two a second."""
+"""A publisher that is silent may send as few as two packets a second; so long without any is an outage."""
 
 
-class _Held(NamedTuple):
-    """Of all samples that have left the jitter buffer: for how long it held them, summed up, and how many they were.
+class _Emitted(NamedTuple):
+    """All samples that have left the jitter buffer: the sum of their delays, and how many they were.
     (W3C webrtc-stats: jitterBufferDelay, jitterBufferEmittedCount.)"""
 
-    seconds: float
+    delay_seconds: float
     samples: int
 
 
-class Reception:
+class PacketStats:
     """One track's packets. Ask once a second: a question costs 0.7 ms of CPU."""
 
     def __init__(
@@ -44,22 +44,22 @@ class Reception:
         after this."""
         self.silent_since: float | None = None
         """The same, if the last question found nothing new, and the publisher is not muted."""
-        self.held_seconds = 0.0
-        """How long the jitter buffer has held sound back of late: some 50 ms, and up to a second where a machine or a
-        wire is overloaded."""
-        self._held = _Held(0.0, 0)
+        self.jitter_buffer_seconds = 0.0
+        """How long the jitter buffer has delayed audio recently: some 50 ms, and up to a second where a machine or a
+        network is overloaded."""
+        self._emitted = _Emitted(0.0, 0)
 
-    def heard_until(self, now: float) -> float:
+    def received_until(self, now: float) -> float:
         """Until when everything that was said has come out of the jitter buffer, as far as is known."""
-        return (now if self.silent_since is None else self.silent_since) - self.held_seconds
+        return (now if self.silent_since is None else self.silent_since) - self.jitter_buffer_seconds
 
     async def has_begun(self) -> bool:
-        """Whether anything has come in, or nothing can: the publisher is muted. Raises what the client says when it
+        """Whether any packet has arrived, or none can: the publisher is muted. Raises what the client raises when it
         cannot tell."""
         return self._publication.muted or await self._received() > 0
 
     async def is_lost(self) -> bool:
-        """Whether packets should come in and do not. Raises what the client says when it cannot tell."""
+        """Whether packets should arrive and do not. Raises what the client raises when it cannot tell."""
         packets = await self._received()
         before, self._asked_at = self._asked_at, self._clock()
         if self._publication.muted or packets != self._packets:
@@ -76,12 +76,13 @@ class Reception:
             if report.WhichOneof("stats") == "inbound_rtp":
                 packets += report.inbound_rtp.received.packets_received
                 inbound = report.inbound_rtp.inbound
-                self._note_held(_Held(inbound.jitter_buffer_delay, inbound.jitter_buffer_emitted_count))
+                self._note_delay(_Emitted(inbound.jitter_buffer_delay, inbound.jitter_buffer_emitted_count))
         return packets
 
-    def _note_held(self, held: _Held) -> None:
+    def _note_delay(self, emitted: _Emitted) -> None:
         """The mean since the question before."""
-        samples = held.samples - self._held.samples
+        samples = emitted.samples - self._emitted.samples
         if samples > 0:
-            self.held_seconds = max(0.0, held.seconds - self._held.seconds) / samples
-            self._held = held
+            delay = emitted.delay_seconds - self._emitted.delay_seconds
+            self.jitter_buffer_seconds = max(0.0, delay) / samples
+            self._emitted = emitted

@@ -28,6 +28,7 @@ from livekit.protocol import agent, models
 import liveness
 from config import Settings
 from roles import ParticipantFacts, RoleRules
+from trouble import Trouble, trouble_of
 from vitals import vitals
 
 logger = logging.getLogger("recorder")
@@ -105,7 +106,7 @@ class Reconciler:
         """By the room's sid."""
         self._looks: dict[str, asyncio.Task[None]] = {}
         """On their way, by the room's sid."""
-        self._trouble = ""
+        self._trouble = Trouble()
 
     async def run(self) -> None:
         """Rounds until cancelled. A server that does not answer is asked again at the next round."""
@@ -131,7 +132,7 @@ class Reconciler:
             return  # those who have room for more ask for it
         if time.monotonic() >= self._list_again_at:
             await self._list_rooms()
-            self._trouble = ""
+            self._trouble.ends()
         for room in self._chosen():
             look = asyncio.create_task(self._look_at(room), name=f"look at {room.name}")
             self._looks[room.sid] = look
@@ -143,9 +144,8 @@ class Reconciler:
             self._say_once(error)
 
     def _say_once(self, error: BaseException) -> None:
-        if str(error) != self._trouble:
-            self._trouble = str(error)
-            logger.warning("Rooms without a recorder cannot be looked for now: %s", error)
+        if self._trouble.begins(trouble_of(error)):
+            logger.warning("Rooms without a recorder cannot be looked for now: %s", self._trouble.current)
 
     async def _list_rooms(self) -> None:
         rooms = (await self._livekit.room.list_rooms(api.ListRoomsRequest())).rooms

@@ -124,7 +124,7 @@ class Places:
         self._held[sid] = identity
         return None
 
-    def leave(self, sid: str) -> bool:
+    def free(self, sid: str) -> bool:
         """The track needs no place any more. Returns whether it had one, which is free now."""
         return self._held.pop(sid, None) is not None
 

@@ -23,7 +23,9 @@ Run = Callable[[], Coroutine[Any, Any, None]]
 """The body of a task. It is called anew for each start."""
 
 
-def supervised(run: Run, name: str, *, room: str = WORKER, room_name: str | None = None) -> asyncio.Task[None]:
+def supervised(
+    run: Run, name: str, *, room: str = WORKER, room_name: str | None = None
+) -> asyncio.Task[None]:
     """Starts a long-lived task that no exception of its own can end.
 
     What it raises is logged with its traceback (the same again: not logged), it is called again after a pause, and it

@@ -14,10 +14,15 @@ from harness import STUDENT
 from livekit import rtc
 from livekit.rtc._proto.stats_pb2 import RtcStats
 
+import people
 import pulse
 import recorder
 import supervised
+import track_watch
+import tracks
+from gaps import CurrentGap
 from segments import RoomInfo
+from streams import Stream as RecordedStream
 from vitals import Vitals
 
 ROOM = RoomInfo("math101", "RM_1", datetime(2025, 10, 8, 14, 0, tzinfo=timezone.utc))
@@ -49,7 +54,7 @@ class Detector:
 def vitals_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Vitals:
     """What the recorder of this test tells of itself."""
     made = Vitals()
-    for module in (pulse, recorder, supervised):
+    for module in (pulse, recorder, supervised, tracks, track_watch):
         monkeypatch.setattr(module, "vitals", made)
     return made
 
@@ -155,6 +160,22 @@ class FakeRoom:
 
     def unsubscribed(self, participant: MagicMock, sid: str) -> None:
         self.tell("track_unsubscribed", MagicMock(), participant.track_publications[sid], participant)
+
+
+def set_recently_gone(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """For how long a participant or a track that has gone is remembered."""
+    monkeypatch.setattr(tracks, "RECENTLY_GONE_SECONDS", seconds)
+    monkeypatch.setattr(people, "REMEMBERED_SECONDS", seconds)
+
+
+def open_gaps(one: recorder.RoomRecorder) -> dict[str, CurrentGap]:
+    """The gaps that last, by the track's sid."""
+    return {track.sid: track.gap for track in one._tracks if track.gap is not None}
+
+
+def recorded_streams(one: recorder.RoomRecorder) -> dict[str, RecordedStream]:
+    """What is being recorded, by the track's sid."""
+    return {track.sid: stream for track, stream in one._tracks.listening()}
 
 
 def is_asked_for(participant: MagicMock, sid: str) -> bool:

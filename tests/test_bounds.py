@@ -10,19 +10,42 @@ from pathlib import Path
 from unittest.mock import MagicMock
 
 import pytest
-from fake_room import ROOM, Detector, FakeRoom, Stream, is_asked_for, vitals_of_its_own
+from fake_room import (
+    ROOM,
+    Detector,
+    FakeRoom,
+    Stream,
+    is_asked_for,
+    recorded_streams,
+    set_recently_gone,
+    vitals_of_its_own,
+)
 from harness import STUDENT, TEACHER, gaps, until
 from livekit import rtc
 
 import captions
-import recorder
+import people
 import roles
+import streams
+import track_watch
 from config import Settings
-from pipeline import SHORTEST_GAP_SECONDS
+from gaps import SHORTEST_GAP_SECONDS
 from recorder import RoomRecorder
 from vitals import Vitals
 
-OURS = {"recorder", "captions", "encryption", "roles", "pipeline"}
+OURS = {
+    "announcement",
+    "caption_order",
+    "captions",
+    "encryption",
+    "people",
+    "pipeline",
+    "recorder",
+    "roles",
+    "streams",
+    "track_watch",
+    "tracks",
+}
 
 NewRecorder = Callable[..., RoomRecorder]
 
@@ -42,9 +65,9 @@ async def recording(
     tmp_path: Path, room: FakeRoom, vitals: Vitals, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[NewRecorder]:
     """Starts a recorder in the room, with these settings."""
-    monkeypatch.setattr(recorder, "open_stream", lambda *_: Stream())
-    monkeypatch.setattr(recorder, "WATCH_SECONDS", 0.02)
-    monkeypatch.setattr(recorder, "FLEETING_SECONDS", 0.05)
+    monkeypatch.setattr(streams, "open_stream", lambda *_: Stream())
+    monkeypatch.setattr(track_watch, "WATCH_SECONDS", 0.02)
+    set_recently_gone(monkeypatch, 0.05)
     started: list[RoomRecorder] = []
 
     def start(**settings: object) -> RoomRecorder:
@@ -229,10 +252,10 @@ async def test_five_hundred_students_who_come_and_go_leave_nothing_behind(
     monkeypatch.setattr(one._captions, "languages", looks)
     one._captions._recent.append((-math.inf, MagicMock()))  # too old to be shown to who comes
     before = await settled(one)
-    assert before["recorder._people"] == 1
+    assert before["recorder._people._people"] == 1
     for wave in range(3):
         students = [a_student(room, 1_000 * wave + number) for number in range(500)]
-        assert sizes(one)["recorder._people"] == 501
+        assert sizes(one)["recorder._people._people"] == 501
         if wave == 1:
             room.tell("reconnecting")
         for student in students:
@@ -255,7 +278,7 @@ async def test_teachers_who_come_and_go_leave_nothing_behind(recording: NewRecor
             room.tell("e2ee_state_changed", teacher, rtc.EncryptionState.OK)
             room.tell("e2ee_state_changed", teacher, rtc.EncryptionState.DECRYPTION_FAILED)
             room.tell("e2ee_state_changed", teacher, rtc.EncryptionState.OK)
-        assert sizes(one)["recorder._tracks"] == 3
+        assert len(recorded_streams(one)) == 3
         for teacher in teachers:
             room.leaves(teacher)
         await until(lambda: sizes(one) == before, "nothing is left of them")
@@ -264,14 +287,14 @@ async def test_teachers_who_come_and_go_leave_nothing_behind(recording: NewRecor
 async def test_beyond_the_bound_teachers_are_recorded_and_of_students_nothing_is_kept(
     recording: NewRecorder, room: FakeRoom, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (captions, recorder, roles):
+    for module in (captions, people, roles):
         monkeypatch.setattr(module, "MAX_PARTICIPANTS", 3)
     one = recording(captions=True, gemini_api_key="x")
     students = [a_student(room, number) for number in (1, 3, 5, 0, 2, 4, 6)]
     anna = room.joins("anna", TEACHER, "TR_anna")
     assert is_asked_for(anna, "TR_anna")
-    assert sizes(one)["recorder._people"] == 4
-    assert sizes(one)["recorder._rules._began_as_teacher"] == 3
+    assert sizes(one)["recorder._people._people"] == 4
+    assert sizes(one)["recorder._people._rules._began_as_teacher"] == 3
     assert one._captions is not None
     assert one._captions.languages() == ("es",)
     told = [record.message for record in caplog.records if "More than 3 people" in record.message]
@@ -280,7 +303,7 @@ async def test_beyond_the_bound_teachers_are_recorded_and_of_students_nothing_is
         room.leaves(student)
     for number in (11, 12):
         a_student(room, number)
-    assert sizes(one)["recorder._people"] == 3
+    assert sizes(one)["recorder._people._people"] == 3
 
 
 @pytest.mark.parametrize("has_come", [False, True])

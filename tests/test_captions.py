@@ -17,10 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from livekit import rtc
 
+import caption_sender
 import captions
 import doorbell
 import jsonl
-from captions import Caption, CaptionOrder, Captions, TextsFollower, text_in, wanted_languages
+from caption_languages import MAX_LANGUAGES, wanted_languages
+from caption_order import MAX_EARLY_TEXTS, Caption, CaptionOrder, milliseconds
+from caption_texts import MAX_TEXT_CHARACTERS, TextsFollower, text_in
+from captions import Captions
 from config import Settings
 from language_names import KNOWN_LANGUAGES, language_choices
 from languages import language_tag
@@ -61,9 +65,7 @@ def numbers(due: list[Caption]) -> list[int]:
 
 def test_times_are_cut_off_as_in_the_manifest() -> None:
     moment = BEGAN + timedelta(microseconds=999)
-    assert (
-        captions.milliseconds(moment) == captions.milliseconds(parse_utc(format_utc(moment))) == 1759932323120
-    )
+    assert milliseconds(moment) == milliseconds(parse_utc(format_utc(moment))) == 1759932323120
 
 
 # --- the order ---
@@ -131,7 +133,7 @@ def test_texts_of_unknown_segments_are_remembered_within_bounds() -> None:
         order.answered(number, text(number), now=0)
     order.spoken(record(1), now=0)
     order.spoken(record(9_999), now=0)
-    assert len(order._early) < captions.MAX_EARLY_TEXTS
+    assert len(order._early) < MAX_EARLY_TEXTS
     order.answered(1, text(1), now=1)
     assert numbers(order.due(now=1)) == [1, 9_999]
 
@@ -285,7 +287,7 @@ def test_only_good_translations_are_shown() -> None:
 def test_text_is_bounded() -> None:
     found = text_in(line(7, transcript="x" * 100_000, translations={"es": "y" * 100_000}))
     assert found is not None and found[1] is not None
-    assert len(found[1].transcript) == len(found[1].translations["es"]) == captions.MAX_TEXT_CHARACTERS
+    assert len(found[1].transcript) == len(found[1].translations["es"]) == MAX_TEXT_CHARACTERS
 
 
 def test_each_language_is_shown_once_and_the_original_first() -> None:
@@ -316,7 +318,7 @@ def test_wishes_are_checked(wishes: list[str], allowed: tuple[str, ...], wanted:
 def test_a_room_cannot_ask_for_everything() -> None:
     wishes = [*KNOWN_LANGUAGES, "uk", "zh-Hant"]
     wanted = wanted_languages(wishes, ())
-    assert len(wanted) == captions.MAX_LANGUAGES
+    assert len(wanted) == MAX_LANGUAGES
     assert wanted[:2] == ("uk", "zh-Hant")
 
 
@@ -491,7 +493,7 @@ async def test_a_caption_that_cannot_be_sent_is_let_go(
     caplog: pytest.LogCaptureFixture,
     trouble: Callable[[], Any],
 ) -> None:
-    monkeypatch.setattr(captions, "SEND_SECONDS", 0.1)
+    monkeypatch.setattr(caption_sender, "SEND_SECONDS", 0.1)
     room.trouble = trouble
     for number in (1, 2):
         shown.segment_saved(record(number), tmp_path / "segment.wav")

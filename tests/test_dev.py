@@ -171,7 +171,7 @@ def test_uv_uses_the_registry_that_pip_is_told_to() -> None:
 def test_another_python_says_in_one_line_what_to_install(
     version: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pythons.sys, "version_info", (*version, 0, "final", 0))
+    monkeypatch.setattr(sys, "version_info", (*version, 0, "final", 0))
     assert not pythons.is_suitable()
     line = pythons.advice()
     assert line.startswith(f"Python 3.{version[1]} cannot run this, only 3.11 to 3.1")

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import sound
 from conftest import StartWorker
+from fake_room import recorded_streams
 from fault_table import Seen
 from harness import STUDENT, TEACHER, Record, gaps, manifest, recorded, samples, segments_of, until
 from livekit import api
@@ -276,21 +277,21 @@ async def test_a_recorder_whose_connection_is_made_anew_records_on_and_owns_up(
         recorder.attach()
         recorder.begin()
         await teacher.publish()
-        await until(lambda: recorder._tracks, "the teacher is listened to")
+        await until(lambda: recorded_streams(recorder), "the teacher is listened to")
         await teacher.silence(0.5)
         await teacher.say(sentences(0, 2))
         await teacher.silence(1)
-        remembered = list(recorder._rules._began_as_teacher)
-        before = list(recorder._tracks.values())
+        remembered = list(recorder._people._rules._began_as_teacher)
+        before = list(recorded_streams(recorder).values())
         await agent.reconnect(full=True)
         await until(
-            lambda: recorder._tracks and list(recorder._tracks.values()) != before,
+            lambda: recorded_streams(recorder) and list(recorded_streams(recorder).values()) != before,
             "the teacher is listened to again",
         )
         await teacher.silence(0.5)
         await teacher.say(sentences(2, 2))
         await teacher.silence(1)
-        assert list(recorder._rules._began_as_teacher) == remembered, "people are the same as before"
+        assert list(recorder._people._rules._began_as_teacher) == remembered, "people are the same as before"
         await recorder.aclose()
     assert heard(tmp_path / "anew") == [0, 1, 2, 3]
     (gap,) = gaps(tmp_path / "anew")

@@ -13,17 +13,29 @@ from pathlib import Path
 from unittest.mock import AsyncMock, MagicMock, call
 
 import pytest
-from fake_room import ROOM, Detector, FakeRoom, Stream, is_asked_for, vitals_of_its_own
+from fake_room import (
+    ROOM,
+    Detector,
+    FakeRoom,
+    Stream,
+    is_asked_for,
+    open_gaps,
+    recorded_streams,
+    set_recently_gone,
+    vitals_of_its_own,
+)
 from harness import STUDENT, TEACHER, gaps, until
 from livekit import rtc
 
 import reception
-import recorder
+import streams
+import track_watch
+import tracks
 from config import Settings
 from encryption import UNDECIPHERABLE_SECONDS
+from gaps import SHORTEST_GAP_SECONDS
 from hearing import Hearing, Word
 from names import HEARD_FILE
-from pipeline import SHORTEST_GAP_SECONDS
 from recorder import RoomRecorder
 from segments import SAMPLE_RATE, GapReason, format_utc, parse_utc, utc_now
 from vitals import Vitals
@@ -31,8 +43,8 @@ from vitals import Vitals
 
 @pytest.fixture
 def vitals(monkeypatch: pytest.MonkeyPatch) -> Vitals:
-    monkeypatch.setattr(recorder, "DEAF_SECONDS", 0.5)
-    monkeypatch.setattr(recorder, "WATCH_SECONDS", 0.02)
+    monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 0.5)
+    monkeypatch.setattr(track_watch, "WATCH_SECONDS", 0.02)
     return vitals_of_its_own(monkeypatch)
 
 
@@ -71,8 +83,8 @@ class Lesson:
 @pytest.fixture
 async def lesson(tmp_path: Path, vitals: Vitals, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Lesson]:
     """Its first stream brings nothing, every later one does."""
-    streams = itertools.chain([Stream(is_silent=True)], iter(Stream, None))
-    monkeypatch.setattr(recorder, "open_stream", lambda *_: next(streams))
+    made = itertools.chain([Stream(is_silent=True)], iter(Stream, None))
+    monkeypatch.setattr(streams, "open_stream", lambda *_: next(made))
     room = FakeRoom()
     teacher = room.joins("anna", TEACHER)
     publication = room.publishes(teacher, "TR_1")
@@ -99,7 +111,7 @@ async def test_a_deaf_room_is_sick_until_it_hears(
     assert vitals.snapshot().rooms[0].teachers == 0
     await until(lambda: is_asked_for(lesson.teacher, "TR_1"), "it asks for the track anew")
     assert vitals.snapshot().problems, "asking is not hearing"
-    monkeypatch.setattr(recorder, "DEAF_SECONDS", 60.0)  # a machine that stalls is not deaf
+    monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)  # a machine that stalls is not deaf
     lesson.subscribed()
     await until(lambda: not vitals.snapshot().problems, "it hears")
     assert await lesson.gaps() == [("TR_1", "deaf")]
@@ -113,7 +125,7 @@ async def test_a_track_that_goes_without_having_brought_sound_is_a_gap(
     lesson.subscribed()
     await until(lambda: vitals.snapshot().problems, "the worker is sick")
     lesson.unpublished()
-    assert not lesson.recorder._interrupted
+    assert not open_gaps(lesson.recorder)
     assert await lesson.gaps() == [("TR_1", "deaf")]
 
 
@@ -124,7 +136,7 @@ async def test_a_clock_that_is_set_back_hides_no_gap(
     lesson.subscribed()
     await until(lambda: vitals.snapshot().problems, "the worker is sick")
     an_hour_ago = utc_now() - timedelta(hours=1)
-    monkeypatch.setattr(recorder, "utc_now", lambda: an_hour_ago)
+    monkeypatch.setattr(tracks, "utc_now", lambda: an_hour_ago)
     lesson.unpublished()
     assert await lesson.gaps() == [("TR_1", "deaf")]
     (gap,) = gaps(lesson.folder)
@@ -137,7 +149,7 @@ async def test_a_reconnect_is_a_gap_of_each_track_that_comes_back_or_does_not(
     lesson: Lesson, monkeypatch: pytest.MonkeyPatch, is_resumed_first: bool
 ) -> None:
     """The client says that it reconnects before all is gone if it has tried to resume, and else only after."""
-    monkeypatch.setattr(recorder, "DEAF_SECONDS", 60.0)
+    monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
     begins(lesson)
     for comes_back in (True, False):
         lesson.subscribed()
@@ -150,11 +162,11 @@ async def test_a_reconnect_is_a_gap_of_each_track_that_comes_back_or_does_not(
         if comes_back:
             lesson.room.comes_back(lesson.teacher, lesson.publication)
             lesson.subscribed()
-            await until(lambda: not lesson.recorder._interrupted, "the first packet")
+            await until(lambda: not open_gaps(lesson.recorder), "the first packet")
         else:
-            assert lesson.recorder._interrupted
+            assert open_gaps(lesson.recorder)
         lesson.room.tell("reconnected")
-        assert not lesson.recorder._interrupted
+        assert not open_gaps(lesson.recorder)
     assert await lesson.gaps() == [("TR_1", "reconnect")] * 2
 
 
@@ -163,7 +175,7 @@ async def test_what_was_asked_for_while_the_connection_broke_is_asked_for_again(
     lesson: Lesson, monkeypatch: pytest.MonkeyPatch, is_back_first: bool
 ) -> None:
     """The server has never heard of it: the client sends such a request into the connection that is gone."""
-    monkeypatch.setattr(recorder, "DEAF_SECONDS", 60.0)
+    monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
     begins(lesson)
     lesson.subscribed()
     lesson.room.leaves(lesson.teacher)
@@ -181,42 +193,42 @@ async def test_a_track_that_was_asked_for_and_does_not_come_is_asked_for_anew(
     lesson: Lesson, vitals: Vitals, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Named once. It makes nobody sick: perhaps its publisher lets us not have it, which no restart would change."""
-    monkeypatch.setattr(recorder, "COMING_SECONDS", 0.1)
+    monkeypatch.setattr(track_watch, "OVERDUE_SECONDS", 0.1)
     begins(lesson)
     asked = lesson.publication.set_subscribed
     await until(
         lambda: [call.args[0] for call in asked.call_args_list][-4:] == [True, False] * 2, "asked anew"
     )
     assert not vitals.snapshot().problems
-    monkeypatch.setattr(recorder, "COMING_SECONDS", 60.0)
-    monkeypatch.setattr(recorder, "DEAF_SECONDS", 60.0)
+    monkeypatch.setattr(track_watch, "OVERDUE_SECONDS", 60.0)
+    monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
     lesson.subscribed()
     assert await lesson.gaps() == [("TR_1", "deaf")]
-    assert sum("DEAF: TR_1" in record.message for record in caplog.records) == 1
+    assert sum("NO AUDIO: TR_1" in record.message for record in caplog.records) == 1
 
 
 async def test_a_track_that_was_there_before_us_and_comes_late_is_one_gap_from_our_predecessor_on(
     lesson: Lesson, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorder, "COMING_SECONDS", 0.1)
+    monkeypatch.setattr(track_watch, "OVERDUE_SECONDS", 0.1)
     lesson.begins()
-    await until(lambda: lesson.recorder._interrupted, "it has not come")
-    assert lesson.recorder._interrupted["TR_1"].since is None
+    await until(lambda: open_gaps(lesson.recorder), "it has not come")
+    assert open_gaps(lesson.recorder)["TR_1"].since is None
     lesson.subscribed()
     assert await lesson.gaps() == [("TR_1", "deaf")]
 
 
 async def test_a_gap_lasts_until_the_first_packet(lesson: Lesson, monkeypatch: pytest.MonkeyPatch) -> None:
     """A subscription that is granted is not sound yet, least of all on a machine or a wire that is overloaded."""
-    monkeypatch.setattr(recorder, "DEAF_SECONDS", 60.0)
+    monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
     lesson.room.is_wire_cut = True
     lesson.begins()
     lesson.subscribed()
     await asyncio.sleep(0.3)
-    assert lesson.recorder._how_far().tracks["TR_1"] is None, "no farther than the recorder before us"
+    assert lesson.recorder._tracks.progress().tracks["TR_1"] is None, "no farther than the recorder before us"
     before = utc_now()
     lesson.room.is_wire_cut = False
-    await until(lambda: not lesson.recorder._interrupted, "the first packet")
+    await until(lambda: not open_gaps(lesson.recorder), "the first packet")
     assert await lesson.gaps() == [("TR_1", "no_recorder")]
     (gap,) = gaps(lesson.folder)
     assert before - timedelta(milliseconds=1) <= parse_utc(gap["end"]) <= utc_now()
@@ -225,36 +237,36 @@ async def test_a_gap_lasts_until_the_first_packet(lesson: Lesson, monkeypatch: p
 async def test_a_gap_of_one_who_is_muted_lasts_until_the_subscription(
     lesson: Lesson, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorder, "DEAF_SECONDS", 60.0)
+    monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
     lesson.room.is_wire_cut = lesson.publication.muted = True
     lesson.begins()
     lesson.subscribed()
-    await until(lambda: not lesson.recorder._interrupted, "nobody can speak")
+    await until(lambda: not open_gaps(lesson.recorder), "nobody can speak")
 
 
 async def test_the_word_lags_behind_by_what_the_jitter_buffer_holds(
     lesson: Lesson, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorder, "DEAF_SECONDS", 60.0)
+    monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
     lesson.room.held_seconds = 0.4
     begins(lesson)
-    asked = lesson.recorder._how_far().tracks["TR_1"]
+    asked = lesson.recorder._tracks.progress().tracks["TR_1"]
     assert asked is not None, "it is waited for"
     assert utc_now() - asked.until < timedelta(seconds=1)
     for _ in range(2):  # the second stream brings sound
         lesson.subscribed()
 
     def heard() -> Hearing | None:
-        return lesson.recorder._how_far().tracks["TR_1"]
+        return lesson.recorder._tracks.progress().tracks["TR_1"]
 
     await until(
         lambda: (one := heard()) is not None and one.held_seconds == pytest.approx(0.4), "it is measured"
     )
-    (processor,) = lesson.recorder._tracks.values()
+    ((processor, _),) = recorded_streams(lesson.recorder).values()
     await lesson.recorder.aclose()
     last = heard()
     assert last is not None
-    assert last.until == processor.heard_until
+    assert last.until == processor.received_until
     word = Word.in_line((lesson.folder / HEARD_FILE).read_bytes())
     assert word is not None
     assert word.tracks["TR_1"].held_seconds == pytest.approx(0.4)
@@ -263,14 +275,14 @@ async def test_the_word_lags_behind_by_what_the_jitter_buffer_holds(
 
 async def test_what_a_cut_wire_brings_is_not_heard(lesson: Lesson, monkeypatch: pytest.MonkeyPatch) -> None:
     """The jitter buffer goes on for a moment, as if there were silence, before it is noticed."""
-    monkeypatch.setattr(recorder, "DEAF_SECONDS", 60.0)
+    monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
     begins(lesson)
     for _ in range(2):  # the second stream brings sound
         lesson.subscribed()
     await asyncio.sleep(0.3)
     lesson.room.is_wire_cut, cut_at = True, utc_now()
     await asyncio.sleep(0.5)
-    assert not lesson.recorder._interrupted, "not noticed yet"
+    assert not open_gaps(lesson.recorder), "not noticed yet"
     await lesson.recorder.aclose()
     word = Word.in_line((lesson.folder / HEARD_FILE).read_bytes())
     assert word is not None
@@ -281,7 +293,7 @@ async def test_what_a_cut_wire_brings_is_not_heard(lesson: Lesson, monkeypatch: 
 async def test_the_word_names_what_is_not_heard(
     lesson: Lesson, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    monkeypatch.setattr(recorder, "DEAF_SECONDS", 60.0)
+    monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
     begins(lesson)
     if what == "subscription fails":
         lesson.room.tell("track_subscription_failed", lesson.teacher, "TR_1", "no")
@@ -293,7 +305,7 @@ async def test_the_word_names_what_is_not_heard(
         lesson.room.tell("reconnecting")
     before = utc_now()
     await asyncio.sleep(0.2)
-    word = lesson.recorder._how_far()
+    word = lesson.recorder._tracks.progress()
     heard = word.tracks["TR_1"]
     assert heard is not None
     assert heard.until <= before + timedelta(milliseconds=1)
@@ -305,12 +317,12 @@ async def test_the_word_names_what_is_not_heard(
 async def test_a_client_that_does_not_answer_holds_up_no_end(
     lesson: Lesson, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorder, "DEAF_SECONDS", 60.0)
+    monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
     monkeypatch.setattr(lesson.room, "_stats", asyncio.Event().wait)
     lesson.begins()
     lesson.subscribed()
     await asyncio.sleep(0.1)
-    assert lesson.recorder._interrupted
+    assert open_gaps(lesson.recorder)
     async with asyncio.timeout(5):
         await lesson.recorder.aclose()
 
@@ -318,13 +330,13 @@ async def test_a_client_that_does_not_answer_holds_up_no_end(
 async def test_a_client_that_cannot_tell_ends_a_gap_all_the_same(
     lesson: Lesson, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorder, "DEAF_SECONDS", 60.0)
+    monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
     failing = AsyncMock(side_effect=RuntimeError("no"))
     monkeypatch.setattr(lesson.room, "_stats", failing)
     lesson.begins()
     lesson.subscribed()
-    await until(lambda: not lesson.recorder._interrupted, "it is believed")
-    assert failing.await_count >= recorder.MOST_FAILURES
+    await until(lambda: not open_gaps(lesson.recorder), "it is believed")
+    assert failing.await_count >= track_watch.MAX_STATS_FAILURES
 
 
 async def test_what_brought_nothing_when_we_left_is_a_gap_until_then_and_no_more(
@@ -332,7 +344,7 @@ async def test_what_brought_nothing_when_we_left_is_a_gap_until_then_and_no_more
 ) -> None:
     begins(lesson)
     lesson.subscribed()
-    await until(lambda: lesson.recorder._interrupted, "it is deaf")
+    await until(lambda: open_gaps(lesson.recorder), "it is deaf")
     assert await lesson.gaps() == [("TR_1", "deaf")]
     (gap,) = gaps(lesson.folder)
     word = Word.in_line((lesson.folder / HEARD_FILE).read_bytes())
@@ -344,8 +356,8 @@ async def test_what_brought_nothing_when_we_left_is_a_gap_until_then_and_no_more
 async def test_who_leaves_long_before_a_reconnect_leaves_no_gap(
     lesson: Lesson, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorder, "DEAF_SECONDS", 60.0)
-    monkeypatch.setattr(recorder, "FLEETING_SECONDS", 0.05)
+    monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
+    set_recently_gone(monkeypatch, 0.05)
     begins(lesson)
     lesson.subscribed()
     lesson.unpublished()
@@ -360,7 +372,7 @@ async def test_who_leaves_long_before_a_reconnect_leaves_no_gap(
 async def test_a_reconnect_makes_no_teacher_of_a_student(
     lesson: Lesson, monkeypatch: pytest.MonkeyPatch, is_resumed_first: bool
 ) -> None:
-    monkeypatch.setattr(recorder, "FLEETING_SECONDS", 0.2)
+    set_recently_gone(monkeypatch, 0.2)
     lesson.begins()
     student = lesson.room.joins("sam")
     student.permissions.can_update_metadata = True
@@ -391,7 +403,7 @@ async def test_an_encrypted_track_without_a_passphrase_is_a_gap_until_it_ends(
         lesson.unpublished()
     elif end == "demoted":
         lesson.room.becomes(lesson.teacher, STUDENT)
-    assert bool(lesson.recorder._interrupted) is (end == "room over")
+    assert bool(open_gaps(lesson.recorder)) is (end == "room over")
     assert await lesson.gaps() == [("TR_1", "encrypted")]
 
 
@@ -405,11 +417,11 @@ async def test_sound_that_cannot_be_deciphered_is_a_gap_until_it_can(
     is_failing_from_the_start: bool,
     is_mended: bool,
 ) -> None:
-    monkeypatch.setattr(recorder, "DEAF_SECONDS", 60.0)
+    monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
     begins(lesson)
     for _ in range(2):  # the second stream brings sound
         lesson.subscribed()
-    (processor,) = lesson.recorder._tracks.values()
+    ((processor, _),) = recorded_streams(lesson.recorder).values()
     await until(lambda: processor.segmenter.position > 2 * UNDECIPHERABLE_SECONDS * SAMPLE_RATE, "it hears")
     if not is_failing_from_the_start:
         lesson.deciphers("OK")
@@ -417,7 +429,7 @@ async def test_sound_that_cannot_be_deciphered_is_a_gap_until_it_can(
     lesson.deciphers(failure)
     if is_mended:
         lesson.deciphers("OK")
-    assert bool(lesson.recorder._interrupted) is not is_mended
+    assert bool(open_gaps(lesson.recorder)) is not is_mended
     assert await lesson.gaps() == [("TR_1", "encrypted")]
     (gap,) = gaps(lesson.folder)
     seconds = (parse_utc(gap["end"]) - parse_utc(gap["start"])).total_seconds()
@@ -430,7 +442,7 @@ async def test_packets_that_cannot_be_deciphered_end_no_gap(
     lesson: Lesson, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They begin to come, after a hand-over, and are worth nothing."""
-    monkeypatch.setattr(recorder, "DEAF_SECONDS", 60.0)
+    monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
     lesson.room.is_wire_cut = True
     lesson.begins()
     lesson.subscribed()
@@ -438,14 +450,14 @@ async def test_packets_that_cannot_be_deciphered_end_no_gap(
     lesson.deciphers("DECRYPTION_FAILED")
     lesson.room.is_wire_cut = False
     await asyncio.sleep(SHORTEST_GAP_SECONDS)
-    assert lesson.recorder._interrupted["TR_1"].reason is GapReason.ENCRYPTED
+    assert open_gaps(lesson.recorder)["TR_1"].reason is GapReason.ENCRYPTED
     assert await lesson.gaps() == [("TR_1", "no_recorder"), ("TR_1", "encrypted")]
 
 
 @pytest.fixture
 async def heard_lesson(lesson: Lesson, monkeypatch: pytest.MonkeyPatch) -> Lesson:
     """The teacher's track is there, its frames come, and its packets are counted."""
-    monkeypatch.setattr(recorder, "DEAF_SECONDS", 60.0)
+    monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
     monkeypatch.setattr(reception, "LOST_SECONDS", 0.2)
     begins(lesson)
     lesson.subscribed()
@@ -459,9 +471,9 @@ async def test_an_outage_that_breaks_no_connection_is_a_gap(
     await asyncio.sleep(0.3)
     before = utc_now()
     heard_lesson.room.is_wire_cut = True
-    await until(lambda: heard_lesson.recorder._interrupted, "it is noticed")
+    await until(lambda: open_gaps(heard_lesson.recorder), "it is noticed")
     heard_lesson.room.is_wire_cut = False
-    await until(lambda: not heard_lesson.recorder._interrupted, "it is over")
+    await until(lambda: not open_gaps(heard_lesson.recorder), "it is over")
     after = utc_now()
     assert await heard_lesson.gaps() == [("TR_1", "no_media")]
     (gap,) = gaps(heard_lesson.folder)
@@ -473,7 +485,7 @@ async def test_an_outage_that_breaks_no_connection_is_a_gap(
 
 async def test_an_outage_that_ends_with_the_lesson_is_a_gap(heard_lesson: Lesson) -> None:
     heard_lesson.room.is_wire_cut = True
-    await until(lambda: heard_lesson.recorder._interrupted, "it is noticed")
+    await until(lambda: open_gaps(heard_lesson.recorder), "it is noticed")
     heard_lesson.room.leaves(heard_lesson.teacher)
     assert await heard_lesson.gaps() == [("TR_1", "no_media")]
 
@@ -483,7 +495,7 @@ async def test_a_reconnect_is_a_gap_from_the_last_packet_on(
     heard_lesson: Lesson, monkeypatch: pytest.MonkeyPatch, cut_seconds: float
 ) -> None:
     """However long nothing had come in before it was noticed that the connection is gone."""
-    monkeypatch.setattr(recorder, "FLEETING_SECONDS", 0.1)
+    set_recently_gone(monkeypatch, 0.1)
     room = heard_lesson.room
     await asyncio.sleep(0.3)
     cut_at = utc_now()
@@ -498,7 +510,7 @@ async def test_a_reconnect_is_a_gap_from_the_last_packet_on(
     heard_lesson.subscribed()
     back_at = utc_now()
     room.tell("reconnected")
-    await until(lambda: not heard_lesson.recorder._interrupted, "the first packet")
+    await until(lambda: not open_gaps(heard_lesson.recorder), "the first packet")
     assert ("TR_1", "reconnect") in await heard_lesson.gaps()
     spans = [(parse_utc(gap["start"]), parse_utc(gap["end"])) for gap in gaps(heard_lesson.folder)]
     last_heard = cut_at if cut_seconds else left_at
@@ -520,34 +532,34 @@ async def test_who_publishes_while_we_are_away_or_was_asked_for_just_before_is_a
     room.tell("reconnected")
     room.subscribed(ben, "TR_asked")
     room.subscribed(cleo, "TR_new")
-    await until(lambda: not heard_lesson.recorder._interrupted, "they are heard")
+    await until(lambda: not open_gaps(heard_lesson.recorder), "they are heard")
     assert sorted(await heard_lesson.gaps()) == [("TR_asked", "reconnect"), ("TR_new", "reconnect")]
 
 
 async def test_a_subscription_that_takes_long_is_a_gap(
     heard_lesson: Lesson, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorder, "LATE_SECONDS", 0.2)
+    monkeypatch.setattr(tracks, "LATE_SECONDS", 0.2)
     soon, late = (heard_lesson.room.joins(name, TEACHER, f"TR_{name}") for name in ("soon", "late"))
     heard_lesson.room.subscribed(soon, "TR_soon")
     await asyncio.sleep(0.3)
     heard_lesson.room.subscribed(late, "TR_late")
     heard_lesson.room.subscribed(soon, "TR_soon")
-    await until(lambda: not heard_lesson.recorder._interrupted, "it is heard")
+    await until(lambda: not open_gaps(heard_lesson.recorder), "it is heard")
     assert await heard_lesson.gaps() == [("TR_late", "deaf")]
 
 
 async def test_a_track_whose_packets_cannot_be_counted_hides_no_other(
     heard_lesson: Lesson, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorder, "STATS_SECONDS", 0.1)
-    one = heard_lesson.recorder._receptions["TR_1"]
+    monkeypatch.setattr(track_watch, "STATS_SECONDS", 0.1)
+    one = recorded_streams(heard_lesson.recorder)["TR_1"].packets
     monkeypatch.setattr(one, "is_lost", asyncio.Event().wait)
     ben = heard_lesson.room.joins("ben", TEACHER, "TR_2")
     heard_lesson.room.subscribed(ben, "TR_2")
     await asyncio.sleep(0.2)
     heard_lesson.room.is_wire_cut = True
-    await until(lambda: "TR_2" in heard_lesson.recorder._interrupted, "it is noticed")
+    await until(lambda: "TR_2" in open_gaps(heard_lesson.recorder), "it is noticed")
 
 
 async def test_who_is_muted_or_stutters_leaves_no_gap(heard_lesson: Lesson) -> None:
@@ -563,13 +575,13 @@ async def test_who_is_muted_or_stutters_leaves_no_gap(heard_lesson: Lesson) -> N
 async def test_a_client_that_cannot_count_packets_does_not_end_the_watch(
     heard_lesson: Lesson, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (one,) = heard_lesson.recorder._receptions.values()
+    ((_, one),) = recorded_streams(heard_lesson.recorder).values()
     monkeypatch.setattr(one, "_received", AsyncMock(side_effect=RuntimeError("no answer")))
     await asyncio.sleep(0.1)
     monkeypatch.undo()
     monkeypatch.setattr(reception, "LOST_SECONDS", 0.2)
     heard_lesson.room.is_wire_cut = True
-    await until(lambda: heard_lesson.recorder._interrupted, "it is noticed")
+    await until(lambda: open_gaps(heard_lesson.recorder), "it is noticed")
 
 
 async def test_a_room_that_is_over_answers_nobody_any_more(lesson: Lesson) -> None:

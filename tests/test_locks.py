@@ -58,7 +58,7 @@ class Pin:
 
 def pins(lock: str) -> dict[str, Pin]:
     """The lines of a lock that count on this machine."""
-    found = {}
+    found: dict[str, Pin] = {}
     for line in (ROOT / lock).read_text(encoding="utf-8").splitlines():
         if re.match(r"[A-Za-z0-9]", line):
             requirement = Requirement(line.rstrip("\\ "))
@@ -143,7 +143,7 @@ def resolved(locked: Iterable[Pin], pip: Path, folder: Path) -> subprocess.Compl
                 version = importlib.metadata.version(name)
                 _wheel(
                     wheels,
-                    Pin(name, version, requirement.extras and frozenset(requirement.extras)),
+                    Pin(name, version, frozenset(requirement.extras)),
                     f"{version}.post9",
                 )
     requirements = folder / "requirements.txt"

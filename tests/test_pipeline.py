@@ -34,15 +34,19 @@ from disk import (
 )
 from harness import samples, until
 
+import disk_thread
 import doorbell
 import files
 import hearing
 import pipeline
+import supervised
+import track_sink
 from audio_processor import Closed, Grown, Opened
+from gaps import Gap
 from hearing import Heard, Hearing, Word
 from manifest import read_gaps
 from names import HEARD_FILE
-from pipeline import RoomPipeline, Totals, TrackSink
+from pipeline import RoomPipeline, Totals
 from recovery import recover_all
 from segments import (
     SAMPLE_RATE,
@@ -56,6 +60,7 @@ from segments import (
     utc_now,
 )
 from storage import PartFile, RoomFolder
+from track_sink import TrackSink
 from vitals import Vitals
 
 FOR_EVER = 10**9
@@ -63,8 +68,8 @@ FOR_EVER = 10**9
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "HEARD_SECONDS", 0.01)
-    monkeypatch.setattr(pipeline, "RETRY_SECONDS", (0.01, 0.02))
+    monkeypatch.setattr(pipeline, "HANDOVER_NOTE_SECONDS", 0.01)
+    monkeypatch.setattr(disk_thread, "RETRY_SECONDS", (0.01, 0.02))
     monkeypatch.setattr(pipeline, "CLOSE_TIMEOUT_SECONDS", 0.3)
 
 
@@ -219,7 +224,7 @@ async def test_what_comes_after_saving_is_told_of_files_that_are_there(tmp_path:
 async def part_has_grown(folder: Path, pcm: Pcm) -> Path:
     """The open segment's file, as soon as it holds all that it can of what has been spoken."""
     part = folder / "segment_001_20251008_140523.wav.part"
-    enough = len(pcm) - (pipeline.BATCH_SECONDS + 0.1) * SAMPLE_RATE
+    enough = len(pcm) - (track_sink.BATCH_SECONDS + 0.1) * SAMPLE_RATE
     await until(lambda: part.exists() and len(samples(part)) >= enough, "the part has grown")
     return part
 
@@ -413,7 +418,8 @@ async def test_while_the_disk_refuses_the_worker_knows_that_it_is_sick(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vitals = Vitals()
-    monkeypatch.setattr(pipeline, "vitals", vitals)
+    for module in (disk_thread, pipeline):
+        monkeypatch.setattr(module, "vitals", vitals)
     vitals.room_opened(ROOM.sid)
     disk = RefusingDisk(monkeypatch)
     disk.refuse(errno.ENOSPC, 0, FOR_EVER)
@@ -542,7 +548,7 @@ async def test_a_disk_that_dies_in_mid_sentence_leaves_no_file_open(
     disk.relent()
     (record,) = recover_all(settings_for(tmp_path))
     assert record.end_reason is EndReason.RECOVERED
-    assert record.duration_seconds >= 2 - pipeline.BATCH_SECONDS - 0.1
+    assert record.duration_seconds >= 2 - track_sink.BATCH_SECONDS - 0.1
 
 
 async def test_a_bug_on_the_disk_thread_is_a_refusal_like_any_other(
@@ -623,7 +629,7 @@ async def test_a_recorder_owns_up_to_what_nobody_heard_between_it_and_the_one_be
     settings, now = settings_for(tmp_path), CLOCK.anchor
     RoomFolder.open(settings, ROOM).hear(Heard(now, {}))
     room = RoomPipeline(settings, ROOM)
-    room.missed(ANNA, None, now + timedelta(seconds=7), GapReason.NO_RECORDER)
+    room.record_gap(ANNA, Gap(None, now + timedelta(seconds=7), GapReason.NO_RECORDER))
     assert (await room.aclose()).gap_seconds == 7
     (gap,) = read_gaps(tmp_path / "math101")
     assert (gap.start, gap.end) == (now, now + timedelta(seconds=7))
@@ -634,14 +640,14 @@ async def test_an_earlier_session_of_the_same_room_is_no_gap(tmp_path: Path) -> 
     settings = settings_for(tmp_path)
     RoomFolder.open(settings, replace(ROOM, sid="RM_before")).hear(Heard(CLOCK.anchor, {}))
     room = RoomPipeline(settings, replace(ROOM, started_at=CLOCK.anchor))
-    room.missed(ANNA, None, CLOCK.anchor + timedelta(seconds=1), GapReason.NO_RECORDER)
+    room.record_gap(ANNA, Gap(None, CLOCK.anchor + timedelta(seconds=1), GapReason.NO_RECORDER))
     await room.aclose()
     assert not gaps_of(tmp_path / "math101"), "a room that has just opened"
 
 
 async def test_a_room_that_is_older_than_its_first_recorder_has_a_gap(tmp_path: Path) -> None:
     room = RoomPipeline(settings_for(tmp_path), replace(ROOM, started_at=CLOCK.anchor))
-    room.missed(ANNA, None, CLOCK.anchor + timedelta(seconds=90), GapReason.NO_RECORDER)
+    room.record_gap(ANNA, Gap(None, CLOCK.anchor + timedelta(seconds=90), GapReason.NO_RECORDER))
     await room.aclose()
     assert gaps_of(tmp_path / "math101") == [(90.0, GapReason.NO_RECORDER)]
 
@@ -762,7 +768,7 @@ async def test_one_track_on_disk_does_not_speak_for_another(
         room.listen()
         for _ in range(5):
             bob.take(Grown(0, noise(16_000)), CLOCK)
-            await until(lambda room=room: room._disk_trouble is None, "what the disk did last, it did")  # type: ignore[misc]
+            await until(lambda room=room: not room._disk.trouble, "what the disk did last, it did")  # type: ignore[misc]
             await asyncio.sleep(0.03)
             assert word_in(tmp_path / how) is None
         refused.clear()
@@ -774,7 +780,7 @@ async def test_one_track_on_disk_does_not_speak_for_another(
 
 @pytest.mark.parametrize("kind", ["folder", "link", "pipe", "nonsense", "year 1", "unreadable"])
 async def test_whatever_stands_where_the_word_should_speech_comes_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     path = tmp_path / "math101" / HEARD_FILE
     path.parent.mkdir()
@@ -794,11 +800,12 @@ async def test_whatever_stands_where_the_word_should_speech_comes_first(
         path.write_text(json.dumps({"room_sid": ROOM.sid, "until": until_then, "tracks": {}}) + "\n")
     room = RoomPipeline(settings_for(tmp_path), ROOM, how_far=lambda: Heard(utc_now(), {"TR_9": None}))
     room.listen()
-    room.missed(ANNA, None, utc_now(), GapReason.NO_RECORDER)
+    room.record_gap(ANNA, Gap(None, utc_now(), GapReason.NO_RECORDER))
     speak(room.sink(ANNA), noise(16_000))
     await until(lambda: room.totals.segments == 1, "the segment is saved")
     await room.aclose()
     assert room._task.exception() is None
+    assert "failed" not in caplog.text
 
 
 async def test_the_word_of_an_older_version_counts(tmp_path: Path) -> None:
@@ -852,3 +859,70 @@ async def test_a_segment_that_was_let_go_ends_no_word(
     await until(lambda: word_in(tmp_path) != before, "the disk is told again")
     await room.aclose()
     assert {gap.reason for gap in read_gaps(tmp_path / "math101")} == {GapReason.UNSAVED}
+
+
+# --- what nobody foresaw ---
+
+
+class Odd:
+    """A stage that breaks at the first segment."""
+
+    def __init__(self) -> None:
+        self.told: list[int] = []
+
+    def segment_saved(self, record: SegmentRecord, path: Path) -> None:
+        self.told.append(record.number)
+        if len(self.told) == 1:
+            raise RuntimeError("odd")
+
+
+async def test_a_stage_that_breaks_costs_no_segment_and_is_told_of_the_next(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = Odd(), Odd()
+    room = RoomPipeline(settings_for(tmp_path), ROOM, [first, second])
+    wanted = lecture(3)
+    for start, pcm in wanted.items():
+        speak(room.sink(ANNA), pcm, start)
+    assert await room.aclose() == Totals(segments=3, speech_seconds=3, participants={"anna"})
+    assert_spoken(tmp_path / "math101", wanted)
+    assert first.told == second.told == [1, 2, 3]
+    assert sum("A stage behind the saving failed" in line for line in lines(caplog)) == 2
+
+
+async def test_one_segment_that_cannot_be_handled_is_named_and_ends_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    save, wanted = RoomPipeline._save, lecture(3)
+
+    async def odd(room: RoomPipeline, item: Any, segment: Any) -> None:
+        if segment.start_sample == list(wanted)[1]:
+            raise RuntimeError("odd")
+        await save(room, item, segment)
+
+    monkeypatch.setattr(RoomPipeline, "_save", odd)
+    room = RoomPipeline(settings_for(tmp_path), ROOM)
+    for start, pcm in wanted.items():
+        close(room.sink(ANNA), pcm, start)
+    totals = await room.aclose()
+    assert (totals.segments, totals.lost_seconds, totals.gap_seconds) == (2, 1, 1)
+    assert sorted(spoken(tmp_path / "math101")) == [list(wanted)[0], list(wanted)[2]]
+    assert [gap.reason for gap in read_gaps(tmp_path / "math101")] == [GapReason.UNSAVED]
+    assert any(line.startswith("LOST 1.0 s") and "RuntimeError" in line for line in lines(caplog))
+
+
+async def test_a_note_that_cannot_be_made_once_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervised, "RESTART_SECONDS", (0.01,))
+    failures = iter([KeyError("odd")])
+
+    def how_far() -> Heard:
+        for error in failures:
+            raise error
+        return Heard(utc_now(), {})
+
+    room = RoomPipeline(settings_for(tmp_path), ROOM, how_far=how_far)
+    room.listen()
+    await until(lambda: word_in(tmp_path), "the disk is told")
+    await room.aclose()

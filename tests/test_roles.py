@@ -275,10 +275,10 @@ def test_places_are_given_in_turn_and_to_whom_has_one_already() -> None:
     assert places.take("anna", "TR_4") == "MAX_TRACKS_PER_TEACHER=2"
     assert places.take("cleo", "TR_5") == "MAX_TEACHERS_PER_ROOM=2"
     assert places.take("ben", "TR_6") is None
-    assert places.leave("TR_3")
-    assert not places.leave("TR_3")
-    assert not places.leave("TR_5")
+    assert places.free("TR_3")
+    assert not places.free("TR_3")
+    assert not places.free("TR_5")
     assert places.take("cleo", "TR_5") == "MAX_TEACHERS_PER_ROOM=2", "ben has another track"
-    assert places.leave("TR_6")
+    assert places.free("TR_6")
     assert places.take("cleo", "TR_5") is None
     assert set(places.held()) == {"TR_1", "TR_2", "TR_5"}
