@@ -13,7 +13,7 @@ from devtools.machine import is_build_machine
 from devtools.progress import Report
 
 ROOT = Path(__file__).resolve().parent.parent
-EXPORT_SECONDS = 60.0
+EXPORT_SECONDS = 300.0
 
 
 class PageFailed(Exception):
