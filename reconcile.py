@@ -247,8 +247,8 @@ class Reconciler:
         await ask_for_recorder(self._livekit, self._settings, room.name)
 
     def _is_one_on_its_way(self, room: models.Room, dispatches: Mapping[str, api.AgentDispatch]) -> bool:
-        """Whether a worker has accepted what was asked for a moment ago. Those of recorders that are gone without a
-        word may call themselves running for long."""
+        """Whether a worker has accepted what was asked for a moment ago. Those of recorders that were killed may
+        be listed as running for long."""
         if self._asked_ago(room) >= PATIENCE_SECONDS:
             return False
         new = dispatches.keys() - self._asked[room.sid].dispatches_before

@@ -29,6 +29,7 @@ from livekit import rtc
 
 import reception
 import streams
+import supervised
 import track_watch
 import tracks
 from config import Settings
@@ -619,3 +620,66 @@ async def test_a_deaf_track_that_is_no_longer_recorded_makes_nobody_sick(
     lesson.room.becomes(lesson.teacher, STUDENT)
     await until(lambda: not vitals.snapshot().problems, "it is well")
     assert await lesson.gaps() == [("TR_1", "deaf")]
+
+
+# --- what nobody foresaw ---
+
+
+async def test_a_client_that_refuses_to_subscribe_is_asked_again_and_ends_no_watch(
+    lesson: Lesson, vitals: Vitals, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(track_watch, "OVERDUE_SECONDS", 0.1)
+    monkeypatch.setattr(tracks, "ASK_AGAIN_SECONDS", 0.05)
+    lesson.publication.set_subscribed.side_effect = RuntimeError("odd")
+    begins(lesson)
+    await until(lambda: caplog.text.count("Action.SUBSCRIBE of TR_1 failed") > 1, "it is asked for again")
+    lesson.publication.set_subscribed.side_effect = None
+    ben = lesson.room.joins("ben", TEACHER, "TR_2")
+    await until(lambda: ben.track_publications["TR_2"].set_subscribed.call_count > 2, "the watch goes on")
+    assert not vitals.snapshot().problems
+    monkeypatch.setattr(track_watch, "OVERDUE_SECONDS", 60.0)
+    monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
+    await until(lambda: is_asked_for(lesson.teacher, "TR_1"), "it is wanted")
+    lesson.subscribed()
+    await until(lambda: "TR_1" not in open_gaps(lesson.recorder), "the first packet")
+    assert ("TR_1", "deaf") in await lesson.gaps()
+
+
+async def test_a_stream_that_cannot_be_opened_is_a_gap_and_asked_for_again(
+    lesson: Lesson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
+    monkeypatch.setattr(tracks, "ASK_AGAIN_SECONDS", 0.05)
+    opened = streams.open_stream
+    monkeypatch.setattr(streams, "open_stream", MagicMock(side_effect=RuntimeError("odd")))
+    begins(lesson)
+    lesson.subscribed()
+    assert open_gaps(lesson.recorder)["TR_1"].reason is GapReason.DEAF
+    monkeypatch.setattr(streams, "open_stream", opened)
+    lesson.publication.set_subscribed.reset_mock()
+    await until(lambda: is_asked_for(lesson.teacher, "TR_1"), "it is asked for again")
+    await asyncio.sleep(SHORTEST_GAP_SECONDS)
+    lesson.subscribed()
+    await until(lambda: not open_gaps(lesson.recorder), "the first packet")
+    assert await lesson.gaps() == [("TR_1", "deaf")]
+
+
+async def test_a_watch_that_breaks_begins_again_and_the_health_answer_says_so(
+    lesson: Lesson, vitals: Vitals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervised, "RESTART_SECONDS", (0.01,))
+    monkeypatch.setattr(supervised, "WELL_SECONDS", 0.3)
+    report, failures = track_watch.TrackWatch.report, iter([KeyError("odd")])
+
+    def odd(watch: track_watch.TrackWatch) -> None:
+        for error in failures:
+            raise error
+        report(watch)
+
+    monkeypatch.setattr(track_watch.TrackWatch, "report", odd)
+    begins(lesson)
+    await until(lambda: vitals.snapshot().problems, "it has failed")
+    assert vitals.snapshot().problems == ["failing and being restarted: watch over tracks"]
+    await until(lambda: not vitals.snapshot().problems, "it works again")
+    lesson.subscribed()
+    await until(lambda: is_asked_for(lesson.teacher, "TR_1"), "it watches")
