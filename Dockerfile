@@ -8,13 +8,12 @@ WORKDIR /app
 COPY requirements.txt ./
 RUN python -m venv --without-pip /venv \
  && python -m pip --python /venv/bin/python install \
-        --no-cache-dir --no-compile --only-binary=:all: --require-hashes -r requirements.txt \
- && rm requirements.txt
+        --no-cache-dir --no-compile --only-binary=:all: --require-hashes -r requirements.txt
 
 # Which modules there are is said once, in .dockerignore.
-COPY *.py ./
+COPY . ./
 # Compiled here because the recorder may not write to these folders: it would compile everything anew at each start.
-RUN /venv/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /venv/lib /app
+RUN rm requirements.txt && /venv/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /venv/lib /app
 
 
 FROM python:3.14-slim-trixie

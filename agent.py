@@ -34,7 +34,9 @@ os.environ.setdefault("LIVEKIT_AGENTS_PRELOAD_LOCAL_INFERENCE", "0")
 # Nor does it need a watch over each room's event loop, which wakes two threads some fifty times a second.
 os.environ.setdefault("LIVEKIT_AGENTS_LOOP_BLOCK_WARN_MS", "0")
 
-import slim  # noqa: F401, I001  (before the framework)
+import livekit_compat  # noqa: F401  (before the framework)
+
+# isort: split
 import aiohttp
 from livekit import api
 from livekit.agents import (
@@ -50,26 +52,27 @@ from livekit.protocol import agent
 from livekit.rtc import _ffi_client
 from livekit.rtc._ffi_client import FfiClient
 
+from archive.files import prepare_output_dir
+from archive.outbox import Outbox
+from archive.recovery import recover_all
 from audio_processor import load_detector
-from capacity import default_max_rooms
 from config import Settings, environment
-from delivery import DeliveryService
-from encryption import encryption_options
-from health import health_answer
-from logs import set_up_logging
-from outbox import Outbox
-from reconcile import Reconciler, ask_for_recorder, is_wanted
-from recorder import RoomRecorder
-from retention import Housekeeping
-from segments import ConfigError, RecorderError, RoomInfo
-from files import prepare_output_dir
-from recovery import recover_all
-from supervised import pauses, supervised
-from targets import open_targets
-from vitals import vitals
+from core.errors import ConfigError, RecorderError
+from core.logs import set_up_logging
+from core.records import RoomInfo
+from core.supervised import pauses, supervised
+from core.worker_state import vitals
+from delivery.retention import Housekeeping
+from delivery.service import DeliveryService
+from delivery.targets import open_targets
+from recording.encryption import encryption_options
+from recording.room_recorder import RoomRecorder
+from worker.capacity import default_max_rooms
+from worker.health import health_answer
+from worker.reconciler import Reconciler, ask_for_recorder, is_wanted
 
 if TYPE_CHECKING:
-    from texts import TextService
+    from text.service import TextService
 
 logger = logging.getLogger("recorder")
 
@@ -80,6 +83,8 @@ ordinary stop (fact 23).
 _ffi_client.__dict__["signal"] = SimpleNamespace(SIGTERM=PANIC_SIGNAL)
 
 HERE = Path(__file__).resolve().parent
+PACKAGES = ("archive", "core", "delivery", "recording", "search", "text", "worker")
+"""The folders beside this file that the worker is made of."""
 STOP_TIMEOUT_SECONDS = 15.0
 HANDOVER_SECONDS = 3.0
 """How long a stopping worker records on until another has its room; hosts kill 10 s after their signal."""
@@ -170,7 +175,7 @@ class RecorderServer(AgentServer):
             *self._delivery_service(outbox),
         ]
         if self.texts is not None:
-            from search_index import FreshIndex
+            from search.index import FreshIndex
 
             index = FreshIndex(Path(self.settings.output_dir))
             vitals.add_source(self.texts.metrics)
@@ -202,7 +207,7 @@ class RecorderServer(AgentServer):
                 "SAVE_TRANSLATIONS=true, for live captions CAPTIONS=true"
             )
             return None
-        from texts import TextService
+        from text.service import TextService
         from translator import GeminiTranslator
 
         return TextService(self.settings, GeminiTranslator(self.settings), outbox)
@@ -480,7 +485,7 @@ def start() -> int:
 
 def check_all() -> int:
     """Tries everything that a lesson will need, one line each."""
-    from check import check, probes_of_targets
+    from worker.preflight import check, probes_of_targets
 
     async def check_with_targets() -> int:
         targets = probes_of_targets(*open_targets(server.settings)) if server.problem is None else []
@@ -555,7 +560,7 @@ def dev() -> int:
     with contextlib.suppress(KeyboardInterrupt):
         child = _start_child()
         try:
-            for changes in watchfiles.watch(HERE, watch_filter=_is_source, recursive=False):
+            for changes in watchfiles.watch(*_sources(), watch_filter=_is_source, recursive=False):
                 names = ", ".join(sorted({Path(path).name for _, path in changes}))
                 logger.info("%s changed: restarting", names)
                 _stop_child(child)
@@ -563,6 +568,11 @@ def dev() -> int:
         finally:
             _stop_child(child)
     return 0
+
+
+def _sources() -> list[Path]:
+    """The folders with our modules; neither the environment nor what is recorded."""
+    return [HERE, *(HERE / name for name in PACKAGES)]
 
 
 def _is_source(_: object, path: str) -> bool:

@@ -25,9 +25,9 @@ from livekit.rtc._ffi_client import FfiClient
 from livekit.rtc._proto.ffi_pb2 import FfiEvent
 
 from config import Settings
-from segments import SAMPLE_RATE, EndReason, Pcm, SpeechSegment, StreamClock, TrackInfo
-from timekeeping import Dating, Instant, Timekeeper
-from vitals import vitals
+from core.records import SAMPLE_RATE, EndReason, Pcm, SpeechSegment, StreamClock, TrackInfo
+from core.stream_clock import Dating, Instant, Timekeeper
+from core.worker_state import vitals
 
 logger = logging.getLogger("recorder")
 

@@ -1,6 +1,6 @@
 """Every setting, in one frozen object: its default, unit, bounds, and the line that is shown when it is wrong.
 
-:meth:`Settings.from_env` turns an environment into settings or raises one :class:`~segments.ConfigError` that
+:meth:`Settings.from_env` turns an environment into settings or raises one :class:`~core.errors.ConfigError` that
 names every wrong value. :func:`environment` is the only place that looks at the process and at ``.env`` files.
 The table in the README and ``.env.example`` are written by ``python config.py readme`` and ``python config.py
 env``; a test holds them to what is here.
@@ -23,8 +23,8 @@ from zoneinfo import ZoneInfo
 
 from dotenv import dotenv_values
 
-from languages import language_tags
-from segments import ConfigError
+from core.errors import ConfigError
+from core.language_tags import language_tags
 
 ROOM_PLACEHOLDERS = ("room", "room_sid", "date")
 SEGMENT_PLACEHOLDERS = ("number", "time", "room", "identity", "source")

@@ -102,7 +102,7 @@ def faults(arguments: list[str]) -> int:
 def soak(arguments: list[str]) -> int:
     prepare_environment(DEVELOPMENT)
     environ = {**os.environ, "LIVEKIT_SERVER": _livekit_server()}
-    return run([str(PYTHON), "-m", "soak.run", *arguments], environ, LEDGER_SECONDS)
+    return run([str(PYTHON), "-m", "benchmarks.soak.run", *arguments], environ, LEDGER_SECONDS)
 
 
 def bench(arguments: list[str]) -> int:

@@ -23,63 +23,63 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from console import TROUBLE, WRONG_INPUT, tell
+from lesson_tools.console import TROUBLE, WRONG_INPUT, tell
 
 COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Look": {
         "list": (
-            "listing.list_lessons",
+            "lesson_tools.listing.list_lessons",
             "Rooms and sessions: when, how long, how much speech, which languages, what is still undone.",
         ),
         "search": (
-            "searching.search",
+            "lesson_tools.search.search",
             "Search all lessons in all languages; the best matches first, the newest among equals.",
         ),
         "play": (
-            "playing.play",
+            "lesson_tools.play.play",
             "Open a segment in the system's player; without N the room's last lesson: the exported page, else a"
             " playlist.",
         ),
     },
     "Make": {
         "segment": (
-            "segmenting.segment",
+            "lesson_tools.segment.segment",
             "Cut recordings into segments of speech, by the same rules and into the same folders as the live"
             " recorder.",
         ),
         "transcribe": (
-            "transcribing.transcribe",
+            "lesson_tools.transcribe.transcribe",
             "Get transcripts and translations for what has none. What is done is skipped, so just start it again.",
         ),
         "export": (
-            "exporting.export",
+            "lesson_tools.export.command.export",
             "Write a lesson as lesson.html, WebVTT and SRT for each language, plain text and JSON.",
         ),
     },
     "Keep": {
         "check": (
-            "checking.check",
+            "lesson_tools.check.check",
             "Prove the folders: every file against the manifest and its SHA-256, numbering, times, leftovers, texts.",
         ),
         "migrate": (
-            "delivery_commands.migrate",
+            "lesson_tools.delivery.migrate",
             "Creates the tables in DATABASE_URL, or brings them up to date. Run it as their owner.",
         ),
         "deliver": (
-            "delivery_commands.deliver",
+            "lesson_tools.delivery.deliver",
             "Delivers everything that is not there yet, also from the disk of another worker (--output-dir).",
         ),
         "prune": (
-            "delivery_commands.prune",
+            "lesson_tools.delivery.prune",
             "Removes what RETENTION_DAYS, KEEP_LOCAL and REMOTE_RETENTION_DAYS let go: here, and where it was"
             " delivered.",
         ),
         "link": (
-            "delivery_commands.link",
+            "lesson_tools.delivery.link",
             "Makes a link to one delivered file that works for a few minutes, for whoever has it.",
         ),
         "erase": (
-            "delivery_commands.erase",
+            "lesson_tools.delivery.erase",
             "Erases a whole room, or one participant of it: on this disk and in every target. This cannot be"
             " undone.",
         ),
@@ -103,7 +103,7 @@ class Program(TyperGroup):
         return name, _loaded(name) if name else command, rest
 
     def invoke(self, ctx: Any) -> Any:
-        from segments import ConfigError, InputError, RecorderError
+        from core.errors import ConfigError, InputError, RecorderError
 
         try:
             return super().invoke(ctx)

@@ -27,8 +27,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from config import Settings
-from files import (
+from archive.files import (
     PRIVATE_FOLDER,
     FolderLock,
     is_still_at,
@@ -39,12 +38,15 @@ from files import (
     write_all,
     write_whole,
 )
-from hearing import Before, Heard, Hearing, Word, is_plausible, read_note, write_note
-from jsonl import Bookmark, new_lines
-from manifest import append_gap, append_manifest, read_manifest, records_in
-from names import MANIFEST, PART_SUFFIX, SegmentNames, digest_of, safe_name
-from recovery import OpenNote, recover_folder
-from segments import (
+from archive.handover_note import Before, Heard, Hearing, Word, is_plausible, read_note, write_note
+from archive.jsonl import Bookmark, new_lines
+from archive.manifest import append_gap, append_manifest, read_manifest, records_in
+from archive.names import MANIFEST, PART_SUFFIX, SegmentNames, digest_of, safe_name
+from archive.recovery import OpenNote, recover_folder
+from archive.wav import WAV_HEADER_BYTES, pcm_bytes, wav_header
+from config import Settings
+from core.errors import StorageError
+from core.records import (
     BYTES_PER_SAMPLE,
     NO_WISHES,
     GapRecord,
@@ -52,12 +54,10 @@ from segments import (
     RoomInfo,
     SegmentRecord,
     SpeechSegment,
-    StorageError,
     StreamClock,
     TextWishes,
     TrackInfo,
 )
-from wav import WAV_HEADER_BYTES, pcm_bytes, wav_header
 
 
 class RoomFolder:

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import soundfile
 
 from config import Settings
-from languages import is_same_language, language_tag
-from segments import ConfigError, Refused, RetryLater, Translation
+from core.errors import ConfigError, Refused, RetryLater
+from core.language_tags import is_same_language, language_tag
+from core.records import Translation
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials

@@ -16,9 +16,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import agent
 from audio_processor import Closed, Update
-from caption_order import milliseconds
-from segments import StreamClock
-from track_sink import TrackSink
+from core.records import StreamClock
+from recording.caption_order import milliseconds
+from recording.track_sink import TrackSink
 
 times: dict[str, float] = {}
 take = TrackSink.take

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import sound
-from harness import TEACHER
 from livekit import rtc
 
 from benchmarks.figures import Report
+from devtools import sound
 from devtools.livekit_server import LiveKitServer, find_or_build
+from devtools.room_folders import TEACHER
 from devtools.speakers import Pcm, Speaker, token
 
 SUBSCRIBE_SECONDS = 15.0

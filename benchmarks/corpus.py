@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import sound
 import soundfile
 
+from devtools import sound
 from devtools.speakers import resampled
 
 Pcm = npt.NDArray[np.int16]

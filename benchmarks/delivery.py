@@ -20,11 +20,11 @@ from pathlib import Path
 import numpy as np
 from aiohttp import web
 
+from archive.files import prepare_output_dir
 from benchmarks.figures import Figure, Options, Outcome
 from config import Settings
-from delivery import DELIVERIES_AT_ONCE
-from files import prepare_output_dir
-from segments import SAMPLE_RATE, EndReason, RoomInfo, SpeechSegment, StreamClock, TrackInfo
+from core.records import SAMPLE_RATE, EndReason, RoomInfo, SpeechSegment, StreamClock, TrackInfo
+from delivery.service import DELIVERIES_AT_ONCE
 from storage import RoomFolder
 
 NAME = "delivery"
@@ -57,9 +57,9 @@ _OURS = """
 import asyncio, os
 from pathlib import Path
 from config import Settings
-from delivery import DeliveryService
-from outbox import Outbox
-from targets import open_targets
+from delivery.service import DeliveryService
+from archive.outbox import Outbox
+from delivery.targets import open_targets
 async def main():
     settings = Settings.from_env(os.environ, for_worker=False)
     outbox = Outbox(Path(settings.output_dir))

@@ -12,19 +12,19 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
-import sound
 from livekit import rtc
 from livekit.agents.vad import VADEventType
 
+from archive.files import prepare_output_dir
 from audio_processor import Closed, Opened
 from benchmarks import offline
 from benchmarks.figures import Figure, Options, Outcome
 from benchmarks.stock_agent import save
 from config import Settings
+from core.records import SAMPLE_RATE, RoomInfo, StreamClock, TrackInfo
+from devtools import sound
 from devtools.speakers import resampled
-from files import prepare_output_dir
-from pipeline import RoomPipeline
-from segments import SAMPLE_RATE, RoomInfo, StreamClock, TrackInfo
+from recording.segment_writer import RoomPipeline
 
 NAME = "disk"
 

@@ -21,10 +21,10 @@ from typing import Any, TypeVar
 from livekit import api
 from livekit.protocol import models
 
-import liveness
-import reconcile
 from benchmarks.figures import Figure, Options, Outcome
 from config import Settings
+from recording import recorder_ping
+from worker import reconciler
 
 NAME = "fleet"
 
@@ -132,12 +132,12 @@ class _SimulatedLoop(asyncio.SelectorEventLoop):
 def _in_simulated_time(work: Callable[[asyncio.AbstractEventLoop], Any]) -> Any:
     loop = _SimulatedLoop()
     clock = SimpleNamespace(monotonic=loop.time, time=lambda: 1_000_000 + loop.time())
-    real = reconcile.__dict__["time"]
-    reconcile.__dict__["time"] = clock
+    real = reconciler.__dict__["time"]
+    reconciler.__dict__["time"] = clock
     try:
         return loop.run_until_complete(work(loop))
     finally:
-        reconcile.__dict__["time"] = real
+        reconciler.__dict__["time"] = real
         loop.close()
 
 
@@ -234,9 +234,9 @@ class _Server:
             await asyncio.sleep(ABSENT_SECONDS)
             raise api.TwirpError(api.TwirpErrorCode.UNAVAILABLE, "no response from servers", status=503)
         if room.dead_since is not None:
-            await asyncio.sleep(liveness.ANSWER_SECONDS)
+            await asyncio.sleep(recorder_ping.ANSWER_SECONDS)
             raise api.TwirpError("canceled", "RpcError 1502: Response timeout", status=408)
-        return SimpleNamespace(payload=liveness.ALIVE)
+        return SimpleNamespace(payload=recorder_ping.ALIVE)
 
     # AgentDispatchService.
 
@@ -302,7 +302,7 @@ async def _fleet(loop: asyncio.AbstractEventLoop, rooms: int, workers: int) -> R
 
 async def _worker(server: _Server, number: int) -> None:
     await asyncio.sleep(random.uniform(0, 3))
-    here = reconcile.Reconciler(
+    here = reconciler.Reconciler(
         server,  # type: ignore[arg-type]
         Settings(),
         is_recorded_here=lambda sid: server.rooms[f"room-{sid[3:]}"].recorder == number,

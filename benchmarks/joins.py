@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import sound
 import soundfile
 from livekit import api
 
@@ -23,6 +22,7 @@ from benchmarks import meter
 from benchmarks.classrooms import Classroom, Scene, leave, scene
 from benchmarks.figures import Figure, Options, Outcome
 from benchmarks.recipes import OURS, STOCK, Recipe, RecipeWorker
+from devtools import sound
 from devtools.speakers import Pcm, administration, resampled
 
 NAME = "joins"

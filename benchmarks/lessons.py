@@ -23,13 +23,13 @@ from typing import NamedTuple
 
 import av
 import numpy as np
-import sound
 
+from archive.wav import wav_header
 from benchmarks.figures import Figure, Options, Outcome
-from search_index import SearchIndex
-from searching import find
-from segments import EndReason, SegmentRecord
-from wav import wav_header
+from core.records import EndReason, SegmentRecord
+from devtools import sound
+from lesson_tools.search import find
+from search.index import SearchIndex
 
 NAME = "lessons"
 

@@ -12,13 +12,12 @@ import asyncio
 import statistics
 from collections.abc import Sequence
 
-import sound
-
 from benchmarks import meter
 from benchmarks.classrooms import Classroom, Scene, leave, scene
 from benchmarks.figures import Figure, Options, Outcome
 from benchmarks.loads import MANY, Session, Sessions, sessions
 from benchmarks.recipes import OURS, STOCK_UNLIMITED, RecipeWorker
+from devtools import sound
 from devtools.worker import Worker
 
 NAME = "memory"

@@ -21,7 +21,7 @@ from audio_processor import (
     SegmenterOptions,
     load_detector,
 )
-from segments import SAMPLE_RATE, EndReason, SpeechSegment
+from core.records import SAMPLE_RATE, EndReason, SpeechSegment
 
 Pcm = npt.NDArray[np.int16]
 

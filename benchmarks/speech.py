@@ -2,8 +2,8 @@
 needlessly, and how long the files are.
 
 Three conditions: short recordings that are cut off in the middle of a sentence; sentences with pauses under 0.2 s;
-ordinary speech with pauses of 0.3 to 2.5 s. The speech is synthetic (`speech/`), so its sentences begin and end at
-known samples; with `--speech FOLDER`, recordings of your own are measured as well, where what is loud counts as
+ordinary speech with pauses of 0.3 to 2.5 s. The speech is synthetic (`devtools/speech/`), so its sentences begin and
+end at known samples; with `--speech FOLDER`, recordings of your own are measured as well, where what is loud counts as
 speech. Every run is another recording.
 """
 

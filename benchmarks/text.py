@@ -17,17 +17,16 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
-import sound
-
-import doorbell
+from archive.names import MANIFEST, TEXTS
+from archive.outbox import Outbox
 from benchmarks.figures import Figure, Options, Outcome
 from config import Settings
+from core import notify
+from core.records import SAMPLE_RATE, EndReason, Pcm, RoomInfo, SpeechSegment, StreamClock, TrackInfo
+from devtools import sound
 from devtools.gemini_server import KEY, Call, GeminiServer
-from names import MANIFEST, TEXTS
-from outbox import Outbox
-from segments import SAMPLE_RATE, EndReason, Pcm, RoomInfo, SpeechSegment, StreamClock, TrackInfo
 from storage import RoomFolder
-from texts import TextService
+from text.service import TextService
 from translator import GeminiTranslator
 
 NAME = "text"
@@ -94,7 +93,7 @@ async def _measured(per_room: int) -> _Times:
 async def _lessons(settings: Settings, times: _Times, per_room: int) -> None:
     outbox = Outbox(Path(settings.output_dir))
     service = asyncio.create_task(TextService(settings, GeminiTranslator(settings), outbox).run())
-    stop_listening = doorbell.listen(TEXTS, lambda _: times.written.append(time.monotonic()))
+    stop_listening = notify.listen(TEXTS, lambda _: times.written.append(time.monotonic()))
     rooms = [
         threading.Thread(target=_lesson, args=(settings, number, per_room, times)) for number in range(ROOMS)
     ]
@@ -123,7 +122,7 @@ def _lesson(settings: Settings, number: int, segments: int, times: _Times) -> No
         time.sleep(2 + number / ROOMS)
         length = 5 * SAMPLE_RATE + 100 * (index * ROOMS + number)
         times.saved[length] = _save(folder, lecture[:length], index)
-        doorbell.ring(folder.path / MANIFEST)
+        notify.ring(folder.path / MANIFEST)
 
 
 def _save(folder: RoomFolder, pcm: Pcm, index: int) -> float:

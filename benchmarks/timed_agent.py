@@ -19,7 +19,7 @@ from livekit.rtc._ffi_client import FfiQueue
 
 import agent
 from audio_processor import TrackProcessor
-from segments import Pcm
+from core.records import Pcm
 
 arrivals: dict[int, deque[float]] = {}
 """By native stream: when frames were handed to Python that have not been processed yet."""

@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import numpy as np
-import sound
 from livekit import rtc
 from livekit.agents.vad import VADEventType
 
 from audio_processor import Closed, Segmenter, SegmenterOptions, TrackProcessor, Update, load_detector
 from benchmarks import offline
 from benchmarks.figures import Figure, Options, Outcome
-from segments import SAMPLE_RATE, StreamClock, TrackInfo
-from timekeeping import Instant
+from core.records import SAMPLE_RATE, StreamClock, TrackInfo
+from core.stream_clock import Instant
+from devtools import sound
 
 NAME = "vad"
 

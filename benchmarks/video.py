@@ -14,14 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import sound
-from recorded import made_lesson
-from videos import between, music, noise, stretched, write_video
 
-from align import Alignment, CannotAlign, Sound, align
 from benchmarks.figures import Figure, Options, Outcome
-from decoding import Recording
-from segments import SAMPLE_RATE
+from core.records import SAMPLE_RATE
+from devtools import sound
+from devtools.sample_lesson import made_lesson
+from devtools.videos import between, music, noise, stretched, write_video
+from lesson_tools.decoding import Recording
+from lesson_tools.export.video_alignment import Alignment, CannotAlign, Sound, align
 
 NAME = "video"
 

@@ -60,7 +60,7 @@ class Case:
     outcome: str
     """``passed``, ``failed``, ``error`` or ``skipped``."""
     stall_seconds: float = 0.0
-    """How long its speaker stood still in a first run that failed; 0: it was run once (tests/reruns.py)."""
+    """How long its speaker stood still in a first run that failed; 0: it was run once (tests/support/reruns.py)."""
 
 
 class TypeCheck:

@@ -35,7 +35,7 @@ from devtools.speakers import Pcm, Said, Speaker, token
 from devtools.worker import Worker, WorkerFailed
 
 ROOT = Path(__file__).resolve().parent.parent
-SPEECH = ROOT / "speech"
+SPEECH = ROOT / "devtools" / "speech"
 
 ROOM = "lesson"
 TEACHER, STUDENT = "teacher", "student"

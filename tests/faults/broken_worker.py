@@ -15,7 +15,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-import slim  # noqa: F401, I001  (before the framework)
+import livekit_compat  # noqa: F401  (before the framework)
+
+# isort: split
 from livekit.agents import JobContext
 
 import agent

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import StartWorker
-from fault_table import Seen
-from harness import manifest
-from teaching import heard, sentences, teacher_in
 
 from config import Settings
+from conftest import StartWorker
+from core.records import parse_utc
 from devtools.livekit_server import LiveKitServer
 from devtools.machine import ProgramUnavailable, found_or_installed, is_build_machine
+from devtools.room_folders import manifest
 from devtools.speakers import Said
-from segments import parse_utc
+from support.fault_table import Seen
+from support.teaching import heard, sentences, teacher_in
 
 pytestmark = [
     pytest.mark.e2e,

@@ -11,16 +11,16 @@ from pathlib import Path
 import aiohttp
 import psutil
 import pytest
-from conftest import StartWorker
-from fault_table import Seen
-from harness import STUDENT, manifest, until
 from livekit.protocol.rtc import LeaveRequest, SignalRequest, SignalResponse
-from teaching import heard, sentences, teacher_in
 
 from benchmarks.meter import memory_megabytes
+from conftest import StartWorker
 from devtools.livekit_server import LiveKitServer
+from devtools.room_folders import STUDENT, manifest, until
 from devtools.speakers import token
 from devtools.worker import Worker
+from support.fault_table import Seen
+from support.teaching import heard, sentences, teacher_in
 
 pytestmark = [
     pytest.mark.e2e,

@@ -12,14 +12,14 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import StartWorker
-from harness import gaps, manifest, segments_of
-from teaching import heard, sentences, teacher_in
 
+from conftest import StartWorker
 from devtools import disks
 from devtools.livekit_server import LiveKitServer
+from devtools.room_folders import gaps, manifest, segments_of
 from devtools.speakers import Speaker
 from devtools.worker import Worker
+from support.teaching import heard, sentences, teacher_in
 
 pytestmark = pytest.mark.e2e
 

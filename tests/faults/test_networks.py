@@ -6,11 +6,11 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from conftest import StartWorker
-from harness import manifest
-from teaching import heard, sentences, teacher_in
 
+from conftest import StartWorker
 from devtools.livekit_server import LiveKitServer
+from devtools.room_folders import manifest
+from support.teaching import heard, sentences, teacher_in
 
 pytestmark = pytest.mark.e2e
 

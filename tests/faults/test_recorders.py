@@ -15,16 +15,16 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import StartWorker
-from fault_table import Seen
-from harness import STUDENT, TEACHER, gaps, manifest, until
 from livekit import api
-from teaching import heard, listened_to, sentences, spoken, teacher_in
 
+from conftest import StartWorker
+from core.records import parse_utc, utc_now
 from devtools.livekit_server import LiveKitServer
+from devtools.room_folders import STUDENT, TEACHER, gaps, manifest, until
 from devtools.speakers import Speaker, administration
 from devtools.worker import Worker
-from segments import parse_utc, utc_now
+from support.fault_table import Seen
+from support.teaching import heard, listened_to, sentences, spoken, teacher_in
 
 pytestmark = pytest.mark.e2e
 

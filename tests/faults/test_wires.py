@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-import sound
-from conftest import StartWorker
-from fault_table import Seen
-from harness import gaps, manifest, samples, until
 from livekit import rtc
-from teaching import MARKERS, Spoken, heard, sentences, spoken, teacher_in
 
+from conftest import StartWorker
+from core.records import parse_utc
+from devtools import sound
 from devtools.livekit_server import LiveKitServer
+from devtools.room_folders import gaps, manifest, samples, until
 from devtools.speakers import Speaker
 from devtools.wire import BROKEN, PERFECT, Quality, Wire
 from devtools.worker import Worker
-from segments import parse_utc
+from support.fault_table import Seen
+from support.teaching import MARKERS, Spoken, heard, sentences, spoken, teacher_in
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 

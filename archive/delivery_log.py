@@ -1,0 +1,125 @@
+"""The delivery log: ``delivered.jsonl`` beside each manifest, one line for each item and target.
+
+The outbox can be rebuilt from it and the manifest. Lost, it costs a second delivery that changes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from archive import jsonl
+from archive.files import FolderLock
+from archive.jsonl import lines_of
+from core.records import SegmentRecord, TextRecord, format_utc
+
+DELIVERED = "delivered.jsonl"
+REFUSED = "refused"
+
+
+@dataclass(frozen=True)
+class Key:
+    """Names one item of a folder. Other content is another item."""
+
+    item: str
+    sha256: str = ""
+
+
+def sound_key(record: SegmentRecord) -> Key:
+    return Key(record.file, record.sha256)
+
+
+def words_key(text: TextRecord) -> Key:
+    content = json.dumps([text.files, text.language, text.transcript, text.translations], ensure_ascii=False)
+    digest = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
+    return Key(f"{Path(text.file).stem}.txt#{digest[:16]}")
+
+
+def lists_key(*states: str) -> Key:
+    """Of all lists together, by what tells their states apart."""
+    return Key(f"segments.jsonl#{hashlib.sha256('|'.join(states).encode()).hexdigest()[:16]}")
+
+
+def keys_of(record: SegmentRecord, text: TextRecord | None, *, save_audio: bool = True) -> list[Key]:
+    """What a target should have of a segment by now: its sound, unless that is not kept, and its texts."""
+    is_kept = save_audio and (text is None or text.is_audio_kept)
+    sounds = [sound_key(record)] if is_kept else []
+    return sounds + ([words_key(text)] if text is not None and text.files else [])
+
+
+@dataclass(frozen=True)
+class Undelivered:
+    """One item that one target has not got."""
+
+    item: str
+    target: str
+    refused: str
+    """Why it has been set aside; empty while it is still on its way."""
+
+
+class Ledger:
+    """The delivery log of one folder, as it was when it was read. Everything blocks."""
+
+    def __init__(self, folder: Path) -> None:
+        self._settled: dict[tuple[str, Key], str] = {}
+        self._delivered: set[Key] = set()
+        for _, line in lines_of(folder / DELIVERED):
+            entry = jsonl.entry_in(line) or {}
+            with contextlib.suppress(KeyError, TypeError):
+                key = Key(str(entry["item"]), str(entry.get("sha256", "")))
+                reason = self._settled[str(entry["target"]), key] = str(entry.get(REFUSED, ""))
+                if not reason:
+                    self._delivered.add(key)
+
+    def is_settled(self, target: str, key: Key) -> bool:
+        """Delivered, or set aside for good."""
+        return (target, key) in self._settled
+
+    def is_delivered(self, target: str, key: Key) -> bool:
+        return self._settled.get((target, key)) == ""
+
+    def is_anywhere(self, key: Key) -> bool:
+        """Whether some target has it."""
+        return key in self._delivered
+
+    def undelivered(self, keys: Sequence[Key], targets: Sequence[str]) -> Iterator[Undelivered]:
+        """What of these items some target has not got."""
+        for key in keys:
+            for target in targets:
+                if not self.is_delivered(target, key):
+                    yield Undelivered(key.item, target, self._settled.get((target, key), ""))
+
+    def refused(self) -> dict[tuple[str, Key], str]:
+        """What has been set aside, and why."""
+        return {one: reason for one, reason in self._settled.items() if reason}
+
+
+def note(folder: Path, target: str, key: Key, refused: str = "") -> None:
+    """Adds a line. A crash right after may lose it. Blocks; raises OSError."""
+    line: dict[str, Any] = {"target": target, "item": key.item}
+    if key.sha256:
+        line["sha256"] = key.sha256
+    if refused:
+        line[REFUSED] = refused
+    line["at"] = format_utc(datetime.now(timezone.utc))
+    with FolderLock(folder):
+        jsonl.append(folder / DELIVERED, line, sync=False)
+
+
+def forget(folder: Path, *, items: set[str] | None = None, only_refused: bool = False) -> None:
+    """Removes lines: those about these items (all, if None), or only the refusals among them."""
+
+    def is_kept(line: bytes) -> bool:
+        entry = jsonl.entry_in(line)
+        return entry is not None and (
+            (items is not None and entry.get("item") not in items) or (only_refused and REFUSED not in entry)
+        )
+
+    with FolderLock(folder):
+        jsonl.rewrite(folder / DELIVERED, is_kept)

@@ -1,0 +1,203 @@
+"""Locks, and small files that are there whole or not at all. Everything here blocks."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+import stat
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from archive.names import PART_SUFFIX
+from core.errors import InputError, StorageError
+
+LOCK_FILE = ".lock"
+
+PRIVATE_FILE = 0o600
+PRIVATE_FOLDER = 0o700
+
+
+def try_lock(file: IO[bytes]) -> bool:
+    """Locks an open file for this handle; False if another handle holds it. The system unlocks it at a crash."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            # Windows' locks forbid reading, so a byte that no file has is locked.
+            position = file.tell()
+            file.seek(0x7FFF_FFFF)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            file.seek(position)
+        else:
+            import fcntl
+
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+            return False
+        raise
+    return True
+
+
+class FolderLock:
+    """``with FolderLock(folder):`` keeps every other process and thread out of the folder's names and manifest."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / LOCK_FILE
+        self._file: IO[bytes] | None = None
+
+    def __enter__(self) -> None:
+        file = open_private(self._path, os.O_RDWR | os.O_CREAT)
+        try:
+            while not try_lock(file):
+                time.sleep(0.005)
+        except BaseException:
+            file.close()
+            raise
+        self._file = file
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+class Reservation:
+    """``with Reservation(folder, "FILE_1"):`` keeps that work for this process; another one is turned away.
+
+    Raises:
+        InputError: somebody else is at it.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._path = folder / f".{name}.lock"
+        self._file: IO[bytes] | None = None
+
+    def __enter__(self) -> None:
+        while self._file is None:
+            file = open_private(self._path, os.O_RDWR | os.O_CREAT)
+            if not try_lock(file):
+                file.close()
+                raise InputError(
+                    f"{self._path.parent.name}: the same is being done by another process right now"
+                )
+            if is_still_at(file, self._path):
+                self._file = file
+            else:  # whoever had it has just finished, and removed it
+                file.close()
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # Windows removes no open file
+                self._path.unlink()
+            self._file.close()
+
+
+def is_still_at(file: IO[bytes], path: Path) -> bool:
+    """Whether the name still means this open file."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except OSError:
+        return False
+
+
+def open_private(path: Path, flags: int) -> IO[bytes]:
+    """An unbuffered binary file, 0600 if it is new."""
+    descriptor = os.open(
+        path, flags | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0), PRIVATE_FILE
+    )
+    return os.fdopen(descriptor, "r+b", buffering=0)
+
+
+def is_ordinary_or_none(path: Path) -> bool:
+    """Whether a name is free or an ordinary file's: what else there may be is not ours, and might be waited for."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return True
+
+
+def write_all(file: IO[bytes], data: bytes) -> None:
+    """Writes everything: a full disk may take a part of it, without an error, before it refuses the rest."""
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
+
+
+def sync_file(path: Path) -> None:
+    with open_private(path, os.O_RDWR) as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames and new names in ``folder`` last. Windows and some network disks cannot; they need not."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def prepare_output_dir(path: Path) -> None:
+    """Makes sure that the output folder is there and can be written.
+
+    Raises:
+        StorageError: it is not, with the reason in one line.
+    """
+    try:
+        path.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+        with FolderLock(path):
+            list(path.iterdir())
+    except OSError as error:
+        raise StorageError(f"OUTPUT_DIR={path} cannot be used: {error.strerror or error}") from error
+
+
+def prove_disk(folder: Path) -> int:
+    """Does in ``folder`` what a segment takes: writes, syncs, renames. Returns the free bytes there.
+
+    Raises:
+        OSError: one of these was refused.
+    """
+    name = f".proof-{secrets.token_hex(4)}"  # workers of other machines may have this disk, too
+    part, proof = folder / f"{name}{PART_SUFFIX}", folder / name
+    folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+    try:
+        write_whole(part, bytes(65_536))
+        os.replace(part, proof)
+        sync_folder(folder)
+    finally:
+        for path in (part, proof):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+    return shutil.disk_usage(folder).free
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    file = open_private(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    with file:
+        write_all(file, data)
+        os.fsync(file.fileno())
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Writes a small file, 0600, that is there whole or not at all, and lasts."""
+    whole = path.with_name(f".{path.name}.new")
+    write_whole(whole, data)
+    os.replace(whole, path)
+    sync_folder(path.parent)
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether no recorder, this one or another, has its hand on the file."""
+    with open_private(path, os.O_RDWR) as file:
+        return try_lock(file)

@@ -1,0 +1,178 @@
+"""The handover note: until when each track has been received, for the recorder that comes next.
+
+A recorder rewrites it every second, in the room's folder. Where it ends, a gap begins. So it never says more than what
+is on disk by then, and it says so for each track: one whose connection is cut must not make the others look missed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from archive import jsonl
+from archive.files import is_ordinary_or_none, open_private, write_all
+from archive.names import HEARD_FILE
+from core.records import format_utc, parse_utc
+
+logger = logging.getLogger("recorder")
+
+MAX_NOTE_BYTES = 2**20
+MAX_HELD_SECONDS = 60.0
+PLAUSIBLE_YEARS = range(1970, 9000)
+"""Of dates from files: no calculation with them overflows."""
+
+MAX_CLOCK_DIFFERENCE = timedelta(seconds=5)
+"""A note from farther in the future was written by another clock: this one has been set back since."""
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """Until when a track has been received."""
+
+    until: datetime
+    """The date of its last sample that is on disk, or is known not to be speech."""
+    held_seconds: float = 0.0
+    """The jitter buffer's delay: what that sample brought was so much older."""
+
+    @property
+    def everything_until(self) -> datetime:
+        """All that was said before this has been received."""
+        return self.until - timedelta(seconds=self.held_seconds)
+
+
+class Heard(NamedTuple):
+    """Until when the tracks of a room have been received, as this recorder knows it."""
+
+    until: datetime
+    """Of all tracks that are not named."""
+    tracks: Mapping[str, Hearing | None]
+    """By sid. None: nothing since the recorder before this one."""
+    now: datetime | None = None
+    """When that was so; else at ``until``."""
+
+
+@dataclass(frozen=True)
+class Word:
+    """The handover note."""
+
+    room_sid: str
+    until: datetime
+    """Of all tracks that are not named."""
+    tracks: Mapping[str, Hearing] = field(default_factory=dict)
+    """By sid."""
+    left_at: datetime | None = None
+    """When that was so; else at ``until``."""
+
+    def to_line(self) -> bytes:
+        """One line of JSON."""
+        tracks = {
+            sid: {
+                "until": format_utc(hearing.until),
+                "held_seconds": round(min(hearing.held_seconds, MAX_HELD_SECONDS), 3),
+            }
+            for sid, hearing in self.tracks.items()
+        }
+        left_at = format_utc(self.left_at or self.until)
+        return jsonl.encoded(
+            {
+                "room_sid": self.room_sid,
+                "left_at": left_at,
+                "until": format_utc(self.until),
+                "tracks": tracks,
+            }
+        )
+
+    @classmethod
+    def in_line(cls, text: bytes) -> Word | None:
+        """The note in the first line; a crash may leave the end of an older one behind it. None: it is none of ours."""
+        line, is_complete, _ = text.partition(b"\n")
+        return jsonl.parsed(line, cls._from_json) if is_complete else None
+
+    @classmethod
+    def _from_json(cls, note: Mapping[str, Any]) -> Word:
+        tracks = {
+            sid: Hearing(_date(one["until"]), _held(one["held_seconds"]))
+            for sid, one in note["tracks"].items()
+        }
+        return cls(str(note["room_sid"]), _date(note["until"]), tracks, _date(note["left_at"]))
+
+
+def read_note(folder: Path, room_sid: str) -> Word | None:
+    """The note in a room's folder, if it is of this session. Blocks.
+
+    None as well if it cannot be read: speech must not wait for it, and a gap is then too long.
+    """
+    path = folder / HEARD_FILE
+    try:
+        if not path.exists() or not is_ordinary_or_none(path):
+            return None
+        with open_private(path, os.O_RDONLY) as file:
+            text, changed_at = file.read(MAX_NOTE_BYTES), os.fstat(file.fileno()).st_mtime
+        if text == room_sid.encode():  # by a version that said only so much
+            return Word(room_sid, datetime.fromtimestamp(changed_at, timezone.utc))
+    except (OSError, ValueError, OverflowError) as error:
+        logger.warning("%s cannot be read: %s", path, error)
+        return None
+    note = Word.in_line(text)
+    return note if note and note.room_sid == room_sid else None
+
+
+def write_note(folder: Path, note: Word) -> None:
+    """Replaces the note in a room's folder. It may be lost with the power, but not with the process. Blocks.
+
+    Raises:
+        OSError: the disk does not let it.
+    """
+    path = folder / HEARD_FILE
+    if not is_ordinary_or_none(path):
+        return
+    line = note.to_line()
+    with open_private(path, os.O_RDWR | os.O_CREAT) as file:
+        write_all(file, line)  # over what was there: at no moment is there no note
+        file.truncate(len(line))
+
+
+def _date(value: object) -> datetime:
+    moment = parse_utc(str(value))
+    if not is_plausible(moment):
+        raise ValueError(f"not a plausible time: {value!r}")
+    return moment
+
+
+def is_plausible(moment: datetime) -> bool:
+    """Whether a date from a file can be calculated with."""
+    return moment.year in PLAUSIBLE_YEARS
+
+
+def _held(value: object) -> float:
+    if isinstance(value, (int, float)) and 0 <= value <= MAX_HELD_SECONDS:
+        return float(value)
+    raise ValueError(f"not a plausible jitter-buffer delay: {value!r}")
+
+
+@dataclass(frozen=True)
+class Before:
+    """What the recorders before this one have left of this session."""
+
+    word: Word | None
+    last_ends: Mapping[str, datetime]
+    """When the last segment of each track ends. After a crash that may be later than the note."""
+
+    def hearing(self, track_sid: str, now: datetime) -> Hearing | None:
+        """Until when they have received a track; None: there was none."""
+        latest = now + MAX_CLOCK_DIFFERENCE
+        ends = {sid: end for sid, end in self.last_ends.items() if end < latest}
+        word = self.word
+        if word is None or word.until >= latest:
+            last_end = max(ends.values(), default=None)
+            return Hearing(last_end) if last_end else None
+        noted = word.tracks.get(track_sid, Hearing(word.until))
+        left_at = word.left_at or word.until
+        end = ends.get(track_sid, left_at)
+        # An end from before the note was known to its writer; a segment's last silence may be that of a cut connection.
+        return Hearing(end, noted.held_seconds) if end > left_at else noted

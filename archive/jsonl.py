@@ -1,0 +1,262 @@
+"""Files of JSON lines: append a line, read them, follow a file that grows, rewrite it whole. Everything here blocks.
+
+A line is complete when it ends in a line feed; what stands behind the last one is being written, or was torn by a
+crash. What is no regular file (a pipe or a folder of that name) is read as empty: a pipe would be waited for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from archive.files import open_private, sync_folder, write_all, write_private
+
+MAX_LINE_BYTES = 1 << 20
+"""No line of ours comes near; a file without line feeds must not fill the memory."""
+MAX_LINES_AT_ONCE = 2_000
+MAX_BYTES_AT_ONCE = 8 << 20
+_DIGEST_BYTES = 256
+_BLOCK_BYTES = 4096
+
+T = TypeVar("T")
+
+
+@dataclass
+class Lines:
+    """How the reading of a file went; filled while it is read."""
+
+    read: int = 0
+    broken: list[int] = field(default_factory=list)
+    """Numbers of the lines that are not ours, counted from 1."""
+
+
+# --- one line ---
+
+
+def encoded(entry: Mapping[str, Any]) -> bytes:
+    """One line of UTF-8. Half a surrogate pair, which UTF-8 cannot say, is escaped as in JSON."""
+    return json.dumps(entry, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+
+
+def parsed(line: bytes, from_json: Callable[[Any], T]) -> T | None:
+    """What ``from_json`` makes of a line; None if the line is not JSON, or not what ``from_json`` expects."""
+    try:
+        return from_json(json.loads(line))
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
+        return None
+
+
+def entry_in(line: bytes) -> dict[str, Any] | None:
+    """The JSON object in a line; None for anything else."""
+    entry = parsed(line, lambda found: found)
+    return entry if isinstance(entry, dict) else None
+
+
+# --- writing ---
+
+
+def append(path: Path, entry: Mapping[str, Any], *, sync: bool = True) -> None:
+    """Adds a line, and makes it last unless ``sync`` is False. The caller holds the folder's lock.
+
+    A line that was torn before is taken back; one that only lacks its line feed gets it.
+
+    Raises:
+        OSError: the disk does not let it; the file ends with a complete line all the same, if the disk lets that.
+    """
+    line = encoded(entry)
+    with open_private(path, os.O_RDWR | os.O_CREAT) as file:
+        end, size = _end_of_complete_lines(file), file.seek(0, os.SEEK_END)
+        if end < size <= end + MAX_LINE_BYTES:
+            file.seek(end)
+            if entry_in(file.read(size - end)) is not None:
+                end, line = size, b"\n" + line
+        try:
+            if end < size:
+                file.truncate(end)
+            file.seek(end)
+            write_all(file, line)
+            if sync:
+                os.fsync(file.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):
+                file.truncate(end)
+            raise
+    if sync:
+        sync_folder(path.parent)
+
+
+def _end_of_complete_lines(file: IO[bytes]) -> int:
+    position = file.seek(0, os.SEEK_END)
+    while position:
+        start = max(0, position - _BLOCK_BYTES)
+        file.seek(start)
+        line_feed = file.read(position - start).rfind(b"\n")
+        if line_feed >= 0:
+            return start + line_feed + 1
+        position = start
+    return 0
+
+
+def rewrite(path: Path, keep: Callable[[bytes], bool], *, removed_to: Path | None = None) -> int:
+    """Removes the lines that are not to be kept, and says how many. The file is there whole at every moment, the old
+    one or the new one. The caller holds the folder's lock.
+
+    ``removed_to``: a file that the removed lines are added to before.
+
+    Raises:
+        OSError: the disk does not let it; the file is as it was.
+    """
+    file = open_regular(path)
+    if file is None:
+        return 0
+    kept: list[bytes] = []
+    removed: list[bytes] = []
+    with file:
+        for line in file:
+            (kept if keep(line) else removed).append(line)
+    if removed and removed_to is not None:
+        with open_private(removed_to, os.O_RDWR | os.O_CREAT | os.O_APPEND) as other:
+            write_all(other, b"".join(line.rstrip(b"\r\n") + b"\n" for line in removed))
+            os.fsync(other.fileno())
+    if removed:
+        write_private(path, b"".join(kept))
+    return len(removed)
+
+
+# --- reading ---
+
+
+def open_regular(path: Path) -> IO[bytes] | None:
+    """The file, open for reading; None if there is none, or what is there is no regular file."""
+    try:
+        return open(path, "rb") if stat.S_ISREG(os.stat(path).st_mode) else None
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
+    """All lines, an incomplete last one as well, each with the byte it begins at. Of a line longer than
+    :data:`MAX_LINE_BYTES` only the beginning.
+
+    Raises:
+        OSError: the file is there and cannot be read.
+    """
+    file = open_regular(path)
+    if file is None:
+        return
+    with file:
+        position = 0
+        while True:
+            line, size = _next_line(file)
+            if not size:
+                return
+            yield position, line
+            position += size
+
+
+def line_count(path: Path) -> int:
+    """How many lines there are, counted quickly; 0 if the file cannot be read."""
+    with contextlib.suppress(OSError):
+        file = open_regular(path)
+        if file is not None:
+            with file:
+                return sum(piece.count(b"\n") for piece in iter(lambda: file.read(1 << 20), b""))
+    return 0
+
+
+def _next_line(file: IO[bytes]) -> tuple[bytes, int]:
+    """The next line, or its beginning, and its size. The last byte is a line feed only if the line has ended."""
+    line = file.readline(MAX_LINE_BYTES)
+    size, piece = len(line), line
+    while len(piece) == MAX_LINE_BYTES and not piece.endswith(b"\n"):
+        piece = file.readline(MAX_LINE_BYTES)
+        size += len(piece)
+    return (line if piece is line or not piece.endswith(b"\n") else line[:-1] + b"\n"), size
+
+
+# --- following a file that grows ---
+
+
+@dataclass(frozen=True)
+class Bookmark:
+    """How far a growing file has been read: to ``bytes``, with a digest of what stands right before."""
+
+    bytes: int = 0
+    digest: str = ""
+
+
+def new_lines(path: Path, bookmark: Bookmark, most: int = MAX_LINES_AT_ONCE) -> tuple[list[bytes], Bookmark]:
+    """The complete lines behind a bookmark, at most ``most``, and the bookmark behind them; no line: nothing is new.
+
+    A file that is not the one that was marked (shorter, or other content) is read from its beginning.
+
+    Raises:
+        OSError: the file is there and cannot be read.
+    """
+    _, lines, behind = lines_behind(path, bookmark, most)
+    return lines, behind
+
+
+def lines_behind(
+    path: Path, bookmark: Bookmark, most: int = MAX_LINES_AT_ONCE
+) -> tuple[bool, list[bytes], Bookmark]:
+    """The same as :func:`new_lines`, and first whether the file is not the one that was marked, so that what was
+    made of its lines is void."""
+    file = open_regular(path)
+    if file is None:
+        return bookmark != Bookmark(), [], Bookmark()
+    with file:
+        is_marked = not bookmark.bytes or _digest_before(file, bookmark.bytes) == bookmark.digest
+        start = bookmark.bytes if is_marked else 0
+        file.seek(start)
+        lines: list[bytes] = []
+        end = start
+        while len(lines) < most and end - start < MAX_BYTES_AT_ONCE:
+            line, size = _next_line(file)
+            if not line.endswith(b"\n"):
+                break
+            lines.append(line)
+            end += size
+        return not is_marked, lines, Bookmark(end, _digest_before(file, end)) if end else Bookmark()
+
+
+def end_of(path: Path) -> Bookmark:
+    """Behind the last complete line.
+
+    Raises:
+        OSError: the file is there and cannot be read.
+    """
+    file = open_regular(path)
+    if file is None:
+        return Bookmark()
+    with file:
+        end = _end_of_complete_lines(file)
+        return Bookmark(end, _digest_before(file, end)) if end else Bookmark()
+
+
+def bookmark_before_end(path: Path, size: int) -> Bookmark:
+    """At most ``size`` bytes before the end of the file, perhaps within a line.
+
+    Raises:
+        OSError: the file is there and cannot be read.
+    """
+    file = open_regular(path)
+    if file is None:
+        return Bookmark()
+    with file:
+        start = max(0, file.seek(0, os.SEEK_END) - size)
+        return Bookmark(start, _digest_before(file, start)) if start else Bookmark()
+
+
+def _digest_before(file: IO[bytes], end: int) -> str:
+    start = max(0, end - _DIGEST_BYTES)
+    file.seek(start)
+    found = file.read(end - start)
+    return hashlib.sha256(found).hexdigest()[:16] if len(found) == end - start else "shorter"

@@ -1,0 +1,127 @@
+"""The manifest reader: every committed segment becomes an item of work in the outbox, once, whoever committed it.
+
+A manifest is read on from the outbox's bookmark. A notification says where to look at once; rooms without one (other
+workers) are looked at by the size of their files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from archive.jsonl import Bookmark, new_lines
+from archive.manifest import record_in
+from archive.names import MANIFEST, is_plain_name
+from archive.outbox import Outbox, Work
+from core.records import SegmentRecord
+
+logger = logging.getLogger("recorder")
+
+Wanted = Callable[[str, SegmentRecord], bool]
+"""Whether there is anything to do about a segment of a folder: side records know what has been done. Called on a
+thread."""
+
+
+class ManifestFeed:
+    """Adds the segments of all manifests to the outbox, as one kind of work."""
+
+    def __init__(self, outbox: Outbox, output_dir: Path, kind: str, wanted: Wanted) -> None:
+        self._outbox = outbox
+        self._output_dir = output_dir
+        self._kind = kind
+        self._wanted = wanted
+        self._sizes: dict[str, int] = {}
+        """How large each manifest was when it was last read to its end."""
+        self._generation = 0
+
+    async def look_everywhere(self) -> None:
+        """Reads every manifest that has grown. Raises StorageError or OSError: the disk does not let it now."""
+        generation = await self._outbox.generation()
+        if generation != self._generation:  # a new outbox: everything is read again
+            self._generation = generation
+            self._sizes.clear()
+        folders = await asyncio.to_thread(self._folders)
+        self._sizes = {folder: size for folder, size in self._sizes.items() if folder in folders}
+        await self.look_at(folders)
+
+    async def look_at(self, folders: Iterable[str]) -> bool:
+        """The same for these folders (names relative to OUTPUT_DIR). Whether there was anything new."""
+        grown = await asyncio.to_thread(self._grown, list(folders))
+        for folder in grown:
+            while await self._read(folder):
+                pass
+        return bool(grown)
+
+    async def _read(self, folder: str) -> bool:
+        """Reads a manifest on; whether there may be more."""
+        source = f"{folder}/{MANIFEST}"
+        bookmark = await self._outbox.bookmark(self._kind, source)
+        path = self._output_dir / folder / MANIFEST
+        size, lines, behind, works = await asyncio.to_thread(self._items, folder, path, bookmark)
+        if behind != bookmark and not await self._outbox.add_read(
+            self._kind, source, works, bookmark, behind
+        ):
+            self._sizes.pop(folder, None)  # another worker was faster, or the outbox is full
+            return False
+        if not lines:
+            self._sizes[folder] = size
+        return bool(lines)
+
+    # The disk, on a thread.
+
+    def _folders(self) -> set[str]:
+        """The rooms' folders."""
+        with os.scandir(self._output_dir) as entries:
+            return {
+                entry.name
+                for entry in entries
+                if entry.is_dir(follow_symlinks=False) and _is_text(entry.name)
+            }
+
+    def _grown(self, folders: list[str]) -> list[str]:
+        return [folder for folder in folders if self._size_of(folder) != self._sizes.get(folder, 0)]
+
+    def _size_of(self, folder: str) -> int:
+        found = _stat(self._output_dir / folder / MANIFEST)
+        return found.st_size if found else 0
+
+    def _items(
+        self, folder: str, path: Path, bookmark: Bookmark
+    ) -> tuple[int, list[bytes], Bookmark, list[Work]]:
+        size = self._size_of(folder)
+        lines, behind = new_lines(path, bookmark)
+        records = [record for line in lines if (record := _record_in(line, path)) is not None]
+        works = [_work(self._kind, folder, record) for record in records if self._wanted(folder, record)]
+        return size, lines, behind, works
+
+
+def _work(kind: str, folder: str, record: SegmentRecord) -> Work:
+    return Work(kind, folder, record.file, record.start.timestamp(), record.to_json())
+
+
+def _record_in(line: bytes, path: Path) -> SegmentRecord | None:
+    """The segment of a line that is ours, and whose file is a plain name in the folder."""
+    record = record_in(line)
+    if record is None or not is_plain_name(record.file):
+        logger.warning("A line of %s is broken and was skipped", path)
+        return None
+    return record
+
+
+def _is_text(name: str) -> bool:
+    """Not so: a foreign folder's name that is no Unicode."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,106 @@
+"""Names of files: of a segment's files after a template, and of any text as a name that every system takes."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import string
+import unicodedata
+from dataclasses import dataclass
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+from config import DEVICE_NAME, Settings
+from core.records import RoomInfo, TrackInfo
+
+MANIFEST = "segments.jsonl"
+GAPS = "gaps.jsonl"
+"""The manifest's other half, what may be missing: a file of its own, so that every line of MANIFEST is a segment."""
+TEXTS = "texts.jsonl"
+HEARD_FILE = ".heard"
+"""The handover note: one line of JSON with how far each track has been received. Rewritten every second."""
+PART_SUFFIX = ".part"
+
+_LOOKS_HASHED = re.compile(r"-[0-9a-f]{10}\Z", re.IGNORECASE)
+_NAME_BYTES = 80
+"""Leaves room for the rest of a file name within 255 bytes, and of a path within Windows' 260 characters."""
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name that a file gave us is the name of an ordinary file in the same folder."""
+    try:
+        length = len(name.encode())
+    except UnicodeEncodeError:  # half a character: no name of ours
+        return False
+    return 0 < length <= 255 and not name.startswith(".") and not set(name) & set("/\\:\0")
+
+
+def safe_name(text: str) -> str:
+    """A file name for ``text`` that every system takes, and no other text has.
+
+    A harmless text stays as it is. Any other is cleaned and gets a dash and ten digits of its SHA-256; a text that
+    already looks so gets them too, hence two texts never share a name. Letter case is not looked at here.
+    """
+    cleaned = "".join(character if _is_harmless(character) else "_" for character in text)
+    cleaned = _shortened(unicodedata.normalize("NFC", cleaned)).strip(" .") or "_"
+    if DEVICE_NAME.fullmatch(cleaned):
+        cleaned = f"_{cleaned}"
+    if cleaned == text and not _LOOKS_HASHED.search(text):
+        return text
+    return f"{cleaned}-{digest_of(text)}"
+
+
+def _is_harmless(character: str) -> bool:
+    """Letters, marks and digits of every script, and four signs. Not: controls, direction marks, separators."""
+    return character in "-_. " or unicodedata.category(character)[0] in "LMN"
+
+
+def _shortened(text: str) -> str:
+    return text.encode("utf-8", "surrogatepass")[:_NAME_BYTES].decode("utf-8", "ignore")
+
+
+def digest_of(text: str) -> str:
+    """Ten digits of the SHA-256 of a text, to tell two apart that look the same as file names."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:10]
+
+
+@dataclass(frozen=True)
+class SegmentNames:
+    """The names of a room's files, after the template in the settings."""
+
+    template: str
+    zone: ZoneInfo
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> SegmentNames:
+        return cls(settings.segment_name, ZoneInfo(settings.timezone))
+
+    def stem(self, number: int, moment: datetime, room: RoomInfo, track: TrackInfo) -> str:
+        return self.template.format(
+            number=f"{number:03d}",
+            time=f"{moment.astimezone(self.zone):%Y%m%d_%H%M%S}",
+            room=safe_name(room.name),
+            identity=safe_name(track.participant_identity),
+            source=track.source,
+        )
+
+    def number_in(self, file_name: str) -> int | None:
+        """The segment number in the name of any of its files; None for a name that is not of this template."""
+        pattern = ""
+        for literal, name, _, _ in string.Formatter().parse(self.template):
+            pattern += re.escape(literal)
+            if name is not None:
+                # The same number may stand in a name twice; one of them is enough.
+                pattern += r"\d{3,}" if name == "number" and "<number>" in pattern else _PLACEHOLDER[name]
+        found = re.fullmatch(pattern + _ENDING, file_name.removeprefix("."))
+        return int(found["number"]) if found else None
+
+
+_PLACEHOLDER = {
+    "number": r"(?P<number>\d{3,})",
+    "time": r"\d{8}_\d{6}",
+    "room": r".+",
+    "identity": r".+",
+    "source": r"[a-z_]+",
+}
+_ENDING = r"(\.wav|\.wav\.part|\.json|_[A-Za-z0-9-]+\.txt)?"

@@ -1,0 +1,220 @@
+"""Rooms' folders: which there are in OUTPUT_DIR, and what lies in each. Writes nothing.
+
+Everything is read line by line and when it is asked for, so a room may hold hundreds of thousands of segments. A line
+that is not one of ours is left out and counted; a name that leads out of the room's folder is no name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from archive import jsonl
+from archive.files import FolderLock, is_abandoned
+from archive.jsonl import Lines, lines_of
+from archive.manifest import record_in
+from archive.names import HEARD_FILE, MANIFEST, PART_SUFFIX, SegmentNames, is_plain_name, safe_name
+from archive.sessions import Session, sessions_of
+from archive.texts import Texts
+from config import Settings
+from core.errors import InputError, StorageError
+from core.records import SegmentRecord
+
+NOTE_FRESH_SECONDS = 10.0
+"""A recorder rewrites its handover note every second; a busy disk may take longer."""
+
+LINES_TO_KNOW_IT_BY = 100
+"""A manifest has a line of ours among its first."""
+
+
+class Archive:
+    """The folder that holds one folder a room."""
+
+    def __init__(self, path: Path, names: SegmentNames) -> None:
+        self.path = path
+        self._names = names
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Archive:
+        return cls(Path(settings.output_dir), SegmentNames.from_settings(settings))
+
+    def rooms(self) -> list[Room]:
+        """Every folder that holds something of ours, sorted by name.
+
+        Raises:
+            InputError: there is no such folder.
+            StorageError: it cannot be read.
+        """
+        try:
+            entries = sorted(os.scandir(self.path), key=lambda entry: entry.name)
+        except FileNotFoundError:
+            raise InputError(f"OUTPUT_DIR={self.path} is not there: nothing has been recorded yet") from None
+        except OSError as error:
+            raise StorageError(f"OUTPUT_DIR={self.path} cannot be read: {error.strerror or error}") from None
+        folders = (Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False))
+        return [Room(path) for path in folders if not path.name.startswith(".") and self._is_ours(path)]
+
+    def find(self, name: str) -> list[Room]:
+        """The room's folders, by the room's name or the folder's: more than one if ROOM_DIR parts the sessions.
+
+        Raises:
+            InputError: there is none.
+        """
+        for wanted in (name, safe_name(name)):
+            path = self.path / wanted
+            if is_plain_name(wanted) and path.is_dir() and not path.is_symlink():
+                if not self._is_ours(path):
+                    raise InputError(f"{path} holds no recording of ours")
+                return [Room(path)]
+        rooms = self.rooms()
+        found = [room for room in rooms if room.name == name]
+        if not found:
+            near = [room.name for room in rooms if name.casefold() in room.name.casefold()]
+            hint = f"perhaps {', '.join(map(repr, near[:5]))}" if near else "`lessons.py list` shows all"
+            raise InputError(f"There is no room {name!r} in {self.path} ({hint})")
+        return found
+
+    def chosen(self, names: Iterable[str] | None) -> list[Room]:
+        """The folders of the named rooms, each once; of all rooms if none is named."""
+        if not names:
+            return self.rooms()
+        return list({room.path: room for name in names for room in self.find(name)}.values())
+
+    def one(self, name: str) -> Room:
+        """The room's only folder.
+
+        Raises:
+            InputError: there is none, or more than one.
+        """
+        found = self.find(name)
+        if len(found) > 1:
+            folders = ", ".join(room.path.name for room in found[:5])
+            raise InputError(f"Room {name!r} has {len(found)} folders, name one of them: {folders} ...")
+        return found[0]
+
+    def _is_ours(self, path: Path) -> bool:
+        if _is_manifest(path / MANIFEST):
+            return True
+        with contextlib.suppress(OSError), os.scandir(path) as entries:
+            return any(
+                entry.is_file(follow_symlinks=False) and self._names.number_in(entry.name) is not None
+                for entry in entries
+            )
+        return False
+
+
+def _is_manifest(path: Path) -> bool:
+    """Whether a file is ours, and not another program's that has the same name: empty, or with a line of ours."""
+    if not path.is_file():
+        return False
+    with contextlib.suppress(OSError):  # what cannot be read is said where it is needed
+        first = [line for _, line in itertools.islice(lines_of(path), LINES_TO_KNOW_IT_BY)]
+        return not first or any(record_in(line) is not None for line in first)
+    return True
+
+
+class Room:
+    """One room's folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._name: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The room's name as LiveKit has it; the folder's where no segment tells."""
+        if self._name is None:
+            first = next(self.records(), None)
+            self._name = first.room_name if first else self.path.name
+        return self._name
+
+    def records(self, session: str | None = None, lines: Lines | None = None) -> Iterator[SegmentRecord]:
+        """The segments in the order of the manifest, which is the order they ended in; each file once.
+
+        Args:
+            session: only those of the session with this room sid.
+            lines: told how many lines were read and which are broken.
+
+        Raises:
+            StorageError: the manifest cannot be read.
+        """
+        seen: set[str] = set()
+        lines = lines if lines is not None else Lines()
+        for line in self._manifest_lines():
+            lines.read += 1
+            record = record_in(line)
+            if record is None or not is_plain_name(record.file):
+                lines.broken.append(lines.read)
+            elif record.file not in seen and session in (None, record.room_sid):
+                seen.add(record.file)
+                yield record
+
+    def _manifest_lines(self) -> Iterator[bytes]:
+        try:
+            yield from (line for _, line in lines_of(self.path / MANIFEST))
+        except OSError as error:
+            raise StorageError(f"{self.path / MANIFEST} cannot be read: {error.strerror or error}") from None
+
+    def sessions(self, records: Iterable[SegmentRecord] | None = None) -> list[Session]:
+        """The sessions by their start, from one pass over the manifest (or over ``records``)."""
+        return sessions_of(self.records() if records is None else records)
+
+    def texts(self) -> Texts:
+        """All texts of the room, each read when it is asked for.
+
+        Raises:
+            StorageError: they cannot be read.
+        """
+        return Texts(self.path)
+
+    def wav(self, record: SegmentRecord) -> Path | None:
+        """The segment's WAV, None if it is not there (SAVE_AUDIO=false, retention) or no ordinary file."""
+        path = self.path / record.file
+        return path if is_plain_name(record.file) and path.is_file() and not path.is_symlink() else None
+
+    def is_being_recorded(self) -> bool:
+        """Whether a recorder is in the room at this moment, in its silences, too."""
+        if self.parts_being_written():
+            return True
+        with contextlib.suppress(OSError):
+            return abs(time.time() - (self.path / HEARD_FILE).stat().st_mtime) < NOTE_FRESH_SECONDS
+        return False
+
+    def parts_being_written(self) -> list[str]:
+        """Names of the files that a recorder has its hand on at this moment."""
+        parts = self.parts()
+        if not parts:
+            return []
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):  # a folder that cannot be written has no recorder either
+                stack.enter_context(
+                    FolderLock(self.path)
+                )  # our look must not meet a part that is being begun
+            return [path.name for path in parts if not _is_let_go(path)]
+
+    def line_count(self) -> int:
+        """About how many segments there are: the manifest's lines, counted quickly."""
+        return jsonl.line_count(self.path / MANIFEST)
+
+    def parts(self) -> list[Path]:
+        """What has not become a segment: being spoken right now, or left by a crash."""
+        with contextlib.suppress(OSError), os.scandir(self.path) as entries:
+            return sorted(
+                Path(entry.path)
+                for entry in entries
+                if entry.name.endswith(".wav" + PART_SUFFIX) and entry.is_file(follow_symlinks=False)
+            )
+        return []
+
+
+def _is_let_go(path: Path) -> bool:
+    try:
+        return is_abandoned(path)
+    except FileNotFoundError:
+        return False  # it has just become a segment
+    except OSError:
+        return True  # a disk that cannot be written has no recorder either

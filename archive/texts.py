@@ -1,0 +1,376 @@
+"""Which text belongs to which WAV: ``texts.jsonl`` in a room's folder, and the text files beside the WAVs.
+
+The key is a segment's number with the name of its WAV, never the number alone: two recorders that delivered to one
+bucket have both counted from 1. A line without a ``file`` belongs to the only segment of that number, and to none if
+there are several. The last line about a segment counts.
+
+:class:`Texts` looks texts up, :class:`FolderTexts` adds them. Everything blocks but :func:`write_text`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import aiofiles
+import aiofiles.os
+
+from archive import jsonl
+from archive.files import PRIVATE_FILE, FolderLock, sync_folder
+from archive.jsonl import MAX_LINE_BYTES, Bookmark, Lines, lines_behind, lines_of
+from archive.manifest import read_manifest
+from archive.names import PART_SUFFIX, TEXTS
+from core import notify
+from core.errors import StorageError
+from core.records import SegmentRecord, TextRecord
+
+LANGUAGE_TAG = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")
+"""BCP 47 as far as it names spoken languages; also what makes a tag safe as part of a file name."""
+
+MAX_REMEMBERED = 200
+"""Records of one folder that are kept in memory, for context."""
+
+CONTEXT_SECONDS = 120.0
+"""What was said longer ago than this does not help to understand a sentence."""
+
+SegmentKey = tuple[int, str]
+"""A segment's number and the name of its WAV."""
+
+
+def key_of(segment: SegmentRecord | TextRecord) -> SegmentKey:
+    return segment.number, segment.file
+
+
+# --- one line ---
+
+
+@dataclass(frozen=True)
+class Text:
+    """What is known of a segment's words."""
+
+    spoken: str | None
+    """BCP 47 tag of the language spoken; None where nothing tells."""
+    by_language: Mapping[str, str]
+    """Text by BCP 47 tag, the transcript among them; empty where nothing intelligible was said."""
+    refused: str | None = None
+    """Why there will never be a text."""
+    model: str | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Names of the text files beside the WAV, by language."""
+    is_audio_kept: bool = True
+    """False: the WAV goes, or has gone, now that its text is safe (SAVE_AUDIO=false)."""
+
+    @property
+    def transcript(self) -> str | None:
+        return self.by_language.get(self.spoken) if self.spoken is not None else None
+
+
+def entry_in(line: bytes) -> dict[str, Any] | None:
+    """A line of texts.jsonl as a dictionary with a ``number``; None for anything else."""
+    entry = jsonl.entry_in(line)
+    return entry if entry is not None and type(entry.get("number")) is int else None
+
+
+def file_in(entry: Mapping[str, Any]) -> str | None:
+    """The name of the WAV that an entry is about; None where it does not say."""
+    file = entry.get("file")
+    return file if isinstance(file, str) else None
+
+
+def text_in(line: bytes) -> TextRecord | None:
+    """The record that a line of texts.jsonl describes, if it is as we write it; None for anything else."""
+    return jsonl.parsed(line, TextRecord.from_json)
+
+
+def text_of_entry(folder: Path, wav: str, entry: Mapping[str, Any], tags: Iterable[str] = ()) -> Text:
+    """What a line of texts.jsonl says of a segment's words.
+
+    Where it does not quote them, the text files in these languages (and those that it names) are read.
+    """
+    if entry.get("refused") is not None:
+        return Text(None, {}, refused=str(entry["refused"]))
+    spoken, named = _tag(entry.get("language")), _named_files(wav, entry)
+    if isinstance(entry.get("transcript"), str):
+        texts = _quoted(entry, spoken)
+    else:
+        texts = _contents(folder, {**named, **_files_of(wav, tags)})
+    return Text(
+        spoken,
+        texts,
+        model=entry["model"] if isinstance(entry.get("model"), str) else None,
+        files=named,
+        is_audio_kept=entry.get("is_audio_kept") is not False,
+    )
+
+
+def _quoted(entry: Mapping[str, Any], spoken: str | None) -> dict[str, str]:
+    """The texts that an entry quotes, the transcript first."""
+    texts = {spoken: entry["transcript"]} if spoken is not None and entry["transcript"] else {}
+    translations = entry.get("translations")
+    for tag, text in translations.items() if isinstance(translations, dict) else ():
+        if _tag(tag) is not None and isinstance(text, str) and text and tag not in texts:
+            texts[tag] = text
+    return texts
+
+
+def _tag(value: object) -> str | None:
+    return value if isinstance(value, str) and LANGUAGE_TAG.fullmatch(value) else None
+
+
+# --- text files ---
+
+
+def _contents(folder: Path, files: Mapping[str, str]) -> dict[str, str]:
+    found = {tag: _content(folder / file) for tag, file in files.items()}
+    return {tag: text for tag, text in found.items() if text}
+
+
+def _content(path: Path) -> str | None:
+    with contextlib.suppress(OSError):
+        file = None if path.is_symlink() else jsonl.open_regular(path)
+        if file is not None:
+            with file:
+                return file.read(MAX_LINE_BYTES).decode("utf-8", "replace").strip()
+    return None
+
+
+def _files_of(wav: str, tags: Iterable[str]) -> dict[str, str]:
+    return {tag: f"{Path(wav).stem}_{tag}.txt" for tag in tags}
+
+
+def _named_files(wav: str, entry: Mapping[str, Any]) -> dict[str, str]:
+    """Those of the files that an entry names whose names are this segment's, by language."""
+    names = entry.get("files")
+    stem = f"{Path(wav).stem}_"
+    texts = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+    tags = {name.removeprefix(stem).removesuffix(".txt"): name for name in texts}
+    return {
+        tag: name for tag, name in tags.items() if LANGUAGE_TAG.fullmatch(tag) and name == f"{stem}{tag}.txt"
+    }
+
+
+def _tags_by_stem(folder: Path) -> dict[str, list[str]]:
+    """Languages of the .txt files, by what stands before the language in their names."""
+    found: dict[str, list[str]] = {}
+    with contextlib.suppress(OSError):
+        for name in sorted(os.listdir(folder)):
+            stem, _, tag = name.removesuffix(".txt").rpartition("_")
+            if name.endswith(".txt") and stem and LANGUAGE_TAG.fullmatch(tag):
+                found.setdefault(stem, []).append(tag)
+    return found
+
+
+async def write_text(path: Path, text: str) -> None:
+    """Writes a private file that is there whole or not at all. Does not block."""
+    part = path.with_name(path.name + PART_SUFFIX)
+    async with aiofiles.open(part, "w", encoding="utf-8", newline="\n", opener=_private) as file:
+        await file.write(text)
+        await file.flush()
+        await asyncio.to_thread(os.fsync, file.fileno())
+    await aiofiles.os.replace(part, path)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), PRIVATE_FILE)
+
+
+# --- looking texts up ---
+
+
+class Texts:
+    """The texts of one room. Memory holds where each one lies, not what it says.
+
+    Where a segment has no line in texts.jsonl, or one that does not quote the text, the ``.txt`` files beside the WAV
+    are read.
+
+    Raises:
+        StorageError: texts.jsonl, or the manifest, cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.lines = Lines()
+        """How the reading of texts.jsonl went."""
+        self._folder = folder
+        self._positions: dict[SegmentKey, int] = {}
+        """Where in texts.jsonl the last line about each segment begins."""
+        self._positions_by_number: dict[int, int] = {}
+        """The same for lines that name no file, where the manifest has only one segment of that number."""
+        self._tags_of_stem: dict[str, list[str]] | None = None
+        self._file: IO[bytes] | None = None
+        with _as_storage_error(folder / TEXTS):
+            self._index()
+
+    def __len__(self) -> int:
+        """How many segments have a line in texts.jsonl."""
+        return len(self._positions) + len(self._positions_by_number)
+
+    def __contains__(self, record: object) -> bool:
+        """Whether a segment's text is settled: there, or refused for good."""
+        return isinstance(record, SegmentRecord) and (
+            self._position(record) is not None or bool(self._tags(record))
+        )
+
+    def get(self, record: SegmentRecord) -> Text | None:
+        """What is known of a segment's words; None if its text is still to come."""
+        line = self._line(record)
+        entry = entry_in(line) if line is not None else None
+        if entry is not None:
+            return text_of_entry(self._folder, record.file, entry, self._tags(record))
+        files = _files_of(record.file, self._tags(record))
+        return Text(None, _contents(self._folder, files), files=files) if files else None
+
+    def entry(self, record: SegmentRecord) -> TextRecord | None:
+        """The segment's line in texts.jsonl as its writer had it."""
+        line = self._line(record)
+        return text_in(line) if line is not None else None
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __enter__(self) -> Texts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _index(self) -> None:
+        for position, line in lines_of(self._folder / TEXTS):
+            self.lines.read += 1
+            entry = entry_in(line)
+            if entry is None:
+                self.lines.broken.append(self.lines.read)
+            elif (file := file_in(entry)) is not None:
+                self._positions[entry["number"], file] = position
+            else:
+                self._positions_by_number[entry["number"]] = position
+        if self._positions_by_number:
+            segments = {key_of(record) for record in read_manifest(self._folder)}
+            counts = Counter(number for number, _ in segments)
+            self._positions_by_number = {
+                number: position
+                for number, position in self._positions_by_number.items()
+                if counts[number] == 1
+            }
+
+    def _position(self, record: SegmentRecord) -> int | None:
+        found = (self._positions.get(key_of(record)), self._positions_by_number.get(record.number))
+        return max((position for position in found if position is not None), default=None)
+
+    def _line(self, record: SegmentRecord) -> bytes | None:
+        position = self._position(record)
+        if position is None:
+            return None
+        with _as_storage_error(self._folder / TEXTS):
+            if self._file is None:
+                self._file = open(self._folder / TEXTS, "rb")
+            self._file.seek(position)
+            return self._file.readline(MAX_LINE_BYTES)
+
+    def _tags(self, record: SegmentRecord) -> list[str]:
+        if self._tags_of_stem is None:
+            self._tags_of_stem = _tags_by_stem(self._folder)
+        return self._tags_of_stem.get(Path(record.file).stem, [])
+
+
+@contextlib.contextmanager
+def _as_storage_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def read_texts(folder: Path) -> dict[str, TextRecord]:
+    """The last line about each segment, by the name of its WAV.
+
+    Raises:
+        OSError: texts.jsonl is there and cannot be read.
+    """
+    texts = (text_in(line) for _, line in lines_of(folder / TEXTS))
+    return {text.file: text for text in texts if text is not None}
+
+
+# --- adding them ---
+
+
+class FolderTexts:
+    """Adds the texts of one room's folder, each once. May be used by several threads at once.
+
+    The line in texts.jsonl is written last and says what there is.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = threading.RLock()
+        self._bookmark = Bookmark()
+        self._done: dict[SegmentKey, bool] = {}
+        """What is done, and whether its audio is kept."""
+        self._latest: OrderedDict[SegmentKey, TextRecord] = OrderedDict()
+
+    @property
+    def path(self) -> Path:
+        return self.folder / TEXTS
+
+    def has(self, segment: SegmentRecord) -> bool:
+        """Whether this segment is done, or refused for good."""
+        with self._lock:
+            self._read_on()
+            return key_of(segment) in self._done
+
+    def may_remove_audio(self, segment: SegmentRecord) -> bool:
+        """Whether its text is safe, its WAV is not to be kept (SAVE_AUDIO=false) and still there."""
+        is_kept = self._done.get(key_of(segment), True)
+        return not is_kept and (self.folder / segment.file).exists()
+
+    def before(self, segment: SegmentRecord, most: int) -> tuple[str, ...]:
+        """The last ``most`` sentences that the same person said before this segment, as far as they are known."""
+        with self._lock:
+            self._read_on()
+            known = list(self._latest.values())
+        said = [
+            record
+            for record in known
+            if record.transcript
+            and record.participant_identity == segment.participant_identity
+            and record.number < segment.number
+            and 0 <= (segment.start - record.start).total_seconds() <= CONTEXT_SECONDS
+        ]
+        said.sort(key=lambda record: record.start)
+        return tuple(record.transcript for record in said[-most:]) if most else ()
+
+    def save(self, record: TextRecord) -> bool:
+        """Adds the record's line, once. False: there is one already (another worker was faster)."""
+        with self._lock, FolderLock(self.folder):
+            self._read_on()
+            if key_of(record) in self._done:
+                return False
+            sync_folder(self.folder)  # the text files' names last before the line that says they are there
+            jsonl.append(self.path, record.to_json())
+            self._read_on()
+        notify.ring(self.path)
+        return True
+
+    def _read_on(self) -> None:
+        while True:
+            is_another, lines, self._bookmark = lines_behind(self.path, self._bookmark)
+            if is_another:
+                self._done.clear()
+                self._latest.clear()
+            for record in filter(None, map(text_in, lines)):
+                self._done[key_of(record)] = record.is_audio_kept
+                self._latest[key_of(record)] = record
+                self._latest.move_to_end(key_of(record))
+                if len(self._latest) > MAX_REMEMBERED:
+                    self._latest.popitem(last=False)
+            if not lines:
+                return

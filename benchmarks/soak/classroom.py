@@ -1,0 +1,184 @@
+"""The room of the lecture: its server, its workers, its teacher."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.soak.lecture import Word, script, words
+from devtools import sound
+from devtools.livekit_server import LiveKitServer
+from devtools.room_folders import STUDENT, TEACHER
+from devtools.speakers import Microphone, Speaker
+from devtools.worker import Worker, WorkerFailed
+
+ROOM, ANNA, SAM = "lecture", "anna", "sam"
+LISTEN_SECONDS = 60.0
+"""How long a recorder is waited for before the lecture goes on without."""
+JOIN_SECONDS = 30.0
+BREATH_SECONDS = 0.5
+"""The teacher does nothing in mid-word: what is on its way then would be lost on the way."""
+LAST_BREATH_SECONDS = 3.0
+ROOM_OVER_SECONDS = 40.0
+POLL_SECONDS = 0.05
+
+
+@dataclass
+class Classroom:
+    """What the faults do their worst to."""
+
+    server: LiveKitServer
+    output_dir: Path
+    logs: Path
+    disk: Path | None
+    """The small file system that the recordings are on, if there is one."""
+    workers: list[Worker] = field(default_factory=list)
+    """All there ever were; the last one has the room."""
+    said: list[Word] = field(default_factory=list)
+    floor: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while the teacher speaks, or does something else."""
+    speaking: asyncio.Event = field(default_factory=asyncio.Event)
+    unfinished_since: float | None = None
+    """When the sentence begun last was begun, by the clock on the wall; None once it is in ``said``."""
+    _microphones: list[Microphone] = field(default_factory=list)
+    _teacher: Speaker | None = None
+
+    @property
+    def teacher(self) -> Speaker:
+        assert self._teacher, "nobody teaches"
+        return self._teacher
+
+    @property
+    def worker(self) -> Worker:
+        return self.workers[-1]
+
+    @property
+    def stalls(self) -> int:
+        """How often the teacher's own process was held up so long that words came late."""
+        return sum(microphone.stalls for microphone in self._microphones)
+
+    @property
+    def room_dir(self) -> Path:
+        return self.output_dir / ROOM
+
+    # --- people ---
+
+    async def lecture_until(self, end: float) -> None:
+        """Speaks until the clock on the wall says so, and always to the end of the sentence."""
+        markers = sound.markers()
+        for utterance in script(len(markers)):
+            if time.time() >= end:
+                return
+            pcm, placed = utterance.sound(markers)
+            async with self.floor:
+                self.unfinished_since = time.time()
+                self.speaking.set()
+                try:
+                    said = await self.teacher.say(pcm)
+                finally:
+                    self.speaking.clear()
+                self.said += words(said, placed, pcm)
+                self.unfinished_since = None
+                await self.teacher.silence(utterance.pause_seconds)
+
+    async def enter(self) -> None:
+        """The teacher joins, publishes, and waits a while for somebody who listens."""
+        deadline = time.monotonic() + JOIN_SECONDS
+        while True:
+            try:
+                self._teacher = await Speaker.join(self.server, ROOM, ANNA, metadata=TEACHER)
+                break
+            except Exception:  # the client has no narrower one; a server that restarts refuses at first
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.5)
+        await self.publish()
+
+    async def publish(self) -> None:
+        microphone = await self.teacher.publish()
+        self._microphones.append(microphone)
+        await self.until_heard(microphone.sid)
+        await self.teacher.silence(BREATH_SECONDS)
+
+    async def leave(self) -> None:
+        if self._teacher:
+            teacher, self._teacher = self._teacher, None
+            await teacher.leave()
+
+    @contextlib.asynccontextmanager
+    async def interrupted(self) -> AsyncIterator[Speaker]:
+        """The teacher at the end of a sentence, who says nothing until this is over."""
+        async with self.floor:
+            await self.teacher.silence(BREATH_SECONDS)
+            yield self.teacher
+
+    async def mid_word(self) -> None:
+        """Returns while something is being said."""
+        await self.speaking.wait()
+        await asyncio.sleep(0.7)
+        while not self.speaking.is_set():  # it was a short sentence
+            await self.speaking.wait()
+            await asyncio.sleep(0.7)
+
+    async def student(self, number: int = 0) -> Speaker:
+        return await Speaker.join(
+            self.server, ROOM, f"{SAM}-{number}", metadata=STUDENT, can_update_metadata=True
+        )
+
+    # --- workers ---
+
+    async def another_worker(self) -> Worker:
+        """One more, ready for rooms."""
+        log = self.logs / f"worker-{len(self.workers) + 1}.log"
+        worker = Worker(self.server, self.output_dir, log=log)
+        await worker.start()
+        self.workers.append(worker)
+        return worker
+
+    async def until_heard(self, sid: str) -> None:
+        """Returns when somebody listens to a track.
+
+        Raises:
+            WorkerFailed: nobody does for long.
+        """
+        await self._until_said(f"Track subscribed: microphone {sid}", self.workers)
+
+    async def until_taken_over(self, worker: Worker) -> None:
+        """Returns when this worker listens to the teacher.
+
+        Raises:
+            WorkerFailed: it does not for long.
+        """
+        await self._until_said("Track subscribed", [worker])
+
+    async def _until_said(self, what: str, workers: Sequence[Worker]) -> None:
+        if not await _until(
+            lambda: any(what in line for one in workers for line in one.lines), LISTEN_SECONDS
+        ):
+            raise WorkerFailed(f"no recorder within {LISTEN_SECONDS:.0f} s")
+
+    async def finish(self) -> None:
+        """The teacher leaves, the last word is saved, and the workers end."""
+        if self._teacher:
+            with contextlib.suppress(Exception):
+                await self.teacher.silence(LAST_BREATH_SECONDS)
+        await self.leave()
+        if self.workers and self.worker.exit_code is None:
+            await _until(lambda: not any(self.room_dir.glob("*.part")), ROOM_OVER_SECONDS)
+        await self.end_workers()
+
+    async def end_workers(self) -> None:
+        for worker in self.workers:
+            if worker.exit_code is None:
+                await worker.stop()
+
+
+async def _until(condition: Callable[[], bool], timeout: float) -> bool:
+    deadline = time.monotonic() + timeout
+    while not condition() and time.monotonic() < deadline:  # noqa: ASYNC110 - a log has no event
+        await asyncio.sleep(POLL_SECONDS)
+    return condition()

@@ -1,0 +1,153 @@
+"""How each fault is done to a classroom. Each returns when things should be as before."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+
+from livekit import api
+
+from benchmarks.soak.classroom import ROOM, Classroom
+from benchmarks.soak.plan import Fault
+from devtools import sound
+from devtools.disks import filled
+from devtools.speakers import administration
+
+MUTED_SECONDS = 3.0
+AWAY_SECONDS = 1.0
+RECONNECT_SECONDS = 4.0
+FULL_SECONDS = 8.0
+HANGING_SECONDS = 3.0
+SETTLE_SECONDS = 4.0
+STUDENTS = 20
+CHANGES = 20
+"""Of every student's attributes."""
+
+
+async def mute(room: Classroom) -> None:
+    async with room.interrupted() as teacher:
+        teacher.mute()
+        await asyncio.sleep(MUTED_SECONDS)
+        teacher.unmute()
+        await teacher.silence(1)
+
+
+async def rejoin(room: Classroom) -> None:
+    async with room.interrupted():
+        await room.leave()
+        await asyncio.sleep(AWAY_SECONDS)
+        await room.enter()
+
+
+async def republish(room: Classroom) -> None:
+    async with room.interrupted() as teacher:
+        await teacher.unpublish()
+        await asyncio.sleep(AWAY_SECONDS)
+        await room.publish()
+
+
+async def resume(room: Classroom) -> None:
+    async with room.interrupted() as teacher:
+        await teacher.reconnect(full=False)
+        await teacher.silence(RECONNECT_SECONDS)
+
+
+async def full_reconnect(room: Classroom) -> None:
+    async with room.interrupted() as teacher:
+        await teacher.reconnect(full=True)
+        await teacher.silence(RECONNECT_SECONDS)
+
+
+async def restart_server(room: Classroom) -> None:
+    """The app notices and opens the room anew as soon as it can; the teacher goes on when somebody listens."""
+    async with room.interrupted():
+        await asyncio.to_thread(room.server.restart)
+        await room.leave()
+        await room.enter()
+
+
+async def rolling_restart(room: Classroom) -> None:
+    old = room.worker
+    new = await room.another_worker()
+    await room.mid_word()
+    await old.stop()
+    await room.until_taken_over(new)
+
+
+async def kill_worker(room: Classroom) -> None:
+    old = room.worker
+    new = await room.another_worker()
+    await room.mid_word()
+    await asyncio.to_thread(old.kill)
+    await room.until_taken_over(new)
+
+
+async def hang(room: Classroom) -> None:
+    old = room.worker
+    new = await room.another_worker()
+    await room.mid_word()
+    os.kill(old.pid, signal.SIGSTOP)
+    try:
+        await room.until_taken_over(new)
+        await asyncio.sleep(HANGING_SECONDS)
+    finally:
+        os.kill(old.pid, signal.SIGCONT)
+    await asyncio.sleep(HANGING_SECONDS)
+    await old.stop()
+
+
+async def fill_disk(room: Classroom) -> None:
+    assert room.disk is not None
+    await room.mid_word()
+    ballast = await asyncio.to_thread(filled, room.disk)
+    try:
+        await asyncio.sleep(FULL_SECONDS)
+    finally:
+        ballast.unlink()
+
+
+async def dispatch_twice(room: Classroom) -> None:
+    """Whichever of the two workers has the room afterwards, it ends with the second."""
+    old = room.worker
+    new = await room.another_worker()
+    await room.mid_word()
+    async with administration(room.server) as livekit:
+        for _ in range(2):
+            await livekit.agent_dispatch.create_dispatch(api.CreateAgentDispatchRequest(room=ROOM))
+    await asyncio.sleep(SETTLE_SECONDS)
+    await old.stop()
+    await room.until_taken_over(new)
+
+
+async def student_speaks(room: Classroom) -> None:
+    async with await room.student() as student:
+        await student.publish()
+        await student.say(sound.load("student"))
+
+
+async def crowd(room: Classroom) -> None:
+    async with AsyncExitStack() as students:
+        for number in range(STUDENTS):
+            student = await students.enter_async_context(await room.student(number))
+            for change in range(CHANGES):
+                await student.room.local_participant.set_attributes({"mood": str(change)})
+
+
+DO: dict[Fault, Callable[[Classroom], Awaitable[None]]] = {
+    Fault.MUTE: mute,
+    Fault.ROLLING_RESTART: rolling_restart,
+    Fault.REJOIN: rejoin,
+    Fault.WORKER_KILLED: kill_worker,
+    Fault.HANG: hang,
+    Fault.REPUBLISH: republish,
+    Fault.STUDENT: student_speaks,
+    Fault.RESUME: resume,
+    Fault.DISK_FULL: fill_disk,
+    Fault.DOUBLED: dispatch_twice,
+    Fault.FULL_RECONNECT: full_reconnect,
+    Fault.CROWD: crowd,
+    Fault.SERVER_RESTART: restart_server,
+}

@@ -1,0 +1,229 @@
+"""The soak's command line: the lecture, its faults, and at the end the ledger."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.soak import gauges, report
+from benchmarks.soak.classroom import ANNA, Classroom
+from benchmarks.soak.faults import DO
+from benchmarks.soak.gauges import Reading
+from benchmarks.soak.ledger import draw_up
+from benchmarks.soak.outcome import Done, Outcome
+from benchmarks.soak.plan import Fault, Planned, plan
+from core.errors import InputError
+from devtools.disks import NoSmallDisk, small_disk
+from devtools.livekit_server import LiveKitServer, ServerUnavailable, find_or_build
+from devtools.worker import WorkerFailed
+from lesson_tools import console
+
+SHORTEST_MINUTES, LONGEST_MINUTES = 1.0, 300.0
+MEGABYTES_A_MINUTE, SPARE_MEGABYTES = 3, 16
+"""Of the small disk."""
+TICK_SECONDS = 1.0
+LAST_FAULT_SECONDS = 120.0
+"""What a fault may still take when the lecture is over."""
+STOPPED = 130
+
+
+def main(arguments: list[str] | None = None) -> int:
+    try:
+        options = _options(arguments)
+        with _folder(options.output) as folder:
+            outcome = soak(options.minutes, folder)
+            for line in report.ledger(outcome):
+                console.say(line)
+            for target in filter(None, (options.report, options.output)):
+                report.write(outcome, target)
+    except KeyboardInterrupt:
+        return STOPPED
+    except InputError as error:
+        console.tell(str(error))
+        return console.WRONG_INPUT
+    except (ServerUnavailable, WorkerFailed, OSError) as error:
+        console.tell(f"The soak failed: {error}")
+        return console.TROUBLE
+    if outcome.was_stopped:
+        return STOPPED
+    return console.ALL_WELL if outcome.is_well else console.TROUBLE
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python dev.py soak", description="A long lecture in real time, with faults sprinkled in."
+    )
+    parser.add_argument(
+        "--minutes", type=_minutes, default=60.0, metavar="N", help="how long the lecture is (60)"
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="keep recordings, logs and report in this new folder"
+    )
+    parser.add_argument("--report", type=Path, metavar="DIR", help="write soak.md and soak.svg there")
+    options = parser.parse_args(arguments)
+    if options.output and options.output.exists() and any(options.output.iterdir()):
+        raise InputError(f"--output {options.output} is not empty")
+    return options
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = float("nan")
+    if not SHORTEST_MINUTES <= minutes <= LONGEST_MINUTES:
+        raise InputError(f"--minutes {text}: from {SHORTEST_MINUTES:g} to {LONGEST_MINUTES:g}")
+    return minutes
+
+
+@contextlib.contextmanager
+def _folder(output: Path | None) -> Iterator[Path]:
+    if output:
+        output.mkdir(parents=True, exist_ok=True)
+        yield output.resolve()
+        return
+    with tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def soak(minutes: float, folder: Path) -> Outcome:
+    """The lecture in real time; recordings and logs are in ``folder``. Stopped by Ctrl-C, it tells of what there was.
+
+    Raises:
+        ServerUnavailable, WorkerFailed: it could not begin.
+    """
+    with contextlib.ExitStack() as scene:
+        disk = _disk(scene, folder, minutes)
+        server = scene.enter_context(
+            LiveKitServer(find_or_build(console.tell), log=folder / "livekit-server.log")
+        )
+        room = Classroom(server, (disk or folder) / "segments", folder, disk)
+        run = _Run(room, minutes)
+        console.run(run.take_place())
+        if disk and (disk / "segments").exists():
+            shutil.copytree(disk / "segments", folder / "segments")
+            room.output_dir = folder / "segments"
+        said = [json.dumps(word._asdict()) + "\n" for word in room.said]
+        (folder / "said.jsonl").write_text("".join(said), encoding="utf-8")
+        console.tell("Listening to what was recorded ...")
+        return run.outcome()
+
+
+def _disk(scene: contextlib.ExitStack, folder: Path, minutes: float) -> Path | None:
+    """Where the recordings go if they can have a disk of their own, which can be filled."""
+    try:
+        megabytes = round(SPARE_MEGABYTES + MEGABYTES_A_MINUTE * minutes)
+        return scene.enter_context(small_disk(folder / "disk", megabytes))
+    except NoSmallDisk as reason:
+        console.tell(f"The disk will not be full: {reason}.")
+        return None
+
+
+@dataclass
+class _Run:
+    room: Classroom
+    minutes: float
+    began: float = 0.0
+    ended: float = 0.0
+    faults: list[Done] = field(default_factory=list)
+    readings: list[Reading] = field(default_factory=list)
+    troubles: list[str] = field(default_factory=list)
+    was_stopped: bool = False
+
+    async def take_place(self) -> None:
+        """From the first worker's start to the last one's end."""
+        try:
+            await self.room.another_worker()
+            await self.room.enter()
+            await self._lecture()
+        except asyncio.CancelledError:
+            self.was_stopped = True
+        finally:
+            self.ended = time.time()
+            self._look_after_worker()
+            await self.room.finish()
+
+    async def _lecture(self) -> None:
+        self.began = time.time()
+        end = self.began + self.minutes * 60
+        beside = [
+            asyncio.create_task(work)
+            for work in (gauges.watch(self.room, self.minutes, self.readings), _show(self.minutes))
+        ]
+        disturbing = asyncio.create_task(self._disturb(end))
+        try:
+            await self.room.lecture_until(end)
+            await asyncio.wait({disturbing}, timeout=LAST_FAULT_SECONDS)
+        except Exception as error:  # an account of what was is worth more than none
+            self.troubles.append(f"the lecture broke off: {_described(error)}")
+        finally:
+            await _cancelled(disturbing, *beside)
+
+    async def _disturb(self, end: float) -> None:
+        possible = [fault for fault in DO if fault is not Fault.DISK_FULL or self.room.disk]
+        if sys.platform == "win32":
+            possible.remove(Fault.HANG)
+        for planned in plan(self.minutes, possible):
+            await asyncio.sleep(max(0.0, self.began + planned.at_seconds - time.time()))
+            if time.time() < end:
+                await self._do(planned)
+
+    async def _do(self, planned: Planned) -> None:
+        began, trouble = time.time(), ""
+        try:
+            await DO[planned.fault](self.room)
+        except Exception as error:  # whatever it is, the lecture goes on, and the report says so
+            trouble = _described(error)
+        self.faults.append(Done(planned.fault, began, time.time(), trouble))
+        if not sys.stderr.isatty():
+            at = f"{console.duration(began - self.began)}  {planned.fault.value}"
+            console.tell(f"{at}: {trouble}" if trouble else at)
+
+    def _look_after_worker(self) -> None:
+        if self.room.workers and self.room.worker.exit_code is not None:
+            self.troubles.append(f"the worker ended by itself with {self.room.worker.exit_code}")
+
+    def outcome(self) -> Outcome:
+        """With the ledger, which takes a minute for an hour."""
+        said = self.room.said
+        return Outcome(
+            began=self.began or self.ended,
+            ended=self.ended,
+            faults=self.faults,
+            readings=self.readings,
+            stalls=self.room.stalls,
+            ledger=draw_up(said, self.room.room_dir, ANNA, self.room.unfinished_since),
+            was_stopped=self.was_stopped,
+            troubles=self.troubles,
+        )
+
+
+async def _show(minutes: float) -> None:
+    with console.progress("Lecture", minutes * 60, "s") as advance:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            advance(TICK_SECONDS)
+
+
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0]
+
+
+async def _cancelled(*tasks: asyncio.Task[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,397 @@
+"""The records that travel through the recorder.
+
+Everything here is data: frozen, without behaviour beyond its own derived values, and without any import from
+the rest of the project. Times inside one audio stream are counted in samples at ``SAMPLE_RATE``; wall-clock
+times are aware UTC datetimes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+SAMPLE_RATE = 16_000
+"""Samples per second of everything recorded: the rate of Silero VAD and of every speech recogniser since."""
+
+BYTES_PER_SAMPLE = 2
+MANIFEST_SCHEMA_VERSION = 1
+
+Pcm = npt.NDArray[np.int16]
+"""PCM s16le, mono, shape (n,), at ``SAMPLE_RATE``."""
+
+
+class EndReason(str, Enum):
+    """Why a segment ended."""
+
+    PAUSE = "pause"
+    """A natural pause."""
+    MAX_LENGTH = "max_length"
+    """The longest allowed length; the next segment begins at exactly the next sample."""
+    MUTED = "muted"
+    UNPUBLISHED = "unpublished"
+    LEFT = "left"
+    """The participant left or lost the connection."""
+    ROLE_LOST = "role_lost"
+    """The participant is no longer one who is recorded."""
+    SHUTDOWN = "shutdown"
+    """The room or the recorder ended."""
+    RECOVERED = "recovered"
+    """Found after a crash; what had been written is kept."""
+
+
+@dataclass(frozen=True)
+class SpeechSegment:
+    """One piece of speech as the segmenter cut it. Sample numbers count from the start of its stream."""
+
+    start_sample: int
+    """First sample of ``pcm`` (pre-roll included)."""
+    speech_start_sample: int
+    """Where the first word began."""
+    pcm: Pcm
+    """PCM s16le mono, shape (n,), 16 kHz."""
+    mean_probability: float
+    """Mean speech probability (0 to 1) over the windows that counted as speech."""
+    lowest_probability: float
+    """Lowest speech probability (0 to 1) among the windows that counted as speech."""
+    end_reason: EndReason
+
+    @property
+    def end_sample(self) -> int:
+        """One past the last sample."""
+        return self.start_sample + len(self.pcm)
+
+    @property
+    def duration_seconds(self) -> float:
+        return len(self.pcm) / SAMPLE_RATE
+
+
+@dataclass(frozen=True)
+class RoomInfo:
+    """The room a segment was spoken in, as LiveKit names it."""
+
+    name: str
+    sid: str
+    started_at: datetime
+    """When the session began (the room's creation, UTC); segment offsets count from here."""
+
+
+@dataclass(frozen=True)
+class TrackInfo:
+    """Who speaks, on which track."""
+
+    participant_identity: str
+    participant_name: str
+    track_sid: str
+    source: str
+    """``microphone``, ``screen_share_audio`` or ``unknown``."""
+
+
+@dataclass(frozen=True)
+class StreamClock:
+    """Turns sample numbers into wall-clock time, from one anchor per stream (fact 4: samples are wall time)."""
+
+    anchor: datetime
+    """UTC time of sample 0."""
+
+    def at(self, sample: int) -> datetime:
+        return self.anchor + timedelta(seconds=sample / SAMPLE_RATE)
+
+
+@dataclass(frozen=True)
+class TextWishes:
+    """What the people in the room want done with a segment's text, as of the moment it ended. Checked BCP 47 tags."""
+
+    speaking_language: str = ""
+    """What the speaker says to be speaking: a hint. Empty: not known."""
+    caption_languages: tuple[str, ...] = ()
+    """What students ask for, besides the configured languages."""
+
+
+NO_WISHES = TextWishes()
+
+
+@dataclass(frozen=True)
+class SegmentRecord:
+    """One committed segment: a line of the manifest.
+
+    ``start`` and ``end`` bound the audio in the file. ``None`` stands where a crash left no way to know. Lines
+    without ``speaking_language`` and ``caption_languages`` are older than those, and mean the empty value.
+    """
+
+    number: int
+    file: str
+    room_name: str
+    room_sid: str
+    participant_identity: str
+    participant_name: str
+    track_sid: str
+    track_source: str
+    start: datetime
+    end: datetime
+    offset_seconds: float | None
+    duration_seconds: float
+    mean_probability: float | None
+    lowest_probability: float | None
+    end_reason: EndReason
+    sha256: str
+    sample_rate: int = SAMPLE_RATE
+    speaking_language: str = ""
+    """BCP 47 tag of what the speaker says to be speaking; empty: not known."""
+    caption_languages: tuple[str, ...] = ()
+    """BCP 47 tags of what students asked for when the segment ended."""
+    schema_version: int = MANIFEST_SCHEMA_VERSION
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary of plain JSON values, keys in a fixed and readable order."""
+        return {
+            "schema_version": self.schema_version,
+            "number": self.number,
+            "file": self.file,
+            "room_name": self.room_name,
+            "room_sid": self.room_sid,
+            "participant_identity": self.participant_identity,
+            "participant_name": self.participant_name,
+            "track_sid": self.track_sid,
+            "track_source": self.track_source,
+            "start": format_utc(self.start),
+            "end": format_utc(self.end),
+            "offset_seconds": _rounded(self.offset_seconds, 3),
+            "duration_seconds": round(self.duration_seconds, 3),
+            "sample_rate": self.sample_rate,
+            "mean_probability": _rounded(self.mean_probability, 4),
+            "lowest_probability": _rounded(self.lowest_probability, 4),
+            "end_reason": self.end_reason.value,
+            "sha256": self.sha256,
+            "speaking_language": self.speaking_language,
+            "caption_languages": list(self.caption_languages),
+        }
+
+    @classmethod
+    def from_json(cls, line: dict[str, Any]) -> SegmentRecord:
+        """The record a manifest line describes.
+
+        Raises:
+            ValueError, KeyError, TypeError: the line is not one of ours.
+        """
+        if not isinstance(line["number"], int):
+            raise ValueError(f"no segment number: {line['number']!r}")
+        return cls(
+            number=line["number"],
+            file=str(line["file"]),
+            room_name=str(line["room_name"]),
+            room_sid=str(line["room_sid"]),
+            participant_identity=str(line["participant_identity"]),
+            participant_name=str(line["participant_name"]),
+            track_sid=str(line["track_sid"]),
+            track_source=str(line["track_source"]),
+            start=parse_utc(line["start"]),
+            end=parse_utc(line["end"]),
+            offset_seconds=_optional_float(line["offset_seconds"]),
+            duration_seconds=float(line["duration_seconds"]),
+            mean_probability=_optional_float(line["mean_probability"]),
+            lowest_probability=_optional_float(line["lowest_probability"]),
+            end_reason=EndReason(line["end_reason"]),
+            sha256=str(line["sha256"]),
+            sample_rate=int(line["sample_rate"]),
+            speaking_language=str(line.get("speaking_language", "")),
+            caption_languages=tuple(str(tag) for tag in line.get("caption_languages", ())),
+            schema_version=int(line["schema_version"]),
+        )
+
+
+class GapReason(Enum):
+    """Why speech may be missing."""
+
+    NO_RECORDER = "no_recorder"
+    """Nobody recorded the room on this disk: it is older than the worker, or its recorder was killed or replaced."""
+    RECONNECT = "reconnect"
+    """The recorder's connection broke and was made anew."""
+    DEAF = "deaf"
+    """The track was subscribed to and brought no sound."""
+    NO_MEDIA = "no_media"
+    """Nothing of the track came in for a while: its publisher's network, or ours."""
+    ENCRYPTED = "encrypted"
+    """The sound is encrypted end to end, and there was no passphrase or another one."""
+    OVER_BOUND = "over_bound"
+    """More was published than MAX_TEACHERS_PER_ROOM and MAX_TRACKS_PER_TEACHER allow to be recorded at once."""
+    UNSAVED = "unsaved"
+    """The disk refused for longer than memory is allowed to hold."""
+
+
+@dataclass(frozen=True)
+class GapRecord:
+    """A time from which speech of a participant may be missing: a line of ``gaps.jsonl`` beside the manifest."""
+
+    room_name: str
+    room_sid: str
+    participant_identity: str
+    track_sid: str
+    start: datetime
+    end: datetime
+    reason: GapReason
+
+    @property
+    def seconds(self) -> float:
+        return (self.end - self.start).total_seconds()
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary of plain JSON values."""
+        return {
+            "schema_version": MANIFEST_SCHEMA_VERSION,
+            "room_name": self.room_name,
+            "room_sid": self.room_sid,
+            "participant_identity": self.participant_identity,
+            "track_sid": self.track_sid,
+            "start": format_utc(self.start),
+            "end": format_utc(self.end),
+            "reason": self.reason.value,
+        }
+
+    @classmethod
+    def from_json(cls, line: dict[str, Any]) -> GapRecord:
+        """The record a manifest line describes.
+
+        Raises:
+            ValueError, KeyError, TypeError: the line is no gap of ours.
+        """
+        return cls(
+            room_name=str(line["room_name"]),
+            room_sid=str(line["room_sid"]),
+            participant_identity=str(line["participant_identity"]),
+            track_sid=str(line["track_sid"]),
+            start=parse_utc(line["start"]),
+            end=parse_utc(line["end"]),
+            reason=GapReason(line["reason"]),
+        )
+
+
+@dataclass(frozen=True)
+class Translation:
+    """The text of one segment: what was said, and the same in other languages."""
+
+    language: str
+    """BCP 47 tag of what was spoken."""
+    transcript: str
+    translations: dict[str, str]
+    """Text by BCP 47 tag."""
+
+
+@dataclass(frozen=True)
+class TextRecord:
+    """What became of one segment's text: a line of ``texts.jsonl`` in the room's folder, one for each segment.
+
+    A segment in which nothing intelligible is said has an empty ``transcript``. One that was ``refused`` has no text
+    and never will have.
+    """
+
+    number: int
+    file: str
+    """The segment's WAV; the number and this are those of the manifest."""
+    at: datetime
+    """When this was written (UTC)."""
+    start: datetime
+    """When it was spoken, as in the manifest (UTC)."""
+    participant_identity: str
+    """Who spoke."""
+    language: str = ""
+    """BCP 47 tag of what was spoken."""
+    transcript: str = ""
+    translations: dict[str, str] = field(default_factory=dict)
+    """Text by BCP 47 tag."""
+    files: tuple[str, ...] = ()
+    """Text files beside the WAV."""
+    model: str = ""
+    latency_seconds: float = 0.0
+    """What the service took for its answer."""
+    audio_seconds: float = 0.0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    is_audio_kept: bool = True
+    """False: the WAV goes, or has gone (SAVE_AUDIO)."""
+    refused: str = ""
+    """Why there is no text, if that is final."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary of plain JSON values; of a refusal only what it has."""
+        line: dict[str, Any] = {
+            "number": self.number,
+            "file": self.file,
+            "at": format_utc(self.at),
+            "start": format_utc(self.start),
+            "participant_identity": self.participant_identity,
+        }
+        if self.refused:
+            return {**line, "refused": self.refused}
+        return {
+            **line,
+            "language": self.language,
+            "transcript": self.transcript,
+            "translations": self.translations,
+            "files": list(self.files),
+            "model": self.model,
+            "latency_seconds": round(self.latency_seconds, 3),
+            "audio_seconds": round(self.audio_seconds, 3),
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+            "is_audio_kept": self.is_audio_kept,
+        }
+
+    @classmethod
+    def from_json(cls, line: dict[str, Any]) -> TextRecord:
+        """The record a line describes.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError: the line is not one of ours.
+        """
+        if not isinstance(line["number"], int):
+            raise ValueError(f"no segment number: {line['number']!r}")
+        return cls(
+            number=line["number"],
+            file=str(line["file"]),
+            at=parse_utc(line["at"]),
+            start=parse_utc(line["start"]),
+            participant_identity=str(line["participant_identity"]),
+            language=str(line.get("language", "")),
+            transcript=str(line.get("transcript", "")),
+            translations={str(tag): str(text) for tag, text in line.get("translations", {}).items()},
+            files=tuple(str(name) for name in line.get("files", ())),
+            model=str(line.get("model", "")),
+            latency_seconds=float(line.get("latency_seconds", 0)),
+            audio_seconds=float(line.get("audio_seconds", 0)),
+            input_tokens=int(line.get("input_tokens", 0)),
+            output_tokens=int(line.get("output_tokens", 0)),
+            is_audio_kept=bool(line.get("is_audio_kept", True)),
+            refused=str(line.get("refused", "")),
+        )
+
+
+def utc_now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+def format_utc(moment: datetime) -> str:
+    """ISO 8601 in UTC with milliseconds, such as ``2025-10-08T14:05:23.120Z``."""
+    return moment.astimezone(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def parse_utc(text: str) -> datetime:
+    """The inverse of :func:`format_utc`. Raises ValueError for anything else."""
+    if not isinstance(text, str):
+        raise ValueError(f"no time: {text!r}")
+    moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    if moment.tzinfo is None:
+        raise ValueError(f"a time without a zone: {text!r}")
+    return moment
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
+
+
+def _optional_float(value: Any) -> float | None:
+    return None if value is None else float(value)

@@ -1,0 +1,120 @@
+"""One item on its way: from the outbox to the target, and what came of it into the record and the outbox."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from archive.delivery_log import Key, note, sound_key
+from archive.outbox import Outbox, Work
+from core.backoff import Backoff
+from core.errors import ConfigError, RecorderError, Refused, RetryLater, StorageError
+from core.records import SegmentRecord, TextRecord
+from delivery.items import CALL_TIMEOUT_SECONDS, Item, Lists, Sound, Target, Unusable, Words
+from delivery.status import TargetState
+
+logger = logging.getLogger("recorder")
+
+OUTBOX_RETRY_SECONDS = 1.0
+
+
+class DeliveryAttempts:
+    """Delivers items to one target."""
+
+    def __init__(
+        self, target: Target, outbox: Outbox, output_dir: Path, state: TargetState, backoff: Backoff
+    ) -> None:
+        self._target = target
+        self._outbox = outbox
+        self._output_dir = output_dir
+        self._state = state
+        self._backoff = backoff
+
+    async def deliver(self, work: Work) -> None:
+        """Delivers, then writes the record of it, then settles it in the outbox. Raises nothing."""
+        try:
+            item, key = _item_of(work, self._output_dir)
+            refusal = await self._put(item)
+            await asyncio.to_thread(_note, item, self._target.name, key, refusal)
+        except (RecorderError, asyncio.TimeoutError) as error:
+            self._state.fails(error)
+        except Exception as error:  # whatever it was, the item is not lost for it
+            logger.error("Delivery failed unexpectedly", exc_info=error)
+            self._state.fails(RetryLater("unexpected error"))
+        else:
+            await self._settle(work, item, refusal)
+            return
+        await self._until_taken(self._outbox.retry, work, self._backoff.pause(work.attempts + 1))
+
+    async def _put(self, item: Item) -> str:
+        """Why the item is refused for good; empty: it is there."""
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT_SECONDS * 2):
+                await self._target.put(item)
+        except Refused as refusal:
+            if not isinstance(refusal, Unusable):
+                await self._prove_it_takes_others(refusal)
+                self._state.works()
+            return str(refusal)
+        self._state.works()
+        return ""
+
+    async def _prove_it_takes_others(self, refusal: Refused) -> None:
+        """It is the item's own fault only if the target takes something else."""
+        try:
+            await self._target.check()
+        except Refused:
+            raise ConfigError(f"it refuses everything: {refusal}") from None
+
+    async def _settle(self, work: Work, item: Item, refusal: str) -> None:
+        if refusal:
+            logger.error(
+                "%s is never delivered to %s (dead letter): %s",
+                work.file,
+                self._target.name,
+                refusal,
+                extra=_room(item),
+            )
+            await self._until_taken(self._outbox.refuse, work, refusal)
+        else:
+            self._state.delivered()
+            logger.debug("%s delivered to %s", work.file, self._target.name, extra=_room(item))
+            await self._until_taken(self._outbox.done, work)
+
+    async def _until_taken(self, step: Callable[..., Awaitable[None]], *values: object) -> None:
+        """Until the outbox takes it: an item that stays claimed would block its room."""
+        while True:
+            try:
+                await step(*values)
+                return
+            except StorageError as error:
+                self._state.fails(error)
+                await asyncio.sleep(OUTBOX_RETRY_SECONDS)
+
+
+def _item_of(work: Work, output_dir: Path) -> tuple[Item, Key]:
+    folder, payload = output_dir / work.folder, work.payload
+    if "manifest_bytes" in payload:
+        lists = Lists(folder, **{name: int(size) for name, size in payload.items()})
+        return lists, Key(work.file)
+    record = SegmentRecord.from_json(payload["record"])
+    if "text" in payload:
+        return Words(folder, record, TextRecord.from_json(payload["text"])), Key(work.file)
+    return Sound(folder, record), sound_key(record)
+
+
+def _note(item: Item, target: str, key: Key, refusal: str) -> None:
+    try:
+        note(item.folder, target, key, refusal)
+    except FileNotFoundError:
+        pass  # the whole room has been erased meanwhile
+    except OSError as error:
+        raise StorageError(
+            f"the record of deliveries cannot be written: {error.strerror or error}"
+        ) from error
+
+
+def _room(item: Item) -> dict[str, str]:
+    return {"room": item.folder.name if isinstance(item, Lists) else item.record.room_name}

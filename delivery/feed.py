@@ -1,0 +1,186 @@
+"""What there is to deliver: manifests and lists of texts are read into the outbox, for one target."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from archive.delivery_log import Key, Ledger, lists_key, sound_key, words_key
+from archive.jsonl import Bookmark, end_of, new_lines
+from archive.manifest import read_manifest, record_in
+from archive.names import GAPS, MANIFEST, TEXTS, is_plain_name
+from archive.outbox import Outbox, Work
+from archive.texts import text_in
+from config import Settings
+from core.records import TextRecord
+
+LOOK_AGAIN_SECONDS = 60.0
+"""How often also those folders are looked at that have not grown: the outbox may have been begun anew."""
+LISTS_SECONDS = 60.0
+"""How often a room's lists are delivered while they grow."""
+
+_Sizes = tuple[int, int, int]
+"""Of the manifest, the list of texts and that of gaps, in bytes."""
+
+
+@dataclass
+class _Seen:
+    """What is known of one folder."""
+
+    sizes: _Sizes = (0, 0, 0)
+    """When they were last read to their ends."""
+    gaps_bytes: int = 0
+    grown_at: float | None = None
+    """When something came that the delivered lists do not name yet, 0 if before the start; None: they name all."""
+
+    def note_growth(self) -> None:
+        if self.grown_at is None:
+            self.grown_at = time.monotonic()
+
+    def is_time_for_lists(self, *, at_once: bool) -> bool:
+        if self.grown_at is None:
+            return False
+        return at_once or self.grown_at == 0 or time.monotonic() - self.grown_at >= LISTS_SECONDS
+
+
+class DeliveryFeed:
+    """Reads manifests and lists of texts into the outbox, for one target."""
+
+    def __init__(self, settings: Settings, outbox: Outbox, target: str, kind: str) -> None:
+        self._output_dir = Path(settings.output_dir)
+        self._save_audio = settings.save_audio
+        self._outbox = outbox
+        self._target = target
+        self._kind = kind
+        self._seen: dict[str, _Seen] = {}
+        self._behind: set[str] = set()
+        """Folders of which the outbox has not taken all: it is full, or another worker was faster."""
+        self._looked_again_at = time.monotonic()
+
+    async def look(self, *, with_lists: bool) -> bool:
+        """Adds what is new, and says whether there was anything. With the lists even if they have just been sent.
+
+        Raises:
+            OSError, StorageError: the disk does not let it now.
+        """
+        if time.monotonic() - self._looked_again_at > LOOK_AGAIN_SECONDS:
+            self._looked_again_at = time.monotonic()
+            for seen in self._seen.values():
+                seen.sizes = (0, 0, 0)
+        has_news = False
+        for folder, sizes in (await asyncio.to_thread(self._sizes)).items():
+            seen = self._seen.setdefault(folder, _Seen(grown_at=0.0))
+            if sizes != seen.sizes:
+                has_news = await self._read_on(folder, seen, sizes) or has_news
+            if seen.is_time_for_lists(at_once=with_lists):
+                has_news = await self._add_lists(folder) or has_news
+                seen.grown_at = None
+        return has_news
+
+    async def _read_on(self, folder: str, seen: _Seen, sizes: _Sizes) -> bool:
+        """Reads what has grown to its end; whether there was anything that is to be delivered."""
+        has_news = False
+        if sizes[2] != seen.gaps_bytes:
+            seen.gaps_bytes = sizes[2]
+            seen.note_growth()
+        while await self._read(folder, MANIFEST, self._sounds) or await self._read(
+            folder, TEXTS, self._words
+        ):
+            has_news = True
+            seen.note_growth()
+        seen.sizes = (0, 0, 0) if folder in self._behind else sizes
+        self._behind.discard(folder)
+        return has_news
+
+    def _sizes(self) -> dict[str, _Sizes]:
+        found = {}
+        with os.scandir(self._output_dir) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    path = Path(entry.path)
+                    sizes = (_size(path / MANIFEST), _size(path / TEXTS), _size(path / GAPS))
+                    if sizes[0]:
+                        found[entry.name] = sizes
+        return found
+
+    async def _read(
+        self, folder: str, file: str, works_in: Callable[[str, list[bytes]], Iterable[Work]]
+    ) -> bool:
+        """Reads one list on; whether there was more."""
+        source = f"{folder}/{file}"
+        before = await self._outbox.bookmark(self._kind, source)
+        lines, behind = await asyncio.to_thread(new_lines, self._output_dir / folder / file, before)
+        if behind == before:
+            return False
+        works = await asyncio.to_thread(lambda: list(works_in(folder, lines)))
+        if await self._outbox.add_read(self._kind, source, works, before, behind):
+            return True
+        self._behind.add(folder)
+        return False
+
+    def _sounds(self, folder: str, lines: list[bytes]) -> Iterator[Work]:
+        ledger = Ledger(self._output_dir / folder)
+        for record in filter(None, map(record_in, lines)):
+            if not self._save_audio or not is_plain_name(record.file) or not record.file.endswith(".wav"):
+                continue
+            if not ledger.is_settled(self._target, sound_key(record)):
+                payload = {"record": record.to_json()}
+                yield Work(self._kind, folder, record.file, record.start.timestamp(), payload)
+
+    def _words(self, folder: str, lines: list[bytes]) -> Iterator[Work]:
+        path = self._output_dir / folder
+        ledger = Ledger(path)
+        texts = [text for line in lines if (text := text_in(line)) is not None and text.files]
+        records = {record.file: record for record in read_manifest(path)} if texts else {}
+        for text in texts:
+            record, key = records.get(text.file), words_key(text)
+            if record is not None and is_ours(text) and not ledger.is_settled(self._target, key):
+                moment = max(text.at, record.end).timestamp()
+                payload = {"record": record.to_json(), "text": text.to_json()}
+                yield Work(self._kind, folder, key.item, moment, payload)
+
+    async def _add_lists(self, folder: str) -> bool:
+        manifest = await self._outbox.bookmark(self._kind, f"{folder}/{MANIFEST}")
+        texts = await self._outbox.bookmark(self._kind, f"{folder}/{TEXTS}")
+        work = await asyncio.to_thread(self._lists, folder, manifest, texts)
+        return work is not None and await self._outbox.add([work]) > 0
+
+    def _lists(self, folder: str, manifest: Bookmark, texts: Bookmark) -> Work | None:
+        gaps = end_of(self._output_dir / folder / GAPS)
+        key = key_of_lists(manifest, texts, gaps)
+        if not manifest.bytes or Ledger(self._output_dir / folder).is_settled(self._target, key):
+            return None
+        if (
+            next(read_manifest(self._output_dir / folder), None) is None
+        ):  # another program's, of the same name
+            return None
+        payload = {
+            "manifest_bytes": manifest.bytes,
+            "texts_bytes": texts.bytes,
+            "gaps_bytes": gaps.bytes,
+        }
+        return Work(self._kind, folder, key.item, time.time(), payload)
+
+
+def key_of_lists(*ends: Bookmark) -> Key:
+    """What identifies the state of the lists, from their ends."""
+    return lists_key(*(f"{end.bytes} {end.digest}" for end in ends))
+
+
+def is_ours(text: TextRecord) -> bool:
+    """Whether its files are plain names that belong to its segment: a list may not make us send anything else."""
+    stem = Path(text.file).stem
+    return all(
+        is_plain_name(file) and file.startswith(f"{stem}_") and file.endswith(".txt") for file in text.files
+    )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

@@ -1,0 +1,164 @@
+"""An object store as a target of delivery.
+
+Objects have the names that the files have on disk, below the prefix. A WAV is created and never overwritten: where an
+object of its name is already, it is read back and must be the same, byte for byte. A text file is written over. The
+lists are merged line by line with what is there, so workers that recorded a room on different disks lose nothing of
+each other's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Container, Mapping, Sequence
+from typing import TypeVar
+
+from archive.jsonl import entry_in
+from archive.manifest import gap_in, record_in
+from archive.names import GAPS, MANIFEST, TEXTS, safe_name
+from config import Settings
+from core.records import SegmentRecord
+from delivery.items import Item, Lists, Selection, Sound, Words, file_bytes, sound_bytes
+from delivery.object_client import Objects, open_s3, open_url, whole_lines
+
+PROBE = ".delivery-check"
+"""An empty object below the prefix: that it can be written is the proof that anything can."""
+
+_LISTS = (MANIFEST, TEXTS, GAPS)
+
+T = TypeVar("T", bound="ObjectTarget")
+
+
+class ObjectTarget:
+    """One bucket, container or folder, and the prefix in it."""
+
+    def __init__(self, objects: Objects) -> None:
+        self.name = objects.name
+        self.objects = objects
+
+    @classmethod
+    def s3(cls: type[T], settings: Settings) -> T:
+        """The bucket in the settings.
+
+        Raises:
+            ConfigError: the settings make no store.
+        """
+        return cls(open_s3(settings))
+
+    @classmethod
+    def from_url(cls: type[T], url: str) -> T:
+        """A store by its URL; credentials come from the variables that its maker has named.
+
+        Raises:
+            ConfigError: there is no such store.
+        """
+        return cls(open_url(url))
+
+    async def aclose(self) -> None:
+        """Connections are obstore's own."""
+
+    async def link(self, key: str, seconds: float) -> str:
+        """See :meth:`delivery.object_client.Objects.link`."""
+        return await self.objects.link(key, seconds)
+
+    # Delivering.
+
+    async def check(self) -> None:
+        """Writes the probe."""
+        await self.objects.write(PROBE, b"", mode="overwrite")
+
+    async def put(self, item: Item) -> None:
+        """See :class:`~delivery.items.Target`."""
+        folder = item.folder.name
+        if isinstance(item, Sound):
+            data = await asyncio.to_thread(sound_bytes, item)
+            await self.objects.create(f"{folder}/{item.record.file}", data)
+        elif isinstance(item, Words):
+            for file in item.text.files:
+                data = await asyncio.to_thread(file_bytes, item.folder / file)
+                await self.objects.write(f"{folder}/{file}", data, mode="overwrite")
+        else:
+            await self._put_lists(item)
+
+    async def _put_lists(self, item: Lists) -> None:
+        for file, size in (
+            (TEXTS, item.texts_bytes),
+            (GAPS, item.gaps_bytes),
+            (MANIFEST, item.manifest_bytes),
+        ):
+            if size:
+                ours = whole_lines((await asyncio.to_thread(file_bytes, item.folder / file))[:size])
+                await self.objects.replace_lines(
+                    f"{item.folder.name}/{file}", functools.partial(merged, ours)
+                )
+
+    # Removing.
+
+    async def remove(
+        self, selection: Selection, known: Mapping[str, Sequence[SegmentRecord]], *, only_count: bool = False
+    ) -> int:
+        """See :class:`~delivery.items.Target`."""
+        count = 0
+        for folder in await self.objects.folders():
+            count += await self._remove_in(folder, selection, known.get(folder, ()), only_count)
+        return count
+
+    async def _remove_in(
+        self, folder: str, selection: Selection, known: Sequence[SegmentRecord], only_count: bool
+    ) -> int:
+        manifest, _ = await self.objects.read(f"{folder}/{MANIFEST}")
+        listed = [record for line in whole_lines(manifest or b"") if (record := record_in(line)) is not None]
+        there = set(await self.objects.names_in(folder))
+        chosen = {record.file for record in listed if selection.has(folder, record)}
+        chosen |= {record.file for record in known if record.file in there}
+        is_room = not selection.participant and selection.before is None
+        if is_room and (chosen or folder in (selection.room, safe_name(selection.room))):
+            chosen |= {name for name in there if name.endswith(".wav")}  # also what no list names yet
+        if not chosen or only_count:
+            return len(chosen)
+        is_empty_then = is_room or chosen >= {record.file for record in listed}
+        await self.objects.delete(
+            f"{folder}/{name}"
+            for name in there
+            if _belongs_to(name, chosen) or (is_empty_then and name in _LISTS)
+        )
+        if not is_empty_then:
+            await self._remove_lines(folder, chosen, selection)
+        return len(chosen)
+
+    async def _remove_lines(self, folder: str, chosen: Container[str], selection: Selection) -> None:
+        def is_chosen(file: str, line: bytes) -> bool:
+            if file != GAPS:
+                return _file_of(line) in chosen
+            gap = gap_in(line)
+            return gap is not None and selection.has(folder, gap)
+
+        for file in _LISTS:
+            data, _ = await self.objects.read(f"{folder}/{file}")
+            if data is not None:
+                keep = functools.partial(_without, functools.partial(is_chosen, file))
+                await self.objects.replace_lines(f"{folder}/{file}", keep)
+
+
+# --- lists ---
+
+
+def merged(ours: list[bytes], there: list[bytes]) -> list[bytes]:
+    """What is there, in its order, and behind it what is new. A list's last word about a segment counts."""
+    known = set(there)
+    return there + [line for line in ours if line not in known]
+
+
+def _without(is_chosen: Callable[[bytes], bool], lines: list[bytes]) -> list[bytes]:
+    return [line for line in lines if not is_chosen(line)]
+
+
+def _file_of(line: bytes) -> str | None:
+    file = (entry_in(line) or {}).get("file")
+    return None if file is None else str(file)
+
+
+def _belongs_to(name: str, chosen: Container[str]) -> bool:
+    """Whether an object is a chosen segment's WAV, or one of its texts."""
+    stem = name.removesuffix(".txt").rpartition("_")[0]
+    return name in chosen or (name.endswith(".txt") and f"{stem}.wav" in chosen)

@@ -1,0 +1,200 @@
+"""Postgres (Supabase's too): one row a segment, its texts in a second table, by the schema of
+:mod:`delivery.postgres_schema`.
+
+A row's id is made from folder, file and SHA-256, so the same segment is the same row whoever inserts it and however
+often. The server itself checks the sound against its SHA-256 before it says yes. Every statement is one round trip
+without a named prepared statement, so a pooler in transaction mode (Supabase's port 6543) may hand each to another
+connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from core import search_tokens
+from core.errors import ConfigError
+from core.records import EndReason, SegmentRecord, TextRecord
+from delivery.items import Item, Lists, Selection, Sound, Words, sound_bytes
+from delivery.postgres_connections import Connections
+from delivery.postgres_schema import apply_migrations
+
+_NAMESPACE = uuid.UUID("6f1b0d1c-6d0e-4a53-9b43-0c4f7f0f5e11")
+
+_COLUMNS = (
+    "id, room_id, audio_data, room_sid, folder, file, number, participant_identity, participant_name, track_sid,"
+    " track_source, started_at, ended_at, offset_seconds, duration_seconds, sample_rate, mean_probability,"
+    " lowest_probability, end_reason, speaking_language, sha256"
+)
+_ADD_SEGMENT = (
+    # Without naming the constraint: with it, the right to SELECT would be needed.
+    f"INSERT INTO audio_segments ({_COLUMNS}) VALUES ({', '.join(['%b'] * 21)}) ON CONFLICT DO NOTHING"
+)
+_ADD_TEXT = """
+    INSERT INTO segment_texts (segment_id, language, text, is_transcript, model, tokens)
+    VALUES (%s, %s, %s, %s, %s, %s)
+    ON CONFLICT (segment_id, language) DO UPDATE
+    SET text = excluded.text, model = excluded.model, tokens = excluded.tokens
+    WHERE segment_texts.text IS DISTINCT FROM excluded.text
+"""
+_CHOSEN = """
+    FROM audio_segments
+    WHERE (%(room)s::text = '' OR room_id = %(room)s OR folder = %(room)s)
+    AND (%(participant)s::text = '' OR participant_identity = %(participant)s)
+    AND (%(before)s::timestamptz IS NULL OR ended_at < %(before)s)
+"""
+
+
+class PostgresTarget:
+    """One database."""
+
+    def __init__(self, url: str) -> None:
+        """Reads the URL and connects to nothing.
+
+        Raises:
+            ConfigError: it cannot be read.
+        """
+        from psycopg import Error
+        from psycopg.conninfo import conninfo_to_dict
+
+        try:
+            parts = conninfo_to_dict(url)
+        except Error:  # what it says may hold the password
+            raise ConfigError(
+                "DATABASE_URL=(hidden) is wrong: Postgres cannot read it (is a sign in the password not escaped?)"
+            ) from None
+        # With the user: at Supabase's pooler it is what tells projects apart.
+        self.name = "postgres://{user}@{host}:{port}/{dbname}".format(
+            **{"user": "", "host": "", "port": 5432, "dbname": "", **parts}
+        )
+        self._connections = Connections(url)
+
+    # Delivering.
+
+    async def check(self) -> None:
+        """Inserts a row and takes it back."""
+        await self._connections.run(self._try_insert())
+
+    async def put(self, item: Item) -> None:
+        """See :class:`~delivery.items.Target`. The lists are in the rows' columns."""
+        if not isinstance(item, Lists):
+            await self._connections.run(self._put(item))
+
+    async def _put(self, item: Sound | Words) -> None:
+        if isinstance(item, Sound):
+            audio = await asyncio.to_thread(sound_bytes, item)
+            await self._connections.execute(_ADD_SEGMENT, _row(item.folder.name, item.record, audio))
+            return
+        segment_id = id_of(item.folder.name, item.record)
+        if not item.text.is_audio_kept:
+            await self._connections.execute(_ADD_SEGMENT, _row(item.folder.name, item.record, None))
+        for language, text, is_transcript in _texts(item.text):
+            model, tokens = _storable(item.text.model), sorted(search_tokens.searchable(text))
+            values = (segment_id, language, text, is_transcript, model, tokens)
+            await self._connections.execute(_ADD_TEXT, values)
+
+    async def _try_insert(self) -> None:
+        moment = datetime.now(timezone.utc)
+        empty = hashlib.sha256(b"").hexdigest()
+        record = SegmentRecord(
+            0, "check", "", "", "", "", "", "", moment, moment, None, 0.0, None, None, EndReason.PAUSE, empty
+        )
+        async with self._connections.connection() as connection, connection.transaction(force_rollback=True):
+            await connection.execute(_ADD_SEGMENT, _row(f".check-{uuid.uuid4()}", record, b""))
+
+    # Removing.
+
+    async def remove(
+        self, selection: Selection, known: Mapping[str, Sequence[SegmentRecord]], *, only_count: bool = False
+    ) -> int:
+        """See :class:`~delivery.items.Target`."""
+        values = {
+            "room": _storable(selection.room),
+            "participant": _storable(selection.participant),
+            "before": selection.before,
+        }
+        return await self._connections.run(self._remove(values, only_count))
+
+    async def _remove(self, values: dict[str, Any], only_count: bool) -> int:
+        async with self._connections.connection() as connection:
+            if only_count:
+                found = await (await connection.execute("SELECT count(id)" + _CHOSEN, values)).fetchone()
+                return int(found[0]) if found else 0
+            return (await connection.execute("DELETE" + _CHOSEN, values)).rowcount
+
+    # Migrating.
+
+    async def migrate(self, role: str = "", *, may_remove: bool = False) -> list[int]:
+        """Creates the tables or brings them up to date; with ``role``, gives it the least rights that it needs.
+
+        Returns the migrations that were applied. All of it happens, or nothing.
+
+        Raises:
+            ConfigError: the database does not let us.
+        """
+        return await self._connections.run(self._migrate(role, may_remove))
+
+    async def _migrate(self, role: str, may_remove: bool) -> list[int]:
+        async with self._connections.connection() as connection:
+            return await apply_migrations(connection, role, may_remove=may_remove)
+
+    async def aclose(self) -> None:
+        """Closes the connections. Idempotent."""
+        await self._connections.aclose()
+
+
+# --- rows ---
+
+
+def id_of(folder: str, record: SegmentRecord) -> uuid.UUID:
+    """The same for the same segment, and different for any other: also of a room recorded anew on another disk."""
+    return uuid.uuid5(_NAMESPACE, _storable(f"{folder}/{record.file}/{record.sha256}"))
+
+
+def _row(folder: str, record: SegmentRecord, audio: bytes | None) -> tuple[Any, ...]:
+    return (
+        id_of(folder, record),
+        _storable(record.room_name),
+        audio,
+        _storable(record.room_sid),
+        _storable(folder),
+        _storable(record.file),
+        record.number,
+        _storable(record.participant_identity),
+        _storable(record.participant_name),
+        _storable(record.track_sid),
+        _storable(record.track_source),
+        record.start,
+        record.end,
+        record.offset_seconds,
+        record.duration_seconds,
+        record.sample_rate,
+        record.mean_probability,
+        record.lowest_probability,
+        record.end_reason.value,
+        _storable(record.speaking_language),
+        record.sha256,
+    )
+
+
+def _texts(text: TextRecord) -> list[tuple[str, str, bool]]:
+    """Language, text, and whether it is what was said."""
+    if not text.transcript:
+        return []
+    texts = [
+        (language, words, False) for language, words in text.translations.items() if language != text.language
+    ]
+    return [
+        (_storable(language), _storable(words), said)
+        for language, words, said in [(text.language, text.transcript, True), *texts]
+        if words
+    ]
+
+
+def _storable(text: str) -> str:
+    """Text as Postgres takes it: neither NUL nor half a character."""
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()

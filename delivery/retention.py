@@ -1,0 +1,259 @@
+"""How long recordings stay, here and where they were delivered; and a warning while the disk still has room.
+
+Nothing goes that is not delivered to every target, text and lists too, or whose text is still to come: not for its age
+and not for a full disk. A file goes before its line in the manifest, or recovery would take it for a lost one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+from archive import jsonl
+from archive.delivery_log import DELIVERED, Ledger, forget, keys_of, words_key
+from archive.files import LOCK_FILE, FolderLock
+from archive.jsonl import end_of
+from archive.manifest import gap_in, read_manifest, record_in
+from archive.names import GAPS, MANIFEST, PART_SUFFIX, TEXTS, is_plain_name
+from archive.texts import read_texts, text_in
+from config import Settings
+from core.errors import RecorderError
+from core.records import SegmentRecord, TextRecord
+from delivery.feed import is_ours, key_of_lists
+from delivery.items import Selection, Target
+
+logger = logging.getLogger("recorder")
+
+LOOK_SECONDS = 30.0
+PRUNE_SECONDS = 3600.0
+REMOTE_SECONDS = 86_400.0
+QUIET_SECONDS = 3600.0
+"""Lists are shortened only in folders where nothing has happened for so long."""
+BYTES_AN_HOUR = 32_000 * 3600
+"""What one hour of speech takes."""
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """What may go from one folder."""
+
+    folder: Path
+    files: tuple[str, ...]
+    """Names of WAVs and text files that are there."""
+    bytes: int
+    lines: frozenset[str]
+    """Names of the segments (their WAVs) whose lines go, too."""
+    before: datetime | None
+    """What ended before this is old."""
+    is_whole: bool
+    """Whether nothing of the room is left then."""
+
+
+class Rules:
+    """What may go, by the settings."""
+
+    def __init__(self, settings: Settings, targets: Sequence[str], *, is_complete: bool = True) -> None:
+        """``is_complete`` is False if a target is wanted whose settings are wrong: then nothing may go."""
+        self._settings = settings
+        self._targets = targets
+        self._is_complete = is_complete
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing will ever go."""
+        goes_early = self._settings.keep_local == "until_delivered" and bool(self._targets)
+        return not self._is_complete or not (goes_early or self._settings.retention_days)
+
+    def leaving(self, folder: Path, now: datetime) -> Leaving:
+        """What may go from a folder. Blocks; raises OSError."""
+        records = list(read_manifest(folder))
+        texts = read_texts(folder)
+        ledger = Ledger(folder)
+        files: list[str] = []
+        lines: set[str] = set()
+        for record in records if not self.is_empty else ():
+            text = texts.get(record.file)
+            is_old = self._is_old(record, now)
+            if (is_old or self._goes_early()) and self._is_delivered(ledger, record, text):
+                files += [file for file in files_of(record, text) if (folder / file).is_file()]
+                lines |= {record.file} if is_old else set()
+        if lines and not (_is_quiet(folder) and self._are_lists_delivered(folder, ledger)):
+            lines = set()
+        size = sum((folder / file).stat().st_size for file in files)
+        is_whole = bool(records) and lines == {record.file for record in records}
+        return Leaving(folder, tuple(files), size, frozenset(lines), self._cutoff(now), is_whole)
+
+    def _cutoff(self, now: datetime) -> datetime | None:
+        days = self._settings.retention_days
+        return now - timedelta(days=days) if days else None
+
+    def _is_old(self, record: SegmentRecord, now: datetime) -> bool:
+        cutoff = self._cutoff(now)
+        return cutoff is not None and record.end < cutoff
+
+    def _goes_early(self) -> bool:
+        return self._settings.keep_local == "until_delivered" and bool(self._targets)
+
+    def _is_delivered(self, ledger: Ledger, record: SegmentRecord, text: TextRecord | None) -> bool:
+        if self._settings.wants_text and text is None:
+            return False
+        keys = keys_of(record, text, save_audio=self._settings.save_audio)
+        return not any(ledger.undelivered(keys, self._targets))
+
+    def _are_lists_delivered(self, folder: Path, ledger: Ledger) -> bool:
+        key = key_of_lists(*(end_of(folder / name) for name in (MANIFEST, TEXTS, GAPS)))
+        return all(ledger.is_delivered(target, key) for target in self._targets)
+
+
+def let_go(leaving: Leaving) -> None:
+    """Removes it: files first, then lines, then a folder in which nothing is left. Blocks; raises OSError."""
+    for file in leaving.files:
+        (leaving.folder / file).unlink(missing_ok=True)
+    if leaving.lines:
+        remove_lines(leaving.folder, leaving.lines, Selection(before=leaving.before))
+    if leaving.is_whole:
+        remove_folder(leaving.folder)
+
+
+def remove_lines(folder: Path, sounds: Iterable[str], selection: Selection) -> None:
+    """Takes the segments of these WAVs out of all lists of the folder, and the gaps that are chosen with them. Blocks;
+    raises OSError."""
+    names = set(sounds)
+    items = {*names, *(words_key(text).item for text in read_texts(folder).values() if text.file in names)}
+    with FolderLock(folder):
+        jsonl.rewrite(folder / TEXTS, lambda line: (text := text_in(line)) is None or text.file not in names)
+        jsonl.rewrite(
+            folder / GAPS, lambda line: (gap := gap_in(line)) is None or not selection.has(folder.name, gap)
+        )
+        jsonl.rewrite(
+            folder / MANIFEST, lambda line: (one := record_in(line)) is None or one.file not in names
+        )
+    if (folder / DELIVERED).exists():
+        forget(folder, items=items)
+
+
+def remove_folder(folder: Path) -> None:
+    """Removes a room's lists, and its folder unless something is in it that is not ours."""
+    for name in (DELIVERED, TEXTS, GAPS, MANIFEST, LOCK_FILE):
+        (folder / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def files_of(record: SegmentRecord, text: TextRecord | None) -> list[str]:
+    """The names of a segment's files."""
+    texts = list(text.files) if text is not None and text.file == record.file and is_ours(text) else []
+    return [name for name in (record.file, *texts) if is_plain_name(name)]
+
+
+def room_folders(output_dir: Path) -> list[Path]:
+    """Every room's folder with a manifest, sorted. Blocks; raises OSError."""
+    with os.scandir(output_dir) as entries:
+        folders = [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
+    return sorted(folder for folder in folders if (folder / MANIFEST).is_file())
+
+
+def is_being_recorded(folder: Path) -> bool:
+    """Whether speech is on its way to this folder just now."""
+    return any(name.endswith(PART_SUFFIX) for name in os.listdir(folder))
+
+
+def _is_quiet(folder: Path) -> bool:
+    if is_being_recorded(folder):
+        return False
+    times = [path.stat().st_mtime for name in (MANIFEST, TEXTS, GAPS) if (path := folder / name).exists()]
+    return time.time() - max(times, default=0.0) > QUIET_SECONDS
+
+
+# --- the service ---
+
+
+class Housekeeping:
+    """Prunes what may go, and warns before the disk is full."""
+
+    def __init__(self, settings: Settings, targets: Sequence[Target], *, is_complete: bool) -> None:
+        self._settings = settings
+        self._targets = targets
+        self._rules = Rules(settings, [target.name for target in targets], is_complete=is_complete)
+        self._output_dir = Path(settings.output_dir)
+        self._seen: dict[Path, float] = {}
+        self._pruned_at = self._pruned_remote_at = -REMOTE_SECONDS
+        self._warned_below = 100.0
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            try:
+                await asyncio.to_thread(self._look_after_the_disk)
+            except OSError as error:
+                logger.warning("The disk cannot be looked after now: %s", error.strerror or error)
+            except Exception as error:  # the next look may go better
+                logger.error("The disk cannot be looked after", exc_info=error)
+            await self._prune_remote()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def _look_after_the_disk(self) -> None:
+        self._warn_if_nearly_full()
+        if self._rules.is_empty:
+            return
+        is_time = time.monotonic() - self._pruned_at >= PRUNE_SECONDS
+        self._pruned_at = time.monotonic() if is_time else self._pruned_at
+        for folder in room_folders(self._output_dir):
+            if is_time or self._has_new_deliveries(folder):
+                leaving = self._rules.leaving(folder, datetime.now(timezone.utc))
+                if leaving.files or leaving.lines:
+                    let_go(leaving)
+                    logger.info(
+                        "%d files (%.1f MB) of %s have left this disk",
+                        len(leaving.files),
+                        leaving.bytes / 1e6,
+                        folder.name,
+                    )
+
+    def _has_new_deliveries(self, folder: Path) -> bool:
+        try:
+            changed = (folder / DELIVERED).stat().st_mtime
+        except FileNotFoundError:
+            return False
+        is_new = self._seen.get(folder) != changed
+        self._seen[folder] = changed
+        return is_new
+
+    def _warn_if_nearly_full(self) -> None:
+        """Once when it falls below the limit, and again each time that half of what was left is gone."""
+        limit = self._settings.disk_warning_percent
+        usage = shutil.disk_usage(self._output_dir)
+        percent = 100 * usage.free / usage.total
+        if percent >= limit:
+            self._warned_below = 100.0
+        elif percent < self._warned_below / 2 or self._warned_below == 100.0:
+            self._warned_below = percent
+            logger.warning(
+                "The disk is nearly full: %.0f MB (%.1f %%) free, enough for %.0f hours of speech. Nothing that is not"
+                " delivered is deleted",
+                usage.free / 1e6,
+                percent,
+                usage.free / BYTES_AN_HOUR,
+            )
+
+    async def _prune_remote(self) -> None:
+        days = self._settings.remote_retention_days
+        if not days or time.monotonic() - self._pruned_remote_at < REMOTE_SECONDS:
+            return
+        self._pruned_remote_at = time.monotonic()
+        selection = Selection(before=datetime.now(timezone.utc) - timedelta(days=days))
+        for target in self._targets:
+            try:
+                count = await target.remove(selection, {})
+                if count:
+                    logger.info("%d segments older than %d days have left %s", count, days, target.name)
+            except RecorderError as error:
+                logger.error("Old segments cannot leave %s today: %s", target.name, error)

@@ -1,0 +1,372 @@
+"""Speech for the tests: load it, line it up, and find it again in what was recorded.
+
+Markers are short spoken sentences that do not resemble each other (devtools/speech/markers). A test says them in
+a known order, lets them travel through Opus and the recorder, and asks which of them the recording holds.
+A marker is found where the recording has nearly its shape: where their normalised cross-correlation, which
+is 1 for the same shape at any loudness and 0 for an unrelated one, exceeds a threshold. Its square is about
+the share of the marker's energy that is there.
+
+Everywhere: PCM s16le mono, shape (n,), 16 kHz; positions and lengths in samples unless a name says seconds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+IntArray = npt.NDArray[np.int16]
+FloatArray = npt.NDArray[np.float32]
+EnergyArray = npt.NDArray[np.float64]
+ComplexArray = npt.NDArray[np.complex64]
+
+SPEECH = Path(__file__).resolve().parent / "speech"
+SAMPLE_RATE = 16_000
+
+THRESHOLD = 0.5
+"""Two markers score 0.32 at most, a marker in other speech 0.41, one that went through Opus 0.82 at least."""
+OPENING = round(0.4 * SAMPLE_RATE)
+"""A cut-off marker is located by its first 0.4 s: less than that resembles too much other speech."""
+OPENING_THRESHOLD = 0.75
+"""Through Opus an opening scores at least 0.86; in a minute of other speech it seldom scores over 0.7."""
+PIECE = round(0.2 * SAMPLE_RATE)
+"""Shortest piece of a marker that `partly_heard` looks for."""
+PIECE_ENERGY = 0.05
+"""Least share of the marker's energy that a piece holds."""
+PIECE_THRESHOLD = 0.55
+"""Through Opus at 16 kbit/s or more a piece scores at least 0.64."""
+PIECE_DRIFT = round(0.050 * SAMPLE_RATE)
+"""How far a piece may lie from where the marker's start puts it: a jitter buffer on a busy machine shifts speech."""
+STRETCH = round(0.050 * SAMPLE_RATE)
+"""How far the pieces of one marker may lie from each other after such a buffer has worked on it."""
+VOTE_THRESHOLD = 0.7
+MOST_PIECES = 0.55
+"""The share of a stretched marker that must be heard: at least 0.69 in recordings, in other speech at most 0.38."""
+TORN_THRESHOLD = 0.65
+FAINTEST = 1e-4
+"""What is 40 dB quieter than the marker is not the marker, whatever its shape: -40 dB as a ratio of energies."""
+
+ROUNDING = 1e-3
+"""Bounds that only save work leave so much room for rounding."""
+
+CHUNK = 2**17
+"""Samples per Fourier transform."""
+OVERLAP = 2**15
+"""Samples that chunks share, so that a marker across their border is found: 2 s, the longest marker."""
+STEP = CHUNK - OVERLAP
+
+
+@dataclass(frozen=True)
+class Marker:
+    """One short sentence that can be found again. Tight: it starts and ends with sound."""
+
+    index: int
+    text: str
+    pcm: IntArray = field(repr=False, compare=False)
+
+
+class Placed(NamedTuple):
+    """Where `sequence` put a marker: samples start_sample <= i < end_sample."""
+
+    marker_index: int
+    start_sample: int
+    end_sample: int
+
+
+class Occurrence(NamedTuple):
+    """Where a marker begins in a recording (below 0: its beginning is cut off), and its score, 0 to 1."""
+
+    start_sample: int
+    score: float
+
+
+def load(name: str) -> IntArray:
+    """The samples of devtools/speech/<name>.flac."""
+    pcm, rate = soundfile.read(SPEECH / f"{name}.flac", dtype="int16")
+    assert rate == SAMPLE_RATE and pcm.ndim == 1
+    return np.asarray(pcm, dtype=np.int16)
+
+
+def markers() -> list[Marker]:
+    """All markers, in the order of their index."""
+    listed = json.loads((SPEECH / "markers" / "markers.json").read_text(encoding="utf-8"))
+    return [
+        Marker(index, entry["text"], load(f"markers/{Path(entry['file']).stem}"))
+        for index, entry in enumerate(listed)
+    ]
+
+
+def sequence(
+    markers: Sequence[Marker],
+    gap_seconds: float | Sequence[float],
+    lead_seconds: float = 0.5,
+    tail_seconds: float = 1.0,
+) -> tuple[IntArray, list[Placed]]:
+    """The markers one after another with near-silence between them, and where each of them lies.
+
+    `gap_seconds` is one length for all gaps, or one for each of the len(markers) - 1 gaps.
+    """
+    gaps = _gap_list(gap_seconds, len(markers) - 1)
+    pauses = [lead_seconds, *gaps, tail_seconds]
+    pieces = [near_silence(pauses[0])]
+    placed: list[Placed] = []
+    position = pieces[0].size
+    for marker, pause_seconds in zip(markers, pauses[1:], strict=True):
+        placed.append(Placed(marker.index, position, position + marker.pcm.size))
+        pieces += [marker.pcm, near_silence(pause_seconds, seed=len(placed))]
+        position += marker.pcm.size + pieces[-1].size
+    return np.concatenate(pieces), placed
+
+
+def _gap_list(gap_seconds: float | Sequence[float], count: int) -> list[float]:
+    gaps = [float(gap_seconds)] * count if isinstance(gap_seconds, (int, float)) else list(gap_seconds)
+    if len(gaps) != count:
+        raise ValueError(f"{count} gaps between the markers, but {len(gaps)} lengths for them")
+    return gaps
+
+
+def near_silence(length_seconds: float, seed: int = 0) -> IntArray:
+    """Noise at about -76 dBFS, a quiet room: digital zeros would be easier than what microphones give."""
+    noise = np.random.default_rng(seed).normal(scale=5, size=round(length_seconds * SAMPLE_RATE))
+    return np.round(noise).astype(np.int16)
+
+
+def find_marker(recording: IntArray, marker: Marker, threshold: float = THRESHOLD) -> list[Occurrence]:
+    """Every place where the marker is heard, in order; of places closer than its length, the best."""
+    return _occurrences(_Recording(recording), marker.pcm, threshold)
+
+
+def find_markers(recording: IntArray, markers: Sequence[Marker]) -> list[list[Occurrence]]:
+    """The same for each of several markers."""
+    searched = _Recording(recording)
+    return [_occurrences(searched, marker.pcm, THRESHOLD) for marker in markers]
+
+
+def heard(recording: IntArray, markers: Sequence[Marker], threshold: float = THRESHOLD) -> list[int]:
+    """The indices of the markers in the recording, in order of position; one said twice is listed twice.
+
+    A marker that was cut off is still heard while it keeps about a third of its energy. A threshold of 0.75
+    asks for more than half of it, and `partly_heard` tells how much there is.
+    """
+    searched = _Recording(recording)
+    found = [
+        (place.start_sample, marker.index)
+        for marker in markers
+        for place in _occurrences(searched, marker.pcm, threshold) or _stretched(searched, marker.pcm)
+    ]
+    return [index for _, index in sorted(found)]
+
+
+def _stretched(recording: _Recording, pcm: IntArray) -> list[Occurrence]:
+    """Where most pieces of a marker are heard at about the same place, though the whole no longer has its shape.
+
+    On a busy machine a receiver's jitter buffer stretches or shortens speech by 10 ms here and there.
+    """
+    votes = np.zeros(recording.size, np.float32)
+    undecided = 1.0
+    for offset, piece in _pieces(pcm):
+        share = np.float32(piece.size / pcm.size)
+        undecided -= float(share)
+        starts = recording.places(_as_float(piece), VOTE_THRESHOLD)[0] - offset
+        if starts.size:
+            voted = np.zeros(recording.size + 1, np.int32)
+            np.add.at(voted, np.clip(starts - STRETCH, 0, recording.size), 1)
+            np.add.at(voted, np.clip(starts + STRETCH, 0, recording.size), -1)
+            votes += (np.cumsum(voted[:-1]) > 0) * share
+        if float(votes.max()) + undecided < MOST_PIECES - ROUNDING:
+            return []  # whatever the others say: most markers are in no recording, and this is most of the work
+    return _peaks(*_above(votes, MOST_PIECES), pcm.size)
+
+
+def partly_heard(recording: IntArray, marker: Marker) -> float:
+    """The fraction, 0 to 1, of a marker that was cut off; right within 0.25 s, mostly within 0.15 s.
+
+    The marker is cut into pieces of 0.2 s or a little more, and those count that are heard where its
+    beginning puts them. If it was said several times, the fullest counts. Less than about 0.35 s cannot be
+    told from other speech and counts as none.
+    """
+    searched = _Recording(recording)
+    starts = [place.start_sample for place in _likely_places(searched, marker.pcm)]
+    return max((_fraction_at(searched, marker.pcm, start) for start in starts), default=0.0)
+
+
+def share_in_place(recording: IntArray, marker: Marker, start_sample: int, drift: int) -> float:
+    """The fraction, 0 to 1, of a marker that is heard about where it should be: each moment that lies in the middle of
+    a piece, of 0.2 s or a little more, which is found within ``drift`` samples of its place. (A piece of which half has
+    gone is found as well.) Finds what is left of a marker at both sides of a hole, within 0.2 s."""
+    searched = _Recording(recording)
+    is_heard = np.zeros(marker.pcm.size, bool)
+    for offset, piece in _overlapping_pieces(marker.pcm):
+        if _best_score_near(searched, piece, start_sample + offset, drift) > TORN_THRESHOLD:
+            edge = piece.size // 4
+            begin = offset + edge if offset else 0
+            end = offset + piece.size
+            is_heard[begin : end - edge if end < marker.pcm.size else end] = True
+    return float(is_heard.mean())
+
+
+def _overlapping_pieces(pcm: IntArray) -> Iterator[tuple[int, IntArray]]:
+    """A piece from every 50 ms on, each loud enough to have a shape."""
+    energy = _running_energy(_as_float(pcm))
+    least = PIECE_ENERGY * energy[-1]
+    for offset in range(0, pcm.size - PIECE, PIECE // 4):
+        loud = int(np.searchsorted(energy, energy[offset] + least))
+        if loud < pcm.size:
+            yield offset, pcm[offset : max(loud, offset + PIECE)]
+    loud = int(np.searchsorted(energy, energy[-1] - least))
+    yield min(loud, pcm.size - PIECE), pcm[min(loud, pcm.size - PIECE) :]
+
+
+def share_heard(recording: IntArray, marker: Marker) -> float:
+    """The fraction, 0 to 1, of a marker that is heard somewhere in the recording, however far it was torn apart.
+
+    For tests on a machine that is too busy to deliver speech in time. Of a marker that was said at least 0.6 is heard;
+    of others up to 0.9, so this tells only that nothing is missing.
+    """
+    searched = _Recording(recording)
+    return (
+        sum(
+            piece.size
+            for _, piece in _pieces(marker.pcm)
+            if float(searched.scores(_as_float(piece)).max()) > TORN_THRESHOLD
+        )
+        / marker.pcm.size
+    )
+
+
+def _likely_places(recording: _Recording, pcm: IntArray) -> list[Occurrence]:
+    whole = _occurrences(recording, pcm, THRESHOLD)
+    return whole or _occurrences(recording, pcm[:OPENING], OPENING_THRESHOLD)
+
+
+def _fraction_at(recording: _Recording, pcm: IntArray, start: int) -> float:
+    present = sum(
+        piece.size
+        for offset, piece in _pieces(pcm)
+        if _best_score_near(recording, piece, start + offset) > PIECE_THRESHOLD
+    )
+    return present / pcm.size
+
+
+def _pieces(pcm: IntArray) -> Iterator[tuple[int, IntArray]]:
+    """Offset and samples of consecutive pieces, each long and loud enough to survive a codec.
+
+    Opus keeps the level of a hiss but not its shape, so that an s must share its piece with a vowel.
+    """
+    energy = _running_energy(_as_float(pcm))
+    least = PIECE_ENERGY * energy[-1]
+    offset = 0
+    for end in range(PIECE, pcm.size, PIECE // 10):
+        rest_is_a_piece = pcm.size - end >= PIECE and energy[-1] - energy[end] >= least
+        if end - offset >= PIECE and energy[end] - energy[offset] >= least and rest_is_a_piece:
+            yield offset, pcm[offset:end]
+            offset = end
+    yield offset, pcm[offset:]
+
+
+def _best_score_near(recording: _Recording, piece: IntArray, start: int, drift: int = PIECE_DRIFT) -> float:
+    nearby = recording.samples(start - drift, start + drift + piece.size)
+    shape = _as_float(piece)
+    scores = _normalised(np.correlate(nearby, shape, "valid"), _running_energy(nearby), shape)
+    return float(scores.max())
+
+
+def _occurrences(recording: _Recording, pcm: IntArray, threshold: float) -> list[Occurrence]:
+    """Peaks of the score, of which the highest claims its surroundings first, listed by position."""
+    return _peaks(*recording.places(_as_float(pcm), threshold), pcm.size)
+
+
+def _above(scores: FloatArray, threshold: float) -> tuple[npt.NDArray[np.intp], FloatArray]:
+    """The positions with a higher score, and their scores."""
+    positions = np.flatnonzero(scores > threshold)
+    return positions, scores[positions]
+
+
+def _peaks(positions: npt.NDArray[np.intp], scores: FloatArray, length: int) -> list[Occurrence]:
+    places: list[Occurrence] = []
+    for candidate in np.argsort(-scores):
+        start = int(positions[candidate]) - OVERLAP
+        if all(abs(start - place.start_sample) >= length for place in places):
+            places.append(Occurrence(start, float(scores[candidate])))
+    return sorted(places)
+
+
+class _Recording:
+    """A recording made ready to be searched many times: its spectra and energy are computed once.
+
+    Padded with OVERLAP zeros at both sides, for markers that are cut off at an end.
+    """
+
+    def __init__(self, pcm: IntArray) -> None:
+        self._padded = np.pad(_as_float(pcm), OVERLAP)
+        self._energy = _running_energy(self._padded)
+        self._spectra = [_spectrum(self._padded[at : at + CHUNK]) for at in range(0, self._padded.size, STEP)]
+
+    @property
+    def size(self) -> int:
+        return int(self._padded.size)
+
+    def samples(self, start: int, end: int) -> FloatArray:
+        """Samples start <= i < end of the recording, zeros where there are none."""
+        wanted = np.arange(start, end) + OVERLAP
+        inside = (wanted >= 0) & (wanted < self._padded.size)
+        samples: FloatArray = self._padded.take(wanted, mode="clip") * inside
+        return samples
+
+    def scores(self, template: FloatArray) -> FloatArray:
+        """Normalised cross-correlation, -1 to 1; at i is the score of a template that starts at i - OVERLAP."""
+        return _normalised(self._correlation(template), self._energy, template)
+
+    def places(self, template: FloatArray, threshold: float) -> tuple[npt.NDArray[np.intp], FloatArray]:
+        """Where the score is higher than a positive threshold, and the scores there, as in :meth:`scores`."""
+        correlation = self._correlation(template)
+        own, local = _energies(self._energy, template)
+        # Without a root and a quotient for every sample; the exact score is taken of the few that are left.
+        least = (threshold * (1 - ROUNDING)) ** 2 * own
+        likely = np.flatnonzero(correlation * np.abs(correlation) > least * local)
+        scores = (correlation[likely] / np.sqrt(local[likely] * own)).astype(np.float32)
+        is_higher = scores > threshold
+        return likely[is_higher], scores[is_higher]
+
+    def _correlation(self, template: FloatArray) -> FloatArray:
+        if template.size > OVERLAP:
+            raise ValueError(f"a marker has at most {OVERLAP} samples, this one has {template.size}")
+        reversed_spectrum = np.conj(_spectrum(template))
+        parts = [np.fft.irfft(spectrum * reversed_spectrum, CHUNK)[:STEP] for spectrum in self._spectra]
+        correlation = np.concatenate(parts)[: self._padded.size - template.size + 1]
+        return correlation.astype(np.float32)
+
+
+def _normalised(correlation: FloatArray, running_energy: EnergyArray, template: FloatArray) -> FloatArray:
+    """The correlation divided by the energies of the template and of the stretch it was laid over."""
+    own, local = _energies(running_energy, template)
+    scores: FloatArray = (correlation / np.sqrt(local * own)).astype(np.float32)
+    return scores
+
+
+def _energies(running_energy: EnergyArray, template: FloatArray) -> tuple[float, EnergyArray]:
+    """Of the template, and of each stretch it may be laid over, as far as that is not too faint to count."""
+    own = float(_running_energy(template)[-1])
+    local = running_energy[template.size :] - running_energy[: -template.size]
+    return own, np.maximum(local, FAINTEST * own)
+
+
+def _running_energy(samples: FloatArray) -> EnergyArray:
+    """Shape (n + 1,): the energy of samples a <= i < b is the difference of elements b and a."""
+    return np.concatenate([[0.0], np.cumsum(samples.astype(np.float64) ** 2)])
+
+
+def _spectrum(samples: FloatArray) -> ComplexArray:
+    """Of CHUNK samples, with zeros after the last; single precision is fast and plenty."""
+    return np.fft.rfft(samples, CHUNK).astype(np.complex64)
+
+
+def _as_float(pcm: IntArray) -> FloatArray:
+    scaled: FloatArray = pcm.astype(np.float32) / np.float32(32768)
+    return scaled

@@ -1,0 +1,88 @@
+"""Videos for the tests: a lesson's sound as a camera or a recorder elsewhere may have it, in real files."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.audio.stream import AudioStream
+from av.container import OutputContainer
+from av.video.stream import VideoStream
+
+from devtools.sound import SAMPLE_RATE, FloatArray
+
+PICTURES_A_SECOND = 5
+SIZE = (320, 180)
+
+
+def write_video(
+    path: Path, heard: FloatArray, codec: str = "libopus", rate: int = 48_000, *, picture: str = ""
+) -> Path:
+    """A file with this sound (-1 to 1, 16 kHz), and with moving pictures if a ``picture`` codec is named."""
+    with av.open(str(path), "w") as container:
+        audio = container.add_stream(codec, rate=rate, layout="mono")
+        if picture:
+            draw(container, picture, len(heard) / SAMPLE_RATE)
+        assert isinstance(audio, AudioStream)
+        context = audio.codec_context
+        if not context.is_open:
+            context.open()
+        pcm = np.round(np.clip(heard, -1, 1) * 32767).astype(np.int16)
+        frame = av.AudioFrame.from_ndarray(pcm[None], format="s16", layout="mono")
+        frame.sample_rate = SAMPLE_RATE
+        resampler = av.AudioResampler(
+            format=context.format.name, layout="mono", rate=rate, frame_size=context.frame_size or 1024
+        )
+        for part in [*resampler.resample(frame), *resampler.resample(None)]:
+            container.mux(audio.encode(part))
+        container.mux(audio.encode(None))
+    return path
+
+
+def draw(container: OutputContainer, codec: str, seconds: float) -> None:
+    """A grey field that gets lighter from left to right as time goes on."""
+    video = container.add_stream(codec, rate=PICTURES_A_SECOND)
+    assert isinstance(video, VideoStream)
+    video.width, video.height = SIZE
+    video.pix_fmt = "yuv420p"
+    count = max(1, round(seconds * PICTURES_A_SECOND))
+    for number in range(count):
+        shown = np.full((SIZE[1], SIZE[0], 3), 40, np.uint8)
+        shown[:, : round(SIZE[0] * number / count)] = 200
+        frame = av.VideoFrame.from_ndarray(shown, format="rgb24")
+        frame.pts, frame.time_base = number, Fraction(1, PICTURES_A_SECOND)
+        container.mux(video.encode(frame))
+    container.mux(video.encode(None))
+
+
+def noise(seconds: float, loudness: float = 0.001, seed: int = 0) -> FloatArray:
+    """Hiss; the default is a quiet room."""
+    samples = np.random.default_rng(seed).normal(scale=loudness, size=round(seconds * SAMPLE_RATE))
+    return np.asarray(samples, np.float32)
+
+
+def between(before: float, heard: FloatArray, after: float = 5.0) -> FloatArray:
+    """A recording that began ``before`` seconds earlier and ended ``after`` seconds later."""
+    return np.concatenate([noise(before, seed=1), heard, noise(after, seed=2)])
+
+
+def stretched(heard: FloatArray, factor: float) -> FloatArray:
+    """The same as a clock records it that runs ``factor`` as fast."""
+    at = np.arange(round(len(heard) * factor)) / factor
+    return np.asarray(np.interp(at, np.arange(len(heard)), heard), np.float32)
+
+
+def music(seconds: float, loudness: float = 0.1, seed: int = 0) -> FloatArray:
+    """Plucked notes of some overtones, four a second."""
+    random = np.random.default_rng(seed)
+    tune = np.zeros(round(seconds * SAMPLE_RATE))
+    for begin in range(0, len(tune), SAMPLE_RATE // 4):
+        time = np.arange(min(SAMPLE_RATE // 2, len(tune) - begin)) / SAMPLE_RATE
+        pitch = 220 * 2 ** (random.integers(0, 24) / 12)
+        for overtone in (1, 2, 3):
+            tune[begin : begin + len(time)] += (
+                np.sin(2 * np.pi * pitch * overtone * time) * np.exp(-3 * time) / overtone
+            )
+    return np.asarray(tune * loudness / max(float(np.std(tune)), 1e-9), np.float32)

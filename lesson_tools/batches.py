@@ -1,0 +1,359 @@
+"""Gemini's Batch API: half the price, answers within a day.
+
+A batch goes through these steps, each on the disk before the next begins, so that a kill at any moment loses and
+doubles nothing:
+
+    .batches/ID.json with the segments     they are not submitted again while this is there
+    upload, create under the name ID       killed in between: found again by that name, or never begun
+    the batch's own name into ID.json
+    ... hours ...
+    every answer into texts.jsonl          killed in between: what is there already is left out
+    ID.json goes
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import os
+import secrets
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from archive import jsonl
+from archive.files import PRIVATE_FOLDER, write_private
+from archive.outbox import Outbox
+from config import Settings
+from core.errors import ConfigError, Refused, RetryLater, StorageError
+from core.records import SegmentRecord
+from lesson_tools.console import Advance
+from lesson_tools.transcription import ArchiveTextService, Task, Wish
+from translator import (
+    MAX_OUTPUT_TOKENS,
+    GeminiTranslator,
+    Rejected,
+    TextResult,
+    answer_schema,
+    checked,
+    compressed,
+    text_of,
+    usage_of,
+)
+
+FOLDER = ".batches"
+MOST_SEGMENTS = 2_000
+MOST_BYTES = 400 * 2**20
+"""Of one batch's file; the service takes 2 GB."""
+
+ENDED = ("JOB_STATE_SUCCEEDED", "JOB_STATE_PARTIALLY_SUCCEEDED")
+GONE = "JOB_STATE_EXPIRED"
+FAILED = ("JOB_STATE_FAILED", "JOB_STATE_CANCELLED", GONE)
+
+
+@dataclass(frozen=True)
+class Note:
+    """What is known of one batch that is under way."""
+
+    id: str
+    model: str
+    is_forced: bool
+    items: tuple[tuple[str, dict[str, Any]], ...]
+    """Folder and manifest line of each segment; its place here is its key in the batch."""
+    languages: tuple[str, ...] = ()
+    name: str = ""
+    """What the service calls it; empty until that is known."""
+
+
+class Notes(Protocol):
+    """Where notes survive a kill. What ``keep`` has returned from is safe."""
+
+    def all(self) -> Iterable[Note]: ...
+
+    async def keep(self, note: Note) -> None: ...
+
+    async def let_go(self, note: Note) -> None:
+        """Forgets a batch: its texts are in the room's folder."""
+        ...
+
+
+AtHand = Callable[[Path], contextlib.AbstractAsyncContextManager[None]]
+"""Has a WAV in its place for a while. Raises FileNotFoundError, Refused or Rejected where there is none to be had."""
+
+
+def _is_at_hand(wav: Path) -> contextlib.AbstractAsyncContextManager[None]:
+    return contextlib.nullcontext()
+
+
+class Batches(GeminiTranslator):
+    """All batches of one OUTPUT_DIR, noted in ``.batches`` there if nowhere else. One process at a time.
+
+    Raises:
+        ConfigError: the key or the model is refused.
+        RetryLater: the service cannot be reached.
+    """
+
+    def __init__(self, settings: Settings, notes: Notes | None = None, at_hand: AtHand = _is_at_hand) -> None:
+        super().__init__(settings)
+        self._at_hand = at_hand
+        self._output_dir = Path(settings.output_dir)
+        self._safe = notes or FolderNotes(self._output_dir / FOLDER)
+        self._notes = {note.id: note for note in self._safe.all()}
+
+    def waiting(self) -> int:
+        """How many segments are under way."""
+        return sum(len(note.items) for note in self._notes.values())
+
+    def not_submitted(self, tasks: Iterable[Task]) -> Iterator[Task]:
+        """Tasks whose segments are in no batch that is under way."""
+        return not_in(self._notes.values(), tasks)
+
+    # Submitting.
+
+    async def submit(self, tasks: Iterable[Task], wish: Wish, advance: Advance) -> int:
+        """Sends everything, in as many batches as it takes; returns how many segments."""
+        submitted = 0
+        waiting = iter(tasks)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "batch.jsonl"
+            while items := await self._write_requests(file, waiting, wish, advance):
+                note = Note(secrets.token_hex(8), wish.model, wish.is_forced, tuple(items), wish.languages)
+                await self._keep(note)
+                await self._send(note, file)
+                submitted += len(items)
+        return submitted
+
+    async def _write_requests(
+        self, file: Path, tasks: Iterator[Task], wish: Wish, advance: Advance
+    ) -> list[tuple[str, dict[str, Any]]]:
+        """One batch's file, and what is in it."""
+        items: list[tuple[str, dict[str, Any]]] = []
+        with _new_file(file) as lines:
+            while len(items) < MOST_SEGMENTS and lines.tell() < MOST_BYTES and (task := next(tasks, None)):
+                advance(1)
+                # What has no sound is left to the ordinary way, which says what is wrong.
+                with contextlib.suppress(Refused, Rejected, FileNotFoundError):
+                    async with self._at_hand(task.folder / task.record.file):
+                        request = await asyncio.to_thread(self._rest_request, task, wish)
+                    lines.write(jsonl.encoded({"key": str(len(items)), "request": request}))
+                    items.append((task.folder.name, task.record.to_json()))
+        return items
+
+    def _rest_request(self, task: Task, wish: Wish) -> dict[str, Any]:
+        flac = base64.b64encode(compressed(task.folder / task.record.file)).decode()
+        languages = _languages(wish.languages, task.record)
+        thinking = self._settings.gemini_thinking
+        config: dict[str, Any] = {
+            "responseMimeType": "application/json",
+            "responseJsonSchema": answer_schema(languages),
+            "maxOutputTokens": MAX_OUTPUT_TOKENS,
+        }
+        if thinking != "default":
+            config["thinkingConfig"] = {"thinkingLevel": thinking.upper()}
+        return {
+            "systemInstruction": {"parts": [{"text": self._instruction}]},
+            "contents": [
+                {"role": "user", "parts": [{"inlineData": {"mimeType": "audio/flac", "data": flac}}]}
+            ],
+            "generationConfig": config,
+        }
+
+    async def _send(self, note: Note, file: Path) -> None:
+        from google.genai import types
+
+        async with _said_clearly():
+            uploaded = await self._client.aio.files.upload(
+                file=file, config=types.UploadFileConfig(mime_type="application/jsonl", display_name=note.id)
+            )
+            job = await self._client.aio.batches.create(
+                model=note.model,
+                src=uploaded.name or "",
+                config=types.CreateBatchJobConfig(display_name=note.id),
+            )
+        await self._keep(replace(note, name=job.name or ""))
+
+    # Collecting.
+
+    async def collect(self) -> tuple[int, int]:
+        """Writes down what has come back. Returns how many texts that were, and how many answers were of no use."""
+        await self._find_lost_names()
+        collected = failed = 0
+        for note in list(self._notes.values()):
+            async with _said_clearly():
+                state, answers = await self._look(note.name)
+            if state in ENDED:
+                good = await self._save_all(note, answers)
+                collected, failed = collected + good, failed + len(note.items) - good
+                await self._let_go(note)
+            elif state in FAILED:
+                failed += len(note.items)
+                await self._let_go(note)
+        return collected, failed
+
+    async def _look(self, name: str) -> tuple[str, bytes]:
+        """How far a batch is, and its answers if it has ended. One that is not known any more has failed."""
+        from google.genai import errors
+
+        try:
+            job = await self._client.aio.batches.get(name=name)
+            state = job.state.value if job.state else ""
+            if state in ENDED and job.dest is not None and job.dest.file_name:
+                return state, await self._client.aio.files.download(file=job.dest.file_name)
+        except errors.ClientError as error:
+            if error.code == 404:
+                return GONE, b""
+            raise
+        return state, b""
+
+    async def _find_lost_names(self) -> None:
+        """Batches that were being submitted when we were killed: they are there under our name, or not at all."""
+        lost = {note.id for note in self._notes.values() if not note.name}
+        if not lost:
+            return
+        found = {}
+        async with _said_clearly():
+            async for job in await self._client.aio.batches.list():
+                if job.display_name in lost:
+                    found[job.display_name] = job.name or ""
+        for id_ in lost:
+            if found.get(id_):
+                await self._keep(replace(self._notes[id_], name=found[id_]))
+            else:
+                await self._let_go(self._notes[id_])
+
+    async def _save_all(self, note: Note, answers: bytes) -> int:
+        """Answers into texts.jsonl; returns how many are texts, or reasons why there will be none."""
+        settings = replace(self._settings, gemini_model=note.model)
+        saved = 0
+        with tempfile.TemporaryDirectory() as folder:
+            queue = Outbox(Path(folder))
+            service = ArchiveTextService(settings, self, queue, queue, (), is_forced=note.is_forced)
+            try:
+                for line in answers.splitlines():
+                    task, answer = self._understood(note, line)
+                    if task is not None and await self._save_one(service, note, task, answer):
+                        saved += 1
+            except OSError as error:
+                raise StorageError(f"The texts cannot be saved: {error.strerror or error}") from None
+            finally:
+                await queue.aclose()
+        return saved
+
+    def _understood(self, note: Note, line: bytes) -> tuple[Task | None, Any]:
+        """Whose answer it is. What is not one of ours is nobody's."""
+
+        def task_and_answer(answer: Any) -> tuple[Task, Any]:
+            number = int(answer["key"])
+            folder, record = note.items[number] if number >= 0 else note.items[len(note.items)]
+            return Task(self._output_dir / folder, SegmentRecord.from_json(record)), answer
+
+        return jsonl.parsed(line, task_and_answer) or (None, None)
+
+    async def _save_one(
+        self, service: ArchiveTextService, note: Note, task: Task, answer: Mapping[str, Any]
+    ) -> bool:
+        from google.genai import types
+
+        if not task.folder.is_dir():
+            return False
+        try:
+            response = types.GenerateContentResponse.model_validate(answer["response"])
+            usage = usage_of(response, 0.0)
+            text = text_of(response, usage)
+            translation = checked(text, _languages(note.languages, task.record))
+            await service.save(task, TextResult(translation, note.model, usage))
+        except Refused as refusal:
+            await service.refuse(task, str(refusal))
+        except (RetryLater, ValueError, KeyError, TypeError, RecursionError):
+            return False  # asked for again with the next batch
+        return True
+
+    async def _keep(self, note: Note) -> None:
+        await self._safe.keep(note)
+        self._notes[note.id] = note
+
+    async def _let_go(self, note: Note) -> None:
+        await self._safe.let_go(note)
+        self._notes.pop(note.id, None)
+
+
+def _new_file(path: Path) -> IO[bytes]:
+    return open(path, "wb")
+
+
+# --- notes ---
+
+
+class FolderNotes:
+    """Notes as files of a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def all(self) -> Iterator[Note]:
+        for path in sorted(self._folder.glob("*.json")) if self._folder.is_dir() else ():
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                yield note_in(path.stem, json.loads(path.read_bytes()))
+
+    async def keep(self, note: Note) -> None:
+        try:
+            self._folder.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
+            write_private(self._folder / f"{note.id}.json", json.dumps(asdict(note)).encode())
+        except OSError as error:
+            raise StorageError(f"{self._folder} cannot be written: {error.strerror or error}") from None
+
+    async def let_go(self, note: Note) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(self._folder / f"{note.id}.json")
+
+
+def note_in(id_: str, found: Mapping[str, Any]) -> Note:
+    """The note of that name that was kept as this.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is none.
+    """
+    return Note(
+        id=id_,
+        model=str(found["model"]),
+        is_forced=bool(found["is_forced"]),
+        items=tuple((str(room), dict(line)) for room, line in found["items"]),
+        languages=tuple(map(str, found["languages"])),
+        name=str(found["name"]),
+    )
+
+
+def not_in(notes: Iterable[Note], tasks: Iterable[Task]) -> Iterator[Task]:
+    """Tasks whose segments are in none of these batches."""
+    submitted = {(folder, line["file"]) for note in notes for folder, line in note.items}
+    return (task for task in tasks if (task.folder.name, task.record.file) not in submitted)
+
+
+def _languages(wanted: Iterable[str], record: SegmentRecord) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*wanted, *record.caption_languages)))
+
+
+@contextlib.asynccontextmanager
+async def _said_clearly() -> AsyncIterator[None]:
+    """Turns the SDK's errors into ours."""
+    from google.genai import errors
+
+    from translator import OPERATOR_PAUSE_SECONDS, classify_error
+
+    try:
+        yield
+    except errors.APIError as error:
+        trouble = classify_error(error)
+        if isinstance(trouble, RetryLater) and trouble.after_seconds == OPERATOR_PAUSE_SECONDS:
+            raise ConfigError(str(trouble)) from None
+        raise RetryLater(f"The Batch API cannot do it now: {trouble}") from None
+    except (OSError, KeyError) as error:
+        raise RetryLater(f"The Batch API cannot be reached: {type(error).__name__}") from None
+    except Exception as error:  # every transport's own
+        if type(error).__module__.partition(".")[0] not in ("httpx", "httpx2", "aiohttp"):
+            raise
+        raise RetryLater(f"The Batch API cannot be reached: {type(error).__name__}") from None

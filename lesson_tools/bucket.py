@@ -1,0 +1,157 @@
+"""An archive in a bucket: the keys that delivery writes, read page by page, and written.
+
+What the store cannot do just now is tried again for PATIENCE_SECONDS, so that a long run outlives a short outage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from archive.files import write_private
+from archive.names import is_plain_name
+from config import Settings
+from core.backoff import Backoff
+from core.errors import ConfigError, InputError, RetryLater
+from delivery.items import Item
+from delivery.object_errors import classify_error
+from delivery.object_store import ObjectTarget, merged
+from delivery.targets import problems_of
+
+logger = logging.getLogger("recorder")
+
+SCHEME = "s3://"
+
+PATIENCE_SECONDS = 120.0
+KEYS_A_PAGE = 1_000
+"""What one request brings."""
+
+T = TypeVar("T")
+
+
+async def patiently(step: Callable[[], Awaitable[T]]) -> T:
+    """Tries again what the other side cannot do now, until patience ends."""
+    began, failures = time.monotonic(), 0
+    while True:
+        try:
+            return await step()
+        except RetryLater as trouble:
+            failures += 1
+            if failures == 1:
+                logger.warning("%s; it is tried again", trouble)
+            pause = trouble.after_seconds or Backoff().pause(failures)
+            if time.monotonic() + pause - began > PATIENCE_SECONDS:
+                raise
+            await asyncio.sleep(pause)
+
+
+class Bucket(ObjectTarget):
+    """The rooms below a prefix. Every method may raise RetryLater, ConfigError or Refused."""
+
+    @classmethod
+    def at(cls, url: str, settings: Settings) -> Bucket:
+        """The archive of this URL, with the endpoint and the key of the settings.
+
+        Raises:
+            InputError: it is no URL of a bucket.
+            ConfigError: the settings make no store.
+        """
+        name, _, prefix = url.removeprefix(SCHEME).partition("/")
+        if not name or not url.startswith(SCHEME):
+            raise InputError(f"{url!r} is no archive, such as s3://lessons/school-a")
+        settings = replace(settings, s3_bucket=name, s3_prefix=prefix)
+        problems = [line for line in problems_of(settings) if "S3_" in line]
+        if problems:
+            raise ConfigError("\n".join(problems))
+        return cls.s3(settings)
+
+    # What there is.
+
+    async def rooms(self) -> AsyncIterator[tuple[str, list[str]]]:
+        """Every folder right below the prefix and the names in it; only one folder's are in memory.
+
+        Raises:
+            InputError: a key there is no path.
+        """
+        folder = ""
+        names: list[str] = []
+        async for key in self._keys(None):
+            room, _, name = key.partition("/")
+            if not is_plain_name(room) or not is_plain_name(name):
+                continue
+            if room != folder:
+                if names:
+                    yield folder, names
+                folder, names = room, []
+            names.append(name)
+        if names:
+            yield folder, names
+
+    async def names_in(self, folder: str) -> list[str]:
+        """The names of all objects of a folder."""
+        names = [key.partition("/")[2] async for key in self._keys(f"{folder}/")]
+        return [name for name in names if is_plain_name(name)]
+
+    async def _keys(self, prefix: str | None) -> AsyncIterator[str]:
+        last: str | None = None
+        while True:
+            page = await patiently(functools.partial(self._page, prefix, last))
+            for key in page:
+                yield key
+            if len(page) < KEYS_A_PAGE:
+                return
+            last = page[-1]
+
+    async def _page(self, prefix: str | None, after: str | None) -> list[str]:
+        from obstore import list as list_objects
+        from obstore.exceptions import BaseError, InvalidPathError
+
+        try:
+            async for page in list_objects(self.objects.store, prefix, offset=after, chunk_size=KEYS_A_PAGE):
+                return [str(found["path"]) for found in page]
+            return []
+        except InvalidPathError as error:
+            said = str(error).partition("\n")[0].rpartition(": ")[2]
+            raise InputError(
+                f"{self.name} has a key that is no path, and cannot be listed beside it: {said}"
+            ) from None
+        except (BaseError, OSError, ValueError) as error:
+            trouble = classify_error(error)
+            if isinstance(trouble, RetryLater):
+                raise RetryLater(f"{self.name}: {trouble}") from None
+            raise ConfigError(f"{self.name} cannot be listed: {trouble}") from None
+
+    # Reading and writing.
+
+    async def fetch(self, key: str, path: Path, most_bytes: int | None = None) -> bool:
+        """Copies an object into a file; False if there is none.
+
+        Raises:
+            Unusable: it is larger than that.
+        """
+        data, _ = await (self.objects.read(key) if most_bytes is None else self.objects.read(key, most_bytes))
+        if data is not None:
+            await asyncio.to_thread(write_private, path, data)
+        return data is not None
+
+    async def bring(self, item: Item) -> None:
+        """Delivers, with patience."""
+        await patiently(lambda: self.put(item))
+
+    async def add_lines(self, key: str, lines: list[bytes]) -> None:
+        """Adds lines to a list, with patience, behind what is there; none that is there already."""
+        await patiently(lambda: self.objects.replace_lines(key, functools.partial(merged, lines)))
+
+    async def read(self, key: str) -> tuple[bytes | None, str | None]:
+        """An object and its version; (None, None) if there is none."""
+        return await self.objects.read(key)
+
+    async def write(self, key: str, data: bytes) -> None:
+        """An object, whole or not at all, whatever was there."""
+        await self.objects.write(key, data, mode="overwrite")

@@ -1,0 +1,385 @@
+"""`lessons.py migrate`, `deliver`, `prune`, `link` and `erase`: what a person does about delivered lessons."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from archive import jsonl
+from archive.delivery_log import Ledger, forget
+from archive.files import FolderLock
+from archive.manifest import read_manifest
+from archive.outbox import Outbox
+from archive.texts import read_texts
+from config import Settings
+from core.errors import ConfigError, InputError, RecorderError, StorageError
+from core.records import SegmentRecord, format_utc
+from delivery.items import Selection, Target
+from delivery.retention import (
+    Leaving,
+    Rules,
+    files_of,
+    is_being_recorded,
+    let_go,
+    remove_folder,
+    remove_lines,
+    room_folders,
+)
+from delivery.service import DeliveryService, kind_of
+from delivery.targets import open_targets
+from lesson_tools import console
+from lesson_tools.console import TROUBLE, AsJson, progress, say, say_json, tell
+from search.index import INDEX
+
+ERASURES = "erasures.jsonl"
+PROGRESS_SECONDS = 0.2
+LONGEST_LINK_MINUTES = 7 * 24 * 60
+"""Longer ones S3 does not sign."""
+
+
+# --- migrate ---
+
+
+def migrate(
+    grant: Annotated[
+        str,
+        typer.Option(metavar="ROLE", help="Give this database user the least rights that the worker needs."),
+    ] = "",
+    may_remove: Annotated[
+        bool,
+        typer.Option("--may-remove", help="With --grant: also what REMOTE_RETENTION_DAYS and erase need."),
+    ] = False,
+) -> None:
+    """Creates the tables in DATABASE_URL, or brings them up to date. Run it as their owner.
+
+    The worker never does this by itself. It can be repeated; either all of it happens or nothing.
+    """
+    from delivery.postgres import PostgresTarget
+
+    settings = console.settings()
+    if not settings.database_url:
+        raise ConfigError(
+            "DATABASE_URL is not set: it must be a URL such as postgresql://USER:PASSWORD@HOST:5432/DATABASE"
+        )
+    if may_remove and not grant:
+        raise InputError("--may-remove needs --grant ROLE")
+    applied = console.run(_migrate(PostgresTarget(settings.database_url), grant, may_remove))
+    say(f"Migrations applied: {', '.join(map(str, applied))}" if applied else "The tables are up to date")
+    if grant:
+        say(f"{grant} has the rights that the worker needs")
+
+
+async def _migrate(target: Any, grant: str, may_remove: bool) -> list[int]:
+    try:
+        applied: list[int] = await target.migrate(grant, may_remove=may_remove)
+        return applied
+    finally:
+        await target.aclose()
+
+
+# --- deliver ---
+
+
+def deliver(
+    again: Annotated[
+        bool, typer.Option("--again", help="As if nothing had been delivered yet: proves that it is there.")
+    ] = False,
+    retry_refused: Annotated[
+        bool, typer.Option("--retry-refused", help="Try the dead letters once more.")
+    ] = False,
+    patience: Annotated[
+        float, typer.Option(min=0, help="Seconds that a target may be in trouble before it is given up.")
+    ] = 120.0,
+    as_json: AsJson = False,
+) -> None:
+    """Delivers everything that is not there yet, also from the disk of another worker (--output-dir).
+
+    It may run beside a worker on the same disk: they share the work.
+    """
+    settings = console.settings()
+    targets = _targets(settings)
+    results = console.run(_deliver(settings, targets, again, retry_refused, patience))
+    is_well = all(not one.waiting and not one.refused and not one.trouble for one in results)
+    if as_json:
+        say_json({"targets": [vars(one) for one in results]})
+    else:
+        for one in results:
+            say(f"{one.target}: {one.delivered} delivered, {one.waiting} waiting, {one.refused} dead letters")
+            if one.trouble:
+                tell(f"{one.target}: {one.trouble}")
+        _tell_refused(settings)
+    if not is_well:
+        raise typer.Exit(TROUBLE)
+
+
+async def _deliver(
+    settings: Settings, targets: Sequence[Target], again: bool, retry_refused: bool, patience: float
+) -> list[Any]:
+    outbox = Outbox(Path(settings.output_dir))
+    service = DeliveryService(settings, targets, outbox)
+    try:
+        if again or retry_refused:
+            for folder in await asyncio.to_thread(room_folders, Path(settings.output_dir)):
+                await asyncio.to_thread(forget, folder, only_refused=not again)
+            for target in targets:
+                await outbox.begin_anew(kind_of(target))
+        await service.look()
+        with progress("Delivering", sum(one.waiting for one in service.status()), "items") as advance:
+            draining = asyncio.create_task(service.drain(patience))
+            done = 0
+            while not draining.done():
+                await asyncio.wait({draining}, timeout=PROGRESS_SECONDS)
+                now = sum(one.delivered for one in service.status())
+                advance(now - done)
+                done = now
+            await draining
+        return service.status()
+    finally:
+        await service.aclose()
+        await outbox.aclose()
+
+
+def _tell_refused(settings: Settings) -> None:
+    for folder in room_folders(Path(settings.output_dir)):
+        for (target, key), reason in Ledger(folder).refused().items():
+            tell(f"dead letter: {folder.name}/{key.item} ({target}): {reason}")
+
+
+# --- prune ---
+
+
+def prune(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Removes what RETENTION_DAYS, KEEP_LOCAL and REMOTE_RETENTION_DAYS let go: here, and where it was delivered.
+
+    Nothing goes that is not delivered to every target. The worker does the same every hour.
+    """
+    settings = console.settings()
+    targets, problems = open_targets(settings)
+    for problem in problems:
+        tell(f"{problem}. Nothing is removed from this disk")
+    rules = Rules(settings, [target.name for target in targets], is_complete=not problems)
+    now = datetime.now(timezone.utc)
+    leaving = [one for folder in _folders(settings) if (one := rules.leaving(folder, now)).files or one.lines]
+    for one in () if dry_run else leaving:
+        let_go(one)
+    remote, is_well = console.run(_prune_remote(settings, targets, now, dry_run))
+    if as_json:
+        local = [{"folder": one.folder.name, "files": list(one.files), "bytes": one.bytes} for one in leaving]
+        say_json({"dry_run": dry_run, "local": local, "remote": remote})
+    else:
+        _say_leaving(leaving, remote, dry_run)
+    if problems or not is_well:
+        raise typer.Exit(TROUBLE)
+
+
+async def _prune_remote(
+    settings: Settings, targets: Sequence[Target], now: datetime, dry_run: bool
+) -> tuple[dict[str, int], bool]:
+    if settings.remote_retention_days:
+        old = Selection(before=now - timedelta(days=settings.remote_retention_days))
+        return await _remove_from(targets, old, {}, only_count=dry_run)
+    for target in targets:
+        await target.aclose()
+    return {}, True
+
+
+def _say_leaving(leaving: Sequence[Leaving], remote: dict[str, int], dry_run: bool) -> None:
+    verb = "would go" if dry_run else "gone"
+    for one in leaving:
+        say(f"{one.folder.name}: {len(one.files)} files, {one.bytes / 1e6:.1f} MB {verb}")
+    for target, count in remote.items():
+        say(f"{target}: {count} segments {verb}")
+    if not leaving and not any(remote.values()):
+        say("Nothing to remove")
+
+
+# --- link ---
+
+
+def link(
+    file: Annotated[
+        str, typer.Argument(metavar="ROOM/FILE", help="Such as math101/segment_001_20251008_140523.wav.")
+    ],
+    minutes: Annotated[
+        float, typer.Option(min=1, max=LONGEST_LINK_MINUTES, help="How long the link works.")
+    ] = 10.0,
+) -> None:
+    """Makes a link to one delivered file that works for a few minutes, for whoever has it.
+
+    Objects stay private; there is no other way to them without a key.
+    """
+    from delivery.object_store import ObjectTarget
+
+    settings = console.settings()
+    stores = [target for target in _targets(settings) if isinstance(target, ObjectTarget)]
+    if not stores:
+        raise InputError("Links need an object store: set S3_BUCKET, S3_KEY_ID and S3_KEY_SECRET")
+    room, _, name = file.replace("\\", "/").partition("/")
+    if not room or not name or "/" in name or room.startswith(".") or name.startswith("."):
+        raise InputError(f"{file!r} is no ROOM/FILE, such as math101/segment_001_20251008_140523.wav")
+    say(console.run(stores[0].link(f"{room}/{name}", minutes * 60)))
+
+
+# --- erase ---
+
+
+@dataclass(frozen=True)
+class _Erasing:
+    """What is to go from one folder here."""
+
+    folder: Path
+    records: tuple[SegmentRecord, ...]
+    is_whole: bool
+
+
+def erase(
+    room: Annotated[str, typer.Argument(help="The room's name, or its folder's.")],
+    participant: Annotated[
+        str, typer.Option(metavar="IDENTITY", help="Only what this participant said.")
+    ] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Erases a whole room, or one participant of it: on this disk and in every target. This cannot be undone.
+
+    That it was done is recorded in OUTPUT_DIR/erasures.jsonl. Where a target fails, run it again: the lists on this
+    disk are kept until all is gone everywhere.
+    """
+    settings = console.settings()
+    targets = _targets(settings, may_be_none=True)
+    selection = Selection(room, participant)
+    here = _chosen(settings, selection)
+    count = sum(len(one.records) for one in here)
+    if not yes:
+        _ask(selection, count, len(targets))
+    remote, is_well = console.run(_erase(settings, targets, selection, here))
+    outcome = {
+        "at": format_utc(datetime.now(timezone.utc)),
+        "room": room,
+        "participant": participant or None,
+        "segments_here": count,
+        "segments_in_targets": remote,
+        "is_complete": is_well,
+    }
+    _record(Path(settings.output_dir) / ERASURES, outcome)
+    if as_json:
+        say_json(outcome)
+    else:
+        in_targets = "".join(f", {found} in {name}" for name, found in remote.items())
+        say(f"Erased: {count} segments here{in_targets}")
+    if not is_well:
+        tell("Not everything is erased: run it again when all targets can be reached")
+        raise typer.Exit(TROUBLE)
+
+
+def _ask(selection: Selection, count: int, targets: int) -> None:
+    """Ends the program unless the answer is yes."""
+    what = f"{selection.participant} in" if selection.participant else "the whole room"
+    question = f"Erase {what} {selection.room} ({count} segments here, and all of it in {targets} targets)?"
+    typer.confirm(question, abort=True, err=True)
+
+
+def _chosen(settings: Settings, selection: Selection) -> list[_Erasing]:
+    found = []
+    for folder in _folders(settings):
+        records = list(read_manifest(folder))
+        chosen = tuple(record for record in records if selection.has(folder.name, record))
+        if not chosen:
+            continue
+        if is_being_recorded(folder):
+            raise StorageError(f"{folder.name} is being recorded just now: erase it when the lesson is over")
+        found.append(_Erasing(folder, chosen, len(chosen) == len(records)))
+    return found
+
+
+async def _erase(
+    settings: Settings, targets: Sequence[Target], selection: Selection, here: Sequence[_Erasing]
+) -> tuple[dict[str, int], bool]:
+    """Files here first, so that nothing is delivered any more; then the targets; lists last."""
+    for one in here:
+        texts = read_texts(one.folder)
+        for record in one.records:
+            for file in files_of(record, texts.get(record.file)):
+                (one.folder / file).unlink(missing_ok=True)
+    known = {one.folder.name: one.records for one in here}
+    remote, is_well = await _remove_from(targets, selection, known)
+    if is_well:
+        for one in here:
+            remove_lines(one.folder, {record.file for record in one.records}, selection)
+            if one.is_whole:
+                remove_folder(one.folder)
+        await _forget(Path(settings.output_dir), [one.folder.name for one in here])
+    return remote, is_well
+
+
+async def _forget(output_dir: Path, folders: Sequence[str]) -> None:
+    """Takes the rooms out of what is only a memory of them and is made anew when it is needed."""
+    outbox = Outbox(output_dir)
+    try:
+        for folder in folders:
+            await outbox.forget(folder)
+    finally:
+        await outbox.aclose()
+    for ending in ("", "-wal", "-shm"):
+        (output_dir / f"{INDEX}{ending}").unlink(missing_ok=True)
+
+
+def _record(path: Path, outcome: dict[str, Any]) -> None:
+    with FolderLock(path.parent):
+        jsonl.append(path, outcome)
+
+
+# --- what they share ---
+
+
+def _targets(settings: Settings, *, may_be_none: bool = False) -> list[Target]:
+    """All targets of the settings.
+
+    Raises:
+        ConfigError: one of them is wrong, or there is none.
+    """
+    targets, problems = open_targets(settings)
+    if problems:
+        raise ConfigError("\n".join(problems))
+    if not targets and not may_be_none:
+        raise ConfigError(
+            "There is nowhere to deliver to: set S3_BUCKET (and its keys), STORE_URL or DATABASE_URL"
+        )
+    return targets
+
+
+async def _remove_from(
+    targets: Sequence[Target],
+    selection: Selection,
+    known: Mapping[str, Sequence[SegmentRecord]],
+    *,
+    only_count: bool = False,
+) -> tuple[dict[str, int], bool]:
+    """How many segments each target has let go, and whether all of them did; then lets go of the targets."""
+    counts: dict[str, int] = {}
+    is_well = True
+    for target in targets:
+        try:
+            counts[target.name] = await target.remove(selection, known, only_count=only_count)
+        except RecorderError as error:
+            tell(f"{target.name}: {error}")
+            is_well = False
+        finally:
+            await target.aclose()
+    return counts, is_well
+
+
+def _folders(settings: Settings) -> list[Path]:
+    output_dir = Path(settings.output_dir)
+    if not output_dir.is_dir():
+        raise InputError(f"OUTPUT_DIR={output_dir} is not there: nothing has been recorded yet")
+    return room_folders(output_dir)

@@ -1,0 +1,225 @@
+"""`lesson.html`: a lesson as one file that opens from disk, without a server and without the network.
+
+What was said stands in the page as text, so it can be read, printed and searched wherever scripts are not allowed; the
+script in it (lesson_tools/export/lesson_page/page.js) adds playing, searching and the rest, from data in a JSON
+block. Everything from outside is escaped, and the page's content security policy lets nothing run but that script,
+known by its hash.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import math
+import os
+import string
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import tzinfo
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from lesson_tools.export.subtitles import clock, is_right_to_left, visible
+from lesson_tools.lesson import Lesson, Utterance
+
+TEMPLATES = Path(__file__).resolve().parent / "lesson_page"
+COLOURS = 6
+"""Speakers that can be told apart by colour; the seventh has the first one's again."""
+PAUSE_SECONDS = 4.0
+"""A pause that is seen between two lines."""
+
+
+@dataclass(frozen=True)
+class Media:
+    """What the page plays."""
+
+    video: str | None = None
+    """Address of the video, absolute or relative to the page."""
+    sound_of: Callable[[Utterance], str | None] = field(default=lambda one: None)
+    """Address of a line's sound, or a ``data:`` address with the sound itself; None if there is none."""
+
+
+def page(lesson: Lesson, media: Media, zone: tzinfo, note: str = "") -> str:
+    """The whole file. ``note`` is a line about the lesson for the page's head."""
+    style, script = _template("page.css"), _template("page.js")
+    title = visible(lesson.room) or "Lesson"
+    began = lesson.started_at.astimezone(zone)
+    return string.Template(_template("page.html")).substitute(
+        policy=_policy(style, script, media.video),
+        style=style,
+        script=script,
+        language=html.escape(lesson.languages[0] if lesson.languages else "en"),
+        title=html.escape(title),
+        date=html.escape(f"{began:%Y-%m-%d %H:%M}"),
+        moment=html.escape(began.isoformat(timespec="seconds")),
+        facts=html.escape(_facts(lesson, note)),
+        legend=_legend(lesson),
+        languages="".join(_language_button(tag) for tag in lesson.languages),
+        picture=_picture(lesson),
+        video=_video(media.video),
+        lines="\n".join(_lines(lesson)),
+        data=_data(lesson, media),
+    )
+
+
+def address(path: Path, folder: Path) -> str:
+    """The address of a file from a page in ``folder``: relative where that is possible."""
+    try:
+        return quote(os.fsencode(Path(os.path.relpath(path, folder)).as_posix()))
+    except ValueError:  # another drive of a Windows machine
+        return path.resolve().as_uri()
+
+
+def _template(name: str) -> str:
+    return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def _policy(style: str, script: str, video: str | None) -> str:
+    media = ["'self'", "file:", "data:"]
+    if video and (parts := urlsplit(video)).scheme in ("http", "https"):
+        media.append(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}")
+    return html.escape(
+        f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; media-src {' '.join(media)}; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _hash(text: str) -> str:
+    """What a policy calls an inline style or script; the browser hashes all between the tags."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+# --- the head ---
+
+
+def _facts(lesson: Lesson, note: str) -> str:
+    speech = sum(one.end - one.start for one in lesson.utterances)
+    facts = [f"{clock(lesson.seconds)} long", f"{clock(speech)} of speech", note]
+    return " · ".join(fact for fact in facts if fact)
+
+
+def _legend(lesson: Lesson) -> str:
+    return "".join(
+        f'<li class="who-{number % COLOURS}"><bdi>{html.escape(visible(name) or "Unknown")}</bdi></li>'
+        for number, name in enumerate(lesson.speakers)
+    )
+
+
+def _language_button(tag: str) -> str:
+    name = html.escape(tag)
+    return (
+        f'<button type="button" class="language" data-language="{name}" aria-pressed="true">{name}</button>'
+    )
+
+
+def _video(video: str | None) -> str:
+    if video is None:
+        return ""
+    return f'<video id="video" src="{html.escape(video)}" controls playsinline preload="metadata"></video>'
+
+
+# --- the picture of the lesson over time ---
+
+
+def _picture(lesson: Lesson) -> str:
+    """Speech as bars in a row for each speaker, pauses as the space between them, and a scale."""
+    whole = max(lesson.seconds, 1.0)
+    rows = {name: number for number, name in enumerate(lesson.speakers)}
+    height = max(1, len(rows)) * ROW_HEIGHT + SCALE_HEIGHT
+    bars = "".join(
+        f'<rect class="who-{rows[one.speaker] % COLOURS}" x="{100 * one.start / whole:.3f}%" '
+        f'y="{rows[one.speaker] * ROW_HEIGHT + 3}" width="{100 * (one.end - one.start) / whole:.3f}%" '
+        f'height="{ROW_HEIGHT - 6}"/>'
+        for one in lesson.utterances
+    )
+    marks = "".join(
+        f'<text x="{100 * at / whole:.3f}%" y="{height - 4}">{clock(shown)}</text>'
+        f'<line x1="{100 * at / whole:.3f}%" x2="{100 * at / whole:.3f}%" y1="0" y2="{height - SCALE_HEIGHT}"/>'
+        for at, shown in _scale(whole, _video_shift(lesson))
+    )
+    return f'<svg width="100%" height="{height}" aria-hidden="true"><g class="scale">{marks}</g>{bars}</svg>'
+
+
+ROW_HEIGHT, SCALE_HEIGHT = 26, 20
+
+
+def _video_shift(lesson: Lesson) -> float | None:
+    """Video time minus lesson time, 0 without a video; None if a cut makes it another one later on."""
+    shifts = [one.video - one.start for one in lesson.utterances if one.video is not None] or [0.0]
+    return shifts[0] if max(shifts) - min(shifts) < 5.0 else None
+
+
+def _scale(whole: float, shift: float | None) -> Iterator[tuple[float, float]]:
+    """Six or so lesson times at which the shown time is round; none so near the end that its figure would not fit."""
+    if shift is None:
+        return
+    steps = (5, 10, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200)
+    step = next((step for step in steps if whole / step <= 7), 4 * 3600)
+    for shown in range(math.ceil(shift / step) * step, int(shift + whole * 0.96) + 1, step):
+        yield shown - shift, float(shown)
+
+
+# --- the lines ---
+
+
+def _lines(lesson: Lesson) -> Iterator[str]:
+    colours = {name: number % COLOURS for number, name in enumerate(lesson.speakers)}
+    last: Utterance | None = None
+    for number, one in enumerate(lesson.utterances):
+        is_new = last is None or one.speaker != last.speaker
+        who = _who(one.speaker, is_new) if len(colours) > 1 else ""
+        is_later = last is not None and one.start - last.end >= PAUSE_SECONDS
+        yield _line(number, one, lesson.languages, colours[one.speaker], who, is_later)
+        last = one
+
+
+def _who(speaker: str, is_new: bool) -> str:
+    """The name; of who goes on speaking it is shown only while a search leaves out what was said before."""
+    name = html.escape(visible(speaker) or "Unknown")
+    return f'<p class="who{"" if is_new else " again"}"><bdi>{name}</bdi></p>'
+
+
+def _line(
+    number: int, one: Utterance, languages: Sequence[str], colour: int, who: str, is_later: bool
+) -> str:
+    shown = one.video if one.video is not None else one.start
+    classes = f"line who-{colour}" + (" later" if is_later else "")
+    return (
+        f'<li class="{classes}" id="line-{number + 1}">'
+        f'<a class="time" href="#t={shown:.2f}">{clock(shown)}</a>{who}'
+        f'<div class="texts">{_texts(one, languages)}</div></li>'
+    )
+
+
+def _texts(one: Utterance, languages: Sequence[str]) -> str:
+    if not one.texts:
+        return '<p class="nothing">no text</p>'
+    return "".join(_text(one, tag) for tag in languages)
+
+
+def _text(one: Utterance, tag: str) -> str:
+    words = visible(one.texts.get(tag, ""))
+    direction = "rtl" if is_right_to_left(words) else "ltr"
+    spoken = ' class="spoken"' if tag == one.spoken else ""
+    name = html.escape(tag)
+    return f'<p lang="{name}" data-language="{name}" dir="{direction}"{spoken}>{html.escape(words)}</p>'
+
+
+def _data(lesson: Lesson, media: Media) -> str:
+    """What the script needs, as JSON in which nothing can end the block that holds it."""
+    lines: list[dict[str, Any]] = [
+        {
+            "start": round(one.start, 3),
+            "end": round(one.end, 3),
+            "video": None if one.video is None else round(one.video, 3),
+            "sound": media.sound_of(one),
+        }
+        for one in lesson.utterances
+    ]
+    text = json.dumps({"seconds": round(lesson.seconds, 3), "lines": lines}, ensure_ascii=False)
+    for sign in "<>&\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text

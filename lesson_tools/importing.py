@@ -1,0 +1,303 @@
+"""A recording through the same speech rules, and into the same layout, as a lesson that was heard live.
+
+    thread: decode ──► Silero ──► Segmenter ──► (at most AHEAD segments) ──► RoomPipeline ──► disk
+
+A run that is killed leaves whole segments, and the next run goes on where it ended: the recording is known again by its
+content, and what the manifest has of it is not saved twice. So a second run of the same file does nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import numpy as np
+
+from archive.files import Reservation
+from archive.manifest import read_manifest
+from audio_processor import (
+    WINDOW_SAMPLES,
+    Closed,
+    DetectorFactory,
+    Segmenter,
+    SegmenterOptions,
+    Update,
+    load_detector,
+)
+from config import Settings
+from core.errors import InputError, StorageError
+from core.records import (
+    SAMPLE_RATE,
+    EndReason,
+    Pcm,
+    RoomInfo,
+    SegmentRecord,
+    SpeechSegment,
+    StreamClock,
+    TrackInfo,
+    format_utc,
+)
+from lesson_tools.console import progress, run
+from lesson_tools.decoding import Recording
+from recording.segment_writer import RoomPipeline
+from storage import RoomFolder
+
+AHEAD = 32
+"""Segments that may wait for the disk: some 10 MB at most. The decoder waits for the disk, not the other way round."""
+
+PATIENCE_SECONDS = 30.0
+"""A disk that takes nothing for so long is given up; the next run goes on from there."""
+
+SLIVER_SAMPLES = SAMPLE_RATE // 2
+"""What is left of a segment that is almost wholly there already need not be saved."""
+
+FINGERPRINT_BLOCKS, BLOCK_BYTES = 64, 1 << 16
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one recording."""
+
+    file: str
+    room: str
+    folder: str
+    room_sid: str
+    start: datetime
+    segments: int
+    """All that the folder now holds of this recording."""
+    new_segments: int
+    speech_seconds: float
+    duration_seconds: float
+    damaged_packets: int
+
+
+def segment_file(
+    settings: Settings, path: Path, room_name: str | None, start: datetime | None, speaker: str = ""
+) -> Outcome:
+    """Segments one recording.
+
+    Raises:
+        InputError: it cannot be read, has no sound, or is there already with another start.
+        StorageError: the disk does not take it.
+    """
+    with Recording(path) as recording:
+        sid = f"FILE_{fingerprint(path)}"
+        began = start or recording.about.created_at or _dated(path, recording)
+        room = RoomInfo(room_name or path.stem, sid, began)
+        track = TrackInfo(speaker, speaker, sid, "file")
+        new_detector = load_detector(settings.vad_runtime)
+        return run(_Import(settings, recording, room, track, new_detector, start is not None).run())
+
+
+def fingerprint(path: Path) -> str:
+    """Twelve hexadecimal digits that know a file again wherever it lies: of its size and of blocks all over it.
+
+    Not of all its bytes: a video of ten hours would have to be read once more for it.
+    """
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    step = max(BLOCK_BYTES, size // FINGERPRINT_BLOCKS)
+    with open(path, "rb") as file:
+        for position in range(0, size, step):
+            file.seek(position)
+            digest.update(file.read(BLOCK_BYTES))
+        file.seek(max(0, size - BLOCK_BYTES))
+        digest.update(file.read(BLOCK_BYTES))
+    return digest.hexdigest()[:12]
+
+
+def _dated(path: Path, recording: Recording) -> datetime:
+    """A file that says nothing of its beginning was last written at its end."""
+    ended = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc)
+    return ended - timedelta(seconds=recording.about.duration_seconds or 0.0)
+
+
+class _Import:
+    """One run over one recording. The loop saves, a thread decodes and cuts."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        recording: Recording,
+        room: RoomInfo,
+        track: TrackInfo,
+        new_detector: DetectorFactory,
+        start_was_given: bool,
+    ) -> None:
+        self._settings = settings
+        self._recording = recording
+        self._room = room
+        self._track = track
+        self._detector = new_detector()
+        self._start_was_given = start_was_given
+        self._free = threading.Semaphore(AHEAD)
+        self._is_over = threading.Event()
+
+    async def run(self) -> Outcome:
+        """Saves what is not there yet. Whatever ends it early, the next run goes on from there."""
+        try:
+            folder = (await asyncio.to_thread(RoomFolder.open, self._settings, self._room)).path
+            with Reservation(folder, self._room.sid):
+                return await self._run(folder)
+        except OSError as error:
+            raise StorageError(f"OUTPUT_DIR cannot be used: {error.strerror or error}") from None
+
+    async def _run(self, folder: Path) -> Outcome:
+        before = _records_of(folder, self._room.sid)
+        room = self._as_before(before)
+        begins = self._recording.about.sound_begins_seconds
+        covered = Covered(_places(before, begins))
+        clock = StreamClock(room.started_at + timedelta(seconds=begins))
+        pipeline = RoomPipeline(self._settings, room, [self])
+        sink, loop = pipeline.sink(self._track), asyncio.get_running_loop()
+
+        def put(segment: SpeechSegment) -> None:
+            for piece in covered.rest(segment):
+                self._wait_for_the_disk()
+                loop.call_soon_threadsafe(sink.take, Closed(piece), clock)
+
+        try:
+            await asyncio.to_thread(self._cut, put)
+        finally:
+            self._is_over.set()
+            totals = await pipeline.aclose()
+        return self._outcome(room, folder, totals.segments)
+
+    def segment_saved(self, record: SegmentRecord, path: Path) -> None:
+        """The pipeline has saved one; one more may come."""
+        self._free.release()
+
+    # On the thread.
+
+    def _cut(self, put: Callable[[SpeechSegment], None]) -> None:
+        recording, segmenter = self._recording, Segmenter(SegmenterOptions.from_settings(self._settings))
+        told = 0.0
+        with progress(recording.path.name, recording.about.duration_seconds or 0.0, "s") as advance:
+            remainder = np.empty(0, np.int16)
+            for pcm in _pieces(recording.sound()):
+                pcm = np.concatenate([remainder, pcm])
+                whole = len(pcm) - len(pcm) % WINDOW_SAMPLES
+                for start in range(0, whole, WINDOW_SAMPLES):
+                    window = pcm[start : start + WINDOW_SAMPLES]
+                    _pass_on(segmenter.push(window, self._detector.probability(window)), put)
+                remainder = pcm[whole:]
+                advance(recording.seconds_read - told)
+                told = recording.seconds_read
+                if self._is_over.is_set():
+                    return
+            _pass_on(segmenter.finish(EndReason.SHUTDOWN, remainder), put)
+            for _ in range(AHEAD):
+                self._wait_for_the_disk()
+
+    def _wait_for_the_disk(self) -> None:
+        """Takes one of the places of segments that are on their way to disk.
+
+        Raises:
+            StorageError: none has become free for a long time.
+        """
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not self._free.acquire(timeout=0.2):
+            if self._is_over.is_set() or time.monotonic() > deadline:
+                raise StorageError(
+                    f"The disk does not take the segments of {self._recording.path}: start again when it does"
+                )
+
+    # Before and after.
+
+    def _as_before(self, before: Sequence[SegmentRecord]) -> RoomInfo:
+        """The session as an earlier run has begun it."""
+        dated = next((record for record in before if record.offset_seconds is not None), None)
+        if dated is None or dated.offset_seconds is None:
+            return self._room
+        began = dated.start - timedelta(seconds=dated.offset_seconds)
+        if self._start_was_given and abs(began - self._room.started_at) > timedelta(seconds=1):
+            raise InputError(
+                f"{self._recording.path} is in room {self._room.name} already, beginning at {format_utc(began)}: "
+                "leave out --start to go on from there"
+            )
+        return replace(self._room, started_at=began)
+
+    def _outcome(self, room: RoomInfo, folder: Path, new_segments: int) -> Outcome:
+        records = _records_of(folder, room.sid)
+        return Outcome(
+            file=str(self._recording.path),
+            room=room.name,
+            folder=folder.name,
+            room_sid=room.sid,
+            start=room.started_at,
+            segments=len(records),
+            new_segments=new_segments,
+            speech_seconds=sum(record.duration_seconds for record in records),
+            duration_seconds=self._recording.seconds_read,
+            damaged_packets=self._recording.damaged,
+        )
+
+
+def _pieces(sound: Iterable[Pcm]) -> Iterator[Pcm]:
+    """The same sound in pieces of about a second: decoders give far smaller ones."""
+    waiting: list[Pcm] = []
+    samples = 0
+    for pcm in sound:
+        waiting.append(pcm)
+        samples += len(pcm)
+        if samples >= SAMPLE_RATE:
+            yield np.concatenate(waiting)
+            waiting, samples = [], 0
+    if waiting:
+        yield np.concatenate(waiting)
+
+
+def _pass_on(updates: Iterable[Update], put: Callable[[SpeechSegment], None]) -> None:
+    """Only whole segments: a crash costs nothing here, the recording is still there."""
+    for update in updates:
+        if isinstance(update, Closed):
+            put(update.segment)
+
+
+# --- what is there already ---
+
+
+class Covered:
+    """The places of a recording that the manifest has already: samples start <= i < end, in any order."""
+
+    def __init__(self, places: Iterable[tuple[int, int]]) -> None:
+        self._places = sorted(places)
+
+    def rest(self, segment: SpeechSegment) -> list[SpeechSegment]:
+        """What of a segment is still to be saved: usually all of it, or nothing. After a crash its end, perhaps."""
+        position = segment.start_sample
+        holes = []
+        for start, end in self._places:
+            if end > position and start < segment.end_sample:
+                holes.append((position, start))
+                position = end
+        if not holes:
+            return [segment]
+        holes.append((position, segment.end_sample))
+        return [_part(segment, *hole) for hole in holes if hole[1] - hole[0] >= SLIVER_SAMPLES]
+
+
+def _part(segment: SpeechSegment, start: int, end: int) -> SpeechSegment:
+    return replace(
+        segment,
+        start_sample=start,
+        speech_start_sample=max(start, segment.speech_start_sample),
+        pcm=segment.pcm[start - segment.start_sample : end - segment.start_sample],
+    )
+
+
+def _records_of(folder: Path, room_sid: str) -> list[SegmentRecord]:
+    return [record for record in read_manifest(folder) if record.room_sid == room_sid]
+
+
+def _places(records: Iterable[SegmentRecord], sound_begins_seconds: float) -> Iterator[tuple[int, int]]:
+    for record in records:
+        if record.offset_seconds is not None:
+            start = round((record.offset_seconds - sound_begins_seconds) * SAMPLE_RATE)
+            yield start, start + round(record.duration_seconds * SAMPLE_RATE)

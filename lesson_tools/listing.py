@@ -1,0 +1,280 @@
+"""`lessons.py list`: what there is, and what is still undone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import tzinfo
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo
+
+import typer
+
+from archive.delivery_log import Key, Ledger, Undelivered, keys_of
+from archive.jsonl import Lines
+from archive.rooms import Archive, Room
+from archive.sessions import Session
+from archive.texts import Texts
+from config import Settings
+from core.records import SegmentRecord, format_utc
+from delivery.targets import names_of_targets
+from lesson_tools import console
+from lesson_tools.console import AsJson, counted, duration, say, say_json, say_table, tell
+from lesson_tools.lesson import date_of
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What should be done with every segment, by the settings."""
+
+    texts: bool = False
+    languages: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
+    """Where it should be delivered, by the targets' names."""
+    audio: bool = True
+    """Whether its sound is kept and delivered."""
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Wanted:
+        targets = names_of_targets(settings, tell)
+        return cls(settings.wants_text, settings.target_languages, targets, settings.save_audio)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far some segments are."""
+
+    segments: int
+    settled: int
+    """Segments whose text is there or has been refused for good."""
+    without_text: int
+    """Segments whose text is still to come: if texts are wanted, or others in the room have theirs."""
+    refused: int
+    languages: tuple[str, ...]
+    """BCP 47 tags, the most frequent first."""
+    missing: dict[str, int]
+    """By wanted language: how many segments with words have no text in it."""
+    undelivered: int
+    """Segments of which some target has not got all: it is still on its way."""
+    set_aside: int
+    """Segments of which some target has refused something for good."""
+
+
+@dataclass(frozen=True)
+class RoomFacts:
+    """What a room's folder holds."""
+
+    room: str
+    folder: str
+    sessions: tuple[tuple[Session, Progress], ...]
+    being_recorded: bool
+    parts_left: int
+    """Parts that nobody writes any more: the worker's next start, or `check --repair`, makes segments of them."""
+    broken_lines: int
+
+
+def list_lessons(
+    room: Annotated[str | None, typer.Argument(help="Show this room's sessions one by one.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rooms and sessions: when, how long, how much speech, which languages, what is still undone.
+
+    TEXTS is how many segments have their text (or never will), out of how many; undelivered is what the targets in the
+    settings have not got yet. Times are in TIMEZONE.
+    """
+    settings = console.settings()
+    rooms = Archive.from_settings(settings).chosen([room] if room is not None else None)
+    wanted = Wanted.from_settings(settings)
+    facts = [facts_of(one, wanted) for one in rooms]
+    if as_json:
+        say_json({"rooms": [_as_json(one) for one in facts]})
+    elif not facts:
+        tell(f"No lessons in {settings.output_dir} yet")
+    elif room is None:
+        _say_rooms(facts, ZoneInfo(settings.timezone))
+    else:
+        _say_sessions(facts, ZoneInfo(settings.timezone))
+
+
+def facts_of(room: Room, wanted: Wanted) -> RoomFacts:
+    """One pass over a room's manifest and texts.
+
+    Raises:
+        StorageError: they cannot be read.
+    """
+    lines, ledger = Lines(), Ledger(room.path)
+    with room.texts() as texts:
+        counts: dict[str, _Count] = {}
+
+        def counted() -> Iterable[SegmentRecord]:
+            for record in room.records(lines=lines):
+                count = counts.setdefault(record.room_sid, _Count(wanted))
+                count.add(record, texts)
+                count.add_deliveries(ledger.undelivered(_keys(record, texts, wanted), wanted.targets))
+                yield record
+
+        sessions = room.sessions(counted())
+        broken = len(lines.broken) + len(texts.lines.broken)
+    wants_texts = wanted.texts or any(count.settled for count in counts.values())
+    living = room.parts_being_written()
+    return RoomFacts(
+        room=room.name,
+        folder=room.path.name,
+        sessions=tuple((session, counts[session.room_sid].progress(wants_texts)) for session in sessions),
+        being_recorded=room.is_being_recorded(),
+        parts_left=len(room.parts()) - len(living),
+        broken_lines=broken,
+    )
+
+
+def _keys(record: SegmentRecord, texts: Texts, wanted: Wanted) -> list[Key]:
+    return keys_of(record, texts.entry(record), save_audio=wanted.audio) if wanted.targets else []
+
+
+class _Count:
+    """Counts what is done with the segments of one session."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self.settled = 0
+        self._segments = self._refused = self._undelivered = self._set_aside = 0
+        self._languages: Counter[str] = Counter()
+        self._missing: Counter[str] = Counter()
+        self._wanted = wanted.languages
+
+    def add(self, record: SegmentRecord, texts: Texts) -> None:
+        self._segments += 1
+        text = texts.get(record)
+        if text is None:
+            return
+        self.settled += 1
+        self._refused += text.refused is not None
+        self._languages.update(list(text.by_language))
+        if text.by_language:
+            self._missing.update(language for language in self._wanted if language not in text.by_language)
+
+    def add_deliveries(self, undelivered: Iterable[Undelivered]) -> None:
+        """What some target has not got of one segment."""
+        states = {bool(one.refused) for one in undelivered}
+        self._undelivered += False in states
+        self._set_aside += True in states
+
+    def progress(self, wants_texts: bool) -> Progress:
+        return Progress(
+            segments=self._segments,
+            settled=self.settled,
+            without_text=self._segments - self.settled if wants_texts else 0,
+            refused=self._refused,
+            languages=tuple(language for language, _ in self._languages.most_common()),
+            missing=dict(self._missing),
+            undelivered=self._undelivered,
+            set_aside=self._set_aside,
+        )
+
+
+def _together(parts: Sequence[Progress]) -> Progress:
+    return Progress(
+        segments=sum(part.segments for part in parts),
+        settled=sum(part.settled for part in parts),
+        without_text=sum(part.without_text for part in parts),
+        refused=sum(part.refused for part in parts),
+        languages=tuple(dict.fromkeys(tag for part in parts for tag in part.languages)),
+        missing=dict(sum((Counter(part.missing) for part in parts), Counter[str]())),
+        undelivered=sum(part.undelivered for part in parts),
+        set_aside=sum(part.set_aside for part in parts),
+    )
+
+
+# --- for people ---
+
+
+def _say_rooms(facts: Sequence[RoomFacts], zone: tzinfo) -> None:
+    rows = []
+    for one in facts:
+        total = _together([progress for _, progress in one.sessions])
+        last = max((session.last for session, _ in one.sessions), default=None)
+        length = sum(session.duration_seconds for session, _ in one.sessions)
+        rows.append([
+            one.room if one.room == one.folder else f"{one.room} ({one.folder})",
+            str(len(one.sessions)),
+            f"{last.astimezone(zone):%Y-%m-%d %H:%M}" if last is not None else "-",
+            duration(length),
+            duration(sum(session.speech_seconds for session, _ in one.sessions)),
+            *_about(total),
+            "; ".join(_undone_in_folder(one) + _undone(total)) or "-",
+        ])  # fmt: skip
+    head = ["Room", "SESSIONS", "Last speech", "LENGTH", "SPEECH", "SEGMENTS", "TEXTS", "Languages", "Undone"]
+    say_table(head, rows)
+
+
+def _say_sessions(facts: Sequence[RoomFacts], zone: tzinfo) -> None:
+    head = ["Began", "LENGTH", "SPEECH", "SEGMENTS", "TEXTS", "Languages", "Who", "Session", "Undone"]
+    for one in facts:
+        say(f"{one.room}, in {one.folder}")
+        rows = [
+            [
+                date_of(session, zone),
+                duration(session.duration_seconds),
+                duration(session.speech_seconds),
+                *_about(progress),
+                ", ".join(session.participants) or "-",
+                session.room_sid or "-",
+                "; ".join(_undone(progress)) or "-",
+            ]
+            for session, progress in one.sessions
+        ]
+        say_table(head, rows)
+        for line in _undone_in_folder(one):
+            say(line)
+
+
+def _about(progress: Progress) -> list[str]:
+    share = f"{progress.settled}/{progress.segments}" if progress.settled else "none"
+    return [str(progress.segments), share, ",".join(progress.languages) or "-"]
+
+
+def _undone(progress: Progress) -> list[str]:
+    """Not where nobody has asked for it."""
+    counts = {
+        "without text": progress.without_text,
+        **{f"without {language}": count for language, count in progress.missing.items()},
+        "refused": progress.refused,
+        "undelivered": progress.undelivered,
+        "set aside by a target (check)": progress.set_aside,
+    }
+    return [f"{count} {what}" for what, count in counts.items() if count]
+
+
+def _undone_in_folder(facts: RoomFacts) -> list[str]:
+    lines = ["being recorded"] if facts.being_recorded else []
+    if facts.parts_left:
+        lines.append(f"{facts.parts_left} left by a crash (check --repair)")
+    if facts.broken_lines:
+        lines.append(f"{counted(facts.broken_lines, 'broken line')} (check)")
+    return lines
+
+
+# --- for scripts ---
+
+
+def _as_json(facts: RoomFacts) -> dict[str, Any]:
+    return {
+        "room": facts.room,
+        "folder": facts.folder,
+        "being_recorded": facts.being_recorded,
+        "parts_left": facts.parts_left,
+        "broken_lines": facts.broken_lines,
+        "sessions": [
+            {
+                "room_sid": session.room_sid,
+                "started_at": format_utc(session.started_at),
+                "first": format_utc(session.first),
+                "last": format_utc(session.last),
+                "duration_seconds": round(session.duration_seconds, 3),
+                "speech_seconds": round(session.speech_seconds, 3),
+                "participants": list(session.participants),
+                **vars(progress),
+            }
+            for session, progress in facts.sessions
+        ],
+    }

@@ -1,0 +1,121 @@
+"""`lessons.py segment`: recordings become segments as if they had been heard live."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from zoneinfo import ZoneInfo
+
+import typer
+
+from archive.files import prepare_output_dir
+from config import Settings
+from core.errors import InputError
+from core.records import format_utc
+from lesson_tools import console
+from lesson_tools.console import AsJson, duration, say, say_json, tell
+
+if TYPE_CHECKING:
+    from lesson_tools.importing import Outcome
+
+STARTS_IN_YEARS = range(1900, 2200)
+"""When sound can have been recorded, and somewhat beyond."""
+
+Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="WAV, MP3, M4A, Opus, MP4, WebM, ...")]
+RoomName = Annotated[str | None, typer.Option("--room", help="Name of the room; else the file's name.")]
+Start = Annotated[
+    str | None,
+    typer.Option(
+        "--start",
+        metavar="TIME",
+        help="When it began, such as 2025-10-08T14:00 (in TIMEZONE) or 2025-10-08T12:00Z; else what the file "
+        "says of itself, else its date less its length.",
+    ),
+]
+Speaker = Annotated[str, typer.Option("--speaker", help="Who speaks.")]
+
+
+def segment(
+    files: Files,
+    room: RoomName = None,
+    start: Start = None,
+    speaker: Speaker = "",
+    as_json: AsJson = False,
+) -> None:
+    """Cut recordings into segments of speech, by the same rules and into the same folders as the live recorder.
+
+    Each file becomes a session of its room. A run that was interrupted is simply started again: what is there already
+    is not saved twice.
+    """
+    settings = console.settings()
+    _look_at_files(files)
+    moment = _given_start(start, ZoneInfo(settings.timezone)) if start else None
+    if moment is not None and len(files) > 1:
+        raise InputError("--start is for one file: name them one by one")
+    prepare_output_dir(Path(settings.output_dir))
+    outcomes = list(_segmented(settings, files, room, moment, speaker))
+    if as_json:
+        say_json({"recordings": [_as_json(outcome) for outcome in outcomes]})
+    else:
+        for outcome in outcomes:
+            _say_outcome(outcome)
+    if len(outcomes) < len(files):
+        raise typer.Exit(console.TROUBLE)
+
+
+def _segmented(
+    settings: Settings, files: Iterable[Path], room: str | None, start: datetime | None, speaker: str
+) -> Iterator[Outcome]:
+    """One recording after the other; of one that is none, only why."""
+    from lesson_tools.importing import segment_file  # with the decoder and the speech model
+
+    for path in files:
+        try:
+            yield segment_file(settings, path, room, start, speaker)
+        except InputError as error:
+            tell(str(error))
+
+
+def _look_at_files(files: Sequence[Path]) -> None:
+    """Wrong names are said before hours of work, not after."""
+    for path in files:
+        if not path.exists():
+            raise InputError(f"{path} is not there")
+        if not path.is_file():
+            raise InputError(f"{path} is no file")
+
+
+def _given_start(text: str, zone: ZoneInfo) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text.strip().replace("Z", "+00:00").replace("z", "+00:00"))
+        start = (moment if moment.tzinfo else moment.replace(tzinfo=zone)).astimezone(timezone.utc)
+    except (ValueError, OverflowError):
+        raise InputError(f"--start {text}: a time looks like 2025-10-08T14:00 or 2025-10-08T12:00Z") from None
+    if start.year not in STARTS_IN_YEARS:
+        raise InputError(f"--start {text}: from {STARTS_IN_YEARS[0]} to {STARTS_IN_YEARS[-1]}")
+    return start
+
+
+# --- saying ---
+
+
+def _say_outcome(outcome: Outcome) -> None:
+    speech, length = duration(outcome.speech_seconds), duration(outcome.duration_seconds)
+    known = "" if outcome.new_segments == outcome.segments else f" ({outcome.new_segments} of them new)"
+    say(
+        f"{outcome.file}: {outcome.segments} segments{known}, {speech} of speech in {length}, "
+        f"from {format_utc(outcome.start)} on, in {outcome.folder}"
+    )
+    if outcome.damaged_packets:
+        tell(f"{outcome.file}: {outcome.damaged_packets} damaged places became silence")
+
+
+def _as_json(outcome: Outcome) -> dict[str, Any]:
+    return {
+        **vars(outcome),
+        "start": format_utc(outcome.start),
+        "speech_seconds": round(outcome.speech_seconds, 3),
+        "duration_seconds": round(outcome.duration_seconds, 3),
+    }

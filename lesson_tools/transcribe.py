@@ -1,0 +1,303 @@
+"""`lessons.py transcribe`: text for everything that has none, or again with another model or more languages."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import logging
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from archive.rooms import Archive, Room
+from config import Settings
+from core.errors import ConfigError, InputError
+from core.language_tags import language_tags
+from lesson_tools import console
+from lesson_tools.console import AsJson, duration, progress, say, say_json, tell
+
+if TYPE_CHECKING:
+    from lesson_tools.transcription import Estimate, Task, Wish
+    from text.costs import TextCosts
+
+
+Force = Annotated[
+    bool,
+    typer.Option("--force", help="Also where there is a text: of another model, or without a language."),
+]
+Model = Annotated[str, typer.Option("--model", help="Instead of GEMINI_MODEL.")]
+Languages = Annotated[
+    str, typer.Option("--languages", metavar="TAGS", help="Instead of TARGET_LANGUAGES, such as es,ar.")
+]
+ByBatch = Annotated[
+    bool,
+    typer.Option("--batch", help="Half the price, within a day: submit, and come back later to collect."),
+]
+Shard = Annotated[
+    str, typer.Option("--shard", metavar="K/N", help="Only the K-th of N parts, for N processes at once.")
+]
+OnlyEstimate = Annotated[bool, typer.Option("--estimate", help="Only say what it would cost.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+Where = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[s3://BUCKET/PREFIX] [ROOM]...",
+        help="An archive in a bucket instead of OUTPUT_DIR; these rooms only, all if none is named.",
+    ),
+]
+
+
+def transcribe(
+    where: Where = None,
+    force: Force = False,
+    model: Model = "",
+    languages: Languages = "",
+    batch: ByBatch = False,
+    shard: Shard = "",
+    estimate: OnlyEstimate = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Get transcripts and translations for what has none. What is done is skipped, so just start it again.
+
+    First it says what that costs, and asks. Settings and budgets are the worker's (GEMINI_API_KEY, TARGET_LANGUAGES,
+    GEMINI_MAX_PER_DAY, ...). With --batch, the exit code is 3 while texts are still to come.
+
+    Endpoint and key of a bucket are those of delivery (S3_ENDPOINT, S3_REGION, S3_KEY_ID, S3_KEY_SECRET). Several
+    processes share an archive with --shard: each room belongs to exactly one part.
+    """
+    from lesson_tools.transcription import Wish, is_in_shard
+
+    settings = _with(console.settings(), model, languages)
+    asked = Asked(
+        settings, Wish(settings.gemini_model, settings.target_languages, force), estimate, yes, as_json
+    )
+    number, count = _shard(shard)
+    logging.getLogger("recorder").setLevel(logging.WARNING)
+    is_mine = functools.partial(is_in_shard, number=number, count=count)
+    if where and where[0].startswith("s3://"):
+        _in_bucket(asked, where[0], where[1:], is_mine, batch)
+        return
+    chosen = [room for room in Archive.from_settings(settings).chosen(where) if is_mine(room.path.name)]
+    (_by_batch if batch else _at_once)(asked, chosen)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line asks for."""
+
+    settings: Settings
+    wish: Wish
+    only_estimate: bool
+    yes: bool
+    as_json: bool
+
+
+def _with(settings: Settings, model: str, languages: str) -> Settings:
+    """The settings with what the command line says instead. Text files are written in any case."""
+    if languages:
+        try:
+            tags = language_tags(word for word in languages.split(",") if word.strip())
+        except ValueError as error:
+            raise InputError(f"--languages {languages}: {error}") from None
+        settings = replace(settings, target_languages=tags)
+    return replace(settings, gemini_model=model or settings.gemini_model, save_translations=True)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    if not text:
+        return 1, 1
+    try:
+        number, count = map(int, text.split("/"))
+    except ValueError:
+        number, count = 0, 0
+    if not 1 <= number <= count <= 10_000:
+        raise InputError(f"--shard {text}: it must be K/N with 1 <= K <= N, such as 2/8")
+    return number, count
+
+
+def _tasks(rooms: Sequence[Room], wish: Wish) -> Iterator[Task]:
+    from lesson_tools.transcription import tasks_of
+
+    return itertools.chain.from_iterable(tasks_of(room, wish) for room in rooms)
+
+
+def _confirm(cost: Estimate, asked: Asked) -> None:
+    """Asks before money is spent.
+
+    Raises:
+        ConfigError: there is no key.
+        InputError: nobody is there to be asked.
+    """
+    if not asked.settings.has_gemini:
+        raise ConfigError("GEMINI_API_KEY is not set: text needs it, or GOOGLE_CLOUD_PROJECT")
+    tell(_sentence(cost, asked.settings))
+    if asked.yes:
+        return
+    if not sys.stdin.isatty():
+        raise InputError("Nobody is there to be asked: say --yes, or --estimate")
+    if not typer.confirm("Go on?", err=True):
+        raise typer.Exit(console.TROUBLE)
+
+
+def _at_once(asked: Asked, rooms: Sequence[Room]) -> None:
+    from lesson_tools.transcription import estimate, transcribe
+    from translator import GeminiTranslator
+
+    settings, wish = asked.settings, asked.wish
+    cost = estimate(_tasks(rooms, wish), wish)
+    if asked.only_estimate or not cost.segments:
+        _say_estimate(cost, asked)
+        return
+    _confirm(cost, asked)
+    with contextlib.ExitStack() as stack:
+        free = _reserved(stack, rooms)
+        tasks = _tasks(free, wish)
+        with progress("Transcribing", cost.segments, "segments") as advance:
+            service = console.run(
+                transcribe(settings, GeminiTranslator(settings), tasks, advance, is_forced=wish.is_forced)
+            )
+    _say_costs(service.costs, asked)
+    if service.costs.refused or len(free) < len(rooms):
+        raise typer.Exit(console.TROUBLE)
+
+
+def _reserved(stack: contextlib.ExitStack, rooms: Sequence[Room]) -> list[Room]:
+    """The rooms that no other process is transcribing."""
+    from archive.files import Reservation
+
+    free = []
+    for room in rooms:
+        try:
+            stack.enter_context(Reservation(room.path, "transcribe"))
+            free.append(room)
+        except InputError as error:
+            tell(str(error))
+    return free
+
+
+# --- the Batch API ---
+
+
+def _by_batch(asked: Asked, rooms: Sequence[Room]) -> None:
+    from archive.files import Reservation
+
+    _check_batch_key(asked.settings)
+    with Reservation(Path(asked.settings.output_dir), "batch"):
+        answer = console.run(_batch_run(asked, rooms))
+    _say_batches(answer, asked)
+
+
+def _check_batch_key(settings: Settings) -> None:
+    if not settings.gemini_api_key:
+        raise ConfigError("GEMINI_API_KEY is not set: the Batch API needs it")
+
+
+async def _batch_run(asked: Asked, rooms: Sequence[Room]) -> dict[str, Any]:
+    """First what has come back, then what is still undone."""
+    from lesson_tools.batches import Batches
+    from lesson_tools.transcription import estimate
+
+    wish, batches = asked.wish, Batches(asked.settings)
+    try:
+        collected, failed = await batches.collect()
+        cost = estimate(batches.not_submitted(_tasks(rooms, wish)), wish, batch=True)
+        submitted = 0
+        if cost.segments and asked.only_estimate:
+            tell(_sentence(cost, asked.settings))
+        elif cost.segments:
+            _confirm(cost, asked)
+            with progress("Submitting", cost.segments, "segments") as advance:
+                submitted = await batches.submit(batches.not_submitted(_tasks(rooms, wish)), wish, advance)
+        waiting = batches.waiting()
+    finally:
+        await batches.aclose()
+    return {"collected": collected, "failed": failed, "submitted": submitted, "waiting": waiting}
+
+
+# --- an archive in a bucket ---
+
+
+def _in_bucket(
+    asked: Asked, url: str, rooms: Sequence[str], is_mine: Callable[[str], bool], batch: bool
+) -> None:
+    from archive.names import safe_name
+    from lesson_tools.bucket import Bucket
+    from lesson_tools.bucket_transcription import Run, plan
+
+    if batch:
+        _check_batch_key(asked.settings)
+    bucket = Bucket.at(url, asked.settings)
+    names = {name for room in rooms for name in (room, safe_name(room))}
+    found = console.run(plan(bucket, asked.wish, names, is_mine, batch=batch))
+    if not found.rooms:
+        raise InputError(f"There is no lesson in {url}" + (f" of {', '.join(rooms)}" if rooms else ""))
+    if found.cost.segments and not asked.only_estimate:
+        _confirm(found.cost, asked)
+    elif asked.only_estimate or not found.folders:
+        _say_estimate(found.cost, asked)
+        if found.folders and not found.cost.segments:
+            tell("but what is in batches that are under way: --batch collects it")
+        return
+    with progress("Submitting" if batch else "Transcribing", found.cost.segments, "segments") as advance:
+        run = Run(asked.settings, bucket, asked.wish, advance)
+        console.run((run.by_batch if batch else run.at_once)(found.folders))
+    if batch:
+        _say_batches(vars(run.batches), asked)
+        return
+    _say_costs(run.costs, asked)
+    if run.batches.waiting:
+        tell(f"{run.batches.waiting} segments are in batches that are under way: --batch collects them")
+        raise typer.Exit(console.NOT_YET)
+    if run.costs.refused:
+        raise typer.Exit(console.TROUBLE)
+
+
+# --- saying ---
+
+
+def _say_costs(costs: TextCosts, asked: Asked) -> None:
+    if asked.as_json:
+        say_json(vars(costs))
+    else:
+        say(str(costs))
+
+
+def _say_batches(answer: Mapping[str, int], asked: Asked) -> None:
+    """Says how far batches are, also with the exit code."""
+    if asked.as_json:
+        say_json(dict(answer))
+    else:
+        say(
+            f"{answer['collected']} texts collected, {answer['submitted']} segments submitted, "
+            f"{answer['waiting']} still to come"
+        )
+    if answer["waiting"]:
+        tell("Come back later: the same command collects them (results are kept for two days)")
+        raise typer.Exit(console.NOT_YET)
+    if answer["failed"]:
+        raise typer.Exit(console.TROUBLE)
+
+
+def _sentence(cost: Estimate, settings: Settings) -> str:
+    price = f"about ${cost.dollars:,.2f}" if cost.dollars is not None else "the price is not known here"
+    tokens = f"{cost.input_tokens:,} tokens in, {cost.output_tokens:,} out"
+    into = f" and {', '.join(settings.target_languages)}" if settings.target_languages else ""
+    return (
+        f"{cost.segments} segments, {duration(cost.audio_seconds)} of speech, transcript{into} with "
+        f"{settings.gemini_model}: {price} ({tokens})"
+    )
+
+
+def _say_estimate(cost: Estimate, asked: Asked) -> None:
+    if asked.as_json:
+        say_json(vars(cost))
+    else:
+        say(_sentence(cost, asked.settings) if cost.segments else "Nothing to do: every segment has its text")

@@ -1,0 +1,62 @@
+"""What waits for one room's disk, in order, and no more of it than memory is allowed to hold."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from audio_processor import Closed, Grown
+from recording.track_sink import Item
+
+
+class Backlog:
+    """A queue of updates. Pure; ``max_seconds`` bounds the speech of finished segments that it holds."""
+
+    def __init__(self, max_seconds: float) -> None:
+        self._max_seconds = max_seconds
+        self._waiting: deque[Item] = deque()
+        self._in_hand: Item | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    @property
+    def seconds(self) -> float:
+        """How much finished speech is not saved yet."""
+        return sum(item.seconds for item in self.items())
+
+    def items(self) -> list[Item]:
+        """The one in hand, and all behind it."""
+        return [*([] if self._in_hand is None else [self._in_hand]), *self._waiting]
+
+    def put(self, item: Item) -> None:
+        if isinstance(item.update, Closed):
+            self._drop_growth(item, item.update.segment.start_sample)
+        self._waiting.append(item)
+
+    def take(self) -> Item:
+        """The oldest; it counts until :meth:`done`."""
+        self._in_hand = self._waiting.popleft()
+        return self._in_hand
+
+    def done(self) -> None:
+        self._in_hand = None
+
+    def overflow(self) -> list[Item]:
+        """Takes out the oldest speech beyond the bound; the last segment stays, however long."""
+        finished = [item for item in self._waiting if isinstance(item.update, Closed)]
+        seconds = sum(item.seconds for item in finished)
+        dropped = []
+        while seconds > self._max_seconds and len(finished) > 1:
+            dropped.append(finished.pop(0))
+            self._waiting.remove(dropped[-1])
+            seconds -= dropped[-1].seconds
+        return dropped
+
+    def _drop_growth(self, closed: Item, start_sample: int) -> None:
+        """What waits to grow need not: the closed segment brings all of its PCM."""
+        key = closed.key(start_sample)
+        self._waiting = deque(
+            item
+            for item in self._waiting
+            if not (isinstance(item.update, Grown) and item.key(item.update.start_sample) == key)
+        )

@@ -1,0 +1,43 @@
+"""Which languages the people in a room want to read, and which they are offered. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from config import Settings
+from core.language_names import KNOWN_LANGUAGES
+from core.language_tags import is_same_language, language_tag_or_empty
+
+MAX_LANGUAGES = 10
+"""So many wishes of one room are met at once, those of most people first: every language costs."""
+
+
+def wanted_languages(wishes: Iterable[str], allowed: Sequence[str]) -> tuple[str, ...]:
+    """The languages to translate into, from what people put into their attribute: anything, until it is checked.
+
+    ``allowed``: BCP 47 tags, empty for all. A wish for ``es-MX`` is met by ``es`` where only that is allowed. At most
+    :data:`MAX_LANGUAGES`, those of most people first.
+    """
+    counts = Counter(tag for wish in wishes if (tag := _allowed(language_tag_or_empty(wish), allowed)))
+    return tuple(sorted(counts, key=lambda tag: (-counts[tag], tag))[:MAX_LANGUAGES])
+
+
+def _allowed(wish: str, allowed: Sequence[str]) -> str | None:
+    if not wish or not allowed or wish in allowed:
+        return wish or None
+    return next((tag for tag in allowed if is_same_language(tag, wish)), None)
+
+
+def allowed_languages(settings: Settings) -> tuple[str, ...]:
+    """What students may ask for; empty: anything."""
+    return settings.caption_languages and _each_once(settings.target_languages, settings.caption_languages)
+
+
+def offered_languages(settings: Settings) -> tuple[str, ...]:
+    """What an app is told to offer: where anything is allowed, every language we have a name for."""
+    return allowed_languages(settings) or _each_once(settings.target_languages, KNOWN_LANGUAGES)
+
+
+def _each_once(first: Iterable[str], more: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*first, *more)))

@@ -1,0 +1,127 @@
+"""Captions in the order spoken, however their texts come. Pure."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+
+from core.records import SegmentRecord, Translation
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+MAX_WAIT_SECONDS = 5.0
+"""So long a caption that is ready waits for those before it."""
+LIVE_SECONDS = 60.0
+"""What comes later than this is for the lesson's files only."""
+MAX_EARLY_TEXTS = 200
+
+
+@dataclass(frozen=True)
+class Caption:
+    """The text of one segment, on its way to the room."""
+
+    record: SegmentRecord
+    text: Translation
+
+    @property
+    def id(self) -> str:
+        """One for the segment and all of its languages. Track and time: never given twice in a room."""
+        return f"{self.record.track_sid}-{self.start_milliseconds}"
+
+    @property
+    def start_milliseconds(self) -> int:
+        """Since the Unix epoch, like :attr:`end_milliseconds`."""
+        return milliseconds(self.record.start)
+
+    @property
+    def end_milliseconds(self) -> int:
+        return milliseconds(self.record.end)
+
+    def by_language(self) -> dict[str, str]:
+        """What was said, and then its translations, by BCP 47 tag."""
+        return {self.text.language: self.text.transcript, **self._translations()}
+
+    def _translations(self) -> dict[str, str]:
+        texts = self.text.translations
+        return {tag: text for tag, text in texts.items() if tag != self.text.language and text}
+
+
+def milliseconds(moment: datetime) -> int:
+    """Since the Unix epoch, cut off as in the manifest."""
+    return (moment - _EPOCH) // timedelta(milliseconds=1)
+
+
+@dataclass
+class _Awaited:
+    """A segment that was saved and has not been shown yet."""
+
+    record: SegmentRecord
+    spoken_at: float
+    answered_at: float | None = None
+    text: Translation | None = None
+    """None although answered: there will be no text."""
+
+
+class CaptionOrder:
+    """Puts texts, which come when they come, into the order in which their sentences ended.
+
+    A text that does not come holds up those behind it for ``patience_seconds`` and no longer; what is not there
+    within ``live_seconds`` is no live caption any more. Pure: ``now`` is any clock that only goes forward, in seconds.
+    """
+
+    def __init__(
+        self, patience_seconds: float = MAX_WAIT_SECONDS, live_seconds: float = LIVE_SECONDS
+    ) -> None:
+        self.skipped = 0
+        """Sentences that were given up because their text did not come in time."""
+        self._patience_seconds = patience_seconds
+        self._live_seconds = live_seconds
+        self._awaited: OrderedDict[int, _Awaited] = OrderedDict()
+        self._early: OrderedDict[int, Translation | None] = OrderedDict()
+        """Texts whose segments nobody has told us of yet."""
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether any caption is still to come."""
+        return bool(self._awaited)
+
+    def spoken(self, record: SegmentRecord, now: float) -> None:
+        """A sentence has ended."""
+        self._awaited[record.number] = _Awaited(record, now)
+        if record.number in self._early:
+            self.answered(record.number, self._early.pop(record.number), now)
+
+    def answered(self, number: int, text: Translation | None, now: float) -> None:
+        """The text of segment ``number`` is there, or (None) there will never be one."""
+        awaited = self._awaited.get(number)
+        if awaited is None:
+            self._early[number] = text
+            if len(self._early) > MAX_EARLY_TEXTS:
+                self._early.popitem(last=False)
+        elif awaited.answered_at is None:
+            awaited.text, awaited.answered_at = text, now
+
+    def due(self, now: float) -> list[Caption]:
+        """What is to be shown now. Each caption comes once."""
+        due = []
+        while self._awaited:
+            number, first = next(iter(self._awaited.items()))
+            is_late = now - first.spoken_at > self._live_seconds
+            if first.answered_at is None and not is_late and not self._others_have_waited(now):
+                break
+            del self._awaited[number]
+            if first.text is not None and not is_late:
+                due.append(Caption(first.record, first.text))
+            elif first.text is not None or first.answered_at is None:
+                self.skipped += 1
+        return due
+
+    def _others_have_waited(self, now: float) -> bool:
+        """Whether a caption has been ready for longer than we are patient."""
+        return any(
+            one.text is not None
+            and one.answered_at is not None
+            and now - one.answered_at > self._patience_seconds
+            for one in self._awaited.values()
+        )

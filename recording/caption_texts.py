@@ -1,0 +1,63 @@
+"""The texts of a room's segments, as others add them to its ``texts.jsonl``, checked before anybody is shown them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from archive.jsonl import Bookmark, bookmark_before_end, new_lines
+from archive.texts import entry_in
+from core.language_tags import language_tag_or_empty
+from core.records import Translation
+from recording.caption_languages import MAX_LANGUAGES
+
+MAX_TEXT_CHARACTERS = 4000
+TAIL_BYTES = 1 << 16
+
+
+class TextsFollower:
+    """Reads what others add to a room's ``texts.jsonl``. Does disk work: call it on a thread."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._bookmark: Bookmark | None = None
+
+    def new_texts(self) -> list[tuple[int, Translation | None]]:
+        """What has been added since the last call: segment number and text, None where there will be none.
+
+        The first time, the end of what is there: a text may be faster than the news of its segment.
+        """
+        if self._bookmark is None:
+            if not self._path.exists():
+                return []
+            self._bookmark = bookmark_before_end(self._path, TAIL_BYTES)
+        lines, self._bookmark = new_lines(self._path, self._bookmark)
+        found = (text_in(line) for line in lines)
+        return [text for text in found if text is not None]
+
+
+def text_in(line: bytes) -> tuple[int, Translation | None] | None:
+    """What a line of ``texts.jsonl`` says, checked. None: it is no such line."""
+    entry = entry_in(line)
+    if entry is None:
+        return None
+    return entry["number"], None if "refused" in entry else _translation(entry)
+
+
+def _translation(fields: dict[str, Any]) -> Translation | None:
+    """None if nothing was said, or it cannot be shown."""
+    language, transcript = _language(fields.get("language")), _text(fields.get("transcript"))
+    found = fields.get("translations")
+    translations = list(found.items())[: 2 * MAX_LANGUAGES] if isinstance(found, dict) else []
+    if not language or not transcript:
+        return None
+    checked = {_language(tag): _text(text) for tag, text in translations}
+    return Translation(language, transcript, {tag: text for tag, text in checked.items() if tag and text})
+
+
+def _language(value: object) -> str:
+    return language_tag_or_empty(value) if isinstance(value, str) else ""
+
+
+def _text(value: object) -> str:
+    return value.strip()[:MAX_TEXT_CHARACTERS] if isinstance(value, str) else ""

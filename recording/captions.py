@@ -1,0 +1,202 @@
+"""Live captions: what a teacher says, and its translations, to everybody in the room, in the order spoken.
+
+Text is made elsewhere and comes back through ``texts.jsonl`` in the room's folder. :class:`Captions` lives on the
+room's event loop. Nothing that it does, and nothing that fails in it, reaches the recording.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import logging
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from livekit import rtc
+
+from archive.names import TEXTS
+from config import Settings
+from core import notify
+from core.language_names import language_choices
+from core.records import RoomInfo, SegmentRecord
+from core.supervised import supervised
+from recording.caption_languages import allowed_languages, offered_languages, wanted_languages
+from recording.caption_order import Caption, CaptionOrder
+from recording.caption_sender import CaptionSender
+from recording.caption_texts import TextsFollower
+from recording.roles import MAX_PARTICIPANTS
+
+logger = logging.getLogger("recorder")
+
+LANGUAGE_ATTRIBUTE = "captions_language"
+"""Participant attribute: the language somebody wants to read."""
+LANGUAGES_METHOD = "get/languages"
+"""The RPC by which an app asks which languages it can offer."""
+
+CROWD_SECONDS = 0.5
+"""People come in crowds, and a look at what they want takes as long as there are people: so often, and no more."""
+
+LOOK_SECONDS = 0.5
+"""How often the room's texts are looked at while one is awaited: another worker's send no notification here."""
+CLOSE_SECONDS = 3.0
+"""How long the end of a room waits for the captions of its last sentences."""
+HANGING_SECONDS = 1.0
+"""A room or a disk that does not answer is waited for so much longer, and no more."""
+RECENT_CAPTIONS = 5
+RECENT_SECONDS = 120.0
+"""What somebody who joins late still gets to see."""
+
+
+class Captions:
+    """Shows the text of one room's segments to the room. Create it on the room's event loop; a ``pipeline.Stage``."""
+
+    def __init__(self, room: rtc.Room, info: RoomInfo, settings: Settings) -> None:
+        self._room = room
+        self._info = info
+        self._settings = settings
+        self._sender = CaptionSender(room, info)
+        self._order = CaptionOrder()
+        self._follower: TextsFollower | None = None
+        self._folder: Path | None = None
+        self._wanted: tuple[str, ...] = ()
+        self._newcomers: set[str] = set()
+        self._recent: deque[tuple[float, Caption]] = deque(maxlen=RECENT_CAPTIONS)
+        self._sent = 0
+        self._closing_at: float | None = None
+        self._look: asyncio.TimerHandle | None = None
+        self._more = asyncio.Event()
+        self._disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="captions")
+        self._stop_listening = notify.listen(TEXTS, self._on_ring)
+        self._task = supervised(self._work, "captions", room=info.sid, room_name=info.name)
+
+    def attach(self) -> None:
+        """Listens to the room's events. Call it before connecting."""
+        self._room.on("participant_active", self._greet)  # before that it receives no data
+        for event in ("participant_connected", "participant_disconnected", "participant_attributes_changed"):
+            self._room.on(event, self._on_wishes_changed)
+
+    def begin(self) -> None:
+        """Call it right after connecting."""
+        self._see_wishes()
+        choices = json.dumps(language_choices(offered_languages(self._settings)), ensure_ascii=False)
+        self._room.local_participant.register_rpc_method(LANGUAGES_METHOD, lambda _: choices)
+
+    def languages(self) -> tuple[str, ...]:
+        """What the people who are in the room now want to read, besides what is spoken."""
+        people = itertools.islice(self._room.remote_participants.values(), MAX_PARTICIPANTS)
+        wishes = (one.attributes.get(LANGUAGE_ATTRIBUTE, "") for one in people if _is_person(one))
+        return wanted_languages(wishes, allowed_languages(self._settings))
+
+    def segment_saved(self, record: SegmentRecord, path: Path) -> None:
+        if self._follower is None:
+            self._folder = path.parent
+            self._follower = TextsFollower(path.parent / TEXTS)
+        self._order.spoken(record, time.monotonic())
+        self._more.set()
+
+    async def aclose(self) -> None:
+        """Waits a moment for what is on its way, if there is anybody to read it."""
+        patience = CLOSE_SECONDS if self._has_readers() else 0.0
+        self._closing_at = time.monotonic() + patience
+        if self._look is not None:
+            self._look.cancel()
+        self._more.set()
+        await asyncio.wait({self._task}, timeout=patience + HANGING_SECONDS)
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        self._stop_listening()
+        self._disk.shutdown(wait=False)
+        self._log(logging.INFO, f"Captions over: {self._sent} shown, {self._order.skipped} came too late")
+        # See RoomRecorder: what stays registered keeps the room in memory.
+        self._room.local_participant.unregister_rpc_method(LANGUAGES_METHOD)
+
+    async def _work(self) -> None:
+        while not self._is_over():
+            await self._something_to_do()
+            try:
+                await self._read_texts()
+                await self._welcome_newcomers()
+                for caption in self._order.due(time.monotonic()):
+                    await self._show(caption)
+            except Exception as error:  # captions fail alone
+                self._sender.failed(error)
+                await asyncio.sleep(LOOK_SECONDS)
+
+    async def _something_to_do(self) -> None:
+        """A ring of the doorbell, or the next look at the file while a text is awaited."""
+        loop = asyncio.get_running_loop()
+        next_look = loop.call_later(LOOK_SECONDS, self._more.set) if self._order.is_waiting else None
+        await self._more.wait()
+        self._more.clear()
+        if next_look is not None:
+            next_look.cancel()
+
+    def _greet(self, participant: rtc.RemoteParticipant) -> None:
+        """Somebody has come who may have missed captions."""
+        if self._recent and _is_person(participant):
+            self._newcomers.add(participant.identity)
+            self._more.set()
+
+    def _on_wishes_changed(self, *_: object) -> None:
+        if self._look is None and self._closing_at is None:
+            self._look = asyncio.get_running_loop().call_later(CROWD_SECONDS, self._see_wishes)
+
+    def _see_wishes(self) -> None:
+        self._look = None
+        wanted = self.languages()
+        if wanted != self._wanted:
+            self._wanted = wanted
+            self._log(logging.INFO, f"Captions are wanted in {', '.join(wanted) or 'no other language'}")
+
+    def _is_over(self) -> bool:
+        if self._closing_at is None:
+            return False
+        return not self._order.is_waiting or time.monotonic() >= self._closing_at
+
+    async def _read_texts(self) -> None:
+        if self._follower is None or not self._order.is_waiting:
+            return
+        found = await asyncio.get_running_loop().run_in_executor(self._disk, self._follower.new_texts)
+        for number, text in found:
+            self._order.answered(number, text, time.monotonic())
+
+    async def _welcome_newcomers(self) -> None:
+        """All who came meanwhile together, and before the next caption, so that theirs are in order, too."""
+        newcomers = sorted(self._newcomers & self._room.remote_participants.keys())
+        self._newcomers.clear()
+        if not newcomers:
+            return
+        for shown_at, caption in list(self._recent):
+            if time.monotonic() - shown_at <= RECENT_SECONDS:
+                await self._sender.send(caption, newcomers)
+
+    async def _show(self, caption: Caption) -> None:
+        if not await self._sender.send(caption):
+            return
+        self._sent += 1
+        self._recent.append((time.monotonic(), caption))
+        age = time.time() - caption.record.end.timestamp()
+        languages = ", ".join(caption.by_language())
+        self._log(
+            logging.INFO,
+            f"Caption shown: {caption.record.file} in {languages}, {age:.1f} s after its end",
+            caption.record.participant_identity,
+        )
+
+    def _on_ring(self, path: Path) -> None:
+        if path.parent == self._folder:
+            self._more.set()
+
+    def _has_readers(self) -> bool:
+        people = self._room.remote_participants.values()
+        return self._room.isconnected() and any(_is_person(one) for one in people)
+
+    def _log(self, level: int, message: str, participant: str | None = None) -> None:
+        logger.log(level, "%s", message, extra={"room": self._info.name, "participant": participant})
+
+
+def _is_person(participant: rtc.RemoteParticipant) -> bool:
+    return participant.kind == rtc.ParticipantKind.PARTICIPANT_KIND_STANDARD

@@ -1,0 +1,90 @@
+"""Disk work of one room, on a thread of the room's own: a disk that stalls delays the saving and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from core.errors import StorageError
+from core.records import RoomInfo
+from core.supervised import pauses
+from core.trouble import Trouble, trouble_of
+from core.worker_state import vitals
+
+logger = logging.getLogger("recorder")
+
+T = TypeVar("T")
+
+STALL_SECONDS = 1.0
+"""A disk that takes longer for anything is worth a line in the log."""
+
+RETRY_SECONDS = (0.25, 0.5, 1.0, 2.0)
+"""Pauses before each further attempt; the last is repeated."""
+
+
+class DiskThread:
+    """Runs what waits for the disk, one step after the other. A refusal is logged once, and so is its end."""
+
+    def __init__(self, room: RoomInfo) -> None:
+        self._room = room
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="disk")
+        self._trouble = Trouble()
+
+    @property
+    def trouble(self) -> str:
+        """Why the disk refused what it was asked last; empty: it did not."""
+        return self._trouble.current
+
+    async def attempt(self, work: Callable[[], T]) -> T | None:
+        """What the work comes to. None: the disk refuses, which is logged."""
+        started = time.monotonic()
+        try:
+            with vitals.disk_step(self._room.sid):
+                result = await self.run(work)
+        except Exception as error:  # whatever went wrong: the segment is still in memory and is tried again
+            self._refuses(error)
+            return None
+        self._works(time.monotonic() - started)
+        return result
+
+    async def until_taken(self, work: Callable[[], T], gives_up: Callable[[], bool]) -> T | None:
+        """Tries until the disk takes it. None: it still refuses, and ``gives_up`` says that this was the last try."""
+        for wait in pauses(RETRY_SECONDS):
+            result = await self.attempt(work)
+            if result is not None or gives_up():
+                return result
+            await asyncio.sleep(wait)
+        raise AssertionError("pauses never end")
+
+    def run(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        """Work that says nothing about whether the disk takes speech."""
+        return asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def close(self, last: Callable[[], object] | None = None) -> None:
+        """Waits for nothing. ``last`` is still done, should a disk that hangs answer after all."""
+        if last is not None:
+            self._thread.submit(last)
+        self._thread.shutdown(wait=False)
+
+    def _refuses(self, error: Exception) -> None:
+        vitals.disk_refuses(self._room.sid, getattr(error, "strerror", None) or type(error).__name__)
+        if self._trouble.begins(trouble_of(error)):
+            logger.error(
+                "The disk refuses: %s. Speech is held in memory until it does not",
+                self._trouble.current,
+                extra={"room": self._room.name},
+                exc_info=None if isinstance(error, (OSError, StorageError)) else error,
+            )
+
+    def _works(self, seconds: float) -> None:
+        if self._trouble.ends():
+            vitals.disk_works(self._room.sid)
+            logger.warning("The disk works again", extra={"room": self._room.name})
+        if seconds > STALL_SECONDS:
+            logger.warning(
+                "The disk took %.1f s for one step; nothing is lost", seconds, extra={"room": self._room.name}
+            )

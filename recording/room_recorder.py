@@ -1,0 +1,320 @@
+"""One room while it is recorded: its events, and what each of them means for people and tracks.
+
+:class:`RoomRecorder` turns what LiveKit tells into events of :mod:`recording.track_state`; :mod:`recording.tracks`
+does what follows from them. It lives on the room's event loop, and everything that it owns is touched from there only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from livekit import rtc
+
+from audio_processor import DetectorFactory
+from config import Settings
+from core.heartbeat import start_room
+from core.language_tags import language_tag_or_empty
+from core.records import SAMPLE_RATE, EndReason, RoomInfo, TextWishes, TrackInfo
+from core.supervised import supervised
+from core.worker_state import vitals
+from recording import recorder_ping, track_watch
+from recording.announcement import Announcement
+from recording.captions import Captions
+from recording.encryption import Encryption
+from recording.people import People
+from recording.room_log import RoomLog
+from recording.segment_writer import RoomPipeline
+from recording.streams import Streams
+from recording.track_state import LISTENING, TrackEvent, TrackState
+from recording.track_watch import TrackWatch
+from recording.tracks import Tracks
+
+SPEAKING_LANGUAGE_ATTRIBUTE = "speaking_language"
+"""A teacher's attribute: the BCP 47 tag of what is spoken, a hint for the transcript (fact 26)."""
+
+
+class RoomRecorder:
+    """Records the teachers of one room, from :meth:`attach` to :meth:`aclose`."""
+
+    def __init__(
+        self, room: rtc.Room, info: RoomInfo, settings: Settings, new_detector: DetectorFactory
+    ) -> None:
+        self._room = room
+        self._info = info
+        self._settings = settings
+        self._log = RoomLog(info.name)
+        self._heartbeat = start_room(info.sid)
+        self._captions = Captions(room, info, settings) if settings.captions else None
+        stages = [self._captions] if self._captions else []
+        self._pipeline = RoomPipeline(
+            settings, info, stages, wishes=self._wishes, how_far=lambda: self._tracks.progress()
+        )
+        self._streams = Streams(settings, info, new_detector, self._pipeline)
+        self._tracks = Tracks(
+            settings, info, self._streams, self._pipeline, self._reconsider_if_present, self._log
+        )
+        self._watch = TrackWatch(self._tracks, info, self._log)
+        self._people = People(settings, self._log)
+        self._encryption = Encryption(room, settings.e2ee_passphrase, self._log, self._on_failing_to_decipher)
+        self._announcement = Announcement(room, self._tracks.recorded_identities, self._log)
+        self._watching: list[asyncio.Task[None]] = []
+        self._is_closed = False
+
+    def attach(self) -> None:
+        """Listens to the room's events. Call it before connecting, so that none is missed."""
+        handlers = {
+            "participant_connected": self._on_participant_connected,
+            "participant_disconnected": self._on_participant_disconnected,
+            "participant_metadata_changed": lambda participant, *_: self._reconsider(participant),
+            "participant_attributes_changed": lambda _, participant: self._reconsider(participant),
+            "participant_permissions_changed": lambda participant, *_: self._reconsider(participant),
+            "track_published": lambda _, participant: self._reconsider(participant),
+            "track_unpublished": self._on_track_unpublished,
+            "track_subscribed": self._on_track_subscribed,
+            "track_unsubscribed": self._on_track_unsubscribed,
+            "track_subscription_failed": self._on_track_subscription_failed,
+            "track_muted": self._on_track_muted,
+            "reconnecting": self._on_reconnecting,
+            "reconnected": self._on_reconnected,
+            "e2ee_state_changed": self._encryption.on_state_changed,
+            "disconnected": self._on_disconnected,
+        }
+        for event, handler in handlers.items():
+            self._room.on(event, handler)  # type: ignore[arg-type]
+        if self._captions is not None:
+            self._captions.attach()
+
+    def begin(self) -> None:
+        """Looks at who is there already. Call it right after connecting."""
+        people = list(self._room.remote_participants.values())
+        self._log(logging.INFO, f"Connected to room {self._info.name} ({len(people)} participants)")
+        self._room.local_participant.register_rpc_method(recorder_ping.METHOD, self._say_alive)
+        loops = {
+            "watch over tracks": self._watch_tracks,
+            "watch over packets": self._watch.watch_packets,
+            "encryption key": self._encryption.keep_trying,
+        }
+        self._watching = [
+            supervised(loop, name, room=self._info.sid, room_name=self._info.name)
+            for name, loop in loops.items()
+        ]
+        self._pipeline.listen()
+        for participant in people:
+            for publication in _audio_of(participant):
+                self._tracks.known(publication, participant).is_from_before = True
+        if self._captions is not None:
+            self._captions.begin()
+        for participant in people:
+            self._on_participant_connected(participant)
+
+    async def aclose(self) -> None:
+        """Closes every track and saves every segment. Idempotent; called before the room is disconnected."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._announcement.cancel()
+        for task in self._watching:
+            task.cancel()
+        self._watch.close()
+        self._leave()
+        await self._streams.aclose()
+        totals = await self._pipeline.aclose()
+        if self._captions is not None:
+            await self._captions.aclose()
+        self._heartbeat.cancel()
+        self._log(
+            logging.INFO,
+            f"Room over: {totals.segments} segments, {totals.speech_seconds:.1f} s of speech of "
+            f"{len(totals.participants)} participants, {totals.lost_seconds:.1f} s lost, "
+            f"{totals.gap_seconds:.1f} s of gaps",
+        )
+        # A method that stays registered keeps the whole room in the native client, half a megabyte for ever.
+        self._room.local_participant.unregister_rpc_method(recorder_ping.METHOD)
+
+    def cut(self) -> None:
+        """Closes every open segment and goes on listening. For a worker that may be killed in a moment."""
+        for _, stream in self._tracks.listening():
+            stream.processor.cut(EndReason.SHUTDOWN)
+
+    # People.
+
+    def _on_participant_connected(self, participant: rtc.RemoteParticipant) -> None:
+        verdict = self._people.joined(participant)
+        recorded = "recorded" if verdict.is_recorded else "not recorded"
+        self._log(logging.INFO, f"Participant joined: {verdict.role}, {recorded}", participant)
+        self._reconsider(participant)
+
+    def _on_participant_disconnected(self, participant: rtc.RemoteParticipant) -> None:
+        for track, _ in self._tracks.listening():
+            if track.info.participant_identity == participant.identity:
+                self._tracks.unsubscribed(track)
+        self._streams.participant_left(participant.identity)
+        self._encryption.forget(participant)
+        self._people.left(participant)
+        self._announce()
+
+    def _reconsider_if_present(self, participant: rtc.RemoteParticipant) -> None:
+        present = self._room.remote_participants.get(participant.identity)
+        if present is not None:
+            self._reconsider(present)
+
+    def _reconsider(self, participant: rtc.Participant) -> None:
+        """Brings the subscriptions of a participant in line with what it is now."""
+        if not isinstance(participant, rtc.RemoteParticipant) or self._is_closed:
+            return
+        is_recorded = self._people.rejudge(participant).is_recorded
+        for publication in _audio_of(participant):
+            if is_recorded:
+                self._want(publication, participant)
+            else:
+                self._refuse(publication, participant)
+        self._announce()
+
+    # Tracks.
+
+    def _want(self, publication: rtc.RemoteTrackPublication, participant: rtc.RemoteParticipant) -> None:
+        track = self._tracks.known(publication, participant)
+        if self._encryption.has_key_for(publication, participant):
+            self._tracks.admit(track)
+        else:
+            self._tracks.apply(track, TrackEvent.NO_KEY)
+
+    def _refuse(self, publication: rtc.RemoteTrackPublication, participant: rtc.RemoteParticipant) -> None:
+        track = self._tracks.get(publication.sid)
+        was_asked_for = track is not None and (track.state in LISTENING or track.state is TrackState.WANTED)
+        if track is not None:
+            self._tracks.apply(track, TrackEvent.REFUSED)
+        if not was_asked_for:
+            self._people.log_refusal(participant)
+
+    def _on_track_subscribed(
+        self,
+        media: rtc.RemoteTrack,
+        publication: rtc.RemoteTrackPublication,
+        participant: rtc.RemoteParticipant,
+    ) -> None:
+        if media.kind != rtc.TrackKind.KIND_AUDIO or self._is_closed:
+            return
+        if not self._people.judge(participant).is_recorded:  # demoted while the subscription was on its way
+            publication.set_subscribed(False)
+            self._refuse(publication, participant)
+            return
+        track = self._tracks.known(publication, participant)
+        self._tracks.arrived(track, media)
+        self._watch.await_first_packet(track)
+        self._announce()
+
+    def _on_track_unsubscribed(
+        self, _: rtc.RemoteTrack, publication: rtc.RemoteTrackPublication, participant: rtc.RemoteParticipant
+    ) -> None:
+        # Whether the participant leaves altogether is said by the events right behind this one.
+        if (track := self._tracks.get(publication.sid)) is not None:
+            self._tracks.unsubscribed(track)
+
+    def _on_track_unpublished(
+        self, publication: rtc.RemoteTrackPublication, _: rtc.RemoteParticipant
+    ) -> None:
+        if (track := self._tracks.get(publication.sid)) is not None:
+            self._tracks.unpublished(track)
+
+    def _on_track_subscription_failed(
+        self, participant: rtc.RemoteParticipant, track_sid: str, error: str
+    ) -> None:
+        self._log(logging.ERROR, f"Track {track_sid} cannot be subscribed: {error}", participant)
+        if (track := self._tracks.get(track_sid)) is not None:
+            self._tracks.apply(track, TrackEvent.SUBSCRIPTION_FAILED, track.asked_at)
+
+    def _on_track_muted(self, _: rtc.Participant, publication: rtc.TrackPublication) -> None:
+        track = self._tracks.get(publication.sid)
+        if track is not None and track.stream is not None:
+            track.stream.processor.mute()
+
+    def _on_failing_to_decipher(self, participant: rtc.RemoteParticipant, seconds: float | None) -> None:
+        for track, stream in self._tracks.listening():
+            if track.info.participant_identity != participant.identity:
+                continue
+            if seconds is None:
+                self._tracks.apply(track, TrackEvent.CAN_DECIPHER)
+            else:
+                received = stream.processor.segmenter.position / SAMPLE_RATE
+                since = time.monotonic() - min(received, seconds)
+                self._tracks.apply(track, TrackEvent.CANNOT_DECIPHER, since)
+
+    # The connection.
+
+    def _on_reconnecting(self) -> None:
+        self._tracks.connection_lost()
+        self._people.forget_who_left()
+        self._log(logging.WARNING, "Connection lost, reconnecting")
+
+    def _on_reconnected(self) -> None:
+        away_since = self._tracks.away_since or time.monotonic()
+        people = list(self._room.remote_participants.values())
+        for participant in people:
+            self._connection_is_back(participant, away_since)
+        self._tracks.away_since = None
+        published = {publication.sid for participant in people for publication in _audio_of(participant)}
+        for track in self._tracks:
+            if track.sid not in published:
+                self._tracks.unpublished(track)
+        vitals.counters.reconnects.inc()
+        self._log(logging.INFO, "Connection is back")
+        for participant in people:
+            self._reconsider(participant)
+
+    def _connection_is_back(self, participant: rtc.RemoteParticipant, away_since: float) -> None:
+        """Who has published while we were away, or was asked for into a connection that broke, was not received."""
+        if not self._people.judge(participant).is_recorded:
+            return
+        for publication in _audio_of(participant):
+            if self._encryption.has_key_for(publication, participant):
+                track = self._tracks.known(publication, participant)
+                asked_at = track.asked_at if track.state is TrackState.WANTED else away_since
+                self._tracks.apply(track, TrackEvent.CONNECTION_BACK, min(away_since, asked_at))
+
+    def _on_disconnected(self, reason: rtc.DisconnectReason.ValueType) -> None:
+        name = rtc.DisconnectReason.Name(reason)
+        if name == "DUPLICATE_IDENTITY":
+            self._log(logging.WARNING, "Another recorder has taken over this room")
+        else:
+            self._log(logging.INFO, f"Disconnected from room: {name}")
+        self._leave()
+
+    def _leave(self) -> None:
+        self._pipeline.stop_listening()
+        self._tracks.leave()
+
+    async def _watch_tracks(self) -> None:
+        while True:
+            await asyncio.sleep(track_watch.WATCH_SECONDS)
+            if self._tracks.away_since is None:
+                self._watch.look_at_frames()
+                self._tracks.forget_recently_gone()
+                self._people.forget_who_left()
+            self._watch.report()
+
+    async def _say_alive(self, _: rtc.RpcInvocationData) -> str:
+        return recorder_ping.DEAF if self._watch.has_no_frames else recorder_ping.ALIVE
+
+    def _wishes(self, track: TrackInfo) -> TextWishes:
+        """What people want of the text as of now, while the segment ends; the speaker may be gone already."""
+        speaker = self._room.remote_participants.get(track.participant_identity)
+        spoken = speaker.attributes.get(SPEAKING_LANGUAGE_ATTRIBUTE, "") if speaker else ""
+        return TextWishes(
+            speaking_language=language_tag_or_empty(spoken),
+            caption_languages=self._captions.languages() if self._captions else (),
+        )
+
+    def _announce(self) -> None:
+        if not self._settings.hidden and not self._is_closed:
+            self._announcement.update()
+
+
+def _audio_of(participant: rtc.RemoteParticipant) -> list[rtc.RemoteTrackPublication]:
+    return [
+        publication
+        for publication in participant.track_publications.values()
+        if publication.kind == rtc.TrackKind.KIND_AUDIO
+    ]

@@ -1,0 +1,301 @@
+"""What happens to a segment, in order: first it is made safe on disk, then it is handed on.
+
+    track ──► TrackSink ──► Backlog ──► OpenSegments on the DiskThread ──► stages: captions
+
+One :class:`RoomPipeline` serves one room. Tracks put updates into its backlog without ever waiting; one task takes
+them out in order and does the disk work on a thread of the room's own. The truth comes with the end of a segment,
+whole, and is tried again until the disk takes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from archive.handover_note import Heard
+from archive.names import MANIFEST
+from audio_processor import Closed, Grown, Opened
+from config import Settings
+from core import notify
+from core.records import (
+    GapReason,
+    RoomInfo,
+    SegmentRecord,
+    SpeechSegment,
+    StreamClock,
+    TrackInfo,
+    format_utc,
+    utc_now,
+)
+from core.supervised import supervised
+from core.worker_state import vitals
+from recording.backlog import Backlog
+from recording.disk_thread import DiskThread
+from recording.gaps import SHORTEST_GAP_SECONDS, Gap, write_gap
+from recording.open_segments import OpenSegments
+from recording.track_sink import Item, TrackSink, Wishes, no_wishes
+
+logger = logging.getLogger("recorder")
+
+CLOSE_TIMEOUT_SECONDS = 8.0
+"""How long the end of a room waits for a disk that refuses; hosts kill 10 s after their signal."""
+
+HANDOVER_NOTE_SECONDS = 1.0
+"""How often the disk is told until when we have received, so that the next recorder knows what it has missed."""
+
+HANGING_SECONDS = 1.0
+"""A disk that neither takes nor refuses anything is waited for so much longer, and no more."""
+
+
+HowFar = Callable[[], Heard]
+"""Says until when the room has been received and passed on by now. Must not block."""
+
+
+def all_heard() -> Heard:
+    return Heard(utc_now(), {})
+
+
+class Stage(Protocol):
+    """Something that happens to a segment after it is safe: text, captions, delivery. Must not block."""
+
+    def segment_saved(self, record: SegmentRecord, path: Path) -> None: ...
+
+
+@dataclass
+class Totals:
+    """What a room came to."""
+
+    segments: int = 0
+    speech_seconds: float = 0.0
+    lost_seconds: float = 0.0
+    gap_seconds: float = 0.0
+    """Times, summed over the participants, from which speech may be missing."""
+    participants: set[str] = field(default_factory=set)
+
+
+class RoomPipeline:
+    """Saves the segments of one room and hands them on. Create it on the room's event loop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        room: RoomInfo,
+        stages: Sequence[Stage] = (),
+        wishes: Wishes = no_wishes,
+        how_far: HowFar = all_heard,
+    ) -> None:
+        self.totals = Totals()
+        self._room = room
+        self._stages = stages
+        self._wishes = wishes
+        self._how_far = how_far
+        self._sinks: weakref.WeakSet[TrackSink] = weakref.WeakSet()
+        self._open = OpenSegments(settings, room)
+        self._disk = DiskThread(room)
+        self._backlog = Backlog(settings.max_unsaved_seconds)
+        self._more = asyncio.Event()
+        self._closing_at: float | None = None
+        self._listening: asyncio.Task[None] | None = None
+        self._listened_until: datetime | None = None
+        self._note: Heard | None = None
+        """The handover note: is to be written as soon as everything is on disk that it speaks of."""
+        self._writing_note: asyncio.Future[None] | None = None
+        self._task = supervised(self._work, "saving", room=room.sid, room_name=room.name)
+
+    def sink(self, track: TrackInfo) -> TrackSink:
+        """Where the updates of a track go."""
+        sink = TrackSink(track, self._put, self._wishes)
+        self._sinks.add(sink)
+        return sink
+
+    def listen(self) -> None:
+        """We are in the room from now on."""
+        self._listening = supervised(
+            self._keep_note, "handover note", room=self._room.sid, room_name=self._room.name
+        )
+
+    def stop_listening(self) -> None:
+        """We have left the room, or are about to. Idempotent."""
+        if self._listening is not None and self._listened_until is None:
+            self._listening.cancel()
+            self._listened_until = utc_now()
+
+    def record_gap(self, track: TrackInfo, gap: Gap) -> None:
+        """Writes down a time in which the track may have spoken and was not received."""
+        self._put(Item(track, StreamClock(gap.end), gap))
+
+    async def aclose(self) -> Totals:
+        """Saves everything that has been taken. Call it after the last track has been closed."""
+        self.stop_listening()
+        self._closing_at = time.monotonic() + CLOSE_TIMEOUT_SECONDS
+        self._more.set()
+        await asyncio.wait({self._task}, timeout=CLOSE_TIMEOUT_SECONDS + HANGING_SECONDS)
+        if not self._task.done():
+            self._task.cancel()
+            for item in self._backlog.items():
+                self._lose(item, "the disk does not answer")
+            self._disk.close(last=self._open.leave_nothing_open)
+            return self.totals
+        if self._open.has_leftovers:
+            await self._disk.attempt(self._open.leave_nothing_open)
+        await self._write_last_note()
+        self._disk.close()
+        return self.totals
+
+    def _put(self, item: Item) -> None:
+        self._backlog.put(item)
+        for oldest in self._backlog.overflow():
+            self._lose(oldest, "memory for unsaved speech is full (MAX_UNSAVED_SECONDS)")
+        self._report_unsaved()
+        self._more.set()
+
+    def _report_unsaved(self) -> None:
+        vitals.unsaved(self._room.sid, self._backlog.seconds)
+
+    def _lose(self, item: Item, reason: str) -> None:
+        if not isinstance(item.update, Closed):
+            return
+        segment = item.update.segment
+        start, end = item.clock.at(segment.start_sample), item.clock.at(segment.end_sample)
+        self._open.lose(item, segment)
+        self.totals.lost_seconds += segment.duration_seconds
+        vitals.counters.lost_seconds.inc(segment.duration_seconds)
+        logger.error(
+            "LOST %.1f s of speech from %s on: %s",
+            segment.duration_seconds,
+            format_utc(start),
+            reason,
+            extra=self._context(item),
+        )
+        self._backlog.put(Item(item.track, item.clock, Gap(start, end, GapReason.UNSAVED)))
+
+    async def _work(self) -> None:
+        await self._disk.attempt(self._open.folder)
+        while self._backlog or self._closing_at is None:
+            if not self._backlog:
+                self._more.clear()
+                await self._write_note()
+                await self._more.wait()
+                continue
+            await self._handle(self._backlog.take())
+            self._backlog.done()
+            self._report_unsaved()
+
+    async def _handle(self, item: Item) -> None:
+        """An update that cannot be handled must not hold up those behind it."""
+        try:
+            if isinstance(item.update, Opened):
+                await self._begin(item, item.update)
+            elif isinstance(item.update, Grown):
+                await self._append(item, item.update)
+            elif isinstance(item.update, Closed):
+                await self._save(item, item.update.segment)
+            else:
+                await self._write_gap(item, item.update)
+        except Exception as error:
+            logger.error("One step of saving failed", exc_info=error, extra=self._context(item))
+            self._lose(item, f"saving it failed ({type(error).__name__})")
+
+    async def _begin(self, item: Item, opened: Opened) -> None:
+        if not self._open.is_lost(item, opened.start_sample):
+            logger.info("Speech begun", extra=self._context(item))
+            await self._disk.attempt(lambda: self._open.begin(item, opened))
+
+    async def _append(self, item: Item, grown: Grown) -> None:
+        part = self._open.part(item, grown.start_sample)
+        if part is not None:
+            await self._disk.attempt(lambda: part.append(grown.pcm))
+
+    async def _save(self, item: Item, segment: SpeechSegment) -> None:
+        """What happens to a segment, in order."""
+        record = await self._disk.until_taken(lambda: self._open.commit(item, segment), self._is_time_up)
+        self._open.forget(item, segment, is_committed=record is not None)
+        if record is None:
+            self._lose(item, f"the disk refuses until the end ({self._disk.trouble})")
+        else:
+            self._saved(item, record)
+
+    def _saved(self, item: Item, record: SegmentRecord) -> None:
+        self.totals.segments += 1
+        self.totals.speech_seconds += record.duration_seconds
+        vitals.counters.segments.inc()
+        vitals.counters.speech_seconds.inc(record.duration_seconds)
+        self.totals.participants.add(record.participant_identity)
+        logger.info(
+            "Segment saved: %s, %.1f s, confidence %.2f, ended by %s",
+            record.file,
+            record.duration_seconds,
+            record.mean_probability or 0.0,
+            record.end_reason.value,
+            extra=self._context(item),
+        )
+        folder = self._open.folder().path
+        notify.ring(folder / MANIFEST)
+        for stage in self._stages:
+            try:
+                stage.segment_saved(record, folder / record.file)
+            except Exception as error:  # the segment is safe, and the other stages are to know
+                logger.error("A stage behind the saving failed", exc_info=error, extra=self._context(item))
+
+    async def _write_gap(self, item: Item, found: Gap) -> None:
+        gap = await self._disk.until_taken(
+            lambda: write_gap(self._open.folder(), self._room, item.track, found), self._is_time_up
+        )
+        if gap is None or gap.seconds < SHORTEST_GAP_SECONDS:
+            return
+        self.totals.gap_seconds += gap.seconds
+        vitals.counters.gaps.inc()
+        vitals.counters.gap_seconds.inc(gap.seconds)
+        logger.warning(
+            "GAP: speech may be missing from %s to %s (%.1f s, %s)",
+            format_utc(gap.start),
+            format_utc(gap.end),
+            gap.seconds,
+            gap.reason.value,
+            extra=self._context(item),
+        )
+
+    def _is_time_up(self) -> bool:
+        return self._closing_at is not None and time.monotonic() > self._closing_at
+
+    # The handover note.
+
+    async def _keep_note(self) -> None:
+        while True:
+            await asyncio.sleep(HANDOVER_NOTE_SECONDS)
+            for sink in list(self._sinks):
+                sink.flush()
+            self._note = self._how_far()
+            self._more.set()
+
+    async def _write_note(self) -> None:
+        """Once only: it says nothing about whether the disk takes speech. One that hangs is not asked again."""
+        note, self._note = self._note, None
+        is_hanging = self._writing_note is not None and not self._writing_note.done()
+        is_true = self._open.has_folder and not self._disk.trouble and self._open.are_all_on_disk
+        if note is None or is_hanging or not is_true:
+            return
+        self._writing_note = self._disk.run(lambda: self._open.folder().hear(note))
+        try:
+            async with asyncio.timeout(HANGING_SECONDS):
+                await asyncio.shield(self._writing_note)
+        except (OSError, asyncio.TimeoutError):
+            pass
+        except Exception as error:  # whatever is wrong with it, speech comes first
+            logger.error("The handover note could not be written", exc_info=error)
+
+    async def _write_last_note(self) -> None:
+        if self._listened_until is not None:
+            received, left_at = self._how_far(), self._listened_until
+            self._note = Heard(min(received.until, left_at), received.tracks, left_at)
+            await self._write_note()
+
+    def _context(self, item: Item) -> dict[str, str]:
+        return {"room": self._room.name, "participant": item.track.participant_identity}

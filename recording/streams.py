@@ -1,0 +1,89 @@
+"""The audio of the tracks that are being recorded: opened, closed at once, and saved in the background."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from livekit import rtc
+
+from archive.handover_note import Hearing
+from audio_processor import DetectorFactory, Segmenter, SegmenterOptions, TrackProcessor, open_stream
+from config import Settings
+from core.records import EndReason, RoomInfo, TrackInfo
+from recording.packet_stats import PacketStats
+from recording.segment_writer import RoomPipeline
+
+logger = logging.getLogger("recorder")
+
+
+class Stream(NamedTuple):
+    """A track that is being recorded."""
+
+    processor: TrackProcessor
+    packets: PacketStats
+
+    def progress(self, now: datetime, monotonic: float) -> Hearing:
+        """Until when everything has been received and passed on."""
+        silent_since = self.packets.silent_since
+        known = now if silent_since is None else now - timedelta(seconds=monotonic - silent_since)
+        return Hearing(min(self.processor.received_until, known), self.packets.jitter_buffer_seconds)
+
+
+class Streams:
+    """Opens and closes the streams of one room."""
+
+    def __init__(
+        self, settings: Settings, room: RoomInfo, new_detector: DetectorFactory, pipeline: RoomPipeline
+    ) -> None:
+        self._settings = settings
+        self._room = room
+        self._new_detector = new_detector
+        self._pipeline = pipeline
+        self._background: dict[asyncio.Task[None], TrackProcessor | None] = {}
+        """What is being closed, and whatever else is to be done in a moment."""
+
+    def open(
+        self, info: TrackInfo, media: rtc.RemoteTrack, publication: rtc.RemoteTrackPublication
+    ) -> Stream:
+        """Begins to record."""
+        processor = TrackProcessor(
+            track=info,
+            stream=open_stream(media),
+            detector=self._new_detector(),
+            segmenter=Segmenter(SegmenterOptions.from_settings(self._settings)),
+            sink=self._pipeline.sink(info),
+            room_name=self._room.name,
+        )
+        processor.start()
+        return Stream(processor, PacketStats(media, publication))
+
+    def close(self, stream: Stream, reason: EndReason) -> None:
+        """Stops listening at once (fact 2); what has been received is saved in the background."""
+        stream.processor.end_reason = reason
+        self.in_background(stream.processor.aclose(), stream.processor)
+
+    def participant_left(self, identity: str) -> None:
+        """That is why the streams of it that are being closed have ended."""
+        for processor in self._background.values():
+            if processor is not None and processor.track.participant_identity == identity:
+                processor.end_reason = EndReason.LEFT
+
+    def in_background(self, work: Coroutine[Any, Any, None], processor: TrackProcessor | None = None) -> None:
+        """Does something short without anybody waiting for it. A failure is logged."""
+        task = asyncio.create_task(work)
+        self._background[task] = processor
+        task.add_done_callback(self._on_done)
+
+    async def aclose(self) -> None:
+        """Returns when all that was received has been passed on."""
+        if self._background:
+            await asyncio.wait(list(self._background))
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        self._background.pop(task, None)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("Closing a track failed", exc_info=task.exception(), extra={"room": self._room.name})

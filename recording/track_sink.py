@@ -1,0 +1,100 @@
+"""The way of one track into its room's pipeline: small pieces of speech are collected, and nothing ever waits."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import numpy as np
+
+from audio_processor import Closed, Grown, Update
+from core.records import NO_WISHES, SAMPLE_RATE, Pcm, StreamClock, TextWishes, TrackInfo
+from recording.gaps import Gap
+
+logger = logging.getLogger("recorder")
+
+BATCH_SECONDS = 0.5
+"""Speech goes to disk in pieces of this length: what a crash can cost at most, with the 0.1 s of a frame."""
+
+Wishes = Callable[[TrackInfo], TextWishes]
+"""Says what the room wants of the text of what is spoken on a track now. Must not block or raise."""
+
+SegmentKey = tuple[str, datetime, int]
+"""A segment while it is open: track, stream, first sample."""
+
+
+def no_wishes(_: TrackInfo) -> TextWishes:
+    return NO_WISHES
+
+
+@dataclass(frozen=True)
+class Item:
+    """One update of one track, or a gap of it."""
+
+    track: TrackInfo
+    clock: StreamClock
+    update: Update | Gap
+    wishes: TextWishes = NO_WISHES
+
+    def key(self, start_sample: int) -> SegmentKey:
+        """The segment that begins at this sample."""
+        return self.track.track_sid, self.clock.anchor, start_sample
+
+    @property
+    def seconds(self) -> float:
+        """How much speech would be lost with it."""
+        return self.update.segment.duration_seconds if isinstance(self.update, Closed) else 0.0
+
+
+@dataclass
+class _Growing:
+    """Speech of one open segment that is not on its way to disk yet."""
+
+    clock: StreamClock
+    pieces: list[Pcm] = field(default_factory=list)
+    samples: int = 0
+
+
+class TrackSink:
+    """Takes the updates of one track and puts them into the pipeline, pieces of speech in batches."""
+
+    def __init__(self, track: TrackInfo, put: Callable[[Item], None], wishes: Wishes = no_wishes) -> None:
+        self._track = track
+        self._put = put
+        self._wishes = wishes
+        self._growing: dict[int, _Growing] = {}
+
+    def take(self, update: Update, clock: StreamClock) -> None:
+        if isinstance(update, Grown):
+            self._grow(update, clock)
+            return
+        wishes = NO_WISHES
+        if isinstance(update, Closed):
+            self._growing.pop(update.segment.start_sample, None)  # the segment brings all of its PCM
+            wishes = self._wishes_now()
+        self._put(Item(self._track, clock, update, wishes))
+
+    def _wishes_now(self) -> TextWishes:
+        try:
+            return self._wishes(self._track)
+        except Exception as error:  # whatever is wrong there, the segment comes first
+            logger.error("What is wanted of the text cannot be found out", exc_info=error)
+            return NO_WISHES
+
+    def _grow(self, update: Grown, clock: StreamClock) -> None:
+        growing = self._growing.setdefault(update.start_sample, _Growing(clock))
+        growing.pieces.append(update.pcm)
+        growing.samples += len(update.pcm)
+        if growing.samples >= BATCH_SECONDS * SAMPLE_RATE:
+            self._send(update.start_sample)
+
+    def flush(self) -> None:
+        """Sends what has been collected so far."""
+        for start_sample in list(self._growing):
+            self._send(start_sample)
+
+    def _send(self, start_sample: int) -> None:
+        growing = self._growing.pop(start_sample)
+        self._put(Item(self._track, growing.clock, Grown(start_sample, np.concatenate(growing.pieces))))

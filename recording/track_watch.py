@@ -1,0 +1,142 @@
+"""Watches the tracks of one room that should bring audio: whether frames and packets come, and since when not."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable
+
+from core.records import RoomInfo
+from core.supervised import supervised
+from core.worker_state import vitals
+from recording.packet_stats import PacketStats
+from recording.room_log import RoomLog
+from recording.streams import Stream
+from recording.track_state import TrackEvent, TrackState
+from recording.tracks import Track, Tracks
+
+logger = logging.getLogger("recorder")
+
+WATCH_SECONDS = 1.0
+
+NO_FRAMES_SECONDS = 5.0
+"""Even a muted publisher's track brings a hundred frames a second (fact 4); one that brings none is asked for anew."""
+
+OVERDUE_SECONDS = 10.0
+"""A track that was subscribed to comes within a second; one that has not come after so long is asked for anew."""
+
+FIRST_PACKET_POLL_SECONDS = 0.05
+STATS_SECONDS = 2.0
+"""How long the client may take to tell how many packets came."""
+MAX_STATS_FAILURES = 3
+
+
+class TrackWatch:
+    """Turns what is not received into events of the tracks."""
+
+    def __init__(self, tracks: Tracks, room: RoomInfo, log: RoomLog) -> None:
+        self._tracks = tracks
+        self._room = room
+        self._log = log
+        self._waiting: set[asyncio.Task[None]] = set()
+        """For the first packet of a track."""
+
+    def close(self) -> None:
+        """Waits for no first packet any more."""
+        for task in self._waiting:
+            task.cancel()
+
+    def look_at_frames(self) -> None:
+        """Asks anew for tracks that bring no frames, or have not come at all."""
+        for track in self._tracks:
+            if track.stream is not None and _has_no_frames(track.stream):
+                last_frame_at = track.stream.processor.last_frame_at
+                track.no_frames_since = track.no_frames_since or last_frame_at
+                self._listen_anew(track, TrackEvent.NO_FRAMES, last_frame_at)
+            elif track.state is TrackState.WANTED and time.monotonic() - track.asked_at > OVERDUE_SECONDS:
+                self._listen_anew(track, TrackEvent.OVERDUE, track.asked_at)
+
+    def _listen_anew(self, track: Track, event: TrackEvent, since: float) -> None:
+        if track.gap is None:
+            seconds = time.monotonic() - since
+            message = f"NO AUDIO: {track.sid} brings none for {seconds:.0f} s, asking for it anew"
+            self._log(logging.ERROR, message, track.participant)
+        self._tracks.apply(track, event, since)
+
+    def report(self) -> None:
+        """Tells the health answer: from when a track falls silent until it brings frames again or is gone."""
+        for track, stream in self._tracks.listening():
+            if stream.processor.segmenter.position and not _has_no_frames(stream):
+                track.no_frames_since = None
+        silent = [track.no_frames_since for track in self._tracks if track.no_frames_since is not None]
+        if silent:
+            vitals.deaf(self._room.sid, since=min(silent))
+        else:
+            vitals.hears(self._room.sid)
+
+    @property
+    def has_no_frames(self) -> bool:
+        """Whether a track that is listened to brings nothing."""
+        return any(_has_no_frames(stream) for _, stream in self._tracks.listening())
+
+    async def watch_packets(self) -> None:
+        """Until cancelled. A track whose packets cannot be counted holds up no other for long."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            for track, stream in self._tracks.listening():
+                is_lost = await _answer(stream.packets.is_lost(), track)
+                if is_lost is not None and track.stream is stream:
+                    self._note_packets(track, stream.packets, is_lost=is_lost)
+
+    def _note_packets(self, track: Track, packets: PacketStats, *, is_lost: bool) -> None:
+        if is_lost and track.gap is None:
+            self._log(
+                logging.WARNING,
+                f"Nothing of {track.sid} comes in: its network is away, or ours",
+                track.participant,
+            )
+        event = TrackEvent.PACKETS_STOPPED if is_lost else TrackEvent.PACKETS_BACK
+        self._tracks.apply(track, event, packets.lost_since)
+
+    def await_first_packet(self, track: Track) -> None:
+        """A subscription is no audio yet: a gap lasts until the first packet."""
+        stream = track.stream
+        if stream is None:
+            return
+        task = supervised(
+            lambda: self._first_packet(track, stream),
+            "wait for the first packet",
+            room=self._room.sid,
+            room_name=self._room.name,
+        )
+        self._waiting.add(task)
+        task.add_done_callback(self._waiting.discard)
+
+    async def _first_packet(self, track: Track, stream: Stream) -> None:
+        began, failures = time.monotonic(), 0
+        while track.stream is stream and track.state is TrackState.SUBSCRIBED:
+            has_begun = await _answer(stream.packets.has_begun(), track)
+            failures += has_begun is None
+            is_believed = (
+                failures >= MAX_STATS_FAILURES
+            )  # of a client that cannot tell, the subscription has to do
+            if (has_begun or is_believed) and track.stream is stream:
+                self._tracks.apply(track, TrackEvent.FIRST_PACKET)
+                return
+            waited = time.monotonic() - began
+            await asyncio.sleep(min(WATCH_SECONDS, max(FIRST_PACKET_POLL_SECONDS, waited / 10)))
+
+
+def _has_no_frames(stream: Stream) -> bool:
+    return time.monotonic() - stream.processor.last_frame_at > NO_FRAMES_SECONDS
+
+
+async def _answer(question: Awaitable[bool], track: Track) -> bool | None:
+    """None: the client cannot tell."""
+    try:
+        async with asyncio.timeout(STATS_SECONDS):
+            return await question
+    except Exception as error:
+        logger.debug("Packets of %s cannot be counted", track.sid, exc_info=error)
+        return None

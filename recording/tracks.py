@@ -1,0 +1,319 @@
+"""The tracks of one room that are recorded or are to be, and what is done when their state changes.
+
+:mod:`recording.track_state` has the states and the rules. :class:`Tracks` owns the one dictionary of tracks and
+carries the rules' actions out: it subscribes, opens and closes streams, and keeps the gaps. It lives on the room's
+event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from livekit import rtc
+
+from archive.handover_note import Heard, Hearing
+from config import Settings
+from core.records import RoomInfo, TrackInfo, utc_now
+from core.worker_state import vitals
+from recording.gaps import CurrentGap
+from recording.roles import Places
+from recording.room_log import RoomLog
+from recording.segment_writer import RoomPipeline
+from recording.streams import Stream, Streams
+from recording.track_state import Action, OpenGap, Step, Stop, TrackEvent, TrackState, transition
+
+logger = logging.getLogger("recorder")
+
+LATE_SECONDS = 2.0
+"""A subscription that takes longer may have brought speech meanwhile."""
+
+RECENTLY_GONE_SECONDS = 2.0
+"""Our own full reconnect says that every track has gone before it says what it is: so long it is remembered."""
+
+ASK_AGAIN_SECONDS = 1.0
+
+_SOURCES = {
+    rtc.TrackSource.SOURCE_MICROPHONE: "microphone",
+    rtc.TrackSource.SOURCE_SCREENSHARE_AUDIO: "screen_share_audio",
+}
+
+
+class RecentlyGone(NamedTuple):
+    """Times are seconds of the monotonic clock."""
+
+    at: float
+    received_until: float
+
+
+@dataclass
+class Track:
+    """What is known of one track. Times are seconds of the monotonic clock."""
+
+    publication: rtc.RemoteTrackPublication
+    participant: rtc.RemoteParticipant
+    info: TrackInfo
+    state: TrackState = TrackState.NEW
+    is_from_before: bool = False
+    """It was published before we came: its first gap begins where the recorder before us stopped."""
+    asked_at: float = 0.0
+    media: rtc.RemoteTrack | None = None
+    """What the server has brought last."""
+    stream: Stream | None = None
+    """While it is listened to."""
+    last_stream: Stream | None = None
+    """What that was when we left the room."""
+    gap: CurrentGap | None = None
+    recently_gone: RecentlyGone | None = None
+    no_frames_since: float | None = None
+    """Until frames come again: for the health answer."""
+
+    @property
+    def sid(self) -> str:
+        return self.info.track_sid
+
+    @property
+    def received_until(self) -> float | None:
+        """Until when everything that was said has been received. None: it is not listened to."""
+        return self.stream.packets.received_until(time.monotonic()) if self.stream else None
+
+    @property
+    def has_progress(self) -> bool:
+        """Whether the handover note names it."""
+        is_known = self.gap or self.recently_gone or self.stream or self.last_stream
+        return bool(is_known) or self.state is TrackState.WANTED
+
+    def progress(self, now: datetime, monotonic: float) -> Hearing | None:
+        """Until when it has been received and passed on. None: no farther than by the recorder before us."""
+
+        def until(moment: float | None) -> Hearing | None:
+            return None if moment is None else Hearing(now - timedelta(seconds=monotonic - moment))
+
+        if self.gap is not None:
+            return until(self.gap.since)
+        if self.recently_gone is not None:
+            return until(self.recently_gone.received_until)
+        if (stream := self.stream or self.last_stream) is not None:
+            return stream.progress(now, monotonic)
+        return None if self.is_from_before else until(self.asked_at)
+
+
+class Tracks:
+    """All tracks of one room that have a state."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        room: RoomInfo,
+        streams: Streams,
+        pipeline: RoomPipeline,
+        reconsider: Callable[[rtc.RemoteParticipant], None],
+        log: RoomLog,
+    ) -> None:
+        """``reconsider`` decides anew about the tracks of a participant, if it is still in the room."""
+        self.away_since: float | None = None
+        """Since when our own connection has been broken (monotonic clock); None: it is not."""
+        self._room = room
+        self._streams = streams
+        self._pipeline = pipeline
+        self._reconsider = reconsider
+        self._log = log
+        self._places = Places(settings)
+        self._tracks: dict[str, Track] = {}
+        """By sid."""
+
+    def __iter__(self) -> Iterator[Track]:
+        return iter(list(self._tracks.values()))
+
+    def get(self, sid: str) -> Track | None:
+        return self._tracks.get(sid)
+
+    def known(self, publication: rtc.RemoteTrackPublication, participant: rtc.RemoteParticipant) -> Track:
+        """The track of a publication, as LiveKit describes it now; a new one if there was none."""
+        info = _track_info(publication, participant)
+        track = self._tracks.setdefault(info.track_sid, Track(publication, participant, info))
+        track.publication, track.participant, track.info = publication, participant, info
+        return track
+
+    def listening(self) -> Iterator[tuple[Track, Stream]]:
+        """The tracks that are being recorded."""
+        return ((track, track.stream) for track in self if track.stream is not None)
+
+    def recorded_identities(self) -> set[str]:
+        return {track.info.participant_identity for track, _ in self.listening()}
+
+    # Events.
+
+    def apply(self, track: Track, event: TrackEvent, since: float | None = None) -> None:
+        """Changes the state and does what follows from it. ``since``: from when on the track is not received
+        (monotonic clock); None: from now on."""
+        change = transition(track.state, event)
+        track.state = change.state
+        moment = time.monotonic() if since is None else since
+        for step in change.actions:
+            try:
+                self._do(step, track, moment)
+            except Exception as error:  # neither the other actions nor the other tracks depend on it
+                logger.error(
+                    "%s of %s failed", step, track.sid, exc_info=error, extra={"room": self._room.name}
+                )
+                if step is Action.START:
+                    self.apply(track, TrackEvent.NO_FRAMES, moment)
+
+    def admit(self, track: Track) -> None:
+        """The track is to be recorded, as soon as there is a place for it."""
+        bound = self._places.take(track.participant.identity, track.sid)
+        if bound is None:
+            self.apply(track, TrackEvent.ADMITTED)
+        elif track.state is not TrackState.WAITING_FOR_PLACE:
+            vitals.counters.over_bound.inc()
+            self._log(logging.ERROR, f"NOT RECORDED: {track.sid} is over {bound}", track.participant)
+            self.apply(track, TrackEvent.NO_PLACE)
+
+    def arrived(self, track: Track, media: rtc.RemoteTrack) -> None:
+        """The server has brought a track."""
+        track.media = media
+        since = track.asked_at if track.state is TrackState.WANTED else time.monotonic()
+        is_late = time.monotonic() - since > LATE_SECONDS
+        event = TrackEvent.ARRIVED_LATE if is_late else TrackEvent.ARRIVED
+        self.apply(track, TrackEvent.ARRIVED_FROM_BEFORE if track.is_from_before else event, since)
+        self._log(logging.INFO, f"Track subscribed: {track.info.source} {track.sid}", track.participant)
+
+    def unsubscribed(self, track: Track) -> None:
+        is_away = self.away_since is not None
+        event = TrackEvent.UNSUBSCRIBED_AWAY if is_away else TrackEvent.UNSUBSCRIBED
+        self.apply(track, event, track.received_until)
+
+    def unpublished(self, track: Track) -> None:
+        track.no_frames_since = None
+        is_away = self.away_since is not None
+        event = TrackEvent.UNPUBLISHED_AWAY if is_away else TrackEvent.UNPUBLISHED
+        self.apply(track, event, track.received_until)
+
+    def connection_lost(self) -> None:
+        """Our own: that is why some tracks have gone a moment ago."""
+        self.away_since = self.away_since or time.monotonic()
+        self.forget_recently_gone()
+        for track in self:
+            if track.recently_gone is not None:
+                self.apply(track, TrackEvent.CONNECTION_LOST, track.recently_gone.received_until)
+                track.recently_gone = None
+
+    def leave(self) -> None:
+        """We have left the room, or are about to. Idempotent."""
+        for track in self:
+            self.apply(track, TrackEvent.LEFT if track.gap is None else TrackEvent.LEFT_WITH_GAP)
+
+    def forget_recently_gone(self) -> None:
+        """Of those that went some time ago, our connection was not the reason."""
+        earliest = time.monotonic() - RECENTLY_GONE_SECONDS
+        for track in self:
+            if track.recently_gone is not None and track.recently_gone.at < earliest:
+                track.recently_gone = None
+                if track.state in (TrackState.GONE, TrackState.ENDED):
+                    self._forget(track)
+
+    def progress(self) -> Heard:
+        """Until when each track has been received and passed on: for the handover note."""
+        now, monotonic = utc_now(), time.monotonic()
+        tracks = {track.sid: track.progress(now, monotonic) for track in self if track.has_progress}
+        # While we are away, others may publish whom we do not see.
+        away = 0.0 if self.away_since is None else monotonic - self.away_since
+        return Heard(now - timedelta(seconds=away), tracks, now)
+
+    # Actions.
+
+    def _do(self, step: Step, track: Track, moment: float) -> None:
+        if isinstance(step, OpenGap):
+            self._open_gap(track, step, moment)
+        elif isinstance(step, Stop):
+            self._stop(track, step)
+        elif step is Action.REMEMBER:
+            track.recently_gone = track.recently_gone or RecentlyGone(time.monotonic(), moment)
+        elif step is Action.KEEP_PROGRESS:
+            track.last_stream = track.stream
+        else:
+            _ACTIONS[step](self, track)
+
+    def _subscribe(self, track: Track) -> None:
+        track.asked_at = time.monotonic()
+        track.publication.set_subscribed(True)
+
+    def _unsubscribe(self, track: Track) -> None:
+        track.publication.set_subscribed(False)
+
+    def _ask_again(self, track: Track) -> None:
+        async def ask() -> None:
+            await asyncio.sleep(ASK_AGAIN_SECONDS)
+            self._reconsider(track.participant)
+
+        self._streams.in_background(ask())
+
+    def _start(self, track: Track) -> None:
+        assert track.media is not None
+        track.recently_gone = None
+        track.stream = self._streams.open(track.info, track.media, track.publication)
+        vitals.teachers(self._room.sid, len(self.recorded_identities()))
+
+    def _stop(self, track: Track, stop: Stop) -> None:
+        if track.stream is not None:
+            stream, track.stream = track.stream, None
+            vitals.teachers(self._room.sid, len(self.recorded_identities()))
+            self._streams.close(stream, stop.reason)
+
+    def _open_gap(self, track: Track, gap: OpenGap, since: float) -> None:
+        if gap.replaces and track.gap is not None and track.gap.reason is not gap.reason:
+            self._close_gap(track)
+        if track.gap is None:
+            start = None if track.is_from_before else since
+            track.gap = CurrentGap(start, gap.reason, time.monotonic())
+            track.is_from_before = False
+
+    def _close_gap(self, track: Track) -> None:
+        if track.gap is not None:
+            gap, track.gap = track.gap, None
+            self._pipeline.record_gap(track.info, gap.closed(utc_now(), time.monotonic()))
+
+    def _free_place(self, track: Track) -> None:
+        track.is_from_before = False
+        track.no_frames_since = None
+        if self._places.free(track.sid):
+            self._admit_next()
+
+    def _admit_next(self) -> None:
+        """A place has become free: for who has waited longest, of those whom it fits."""
+        gaps = [(one.gap.opened_at, one) for one in self if one.gap is not None]
+        for _, one in sorted(gaps, key=lambda entry: entry[0]):
+            if one.state is TrackState.WAITING_FOR_PLACE:
+                self._reconsider(one.participant)
+                if one.sid in self._places.held():
+                    return
+
+    def _forget(self, track: Track) -> None:
+        if track.recently_gone is None:
+            self._tracks.pop(track.sid, None)
+
+
+_ACTIONS: dict[Action, Callable[[Tracks, Track], None]] = {
+    Action.SUBSCRIBE: Tracks._subscribe,
+    Action.UNSUBSCRIBE: Tracks._unsubscribe,
+    Action.ASK_AGAIN: Tracks._ask_again,
+    Action.START: Tracks._start,
+    Action.CLOSE_GAP: Tracks._close_gap,
+    Action.FREE_PLACE: Tracks._free_place,
+    Action.FORGET: Tracks._forget,
+}
+
+
+def _track_info(publication: rtc.RemoteTrackPublication, participant: rtc.RemoteParticipant) -> TrackInfo:
+    return TrackInfo(
+        participant_identity=participant.identity,
+        participant_name=participant.name,
+        track_sid=publication.sid,
+        source=_SOURCES.get(publication.source, "unknown"),
+    )

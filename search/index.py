@@ -1,0 +1,378 @@
+"""The index of `lessons.py search`: one SQLite file (FTS5) in OUTPUT_DIR over all texts of all lessons.
+
+It is not the truth: manifests and ``texts.jsonl`` are. Delete it, or break it, and the next search builds it anew.
+Both kinds of file only grow, so a bookmark in each says what is new; the worker reads on whenever a text has been
+saved, and a search does before it answers, so that it never depends on the worker.
+
+Rows are numbered by when their segment was spoken, so that "the newest of those that match" is the order FTS5 finds
+them in, and a word that stands in half of all segments is answered as fast as a rare one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from archive.files import PRIVATE_FILE
+from archive.jsonl import lines_behind, new_lines
+from archive.manifest import record_in
+from archive.names import MANIFEST, TEXTS, is_plain_name
+from archive.texts import Texts
+from core import notify, search_tokens
+from core.errors import StorageError
+from search.rows import FolderRows
+
+logger = logging.getLogger("recorder")
+
+INDEX = ".search.sqlite"
+SCHEMA_VERSION = 3
+BUSY_SECONDS = 30.0
+BATCH_LINES = 5_000
+"""Lines that become one transaction: what a kill costs, and how long others wait."""
+
+CANDIDATES = 200
+"""So many of the newest matches are ranked. Fewer matches than this are all of them."""
+
+SETTLE_SECONDS = 2.0
+"""The worker collects the texts of this time into one transaction."""
+
+_SCHEMA = """
+CREATE TABLE folder (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,
+    manifest_bytes INTEGER NOT NULL DEFAULT 0, manifest_digest TEXT NOT NULL DEFAULT '',
+    texts_bytes INTEGER NOT NULL DEFAULT 0, texts_digest TEXT NOT NULL DEFAULT '',
+    stamp TEXT NOT NULL DEFAULT ''
+);
+CREATE TABLE segment (
+    id INTEGER PRIMARY KEY, folder INTEGER NOT NULL, number INTEGER NOT NULL, file TEXT NOT NULL,
+    start TEXT NOT NULL, duration REAL NOT NULL, room TEXT NOT NULL, room_sid TEXT NOT NULL,
+    identity TEXT NOT NULL, name TEXT NOT NULL, spoken TEXT, texts TEXT, folded TEXT
+);
+CREATE INDEX segment_by_number ON segment (folder, number);
+CREATE VIRTUAL TABLE words USING fts5(tokens, content='', tokenize='ascii', columnsize=0);
+"""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A segment with its texts, as the index has it."""
+
+    folder: str
+    number: int
+    file: str
+    start: str
+    """UTC, ISO 8601."""
+    duration_seconds: float
+    room: str
+    room_sid: str
+    participant_identity: str
+    participant_name: str
+    spoken: str | None
+    texts: Mapping[str, str]
+    """By language."""
+    folded: Mapping[str, str] = field(default_factory=dict)
+    """The tokens of each, separated by spaces, where they are at hand."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is looked for: each word as the tokens that follow each other in it (see folding.question)."""
+
+    words: tuple[tuple[str, ...], ...]
+    are_together: bool = False
+    """They follow each other, too."""
+    is_last_begun: bool = False
+    """The last one is the beginning of a word."""
+
+    @property
+    def expression(self) -> str:
+        """As FTS5 has it. In quotes nothing is an operator, and no token has a quote."""
+        if self.are_together:
+            return _phrase(token for word in self.words for token in word)
+        every = [_any_form(word) for word in self.words]
+        if self.is_last_begun:
+            every[-1] = f"{_phrase(self.words[-1])} *"
+        return " AND ".join(every)
+
+
+def _phrase(tokens: Iterable[str]) -> str:
+    return f'"{" ".join(tokens)}"'
+
+
+def _any_form(word: tuple[str, ...]) -> str:
+    if word[-1].endswith("*"):
+        return f"{_phrase([word[-1][:-1]])} *"
+    bare = search_tokens.bare(word[0])
+    return _phrase(word) if bare == word[0] else f"({_phrase(word)} OR {_phrase([bare])})"
+
+
+class SearchIndex:
+    """The index of one OUTPUT_DIR. Blocks; to be used on the thread that made it.
+
+    Raises:
+        StorageError: the disk does not let it.
+    """
+
+    def __init__(self, output_dir: Path) -> None:
+        self._output_dir = output_dir
+        self._path = output_dir / INDEX
+        self._database = self._open()
+
+    def close(self) -> None:
+        self._database.close()
+
+    def __enter__(self) -> SearchIndex:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # The file.
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            return self._connected()
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+                raise StorageError(f"{self._path} is busy: {error}") from None
+        except OSError as error:
+            raise StorageError(f"{self._path} cannot be used: {error.strerror or error}") from None
+        try:
+            for name in (INDEX, f"{INDEX}-wal", f"{INDEX}-shm"):
+                (self._output_dir / name).unlink(missing_ok=True)
+            return self._connected()
+        except (sqlite3.DatabaseError, OSError) as error:
+            raise StorageError(f"{self._path} cannot be used: {error}") from None
+
+    def _connected(self) -> sqlite3.Connection:
+        """The file as it should be, made if it is not there; DatabaseError if it is anything else."""
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), PRIVATE_FILE))
+        database = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("PRAGMA synchronous = NORMAL")
+            wanted = SCHEMA_VERSION * 1000 + search_tokens.VERSION
+            with _transaction(database):
+                (version,) = database.execute("PRAGMA user_version").fetchone()
+                if version == 0:
+                    for statement in filter(str.strip, _SCHEMA.split(";\n")):
+                        database.execute(statement)
+                    database.execute(f"PRAGMA user_version = {wanted}")
+                elif version != wanted:
+                    raise sqlite3.DatabaseError("an index of another version")
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    # Keeping it fresh.
+
+    def stale(self) -> list[str]:
+        """Folders whose files have changed since they were read last, or that are new or gone."""
+        known = dict(self._database.execute("SELECT name, stamp FROM folder"))
+        there = {name: stamp for name, stamp in self._stamps() if stamp or name in known}
+        changed = [name for name, stamp in there.items() if known.get(name) != stamp]
+        return sorted({*changed, *(known.keys() - there.keys())})
+
+    def unread_bytes(self, folders: Iterable[str]) -> int:
+        """How much there is to be read of these folders, to show how far it has come."""
+        known = {
+            name: manifest + texts
+            for name, manifest, texts in self._database.execute(
+                "SELECT name, manifest_bytes, texts_bytes FROM folder"
+            )
+        }
+        sizes = (
+            sum(_size(self._output_dir / name / file) for file in (MANIFEST, TEXTS)) - known.get(name, 0)
+            for name in folders
+        )
+        return sum(max(0, size) for size in sizes)
+
+    def refresh(self, folders: Iterable[str], advance: Callable[[float], None] = lambda _: None) -> None:
+        """Reads on in these folders (names relative to OUTPUT_DIR).
+
+        Raises:
+            StorageError: something cannot be read or written now.
+        """
+        for name in folders:
+            try:
+                self._refresh(name, advance)
+            except sqlite3.Error as error:
+                raise StorageError(f"{self._path} cannot be written: {error}") from None
+            except OSError as error:
+                raise StorageError(
+                    f"{self._output_dir / name} cannot be read: {error.strerror or error}"
+                ) from None
+
+    def _stamps(self) -> Iterator[tuple[str, str]]:
+        """Sizes and times of every folder's two files; empty for a folder without them."""
+        with os.scandir(self._output_dir) as entries:
+            names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+        for name in names:
+            yield name, _stamp(self._output_dir / name)
+
+    def _refresh(self, name: str, advance: Callable[[float], None]) -> None:
+        path = self._output_dir / name
+        stamp = _stamp(path)
+        if not stamp:
+            self._forget(name)
+            return
+        more = True
+        while more:
+            with _transaction(self._database):
+                more = self._read_on(FolderRows(self._database, name), path, advance)
+        with _transaction(self._database):
+            self._database.execute("UPDATE folder SET stamp = ? WHERE name = ?", (stamp, name))
+
+    def _read_on(self, folder: FolderRows, path: Path, advance: Callable[[float], None]) -> bool:
+        """Reads some more of one of the files; whether there was anything."""
+        is_another, lines, behind = lines_behind(path / MANIFEST, folder.manifest, BATCH_LINES)
+        if is_another:
+            folder.forget()
+        if lines:
+            records = [record for line in lines if (record := record_in(line)) and is_plain_name(record.file)]
+            folder.add(records, _only_files(path))
+            folder.mark("manifest", behind)
+            advance(sum(map(len, lines)))
+            return True
+        lines, behind = new_lines(path / TEXTS, folder.texts, BATCH_LINES)
+        if lines:
+            folder.add_texts(lines, path)
+            advance(sum(map(len, lines)))
+        if behind != folder.texts:
+            folder.mark("texts", behind)
+        return bool(lines)
+
+    def _forget(self, name: str) -> None:
+        with _transaction(self._database):
+            folder = FolderRows(self._database, name)
+            folder.forget()
+            self._database.execute("DELETE FROM folder WHERE id = ?", (folder.id,))
+
+    # Looking something up.
+
+    def matches(self, step: Step, folders: Sequence[str] = (), most: int = CANDIDATES) -> list[Segment]:
+        """The newest segments that have the words, newest first; only those of some folders if named.
+
+        Raises:
+            StorageError: the index cannot be read.
+        """
+        where, values = "", list[object]()
+        if folders:
+            where = f"AND folder.name IN ({', '.join('?' * len(folders))})"
+            values += folders
+        try:
+            rows = self._database.execute(
+                "SELECT folder.name, number, file, start, duration, room, room_sid, identity, segment.name, "
+                "spoken, texts, folded FROM words JOIN segment ON segment.id = words.rowid "
+                f"JOIN folder ON folder.id = segment.folder WHERE words MATCH ? {where} "
+                "ORDER BY words.rowid DESC LIMIT ?",
+                [step.expression, *values, most],
+            ).fetchall()
+        except sqlite3.Error as error:
+            raise StorageError(f"{self._path} cannot be read: {error}") from None
+        return [_segment(row) for row in rows]
+
+
+def _segment(row: Sequence[Any]) -> Segment:
+    folder, number, file, start, duration, room, room_sid, identity, name, spoken, texts, folded = row
+    return Segment(
+        folder,
+        number,
+        file,
+        start,
+        duration,
+        room,
+        room_sid,
+        identity,
+        name,
+        spoken,
+        json.loads(texts),
+        json.loads(folded),
+    )
+
+
+@contextlib.contextmanager
+def _transaction(database: sqlite3.Connection) -> Iterator[None]:
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        database.execute("ROLLBACK")
+        raise
+    database.execute("COMMIT")
+
+
+def _size(path: Path) -> int:
+    with contextlib.suppress(OSError):
+        return path.stat().st_size
+    return 0
+
+
+def _stamp(folder: Path) -> str:
+    stamps = []
+    for name in (MANIFEST, TEXTS):
+        with contextlib.suppress(OSError):
+            found = os.stat(folder / name)
+            stamps.append(f"{name} {found.st_size} {found.st_mtime_ns}")
+    return ", ".join(stamps)
+
+
+def _only_files(folder: Path) -> Texts | None:
+    """The texts of a folder that has them only as files, as an archive of somebody else's may."""
+    return None if (folder / TEXTS).exists() else Texts(folder)
+
+
+# --- in the worker ---
+
+
+class FreshIndex:
+    """Keeps the index fresh while a worker runs: reads on in the folders in which a text has been saved.
+
+    Only there: an archive of years that nobody has ever searched is built when somebody does. On a thread of its own;
+    whatever goes wrong costs a line in the log, and the next search finds what is missing.
+    """
+
+    def __init__(self, output_dir: Path) -> None:
+        self._output_dir = output_dir
+        self._rung: set[str] = set()
+        self._news = asyncio.Event()
+
+    async def run(self) -> None:
+        """Works until cancelled."""
+        stop_listening = notify.listen(TEXTS, self._on_ring)
+        try:
+            while True:
+                await self._news.wait()
+                await asyncio.sleep(SETTLE_SECONDS)
+                self._news.clear()
+                rung, self._rung = self._rung, set()
+                await self._refresh(rung)
+        finally:
+            stop_listening()
+
+    def _on_ring(self, texts: Path) -> None:
+        if texts.parent.parent == self._output_dir:
+            self._rung.add(texts.parent.name)
+            self._news.set()
+
+    async def _refresh(self, folders: set[str]) -> None:
+        try:
+            await asyncio.to_thread(_read_on, self._output_dir, folders)
+        except (
+            Exception
+        ) as error:  # whatever it is, recording goes on, and the next search finds what is missing
+            logger.warning("The index for searching waits for the next search: %s", error)
+
+
+def _read_on(output_dir: Path, folders: set[str]) -> None:
+    with SearchIndex(output_dir) as index:
+        index.refresh(sorted(folders))

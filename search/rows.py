@@ -1,0 +1,142 @@
+"""The rows of one folder in the index of `lessons.py search`: its segments, with the words of their texts."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+
+from archive.jsonl import Bookmark
+from archive.texts import Text, Texts, entry_in, file_in, text_of_entry
+from core import search_tokens
+from core.records import SegmentRecord
+
+BETWEEN = "\u2016"
+"""A token that no text has, between the languages of a segment: no phrase reaches over it."""
+
+_ROWS_PER_MILLISECOND = 4096
+
+
+class FolderRows:
+    """One folder, within a transaction of the caller's."""
+
+    def __init__(self, database: sqlite3.Connection, name: str) -> None:
+        self._database = database
+        database.execute("INSERT OR IGNORE INTO folder (name) VALUES (?)", (name,))
+        self.id, *marks = database.execute(
+            "SELECT id, manifest_bytes, manifest_digest, texts_bytes, texts_digest FROM folder WHERE name = ?",
+            (name,),
+        ).fetchone()
+        self.manifest, self.texts = Bookmark(*marks[:2]), Bookmark(*marks[2:])
+
+    def mark(self, which: str, bookmark: Bookmark) -> None:
+        self._database.execute(
+            f"UPDATE folder SET {which}_bytes = ?, {which}_digest = ? WHERE id = ?",
+            (bookmark.bytes, bookmark.digest, self.id),
+        )
+
+    def forget(self) -> None:
+        """Takes all of the folder's segments out."""
+        rows = self._database.execute(
+            "SELECT id, folded FROM segment WHERE folder = ?", (self.id,)
+        ).fetchall()
+        for row, folded in rows:
+            if folded is not None:
+                self._unlist(row, json.loads(folded))
+        self._database.execute("DELETE FROM segment WHERE folder = ?", (self.id,))
+        for which in ("manifest", "texts"):
+            self.mark(which, Bookmark())
+        self.manifest = self.texts = Bookmark()
+
+    def add(self, records: Iterable[SegmentRecord], texts: Texts | None) -> None:
+        """Adds segments, which have no words yet unless ``texts`` has them."""
+        for record in sorted(records, key=lambda record: record.start):
+            row = self._free_row(record.start)
+            self._database.execute(
+                "INSERT INTO segment (id, folder, number, file, start, duration, room, room_sid, identity, name) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    row,
+                    self.id,
+                    record.number,
+                    record.file,
+                    record.to_json()["start"],
+                    record.duration_seconds,
+                    record.room_name,
+                    record.room_sid,
+                    record.participant_identity,
+                    record.participant_name,
+                ),
+            )
+            text = texts.get(record) if texts is not None else None
+            if text is not None and text.by_language:
+                self._list(row, text)
+
+    def add_texts(self, lines: Iterable[bytes], path: Path) -> None:
+        """Adds what lines of texts.jsonl say; a later line about a segment replaces an earlier one."""
+        found: list[tuple[int, str | None, Text]] = []
+        for line in lines:
+            entry = entry_in(line)
+            row = self._row_of(entry["number"], file_in(entry)) if entry is not None else None
+            if entry is not None and row is not None:
+                found.append((row[0], row[2], text_of_entry(path, row[1], entry)))
+        latest = {row: (before, text) for row, before, text in found}
+        for place in sorted(latest):  # in order of time, which is how FTS5 takes them fastest
+            before, text = latest[place]
+            if before is not None:
+                self._unlist(place, json.loads(before))
+            self._list(place, text)
+
+    def _row_of(self, number: int, file: str | None) -> tuple[int, str, str | None] | None:
+        """The row of a text's segment; that of a text that names no file if there is one file of that number."""
+        if not -(2**63) <= number < 2**63:
+            return None
+        rows: list[tuple[int, str, str | None]] = self._database.execute(
+            "SELECT id, file, folded FROM segment WHERE folder = ? AND number = ? ORDER BY id",
+            (self.id, number),
+        ).fetchall()
+        if file is None and len({row[1] for row in rows}) > 1:
+            return None
+        return next((row for row in reversed(rows) if file in (None, row[1])), None)
+
+    def _free_row(self, start: datetime) -> int:
+        milliseconds = int(start.timestamp() * 1000)
+        first, beyond = milliseconds * _ROWS_PER_MILLISECOND, (milliseconds + 1) * _ROWS_PER_MILLISECOND
+        (last,) = self._database.execute(
+            "SELECT max(id) FROM segment WHERE id >= ? AND id < ?", (first, beyond)
+        ).fetchone()
+        return first if last is None else int(last) + 1
+
+    def _list(self, row: int, text: Text) -> None:
+        texts = dict(text.by_language)
+        folded = {tag: " ".join(search_tokens.tokens(words)) for tag, words in texts.items()}
+        self._database.execute(
+            "UPDATE segment SET spoken = ?, texts = ?, folded = ? WHERE id = ?",
+            (text.spoken, _json(texts), _json(folded), row),
+        )
+        if texts:
+            self._database.execute(
+                "INSERT INTO words (rowid, tokens) VALUES (?, ?)", (row, index_tokens(folded))
+            )
+
+    def _unlist(self, row: int, folded: Mapping[str, str]) -> None:
+        """A table without content is told what it had."""
+        self._database.execute(
+            "INSERT INTO words (words, rowid, tokens) VALUES ('delete', ?, ?)", (row, index_tokens(folded))
+        )
+
+
+def index_tokens(folded: Mapping[str, str]) -> str:
+    """All tokens of a segment, languages apart; the last of each are Arabic words without their article."""
+    parts = []
+    for line in folded.values():
+        found = line.split(" ")
+        bare = [short for token in found if (short := search_tokens.bare(token)) != token]
+        parts += [*found, BETWEEN, *bare, BETWEEN]
+    return " ".join(parts)
+
+
+def _json(texts: Mapping[str, str]) -> str | None:
+    return json.dumps(texts, ensure_ascii=False) if texts else None

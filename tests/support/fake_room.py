@@ -1,0 +1,180 @@
+"""A room as the SDK shows it to a recorder, without a server: the tests say what happens in it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime, timezone
+from unittest.mock import AsyncMock, MagicMock
+
+import numpy as np
+import pytest
+from livekit import rtc
+from livekit.rtc._proto.stats_pb2 import RtcStats
+
+from core import heartbeat, supervised
+from core.records import RoomInfo
+from core.worker_state import Vitals
+from devtools.room_folders import STUDENT
+from recording import people, room_recorder, track_watch, tracks
+from recording.gaps import CurrentGap
+from recording.streams import Stream as RecordedStream
+
+ROOM = RoomInfo("math101", "RM_1", datetime(2025, 10, 8, 14, 0, tzinfo=timezone.utc))
+
+
+class Stream:
+    """Frames of silence without end, or nothing at all, until it is closed."""
+
+    def __init__(self, *, is_silent: bool = False) -> None:
+        self._is_silent = is_silent
+        self._closed = asyncio.Event()
+
+    async def __aiter__(self) -> AsyncIterator[rtc.AudioFrameEvent]:
+        while not self._closed.is_set():
+            if not self._is_silent:
+                frame = rtc.AudioFrame(np.zeros(1_536, np.int16).tobytes(), 16_000, 1, 1_536)
+                yield rtc.AudioFrameEvent(frame)
+            await asyncio.sleep(0.01)
+
+    async def aclose(self) -> None:
+        self._closed.set()
+
+
+class Detector:
+    def probability(self, _: object) -> float:
+        return 0.0
+
+
+def vitals_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Vitals:
+    """What the recorder of this test tells of itself."""
+    made = Vitals()
+    for module in (heartbeat, room_recorder, supervised, tracks, track_watch):
+        monkeypatch.setattr(module, "vitals", made)
+    return made
+
+
+class FakeRoom:
+    """Give ``rtc`` to a recorder. A track is known by its sid."""
+
+    def __init__(self) -> None:
+        self.people: dict[str, MagicMock] = {}
+        self.rtc = MagicMock(spec=rtc.Room, remote_participants=self.people)
+        self.rtc.on.side_effect = lambda event, handler: self._handlers.setdefault(event, []).append(handler)
+        self.rtc.local_participant.set_attributes = AsyncMock()
+        self._handlers: dict[str, list[Callable[..., None]]] = {}
+        self._numbers = itertools.count(1)
+        self.is_wire_cut = False
+        """Nothing comes in any more; streams go on, as a jitter buffer does."""
+        self.held_seconds = 0.0
+        """How long the jitter buffer holds each sample."""
+        self._packets = 0
+
+    def tell(self, event: str, *arguments: object) -> None:
+        for handler in self._handlers.get(event, ()):
+            handler(*arguments)
+
+    def joins(self, identity: str, metadata: str = STUDENT, *tracks: str) -> MagicMock:
+        """A participant comes and publishes; returns it."""
+        participant = MagicMock(
+            spec=rtc.RemoteParticipant,
+            sid=f"PA_{next(self._numbers)}",
+            identity=identity,
+            kind=rtc.ParticipantKind.PARTICIPANT_KIND_STANDARD,
+            metadata=metadata,
+            attributes={},
+            track_publications={},
+        )
+        participant.name = identity.title()
+        participant.permissions.can_update_metadata = False
+        self.people[identity] = participant
+        self.tell("participant_connected", participant)
+        for sid in tracks:
+            self.publishes(participant, sid)
+        return participant
+
+    def leaves(self, participant: MagicMock) -> None:
+        """In the SDK's order."""
+        for sid in list(participant.track_publications):
+            self.unpublishes(participant, sid)
+        del self.people[participant.identity]
+        self.tell("participant_disconnected", participant)
+
+    def comes_back(self, participant: MagicMock, *tracks: MagicMock) -> None:
+        """After our own full reconnect: the same as before, with the same publications."""
+        self.people[participant.identity] = participant
+        self.tell("participant_connected", participant)
+        for publication in tracks:
+            self.publishes(participant, publication.sid, publication=publication)
+
+    def becomes(self, participant: MagicMock, metadata: str) -> None:
+        before, participant.metadata = participant.metadata, metadata
+        self.tell("participant_metadata_changed", participant, before, metadata)
+
+    def publishes(
+        self,
+        participant: MagicMock,
+        sid: str,
+        encryption: str = "NONE",
+        *,
+        publication: MagicMock | None = None,
+    ) -> MagicMock:
+        """A new publication, or after a reconnect an old one; returns it."""
+        publication = publication or MagicMock(
+            spec=rtc.RemoteTrackPublication,
+            sid=sid,
+            kind=rtc.TrackKind.KIND_AUDIO,
+            source=rtc.TrackSource.SOURCE_MICROPHONE,
+            encryption_type=rtc.EncryptionType.Value(encryption),
+            muted=False,
+        )
+        participant.track_publications[sid] = publication
+        self.tell("track_published", publication, participant)
+        return publication
+
+    def unpublishes(self, participant: MagicMock, sid: str) -> None:
+        self.unsubscribed(participant, sid)
+        publication = participant.track_publications.pop(sid)
+        self.tell("track_unpublished", publication, participant)
+
+    def subscribed(self, participant: MagicMock, sid: str) -> None:
+        """The server brings a track that was asked for."""
+        track = MagicMock(spec=rtc.RemoteTrack, kind=rtc.TrackKind.KIND_AUDIO)
+        track.get_stats = AsyncMock(side_effect=self._stats)
+        self.tell("track_subscribed", track, participant.track_publications[sid], participant)
+
+    async def _stats(self) -> list[RtcStats]:
+        self._packets += not self.is_wire_cut
+        reports = [RtcStats(), RtcStats()]
+        reports[0].codec.codec.mime_type = "audio/opus"
+        reports[1].inbound_rtp.received.packets_received = self._packets
+        samples = self._packets * 960
+        reports[1].inbound_rtp.inbound.jitter_buffer_emitted_count = samples
+        reports[1].inbound_rtp.inbound.jitter_buffer_delay = samples * self.held_seconds
+        return reports
+
+    def unsubscribed(self, participant: MagicMock, sid: str) -> None:
+        self.tell("track_unsubscribed", MagicMock(), participant.track_publications[sid], participant)
+
+
+def set_recently_gone(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """For how long a participant or a track that has gone is remembered."""
+    monkeypatch.setattr(tracks, "RECENTLY_GONE_SECONDS", seconds)
+    monkeypatch.setattr(people, "REMEMBERED_SECONDS", seconds)
+
+
+def open_gaps(one: room_recorder.RoomRecorder) -> dict[str, CurrentGap]:
+    """The gaps that last, by the track's sid."""
+    return {track.sid: track.gap for track in one._tracks if track.gap is not None}
+
+
+def recorded_streams(one: room_recorder.RoomRecorder) -> dict[str, RecordedStream]:
+    """What is being recorded, by the track's sid."""
+    return {track.sid: stream for track, stream in one._tracks.listening()}
+
+
+def is_asked_for(participant: MagicMock, sid: str) -> bool:
+    """Whether the recorder wants the track, by what it said last."""
+    calls = participant.track_publications[sid].set_subscribed.call_args_list
+    return bool(calls) and calls[-1].args == (True,)

@@ -1,0 +1,95 @@
+"""Rooms as the recorder leaves them, without a recorder: for tests of what comes afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import numpy as np
+
+from config import Settings
+from core.records import (
+    SAMPLE_RATE,
+    EndReason,
+    GapReason,
+    GapRecord,
+    RoomInfo,
+    SegmentRecord,
+    SpeechSegment,
+    StreamClock,
+    TextRecord,
+    TrackInfo,
+)
+from storage import RoomFolder
+
+NOW = datetime(2026, 1, 5, 9, 0, tzinfo=timezone.utc)
+TRACK = TrackInfo("anna", "Anna", "TR_anna", "microphone")
+BEN = TrackInfo("ben", "Ben", "TR_ben", "microphone")
+
+
+def spoken(
+    settings: Settings,
+    room: str = "math101",
+    count: int = 3,
+    *,
+    track: TrackInfo = TRACK,
+    at: datetime = NOW,
+    seconds: float = 0.5,
+) -> list[SegmentRecord]:
+    """Saves segments of noise, no two alike, as the recorder does; ten seconds apart."""
+    folder = RoomFolder.open(settings, RoomInfo(room, f"RM_{room}", at))
+    records = []
+    for index in range(count):
+        noise = np.random.default_rng().integers(-3000, 3000, int(seconds * SAMPLE_RATE)).astype(np.int16)
+        start = 10 * SAMPLE_RATE * index
+        segment = SpeechSegment(start, start, noise, 0.9, 0.5, EndReason.PAUSE)
+        records.append(folder.begin(track, StreamClock(at), start, start).commit(segment))
+    return records
+
+
+def with_texts(folder: Path, records: Sequence[SegmentRecord]) -> list[TextRecord]:
+    """Adds a transcript and a translation to each, as the worker does."""
+    made = []
+    for record in records:
+        stem = Path(record.file).stem
+        texts = {"en": f"Number {record.number}.", "es": f"Número {record.number}."}
+        for language, text in texts.items():
+            (folder / f"{stem}_{language}.txt").write_text(text + "\n", encoding="utf-8")
+        text_record = TextRecord(
+            number=record.number,
+            file=record.file,
+            at=record.end + timedelta(seconds=2),
+            start=record.start,
+            participant_identity=record.participant_identity,
+            language="en",
+            transcript=texts["en"],
+            translations={"es": texts["es"]},
+            files=tuple(f"{stem}_{language}.txt" for language in texts),
+            model="a-model",
+        )
+        with open(folder / "texts.jsonl", "a", encoding="utf-8", newline="\n") as file:
+            file.write(json.dumps(text_record.to_json(), ensure_ascii=False) + "\n")
+        made.append(text_record)
+    return made
+
+
+def with_gap(folder: Path, record: SegmentRecord) -> None:
+    """Adds that something of this participant may be missing."""
+    gap = GapRecord(
+        record.room_name,
+        record.room_sid,
+        record.participant_identity,
+        record.track_sid,
+        record.start,
+        record.end,
+        next(iter(GapReason)),
+    )
+    with open(folder / "gaps.jsonl", "a", encoding="utf-8", newline="\n") as file:
+        file.write(json.dumps(gap.to_json()) + "\n")
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

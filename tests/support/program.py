@@ -1,0 +1,26 @@
+"""The program's own sources, for tests that read them all, or run a copy."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from support import ROOT
+
+PACKAGES = ("archive", "core", "delivery", "lesson_tools", "recording", "search", "text", "worker")
+
+
+def sources() -> Iterator[Path]:
+    """Every module of the program: those of the root, and those of its packages."""
+    yield from sorted(ROOT.glob("*.py"))
+    for package in PACKAGES:
+        yield from sorted((ROOT / package).rglob("*.py"))
+
+
+def copy_program(folder: Path) -> None:
+    """Puts the program into a folder, without any .env of the developer's."""
+    for path in sources():
+        copy = folder / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)

@@ -1,0 +1,131 @@
+"""How many rooms fit: the machine's figures, or the container's where they are smaller."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from worker import capacity
+from worker.capacity import MOST_ROOMS, default_max_rooms
+
+V2_MEMORY = "/sys/fs/cgroup/memory.max"
+V1_MEMORY = "/sys/fs/cgroup/memory/memory.limit_in_bytes"
+V2_CPU = "/sys/fs/cgroup/cpu.max"
+
+
+def rooms(
+    monkeypatch: pytest.MonkeyPatch, *, megabytes: int, cores: int | None, files: dict[str, str] | None = None
+) -> int:
+    """The rooms of a machine with this much memory and so many cores, and these files in its cgroup."""
+    found = files or {}
+    monkeypatch.setattr(capacity, "_read", lambda path: found.get(path, ""))
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=megabytes * 2**20))
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    return default_max_rooms()
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "cores", "expected"),
+    [
+        (512, 1, 16),
+        (512, 8, 44),
+        (240, 8, 10),
+        (64_000, 4, 64),
+        (64_000, 64, MOST_ROOMS),
+        (16_000, None, 16),
+    ],
+)
+def test_memory_or_cores_whichever_is_less(
+    monkeypatch: pytest.MonkeyPatch, megabytes: int, cores: int | None, expected: int
+) -> None:
+    assert rooms(monkeypatch, megabytes=megabytes, cores=cores) == expected
+
+
+@pytest.mark.parametrize("megabytes", [1, 100, 160, 167])
+def test_there_is_always_room_for_one(monkeypatch: pytest.MonkeyPatch, megabytes: int) -> None:
+    assert rooms(monkeypatch, megabytes=megabytes, cores=1) == 1
+
+
+@pytest.mark.parametrize("path", [V2_MEMORY, V1_MEMORY])
+def test_a_container_s_memory_counts(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    files = {path: str(240 * 2**20)}
+    assert rooms(monkeypatch, megabytes=64_000, cores=8, files=files) == 10
+
+
+@pytest.mark.parametrize("limit", ["max", "9223372036854771712", "", "-1", "a lot"])
+def test_a_container_without_a_limit_has_the_machine_s_memory(
+    monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    files = {V2_MEMORY: limit, V1_MEMORY: limit}
+    assert rooms(monkeypatch, megabytes=512, cores=8, files=files) == 44
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [
+        ("50000 100000", 8),
+        ("100000 100000", 16),
+        ("1000 100000", 1),
+        ("800000 100000", 64),
+        ("max 100000", 64),
+        ("max", 64),
+        ("", 64),
+        ("x y", 64),
+    ],
+)
+def test_a_container_s_share_of_the_cores_counts(
+    monkeypatch: pytest.MonkeyPatch, share: str, expected: int
+) -> None:
+    assert rooms(monkeypatch, megabytes=64_000, cores=4, files={V2_CPU: share}) == expected
+
+
+@pytest.mark.parametrize(
+    ("limited", "expected"),
+    [("/system.slice/recorder.service", 10), ("/system.slice", 10), ("", 10), ("/elsewhere", 128)],
+)
+def test_a_limit_around_a_service_counts(
+    monkeypatch: pytest.MonkeyPatch, limited: str, expected: int
+) -> None:
+    files = {
+        "/proc/self/cgroup": "1:name=systemd:/x\n0::/system.slice/recorder.service",
+        f"/sys/fs/cgroup{limited}/memory.max": str(240 * 2**20),
+    }
+    assert rooms(monkeypatch, megabytes=64_000, cores=8, files=files) == expected
+
+
+@pytest.mark.parametrize(
+    ("limited", "expected"),
+    [("/system.slice/recorder.service", 8), ("/system.slice", 8), ("", 8), ("/elsewhere", 128)],
+)
+def test_a_share_around_a_service_counts(
+    monkeypatch: pytest.MonkeyPatch, limited: str, expected: int
+) -> None:
+    files = {
+        "/proc/self/cgroup": "0::/system.slice/recorder.service",
+        f"/sys/fs/cgroup{limited}/cpu.max": "50000 100000",
+    }
+    assert rooms(monkeypatch, megabytes=64_000, cores=8, files=files) == expected
+
+
+def test_the_least_of_several_limits_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {
+        "/proc/self/cgroup": "0::/a/b",
+        "/sys/fs/cgroup/a/b/memory.max": str(512 * 2**20),
+        "/sys/fs/cgroup/a/memory.max": str(240 * 2**20),
+        "/sys/fs/cgroup/memory.max": "max",
+    }
+    assert rooms(monkeypatch, megabytes=64_000, cores=8, files=files) == 10
+
+
+def test_half_a_core_and_512_megabytes_take_eight_rooms(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {V2_MEMORY: str(512 * 2**20), V2_CPU: "50000 100000"}
+    assert rooms(monkeypatch, megabytes=64_000, cores=32, files=files) == 8
+
+
+def test_a_file_that_is_not_there_is_no_limit() -> None:
+    assert capacity._read("/nowhere/at/all") == ""
+
+
+def test_this_machine_takes_at_least_one() -> None:
+    assert 1 <= default_max_rooms() <= MOST_ROOMS

@@ -1,0 +1,148 @@
+"""What `dev.py test` says at its end, and what its quick form leaves out."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from devtools import check_all
+from devtools.check_all import Case, Part, changed_files, closing_line, read_report, summary
+from support import stages
+
+REPORT = """<?xml version="1.0" encoding="utf-8"?>
+<testsuites name="pytest tests"><testsuite name="pytest" errors="1" failures="1" skipped="1" tests="5" time="9.1">
+<testcase classname="tests.test_a" name="test_well[x-1]" time="2.5" />
+<testcase classname="tests.test_a" name="test_ill" time="0.5"><failure message="no">why</failure></testcase>
+<testcase classname="tests.test_a" name="test_broken" time="0.1"><error message="no">why</error></testcase>
+<testcase classname="tests.test_a" name="test_elsewhere" time="0"><skipped message="no">why</skipped></testcase>
+<testcase classname="tests.test_a" name="test_again" time="7"><properties>
+<property name="seen" value="much" /><property name="stall_seconds" value="0.31" /></properties></testcase>
+</testsuite></testsuites>
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> list[Case]:
+    path = tmp_path / "report.xml"
+    path.write_text(REPORT, encoding="utf-8")
+    return list(read_report(path))
+
+
+def test_a_report_is_read(run: list[Case]) -> None:
+    assert run == [
+        Case("tests.test_a::test_well[x-1]", 2.5, "passed"),
+        Case("tests.test_a::test_ill", 0.5, "failed"),
+        Case("tests.test_a::test_broken", 0.1, "error"),
+        Case("tests.test_a::test_elsewhere", 0.0, "skipped"),
+        Case("tests.test_a::test_again", 7.0, "passed", 0.31),
+    ]
+
+
+def test_the_end_says_how_long_each_part_took_and_which_tests_were_slowest(run: list[Case]) -> None:
+    many = [Case(f"tests.test_b::test_{number}", number, "passed") for number in range(20)]
+    parts = [
+        Part("lint", 1.4),
+        Part("types", 60.2),
+        Part("tests", 100.0, False, run),
+        Part("alone", 50.0, tests=many),
+    ]
+    lines = list(summary(parts, prepared_seconds=12))
+    assert lines[1:6] == [
+        "     12 s  preparing",
+        "      1 s  lint",
+        "     60 s  types (beside the tests)",
+        "    100 s  tests: FAILED",
+        "     50 s  alone",
+    ]
+    assert lines[6] == "The 10 slowest tests:"
+    assert lines[7:17] == [f"{number:9.1f} s  tests.test_b::test_{number}" for number in range(19, 9, -1)]
+    assert lines[17:] == [
+        "RERUN tests.test_a::test_again: its speaker stood still for 0.31 s",
+        "FAILED tests.test_a::test_ill",
+        "ERROR tests.test_a::test_broken",
+    ]
+    assert closing_line(parts).strip("= ") == "1 failed, 22 passed, 1 skipped, 1 error in 150.00s"
+
+
+def test_any_part_that_fails_fails_all(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(check_all, "everything", lambda: [Part("lint"), Part("types", is_well=False)])
+    assert check_all.main([]) == 1
+    assert capsys.readouterr().out.splitlines()[-1].startswith("FAILED: types (")
+    monkeypatch.setattr(check_all, "quick", lambda: [Part("lint")])
+    assert check_all.main(["--quick"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("All checks passed (")
+
+
+def test_what_has_changed_is_what_git_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check_all, "ROOT", tmp_path)
+    assert changed_files() == [], "no clone"
+
+    def git(*arguments: str) -> None:
+        who = ("-c", "user.name=x", "-c", "user.email=x@example.com")
+        subprocess.run(["git", *who, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    git("init")
+    for name in ("old.py", "gone.py", "page.md"):
+        (tmp_path / name).touch()
+    git("add", ".")
+    git("commit", "-m", "first")
+    (tmp_path / "old.py").write_text("x = 1\n")
+    git("commit", "-am", "second")
+    assert changed_files() == ["old.py"], "the last commit's, where nothing has changed since"
+    (tmp_path / "new.py").touch()
+    (tmp_path / "gone.py").unlink()
+    (tmp_path / "page.md").write_text("changed\n")
+    assert changed_files() == ["new.py"]
+
+
+class Item:
+    """A test that asks for these fixtures and has these marks."""
+
+    def __init__(self, *fixtures: str, marks: tuple[str, ...] = ()) -> None:
+        self.fixturenames = fixtures
+        self.marks = set(marks)
+
+    def get_closest_marker(self, name: str) -> bool:
+        return name in self.marks
+
+    def add_marker(self, name: str) -> None:
+        self.marks.add(name)
+
+
+@pytest.mark.parametrize(
+    ("item", "expected"),
+    [
+        (Item("tmp_path"), {"unit"}),
+        (Item("livekit_server", "livekit_server_binary", "worker"), {"room"}),
+        (Item(marks=("e2e",)), {"e2e", "room"}),
+        (Item("s3", "s3_server"), {"services"}),
+        (Item("database", "postgres_server", "livekit_server_binary"), {"services", "room"}),
+        (Item("browser", marks=("browser",)), {"browser"}),
+    ],
+)
+def test_a_test_is_of_the_stage_whose_servers_it_needs(item: Item, expected: set[str]) -> None:
+    stages.mark(item)  # type: ignore[arg-type]
+    assert item.marks == expected
+
+
+def test_every_process_begins_with_what_takes_longest() -> None:
+    kinds = {"long": 3, "room": 9, "services": 5, "browser": 2, "unit": 41}
+    items = [
+        Item(marks=(kind,))
+        for kind in ("unit", "browser", "room", "services", "long")
+        for _ in range(kinds[kind])
+    ]
+    ordered: list[Any] = stages.in_order(items, 4)  # type: ignore[arg-type]
+    assert len(ordered) == len(items) and set(ordered) == set(items)
+    blocks = [ordered[at : at + 15] for at in range(0, 60, 15)]
+    told = [[next(iter(item.marks)) for item in block] for block in blocks]
+    assert [block[0] for block in told] == ["long", "long", "long", "room"]
+    for block in told:
+        assert block == sorted(block, key=stages.ORDER.index)
+        assert 2 <= block.count("room") <= 3
+        assert 1 <= block.count("services") <= 2

@@ -1,0 +1,158 @@
+"""The shape of the project: which package may know which, and that documents say what the code does."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from config import env_example, readme_table
+from support import ROOT
+from support.program import PACKAGES, sources
+
+BELOW = {"core", "config"}
+"""What everything but these two themselves may import."""
+
+MAY_IMPORT: dict[str, set[str]] = {
+    "core": {"numpy", "prometheus_client", "psutil"},
+    "livekit_compat": set(),
+    "config": {"core", "dotenv"},
+    "archive": BELOW | {"aiofiles", "numpy", "soundfile"},
+    "audio_processor": BELOW | {"livekit", "numpy"},
+    "translator": BELOW | {"google", "soundfile"},
+    "storage": BELOW | {"archive", "numpy", "soundfile"},
+    "text": BELOW | {"translator", "archive"},
+    "delivery": BELOW | {"archive", "obstore", "psycopg"},
+    "search": BELOW | {"delivery", "archive", "psycopg"},
+    "recording": BELOW | {"storage", "audio_processor", "archive", "livekit", "numpy"},
+    "worker": BELOW
+    | {"recording", "storage", "audio_processor", "translator", "archive"}
+    | {"aiohttp", "google", "livekit", "numpy", "prometheus_client", "psutil"},
+    "lesson_tools": BELOW
+    | {"recording", "search", "storage", "text", "delivery", "audio_processor", "translator", "archive"}
+    | {"av", "google", "numpy", "obstore", "rich", "soundfile", "typer"},
+}
+"""Besides the standard library and itself. Knowledge goes one way: each line names only what stands above it."""
+
+NOT_YET_APART = {"archive": {"storage"}, "text": {"storage"}, "delivery": {"storage"}, "search": {"storage"}}
+"""For as long as storage.py holds names, files and the manifest, too."""
+
+PROGRAMS = {"agent", "dev", "lessons"}
+"""May import anything, and nothing imports them."""
+
+ONLY_WHEN_USED = {"google", "obstore", "psycopg", "rich"}
+"""Large, and not everybody needs them: imported by the function that does."""
+
+MODULES = [path.relative_to(ROOT).as_posix() for path in sources()]
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """The first parts of everything that is imported, wherever that stands."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "a relative import: everything is imported by its whole name"
+            yield (node.module or "").partition(".")[0]
+
+
+def parsed(module: str) -> ast.Module:
+    return ast.parse((ROOT / module).read_text(encoding="utf-8"))
+
+
+def at_once(module: str) -> Iterator[str]:
+    """What a module imports when it is imported itself."""
+    for node in parsed(module).body:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield from imports(node)
+
+
+def place_of(module: str) -> str:
+    """The package of a module, or itself if it lies in the root."""
+    return module.partition("/")[0].removesuffix(".py")
+
+
+def test_the_root_has_eight_modules() -> None:
+    fixed = {
+        "agent",
+        "config",
+        "audio_processor",
+        "storage",
+        "translator",
+        "lessons",
+        "dev",
+        "livekit_compat",
+    }
+    assert {path.stem for path in ROOT.glob("*.py")} == fixed
+
+
+def test_every_package_has_its_place() -> None:
+    assert {place_of(module) for module in MODULES} == PROGRAMS | MAY_IMPORT.keys()
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if place_of(module) not in PROGRAMS])
+def test_a_module_imports_only_what_its_package_may_know(module: str) -> None:
+    place = place_of(module)
+    known = MAY_IMPORT[place] | NOT_YET_APART.get(place, set()) | {place}
+    foreign = set(imports(parsed(module))) - sys.stdlib_module_names - known
+    assert not foreign, f"{module} must not import {sorted(foreign)}"
+
+
+def test_knowledge_goes_one_way() -> None:
+    above: set[str] = set()
+    for place, known in MAY_IMPORT.items():
+        back = known & MAY_IMPORT.keys() - above
+        assert not back, f"{place} knows {sorted(back)}, which stands below it in the table"
+        above.add(place)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nobody_imports_a_program(module: str) -> None:
+    assert not set(imports(parsed(module))) & PROGRAMS - {place_of(module)}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_what_is_large_is_imported_when_it_is_used(module: str) -> None:
+    assert not set(at_once(module)) & ONLY_WHEN_USED
+
+
+@pytest.mark.parametrize("package", [*PACKAGES, "lesson_tools/export"])
+def test_a_package_says_in_a_few_lines_what_it_is(package: str) -> None:
+    (docstring,) = parsed(f"{package}/__init__.py").body
+    assert isinstance(docstring, ast.Expr) and isinstance(docstring.value, ast.Constant)
+    assert 3 <= len(str(docstring.value.value).strip().splitlines()) <= 6
+
+
+def test_the_root_is_no_package() -> None:
+    """The framework looks for its worker upwards through packages, and would leave the project."""
+    assert not (ROOT / "__init__.py").exists()
+
+
+def document(name: str) -> str:
+    path = ROOT / name
+    if not path.exists():
+        pytest.skip(f"{name} is not written yet")
+    return path.read_text(encoding="utf-8")
+
+
+def test_the_readme_has_every_setting() -> None:
+    assert readme_table() in document("README.md"), (
+        "put the output of `python config.py readme` into README.md"
+    )
+
+
+def test_every_command_in_the_readme_is_one() -> None:
+    commands = set(re.findall(r"python (agent|dev|config|lessons)\.py (\w+)", document("README.md")))
+    assert {("dev", "demo"), ("dev", "test"), ("agent", "dev"), ("agent", "start")} <= commands
+    for program, command in commands:
+        assert f'"{command}"' in (ROOT / f"{program}.py").read_text(encoding="utf-8"), (
+            f"{program}.py {command}"
+        )
+
+
+def test_the_example_has_every_setting() -> None:
+    example = document(".env.example")
+    assert example == env_example(), "put the output of `python config.py env` into .env.example"

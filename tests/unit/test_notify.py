@@ -1,0 +1,34 @@
+"""The doorbell: heard across threads, by name, until one stops listening."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+
+from core import notify
+from devtools.room_folders import until
+
+
+async def test_a_ring_is_heard_from_any_thread_on_the_listeners_loop(tmp_path: Path) -> None:
+    heard: list[tuple[Path, threading.Thread]] = []
+    stop = notify.listen("a.jsonl", lambda path: heard.append((path, threading.current_thread())))
+    ringer = threading.Thread(target=notify.ring, args=(tmp_path / "a.jsonl",))
+    ringer.start()
+    ringer.join()
+    notify.ring(tmp_path / "b.jsonl")
+    await until(lambda: heard, "the ring is heard")
+    assert heard == [(tmp_path / "a.jsonl", threading.current_thread())]
+    stop()
+    stop()
+    notify.ring(tmp_path / "a.jsonl")
+    await asyncio.sleep(0)
+    assert len(heard) == 1
+
+
+def test_who_has_gone_disturbs_nobody(tmp_path: Path) -> None:
+    async def listen() -> None:
+        notify.listen("gone.jsonl", lambda path: None)
+
+    asyncio.run(listen())
+    notify.ring(tmp_path / "gone.jsonl")

@@ -1,0 +1,249 @@
+"""What may leave a disk, and the warning before it is full."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+from collections import namedtuple
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+from archive.delivery_log import DELIVERED, Key, Ledger, forget, note
+from archive.jsonl import new_lines
+from archive.manifest import read_gaps
+from archive.outbox import Outbox
+from config import Settings
+from core.backoff import Backoff
+from core.errors import RetryLater
+from core.records import SegmentRecord
+from delivery.items import Item, Lists, Selection, Sound
+from delivery.retention import Housekeeping, Rules, let_go
+from delivery.service import DeliveryService
+from devtools.room_folders import until
+from support.lessons_on_disk import NOW, spoken, with_gap, with_texts
+
+Usage = namedtuple("Usage", "total used free")
+SOON = 30.0
+
+
+class Shelf:
+    """A target in memory."""
+
+    name = "shelf"
+
+    def __init__(self) -> None:
+        self.items: list[Item] = []
+        self.removed: list[Selection] = []
+        self.is_down = False
+
+    async def check(self) -> None:
+        if self.is_down:
+            raise RetryLater("it is down")
+
+    async def put(self, item: Item) -> None:
+        await self.check()
+        self.items.append(item)
+
+    async def remove(
+        self, selection: Selection, known: Mapping[str, Sequence[SegmentRecord]], *, only_count: bool = False
+    ) -> int:
+        self.removed.append(selection)
+        return 1
+
+    async def aclose(self) -> None: ...
+
+
+def settings_for(folder: Path, **more: str) -> Settings:
+    return Settings.from_env({"OUTPUT_DIR": str(folder), **more}, for_worker=False)
+
+
+async def deliver(settings: Settings, shelf: Shelf) -> bool:
+    outbox = Outbox(Path(settings.output_dir))
+    service = DeliveryService(settings, [shelf], outbox, Backoff(0.01, 0.05))
+    try:
+        return await service.drain(0)
+    finally:
+        await service.aclose()
+        await outbox.aclose()
+
+
+async def test_the_backlog_is_counted_with_its_age(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path)
+    spoken(settings, count=3)
+    shelf = Shelf()
+    shelf.is_down = True
+    outbox = Outbox(tmp_path)
+    service = DeliveryService(settings, [shelf], outbox, Backoff(0.01, 0.05))
+    assert not await service.drain(0)
+    (status,) = service.status()
+    assert (status.waiting, status.delivered, status.refused, status.trouble) == (4, 0, 0, "it is down")
+    assert status.oldest_seconds == pytest.approx((datetime.now(timezone.utc) - NOW).total_seconds(), abs=60)
+    shelf.is_down = False
+    assert await service.drain(SOON)
+    (status,) = service.status()
+    assert (status.waiting, status.delivered, status.oldest_seconds, status.trouble) == (0, 4, 0, "")
+    await service.metrics.refresh()
+    measured = service.metrics.registry.get_sample_value
+    for name, value in (("waiting", 0), ("delivered_total", 4), ("in_trouble", 0)):
+        assert measured(f"recorder_delivery_{name}", {"target": status.target}) == value
+    await service.aclose()
+    await outbox.aclose()
+
+
+async def test_the_worker_lets_go_of_what_is_delivered_and_keeps_the_rest(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, KEEP_LOCAL="until_delivered", REMOTE_RETENTION_DAYS="9")
+    spoken(settings, "math", 2)
+    shelf = Shelf()
+    assert await deliver(settings, shelf)
+    later = spoken(settings, "math", 1)
+    housekeeping = asyncio.create_task(Housekeeping(settings, [shelf], is_complete=True).run())
+    folder = tmp_path / "math"
+    await until(lambda: len(list(folder.glob("*.wav"))) == 1, "two have left", SOON)
+    await until(lambda: shelf.removed, "old ones leave the target", SOON)
+    housekeeping.cancel()
+    await asyncio.gather(housekeeping, return_exceptions=True)
+    assert (folder / later[0].file).exists(), "it is not delivered"
+    assert len((folder / "segments.jsonl").read_bytes().splitlines()) == 3
+    assert shelf.removed[0].before is not None and not shelf.removed[0].room
+
+
+async def test_a_backlog_larger_than_the_outbox_is_delivered_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("archive.outbox.MOST_WAITING", 4)
+    monkeypatch.setattr("delivery.feed.new_lines", lambda path, mark: new_lines(path, mark, most=2))
+    settings = settings_for(tmp_path)
+    records = spoken(settings, "math", 9)
+    shelf = Shelf()
+    assert await deliver(settings, shelf)
+    sounds = [item.record.file for item in shelf.items if isinstance(item, Sound)]
+    assert sounds == [record.file for record in records]
+    assert isinstance(shelf.items[-1], Lists)
+    assert shelf.items[-1].manifest_bytes == (tmp_path / "math" / "segments.jsonl").stat().st_size
+
+
+async def test_another_programs_list_of_the_same_name_stays_here(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path)
+    spoken(settings, "math", 1)
+    theirs = tmp_path / "dataset" / "segments.jsonl"
+    theirs.parent.mkdir()
+    theirs.write_text('{"audio": "a.flac"}\n')
+    shelf = Shelf()
+    assert await deliver(settings, shelf)
+    assert {item.folder.name for item in shelf.items} == {"math"}
+
+
+async def test_a_gap_noticed_later_is_delivered_and_goes_when_it_is_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("delivery.retention.QUIET_SECONDS", -1)
+    settings = settings_for(tmp_path, RETENTION_DAYS="30")
+    folder, shelf = tmp_path / "math", Shelf()
+    old = spoken(settings, "math", 1)
+    new = spoken(settings, "math", 1, at=NOW + timedelta(days=20))
+    assert await deliver(settings, shelf)
+    with_gap(folder, old[0])
+    with_gap(folder, new[0])
+    now = NOW + timedelta(days=31)
+    rules = Rules(settings, [shelf.name])
+    assert not rules.leaving(folder, now).lines, "the gaps are not delivered"
+    assert await deliver(settings, shelf)
+    assert isinstance(shelf.items[-1], Lists)
+    assert shelf.items[-1].gaps_bytes == (folder / "gaps.jsonl").stat().st_size
+    let_go(rules.leaving(folder, now))
+    assert [gap.start for gap in read_gaps(folder)] == [new[0].start]
+    let_go(rules.leaving(folder, now + timedelta(days=30)))
+    assert folder.exists(), "its lists have changed and are delivered first"
+    assert await deliver(settings, shelf)
+    let_go(rules.leaving(folder, now + timedelta(days=30)))
+    assert not folder.exists()
+
+
+async def test_a_record_that_cannot_be_written_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_for(tmp_path)
+    spoken(settings, "math", 1)
+    full = [OSError(28, "No space left on device")] * 2
+
+    def refusing(folder: Path, target: str, key: Key, refused: str = "") -> None:
+        if full:
+            raise full.pop()
+        note(folder, target, key, refused)
+
+    monkeypatch.setattr("delivery.attempts.note", refusing)
+    shelf = Shelf()
+    outbox = Outbox(tmp_path)
+    service = DeliveryService(settings, [shelf], outbox, Backoff(0.01, 0.05))
+    assert await service.drain(SOON)
+    await service.aclose()
+    await outbox.aclose()
+    assert len(shelf.items) == 4, "twice more; the target has it once"
+    assert len((tmp_path / "math" / DELIVERED).read_bytes().splitlines()) == 2
+
+
+def test_without_targets_age_alone_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("delivery.retention.QUIET_SECONDS", -1)
+    settings = settings_for(tmp_path, RETENTION_DAYS="30", KEEP_LOCAL="until_delivered")
+    spoken(settings, "math", 2)
+    (tmp_path / "math" / "notes.doc").write_text("not ours")
+    rules = Rules(settings, [])
+    assert not rules.leaving(tmp_path / "math", NOW + timedelta(days=29)).files
+    leaving = rules.leaving(tmp_path / "math", NOW + timedelta(days=31))
+    assert leaving.is_whole
+    let_go(leaving)
+    assert [path.name for path in (tmp_path / "math").iterdir()] == ["notes.doc"]
+
+
+def test_what_waits_for_its_text_stays(tmp_path: Path) -> None:
+    environ = {"RETENTION_DAYS": "30", "SAVE_TRANSLATIONS": "true", "GEMINI_API_KEY": "x"}
+    settings = settings_for(tmp_path, **environ)
+    records = spoken(settings, "math", 2)
+    with_texts(tmp_path / "math", records[:1])
+    leaving = Rules(settings, []).leaving(tmp_path / "math", NOW + timedelta(days=31))
+    assert [file for file in leaving.files if file.endswith(".wav")] == [records[0].file]
+
+
+def test_a_room_that_is_being_recorded_keeps_its_lists(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, RETENTION_DAYS="30")
+    spoken(settings, "math", 2)
+    leaving = Rules(settings, []).leaving(tmp_path / "math", NOW + timedelta(days=31))
+    assert len(leaving.files) == 2
+    assert not leaving.lines, "something has happened here within the hour"
+
+
+def test_the_warning_comes_early_and_not_all_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    housekeeping = Housekeeping(settings_for(tmp_path), [], is_complete=True)
+    for percent, warnings in ((50, 0), (11, 0), (9, 1), (8, 1), (4, 2), (3, 2), (30, 2), (9, 3)):
+        usage = Usage(100 * 2**30, 0, percent * 2**30)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, usage=usage: usage)
+        housekeeping._look_after_the_disk()
+        assert caplog.text.count("The disk is nearly full") == warnings, f"at {percent} %"
+
+
+def test_a_ledger_survives_torn_and_foreign_lines(tmp_path: Path) -> None:
+    note(tmp_path, "a", Key("one.wav", "1"))
+    with (tmp_path / DELIVERED).open("ab") as file:
+        file.write(b'[1]\n{"item": "x"}\n\xff\n{"target": "a", "item": "tor')
+    note(tmp_path, "a", Key("two.wav", "2"), "too large")
+    note(tmp_path, "b", Key("two.wav", "2"))
+    ledger = Ledger(tmp_path)
+    assert ledger.is_delivered("a", Key("one.wav", "1"))
+    assert not ledger.is_settled("a", Key("one.wav", "other content"))
+    assert ledger.is_settled("a", Key("two.wav", "2"))
+    assert not ledger.is_delivered("a", Key("two.wav", "2"))
+    forget(tmp_path, only_refused=True)
+    ledger = Ledger(tmp_path)
+    assert not ledger.is_settled("a", Key("two.wav", "2"))
+    assert ledger.is_delivered("b", Key("two.wav", "2"))
+    forget(tmp_path, items={"two.wav"})
+    assert not Ledger(tmp_path).is_settled("b", Key("two.wav", "2"))
+    assert Ledger(tmp_path).is_delivered("a", Key("one.wav", "1"))
+    if sys.platform != "win32":
+        assert (tmp_path / DELIVERED).stat().st_mode & 0o777 == 0o600

@@ -1,0 +1,335 @@
+"""The soak: its plan, its script, its ledger against recordings made wrong on purpose, and two minutes of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from itertools import islice, pairwise
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import psutil
+import pytest
+
+from benchmarks.soak import picture, report, run
+from benchmarks.soak.gauges import Reading
+from benchmarks.soak.lecture import BREATHLESS_MARKERS, Word, script
+from benchmarks.soak.ledger import Ledger, Sound, Span, listen, reckon
+from benchmarks.soak.outcome import Done, Outcome
+from benchmarks.soak.plan import ENDS_A_WORKER, Fault, plan
+from devtools import sound
+from devtools.sound import SAMPLE_RATE
+from support import ROOT
+
+MARKERS = sound.markers()
+BEGAN = 1_800_000_000.0
+LATE = 0.1
+"""What the way takes."""
+
+
+# --- the plan ---
+
+
+def test_two_minutes_have_the_faults_that_matter_most() -> None:
+    assert [planned.fault for planned in plan(2)] == [
+        Fault.MUTE,
+        Fault.ROLLING_RESTART,
+        Fault.REJOIN,
+        Fault.WORKER_KILLED,
+    ]
+
+
+def test_an_hour_has_every_fault_twice_or_more_and_lets_one_worker_grow_old() -> None:
+    planned = plan(60)
+    faults = [one.fault for one in planned]
+    assert min(faults.count(fault) for fault in Fault) >= 2
+    ends = [one.at_seconds for one in planned if one.fault in ENDS_A_WORKER]
+    assert max(after - before for before, after in pairwise(ends)) > 30 * 60
+
+
+@pytest.mark.parametrize("minutes", [1, 2, 5, 17.5, 60, 300])
+def test_faults_are_apart_and_leave_both_ends_of_the_lecture_in_peace(minutes: float) -> None:
+    times = [one.at_seconds for one in plan(minutes)]
+    assert times[0] >= 15
+    assert times[-1] <= minutes * 60 - 30
+    assert all(after - before >= 24.99 for before, after in pairwise(times))
+
+
+def test_what_a_machine_cannot_do_is_left_out() -> None:
+    possible = [fault for fault in Fault if fault is not Fault.DISK_FULL]
+    assert {one.fault for one in plan(60, possible)} == set(possible)
+
+
+# --- the script ---
+
+
+def test_the_lecture_is_the_same_every_time_and_says_the_markers_in_turn() -> None:
+    first, second = (list(islice(script(40), 200)) for _ in range(2))
+    assert first == second
+    said = [marker for utterance in first for marker in utterance.markers]
+    assert said == [number % 40 for number in range(len(said))]
+
+
+def test_the_lecture_has_short_pauses_and_a_minute_without_one() -> None:
+    utterances = list(islice(script(40), 100))
+    assert min(utterance.pause_seconds for utterance in utterances) == 0.4
+    longest = max(utterances, key=lambda utterance: len(utterance.markers))
+    pcm, placed = longest.sound(MARKERS)
+    assert len(placed) == BREATHLESS_MARKERS
+    assert len(pcm) > 58 * SAMPLE_RATE
+    assert all(before.end_sample == after.start_sample for before, after in pairwise(placed))
+
+
+# --- the ledger ---
+
+
+def said(count: int = 6, gap: float = 0.3) -> tuple[list[Word], sound.IntArray]:
+    """Some words and the sound of all of them, which begins at BEGAN."""
+    pcm, placed = sound.sequence(MARKERS[:count], gap)
+    words = [
+        Word(
+            one.marker_index,
+            BEGAN + one.start_sample / SAMPLE_RATE,
+            MARKERS[one.marker_index].pcm.size / SAMPLE_RATE,
+        )
+        for one in placed
+    ]
+    return words, pcm
+
+
+def at(second: float) -> int:
+    return round(second * SAMPLE_RATE)
+
+
+def account(
+    words: Sequence[Word],
+    pieces: Sequence[tuple[float, sound.IntArray]],
+    gaps: Sequence[tuple[float, float]] = (),
+) -> Ledger:
+    """Of files that begin so many seconds after BEGAN, as the recorder would date them."""
+    sounds = [Sound(BEGAN + LATE + start, pcm) for start, pcm in pieces]
+    owned = [Span(BEGAN + LATE + start, BEGAN + LATE + end) for start, end in gaps]
+    return reckon(words, sounds, listen(sounds, MARKERS), owned)
+
+
+def test_what_is_all_there_is_saved_and_its_times_are_known() -> None:
+    words, pcm = said()
+    found = account(words, [(0, pcm)])
+    assert found.is_kept
+    assert found.lost_seconds == 0
+    assert found.saved_seconds == pytest.approx(sum(word.seconds for word in words))
+    assert [offset for _, offset in found.offsets()] == pytest.approx([LATE] * 6, abs=0.001)
+
+
+def test_a_word_that_a_cut_goes_through_is_whole() -> None:
+    words, pcm = said()
+    cut = (words[2].start + words[2].seconds / 2) - BEGAN
+    found = account(words, [(0, pcm[: at(cut)]), (at(cut) / SAMPLE_RATE, pcm[at(cut) :])])
+    assert found.is_kept
+    assert found.lost_seconds == 0
+
+
+def test_a_word_that_is_missing_is_lost_and_nobody_owns_up_to_it() -> None:
+    words, pcm = said()
+    begin, end = words[2].start - BEGAN - 0.1, words[2].end - BEGAN + 0.1
+    found = account(words, [(0, pcm[: at(begin)]), (end, pcm[at(end) :])])
+    assert not found.is_kept
+    assert [fate.word for fate in found.unowned] == [words[2]]
+    assert found.lost_seconds == pytest.approx(words[2].seconds)
+
+
+def test_a_word_that_is_missing_within_a_gap_is_owned_up_to() -> None:
+    words, pcm = said()
+    begin, end = words[2].start - BEGAN - 0.1, words[2].end - BEGAN + 0.1
+    found = account(words, [(0, pcm[: at(begin)]), (end, pcm[at(end) :])], [(begin, end)])
+    assert found.is_kept
+    assert found.lost_seconds == pytest.approx(words[2].seconds)
+
+
+def test_a_gap_elsewhere_excuses_nothing() -> None:
+    words, pcm = said()
+    begin, end = words[2].start - BEGAN - 0.1, words[2].end - BEGAN + 0.1
+    found = account(
+        words, [(0, pcm[: at(begin)]), (end, pcm[at(end) :])], [(0, begin - 0.3), (end + 0.3, 60)]
+    )
+    assert [fate.word for fate in found.unowned] == [words[2]]
+
+
+def test_half_a_word_is_half_lost() -> None:
+    words, pcm = said()
+    begin = words[2].start - BEGAN + words[2].seconds * 0.4
+    end = words[3].start - BEGAN - 0.1
+    found = account(words, [(0, pcm[: at(begin)]), (end, pcm[at(end) :])])
+    assert [fate.word for fate in found.unowned] == [words[2]]
+    assert found.lost_seconds == pytest.approx(0.6 * words[2].seconds, abs=0.01)
+
+
+@pytest.mark.parametrize("lateness", [0.0, 0.5])
+def test_of_a_word_with_a_hole_both_ends_are_heard(lateness: float) -> None:
+    """A hand-over in mid-word, on a machine that is late by half a second or not."""
+    words, pcm = said()
+    middle = words[2].start + words[2].seconds / 2 - BEGAN
+    hole = Span(middle - 0.2, middle + 0.2)
+    late = sound.near_silence(lateness + 0.001)[: round(lateness * SAMPLE_RATE)]
+    pcm = np.concatenate([late, pcm])
+    begin, end = at(hole.start + lateness), at(hole.end + lateness)
+    files = [(0, pcm[:begin]), (end / SAMPLE_RATE, pcm[end:])]
+    owned = Span(begin / SAMPLE_RATE, end / SAMPLE_RATE)
+    found = account(words, files, [owned])
+    assert found.is_kept
+    assert found.lost_seconds == pytest.approx(0.4, abs=0.2)
+    (fate,) = account(words, files).unowned
+    assert fate.word == words[2]
+
+
+def test_a_word_in_two_files_is_doubled() -> None:
+    words, pcm = said()
+    begin, end = words[3].start - BEGAN - 0.1, words[3].end - BEGAN + 0.1
+    found = account(words, [(0, pcm), (begin, pcm[at(begin) : at(end)])])
+    assert not found.is_kept
+    assert found.doubled_seconds == pytest.approx(words[3].seconds)
+
+
+def test_a_word_that_nobody_said_then_is_doubled() -> None:
+    words, pcm = said()
+    found = account(words, [(0, pcm), (30, sound.sequence([MARKERS[2]], [])[0])])
+    assert not found.is_kept
+    assert [stray.marker for stray in found.strays] == [2]
+    assert found.doubled_seconds == pytest.approx(words[2].seconds)
+
+
+def test_words_in_another_order_are_misplaced() -> None:
+    words, pcm = said()
+    border = at((words[2].end + words[3].start) / 2 - BEGAN)
+    found = account(words, [(0, np.concatenate([pcm[border:], pcm[:border]]))])
+    assert found.misplaced
+    assert not found.is_kept
+
+
+def test_words_at_another_time_are_misdated() -> None:
+    words, pcm = said()
+    found = account(words, [(3, pcm)])
+    assert [fate.word for fate in found.misdated] == words
+    assert not found.is_kept
+
+
+def test_silence_where_a_word_should_be_is_a_loss_although_there_is_a_file() -> None:
+    words, pcm = said()
+    mute = pcm.copy()
+    mute[at(words[1].start - BEGAN) : at(words[1].end - BEGAN)] = 0
+    assert [fate.word for fate in account(words, [(0, mute)]).unowned] == [words[1]]
+
+
+# --- the report ---
+
+
+def outcome(ledger: Ledger, *, trouble: str = "") -> Outcome:
+    readings = [
+        Reading(worker, BEGAN + second, 130.0 + worker, second / 10)
+        for worker, seconds in ((1, range(0, 60, 5)), (2, range(40, 120, 5)))
+        for second in seconds
+    ]
+    faults = [
+        Done(Fault.MUTE, BEGAN + 15, BEGAN + 20),
+        Done(Fault.WORKER_KILLED, BEGAN + 40, BEGAN + 50, trouble),
+    ]
+    return Outcome(BEGAN, BEGAN + 120, faults, readings, 0, ledger)
+
+
+def test_the_report_says_what_is_wrong() -> None:
+    words, pcm = said()
+    begin, end = words[2].start - BEGAN - 0.1, words[2].end - BEGAN + 0.1
+    bad = outcome(account(words, [(0, pcm[: at(begin)]), (end, pcm[at(end) :])]), trouble="no worker came")
+    assert not bad.is_well
+    assert "lost without a word about it" in report.page(bad)
+    assert "no worker came" in report.page(bad)
+    good = outcome(account(words, [(0, pcm)]))
+    assert good.is_well
+    assert "Every word is kept or owned up to" in report.page(good)
+
+
+def test_every_fault_answers_for_what_was_lost_until_the_next() -> None:
+    words = [Word(0, BEGAN + 20, 1.0), Word(1, BEGAN + 45, 1.7)]
+    ledger = reckon(words, [], [], [Span(BEGAN + 44, BEGAN + 48)])
+    costs = [(row.lost_seconds, row.gap_seconds) for row in report.rows(outcome(ledger))]
+    assert costs == [pytest.approx((1, 0)), pytest.approx((1.7, 4))]
+
+
+def test_the_picture_has_both_workers_and_both_faults() -> None:
+    words, pcm = said()
+    drawn = ElementTree.fromstring(picture.svg(outcome(account(words, [(0, pcm)]))))
+    texts = [element.text for element in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"mute", "worker killed"} <= set(texts)
+    assert len(list(drawn.iter("{http://www.w3.org/2000/svg}polyline"))) == 4
+
+
+def test_a_picture_of_nothing_can_be_drawn() -> None:
+    nothing = Outcome(BEGAN, BEGAN, [], [], 0, reckon([], [], [], []), was_stopped=True)
+    ElementTree.fromstring(picture.svg(nothing))
+    assert "stopped before its time" in report.page(nothing)
+
+
+# --- the command ---
+
+
+@pytest.mark.parametrize("minutes", ["0", "301", "nan", "an hour", "-5"])
+def test_a_length_that_cannot_be_is_refused_in_one_line(
+    minutes: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run.main([f"--minutes={minutes}"]) == 2
+    assert capsys.readouterr().err.splitlines() == [f"--minutes {minutes}: from 1 to 300"]
+
+
+def test_a_folder_with_something_in_it_is_not_written_into(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "precious").touch()
+    assert run.main(["--output", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.splitlines() == [f"--output {tmp_path} is not empty"]
+
+
+@pytest.mark.e2e
+@pytest.mark.skipif(sys.platform == "win32", reason="presses Ctrl-C with a signal that Windows lacks")
+def test_ctrl_c_ends_everything_and_still_draws_up_the_ledger(
+    livekit_server_binary: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "benchmarks.soak.run", "--output", str(tmp_path)]
+    environ = {**os.environ, "LIVEKIT_SERVER": str(livekit_server_binary)}
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        start_new_session=True,
+    ) as process:
+        assert process.stderr
+        next(line for line in process.stderr if "Lecture: " in line)
+        started = psutil.Process(process.pid).children(recursive=True)
+        assert len(started) >= 2, "a server and a worker"
+        process.send_signal(signal.SIGINT)
+        told, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert [line.split()[0] for line in told.splitlines()[:4]] == ["spoken", "saved", "lost", "doubled"]
+    assert "WRONG" not in told
+    assert "stopped before its time" in (tmp_path / "soak.md").read_text(encoding="utf-8")
+    assert not psutil.wait_procs(started, timeout=5)[1]
+
+
+@pytest.mark.e2e
+@pytest.mark.long
+@pytest.mark.timeout(420)
+def test_two_minutes_of_it_lose_nothing_that_is_not_owned_up_to(
+    livekit_server_binary: Path, tmp_path: Path
+) -> None:
+    """A mute, a rolling restart, a rejoin and a SIGKILL in mid-word."""
+    two_minutes = run.soak(2, tmp_path)
+    assert [done.fault for done in two_minutes.faults] == [planned.fault for planned in plan(2)]
+    assert two_minutes.ledger.spoken_seconds > 60
+    assert two_minutes.ledger.saved_seconds > 0.7 * two_minutes.ledger.spoken_seconds
+    assert two_minutes.is_well, "\n".join(report.wrongs(two_minutes))

@@ -1,0 +1,682 @@
+"""A recorder that no longer hears a track: it asks for it anew, the worker is sick until there is sound again, and the
+manifest's gaps say what may be missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from unittest.mock import AsyncMock, MagicMock, call
+
+import pytest
+from livekit import rtc
+
+from archive.handover_note import Hearing, Word
+from archive.names import HEARD_FILE
+from config import Settings
+from core import supervised
+from core.records import SAMPLE_RATE, GapReason, format_utc, parse_utc, utc_now
+from core.worker_state import Vitals
+from devtools.room_folders import STUDENT, TEACHER, gaps, until
+from recording import packet_stats, streams, track_watch, tracks
+from recording.encryption import UNDECIPHERABLE_SECONDS
+from recording.gaps import SHORTEST_GAP_SECONDS
+from recording.room_recorder import RoomRecorder
+from support.fake_room import (
+    ROOM,
+    Detector,
+    FakeRoom,
+    Stream,
+    is_asked_for,
+    open_gaps,
+    recorded_streams,
+    set_recently_gone,
+    vitals_of_its_own,
+)
+
+
+@pytest.fixture
+def vitals(monkeypatch: pytest.MonkeyPatch) -> Vitals:
+    monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 0.5)
+    monkeypatch.setattr(track_watch, "WATCH_SECONDS", 0.02)
+    return vitals_of_its_own(monkeypatch)
+
+
+@dataclass
+class Lesson:
+    """A recorder, and a room in which a teacher has published a track."""
+
+    recorder: RoomRecorder
+    room: FakeRoom
+    teacher: MagicMock
+    publication: MagicMock
+    folder: Path
+
+    def begins(self) -> None:
+        self.recorder.attach()
+        self.recorder.begin()
+
+    def subscribed(self) -> None:
+        self.room.subscribed(self.teacher, "TR_1")
+
+    def unpublished(self) -> None:
+        self.room.unpublishes(self.teacher, "TR_1")
+
+    def published(self) -> None:
+        self.room.publishes(self.teacher, "TR_1", publication=self.publication)
+
+    def deciphers(self, state: str) -> None:
+        self.room.tell("e2ee_state_changed", self.teacher, rtc.EncryptionState.Value(state))
+
+    async def gaps(self) -> list[tuple[str, str]]:
+        """Those that have been written by the end: the track and the reason of each."""
+        await self.recorder.aclose()
+        return [(gap["track_sid"], gap["reason"]) for gap in gaps(self.folder)]
+
+
+@pytest.fixture
+async def lesson(tmp_path: Path, vitals: Vitals, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Lesson]:
+    """Its first stream brings nothing, every later one does."""
+    made = itertools.chain([Stream(is_silent=True)], iter(Stream, None))
+    monkeypatch.setattr(streams, "open_stream", lambda *_: next(made))
+    room = FakeRoom()
+    teacher = room.joins("anna", TEACHER)
+    publication = room.publishes(teacher, "TR_1")
+    one = RoomRecorder(room.rtc, ROOM, Settings(output_dir=str(tmp_path)), Detector)
+    yield Lesson(one, room, teacher, publication, tmp_path / "math101")
+    await one.aclose()
+
+
+def begins(lesson: Lesson) -> None:
+    """The recorder is there, and then the teacher publishes."""
+    lesson.unpublished()
+    lesson.begins()
+    lesson.published()
+
+
+async def test_a_deaf_room_is_sick_until_it_hears(
+    lesson: Lesson, vitals: Vitals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begins(lesson)
+    lesson.subscribed()
+    assert vitals.snapshot().rooms[0].teachers == 1
+    await until(lambda: vitals.snapshot().problems, "the worker is sick")
+    assert vitals.snapshot().problems[0].startswith("no audio from a recorded track in 1 room")
+    assert vitals.snapshot().rooms[0].teachers == 0
+    await until(lambda: is_asked_for(lesson.teacher, "TR_1"), "it asks for the track anew")
+    assert vitals.snapshot().problems, "asking is not hearing"
+    monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)  # a machine that stalls is not deaf
+    lesson.subscribed()
+    await until(lambda: not vitals.snapshot().problems, "it hears")
+    assert await lesson.gaps() == [("TR_1", "deaf")]
+    await until(lambda: not vitals.snapshot().rooms, "the room is over")
+
+
+async def test_a_track_that_goes_without_having_brought_sound_is_a_gap(
+    lesson: Lesson, vitals: Vitals
+) -> None:
+    begins(lesson)
+    lesson.subscribed()
+    await until(lambda: vitals.snapshot().problems, "the worker is sick")
+    lesson.unpublished()
+    assert not open_gaps(lesson.recorder)
+    assert await lesson.gaps() == [("TR_1", "deaf")]
+
+
+async def test_a_clock_that_is_set_back_hides_no_gap(
+    lesson: Lesson, vitals: Vitals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begins(lesson)
+    lesson.subscribed()
+    await until(lambda: vitals.snapshot().problems, "the worker is sick")
+    an_hour_ago = utc_now() - timedelta(hours=1)
+    monkeypatch.setattr(tracks, "utc_now", lambda: an_hour_ago)
+    lesson.unpublished()
+    assert await lesson.gaps() == [("TR_1", "deaf")]
+    (gap,) = gaps(lesson.folder)
+    assert gap["end"] == format_utc(an_hour_ago)
+    assert parse_utc(gap["start"]) <= an_hour_ago - timedelta(seconds=0.5)
+
+
+@pytest.mark.parametrize("is_resumed_first", [True, False])
+async def test_a_reconnect_is_a_gap_of_each_track_that_comes_back_or_does_not(
+    lesson: Lesson, monkeypatch: pytest.MonkeyPatch, is_resumed_first: bool
+) -> None:
+    """The client says that it reconnects before all is gone if it has tried to resume, and else only after."""
+    monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
+    begins(lesson)
+    for comes_back in (True, False):
+        lesson.subscribed()
+        if is_resumed_first:
+            lesson.room.tell("reconnecting")
+        lesson.room.leaves(lesson.teacher)
+        if not is_resumed_first:
+            lesson.room.tell("reconnecting")
+        await asyncio.sleep(SHORTEST_GAP_SECONDS)
+        if comes_back:
+            lesson.room.comes_back(lesson.teacher, lesson.publication)
+            lesson.subscribed()
+            await until(lambda: not open_gaps(lesson.recorder), "the first packet")
+        else:
+            assert open_gaps(lesson.recorder)
+        lesson.room.tell("reconnected")
+        assert not open_gaps(lesson.recorder)
+    assert await lesson.gaps() == [("TR_1", "reconnect")] * 2
+
+
+@pytest.mark.parametrize("is_back_first", [True, False])
+async def test_what_was_asked_for_while_the_connection_broke_is_asked_for_again(
+    lesson: Lesson, monkeypatch: pytest.MonkeyPatch, is_back_first: bool
+) -> None:
+    """The server has never heard of it: the client sends such a request into the connection that is gone."""
+    monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
+    begins(lesson)
+    lesson.subscribed()
+    lesson.room.leaves(lesson.teacher)
+    lesson.room.tell("reconnecting")
+    if is_back_first:
+        lesson.room.comes_back(lesson.teacher, lesson.publication)
+    lesson.publication.set_subscribed.reset_mock()
+    lesson.room.tell("reconnected")
+    if not is_back_first:
+        lesson.room.comes_back(lesson.teacher, lesson.publication)
+    lesson.publication.set_subscribed.assert_called_once_with(True)
+
+
+async def test_a_track_that_was_asked_for_and_does_not_come_is_asked_for_anew(
+    lesson: Lesson, vitals: Vitals, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Named once. It makes nobody sick: perhaps its publisher lets us not have it, which no restart would change."""
+    monkeypatch.setattr(track_watch, "OVERDUE_SECONDS", 0.1)
+    begins(lesson)
+    asked = lesson.publication.set_subscribed
+    await until(
+        lambda: [call.args[0] for call in asked.call_args_list][-4:] == [True, False] * 2, "asked anew"
+    )
+    assert not vitals.snapshot().problems
+    monkeypatch.setattr(track_watch, "OVERDUE_SECONDS", 60.0)
+    monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
+    lesson.subscribed()
+    assert await lesson.gaps() == [("TR_1", "deaf")]
+    assert sum("NO AUDIO: TR_1" in record.message for record in caplog.records) == 1
+
+
+async def test_a_track_that_was_there_before_us_and_comes_late_is_one_gap_from_our_predecessor_on(
+    lesson: Lesson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(track_watch, "OVERDUE_SECONDS", 0.1)
+    lesson.begins()
+    await until(lambda: open_gaps(lesson.recorder), "it has not come")
+    assert open_gaps(lesson.recorder)["TR_1"].since is None
+    lesson.subscribed()
+    assert await lesson.gaps() == [("TR_1", "deaf")]
+
+
+async def test_a_gap_lasts_until_the_first_packet(lesson: Lesson, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A subscription that is granted is not sound yet, least of all on a machine or a wire that is overloaded."""
+    monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
+    lesson.room.is_wire_cut = True
+    lesson.begins()
+    lesson.subscribed()
+    await asyncio.sleep(0.3)
+    assert lesson.recorder._tracks.progress().tracks["TR_1"] is None, "no farther than the recorder before us"
+    before = utc_now()
+    lesson.room.is_wire_cut = False
+    await until(lambda: not open_gaps(lesson.recorder), "the first packet")
+    assert await lesson.gaps() == [("TR_1", "no_recorder")]
+    (gap,) = gaps(lesson.folder)
+    assert before - timedelta(milliseconds=1) <= parse_utc(gap["end"]) <= utc_now()
+
+
+async def test_a_gap_of_one_who_is_muted_lasts_until_the_subscription(
+    lesson: Lesson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
+    lesson.room.is_wire_cut = lesson.publication.muted = True
+    lesson.begins()
+    lesson.subscribed()
+    await until(lambda: not open_gaps(lesson.recorder), "nobody can speak")
+
+
+async def test_the_word_lags_behind_by_what_the_jitter_buffer_holds(
+    lesson: Lesson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
+    lesson.room.held_seconds = 0.4
+    begins(lesson)
+    asked = lesson.recorder._tracks.progress().tracks["TR_1"]
+    assert asked is not None, "it is waited for"
+    assert utc_now() - asked.until < timedelta(seconds=1)
+    for _ in range(2):  # the second stream brings sound
+        lesson.subscribed()
+
+    def heard() -> Hearing | None:
+        return lesson.recorder._tracks.progress().tracks["TR_1"]
+
+    await until(
+        lambda: (one := heard()) is not None and one.held_seconds == pytest.approx(0.4), "it is measured"
+    )
+    ((processor, _),) = recorded_streams(lesson.recorder).values()
+    await lesson.recorder.aclose()
+    last = heard()
+    assert last is not None
+    assert last.until == processor.received_until
+    word = Word.in_line((lesson.folder / HEARD_FILE).read_bytes())
+    assert word is not None
+    assert word.tracks["TR_1"].held_seconds == pytest.approx(0.4)
+    assert list(word.tracks) == ["TR_1"]
+
+
+async def test_what_a_cut_wire_brings_is_not_heard(lesson: Lesson, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The jitter buffer goes on for a moment, as if there were silence, before it is noticed."""
+    monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
+    begins(lesson)
+    for _ in range(2):  # the second stream brings sound
+        lesson.subscribed()
+    await asyncio.sleep(0.3)
+    lesson.room.is_wire_cut, cut_at = True, utc_now()
+    await asyncio.sleep(0.5)
+    assert not open_gaps(lesson.recorder), "not noticed yet"
+    await lesson.recorder.aclose()
+    word = Word.in_line((lesson.folder / HEARD_FILE).read_bytes())
+    assert word is not None
+    assert word.tracks["TR_1"].until <= cut_at
+
+
+@pytest.mark.parametrize("what", ["subscription fails", "unsubscribed", "reconnecting"])
+async def test_the_word_names_what_is_not_heard(
+    lesson: Lesson, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
+    begins(lesson)
+    if what == "subscription fails":
+        lesson.room.tell("track_subscription_failed", lesson.teacher, "TR_1", "no")
+    else:
+        lesson.subscribed()
+        await asyncio.sleep(0.1)
+        lesson.room.unsubscribed(lesson.teacher, "TR_1")
+    if what == "reconnecting":
+        lesson.room.tell("reconnecting")
+    before = utc_now()
+    await asyncio.sleep(0.2)
+    word = lesson.recorder._tracks.progress()
+    heard = word.tracks["TR_1"]
+    assert heard is not None
+    assert heard.until <= before + timedelta(milliseconds=1)
+    assert (word.until <= before + timedelta(milliseconds=1)) is (what == "reconnecting"), (
+        "others may publish"
+    )
+
+
+async def test_a_client_that_does_not_answer_holds_up_no_end(
+    lesson: Lesson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
+    monkeypatch.setattr(lesson.room, "_stats", asyncio.Event().wait)
+    lesson.begins()
+    lesson.subscribed()
+    await asyncio.sleep(0.1)
+    assert open_gaps(lesson.recorder)
+    async with asyncio.timeout(5):
+        await lesson.recorder.aclose()
+
+
+async def test_a_client_that_cannot_tell_ends_a_gap_all_the_same(
+    lesson: Lesson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
+    failing = AsyncMock(side_effect=RuntimeError("no"))
+    monkeypatch.setattr(lesson.room, "_stats", failing)
+    lesson.begins()
+    lesson.subscribed()
+    await until(lambda: not open_gaps(lesson.recorder), "it is believed")
+    assert failing.await_count >= track_watch.MAX_STATS_FAILURES
+
+
+async def test_what_brought_nothing_when_we_left_is_a_gap_until_then_and_no_more(
+    lesson: Lesson, vitals: Vitals
+) -> None:
+    begins(lesson)
+    lesson.subscribed()
+    await until(lambda: open_gaps(lesson.recorder), "it is deaf")
+    assert await lesson.gaps() == [("TR_1", "deaf")]
+    (gap,) = gaps(lesson.folder)
+    word = Word.in_line((lesson.folder / HEARD_FILE).read_bytes())
+    assert word is not None
+    assert not word.tracks
+    assert word.until - parse_utc(gap["end"]) < timedelta(seconds=0.1)
+
+
+async def test_who_leaves_long_before_a_reconnect_leaves_no_gap(
+    lesson: Lesson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
+    set_recently_gone(monkeypatch, 0.05)
+    begins(lesson)
+    lesson.subscribed()
+    lesson.unpublished()
+    await asyncio.sleep(0.2)
+    lesson.room.tell("reconnecting")
+    await asyncio.sleep(SHORTEST_GAP_SECONDS)
+    lesson.room.tell("reconnected")
+    assert await lesson.gaps() == []
+
+
+@pytest.mark.parametrize("is_resumed_first", [True, False])
+async def test_a_reconnect_makes_no_teacher_of_a_student(
+    lesson: Lesson, monkeypatch: pytest.MonkeyPatch, is_resumed_first: bool
+) -> None:
+    set_recently_gone(monkeypatch, 0.2)
+    lesson.begins()
+    student = lesson.room.joins("sam")
+    student.permissions.can_update_metadata = True
+    track = lesson.room.publishes(student, "TR_2")
+    lesson.room.becomes(student, TEACHER)
+    if is_resumed_first:
+        lesson.room.tell("reconnecting")
+    lesson.room.leaves(student)
+    if not is_resumed_first:
+        lesson.room.tell("reconnecting")
+    await asyncio.sleep(0.5)
+    lesson.room.comes_back(student, track)
+    lesson.room.tell("reconnected")
+    await asyncio.sleep(0.5)
+    lesson.room.becomes(student, TEACHER)
+    assert not is_asked_for(student, "TR_2")
+
+
+@pytest.mark.parametrize("end", ["unpublished", "demoted", "room over"])
+async def test_an_encrypted_track_without_a_passphrase_is_a_gap_until_it_ends(
+    lesson: Lesson, end: str
+) -> None:
+    lesson.publication.encryption_type = rtc.EncryptionType.GCM
+    begins(lesson)
+    lesson.publication.set_subscribed.assert_not_called()
+    await asyncio.sleep(SHORTEST_GAP_SECONDS)
+    if end == "unpublished":
+        lesson.unpublished()
+    elif end == "demoted":
+        lesson.room.becomes(lesson.teacher, STUDENT)
+    assert bool(open_gaps(lesson.recorder)) is (end == "room over")
+    assert await lesson.gaps() == [("TR_1", "encrypted")]
+
+
+@pytest.mark.parametrize("failure", ["DECRYPTION_FAILED", "MISSING_KEY"])
+@pytest.mark.parametrize("is_failing_from_the_start", [True, False])
+@pytest.mark.parametrize("is_mended", [True, False])
+async def test_sound_that_cannot_be_deciphered_is_a_gap_until_it_can(
+    lesson: Lesson,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: str,
+    is_failing_from_the_start: bool,
+    is_mended: bool,
+) -> None:
+    monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
+    begins(lesson)
+    for _ in range(2):  # the second stream brings sound
+        lesson.subscribed()
+    ((processor, _),) = recorded_streams(lesson.recorder).values()
+    await until(lambda: processor.segmenter.position > 2 * UNDECIPHERABLE_SECONDS * SAMPLE_RATE, "it hears")
+    if not is_failing_from_the_start:
+        lesson.deciphers("OK")
+    heard_seconds = processor.segmenter.position / SAMPLE_RATE
+    lesson.deciphers(failure)
+    if is_mended:
+        lesson.deciphers("OK")
+    assert bool(open_gaps(lesson.recorder)) is not is_mended
+    assert await lesson.gaps() == [("TR_1", "encrypted")]
+    (gap,) = gaps(lesson.folder)
+    seconds = (parse_utc(gap["end"]) - parse_utc(gap["start"])).total_seconds()
+    expected = heard_seconds if is_failing_from_the_start else UNDECIPHERABLE_SECONDS
+    assert expected - 0.01 <= seconds
+    assert is_failing_from_the_start or seconds < heard_seconds
+
+
+async def test_packets_that_cannot_be_deciphered_end_no_gap(
+    lesson: Lesson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They begin to come, after a hand-over, and are worth nothing."""
+    monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
+    lesson.room.is_wire_cut = True
+    lesson.begins()
+    lesson.subscribed()
+    await asyncio.sleep(SHORTEST_GAP_SECONDS)
+    lesson.deciphers("DECRYPTION_FAILED")
+    lesson.room.is_wire_cut = False
+    await asyncio.sleep(SHORTEST_GAP_SECONDS)
+    assert open_gaps(lesson.recorder)["TR_1"].reason is GapReason.ENCRYPTED
+    assert await lesson.gaps() == [("TR_1", "no_recorder"), ("TR_1", "encrypted")]
+
+
+@pytest.fixture
+async def heard_lesson(lesson: Lesson, monkeypatch: pytest.MonkeyPatch) -> Lesson:
+    """The teacher's track is there, its frames come, and its packets are counted."""
+    monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
+    monkeypatch.setattr(packet_stats, "LOST_SECONDS", 0.2)
+    begins(lesson)
+    lesson.subscribed()
+    return lesson
+
+
+async def test_an_outage_that_breaks_no_connection_is_a_gap(
+    heard_lesson: Lesson, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The jitter buffer's silence is no speech that was heard."""
+    await asyncio.sleep(0.3)
+    before = utc_now()
+    heard_lesson.room.is_wire_cut = True
+    await until(lambda: open_gaps(heard_lesson.recorder), "it is noticed")
+    heard_lesson.room.is_wire_cut = False
+    await until(lambda: not open_gaps(heard_lesson.recorder), "it is over")
+    after = utc_now()
+    assert await heard_lesson.gaps() == [("TR_1", "no_media")]
+    (gap,) = gaps(heard_lesson.folder)
+    start, end = parse_utc(gap["start"]), parse_utc(gap["end"])
+    assert start <= before + timedelta(milliseconds=1)
+    assert start + timedelta(seconds=0.2) <= end <= after
+    assert sum("Nothing of TR_1 comes in" in record.message for record in caplog.records) == 1
+
+
+async def test_an_outage_that_ends_with_the_lesson_is_a_gap(heard_lesson: Lesson) -> None:
+    heard_lesson.room.is_wire_cut = True
+    await until(lambda: open_gaps(heard_lesson.recorder), "it is noticed")
+    heard_lesson.room.leaves(heard_lesson.teacher)
+    assert await heard_lesson.gaps() == [("TR_1", "no_media")]
+
+
+@pytest.mark.parametrize("cut_seconds", [0.0, 0.15, 0.5])
+async def test_a_reconnect_is_a_gap_from_the_last_packet_on(
+    heard_lesson: Lesson, monkeypatch: pytest.MonkeyPatch, cut_seconds: float
+) -> None:
+    """However long nothing had come in before it was noticed that the connection is gone."""
+    set_recently_gone(monkeypatch, 0.1)
+    room = heard_lesson.room
+    await asyncio.sleep(0.3)
+    cut_at = utc_now()
+    room.is_wire_cut = cut_seconds > 0
+    await asyncio.sleep(cut_seconds)
+    room.leaves(heard_lesson.teacher)
+    left_at = utc_now()
+    room.tell("reconnecting")
+    await asyncio.sleep(0.3)
+    room.is_wire_cut = False
+    room.comes_back(heard_lesson.teacher, heard_lesson.publication)
+    heard_lesson.subscribed()
+    back_at = utc_now()
+    room.tell("reconnected")
+    await until(lambda: not open_gaps(heard_lesson.recorder), "the first packet")
+    assert ("TR_1", "reconnect") in await heard_lesson.gaps()
+    spans = [(parse_utc(gap["start"]), parse_utc(gap["end"])) for gap in gaps(heard_lesson.folder)]
+    last_heard = cut_at if cut_seconds else left_at
+    assert min(start for start, _ in spans) <= last_heard + timedelta(milliseconds=1)
+    assert max(end for _, end in spans) >= back_at - timedelta(milliseconds=1)
+    reconnect = spans[-1]
+    assert all(end >= reconnect[0] for _, end in spans), "without a hole"
+
+
+async def test_who_publishes_while_we_are_away_or_was_asked_for_just_before_is_a_gap(
+    heard_lesson: Lesson,
+) -> None:
+    room = heard_lesson.room
+    ben = room.joins("ben", TEACHER, "TR_asked")
+    room.tell("reconnecting")
+    await asyncio.sleep(0.2)
+    cleo = room.joins("cleo", TEACHER, "TR_new")
+    room.joins("sam", STUDENT, "TR_student")
+    room.tell("reconnected")
+    room.subscribed(ben, "TR_asked")
+    room.subscribed(cleo, "TR_new")
+    await until(lambda: not open_gaps(heard_lesson.recorder), "they are heard")
+    assert sorted(await heard_lesson.gaps()) == [("TR_asked", "reconnect"), ("TR_new", "reconnect")]
+
+
+async def test_a_subscription_that_takes_long_is_a_gap(
+    heard_lesson: Lesson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracks, "LATE_SECONDS", 0.2)
+    soon, late = (heard_lesson.room.joins(name, TEACHER, f"TR_{name}") for name in ("soon", "late"))
+    heard_lesson.room.subscribed(soon, "TR_soon")
+    await asyncio.sleep(0.3)
+    heard_lesson.room.subscribed(late, "TR_late")
+    heard_lesson.room.subscribed(soon, "TR_soon")
+    await until(lambda: not open_gaps(heard_lesson.recorder), "it is heard")
+    assert await heard_lesson.gaps() == [("TR_late", "deaf")]
+
+
+async def test_a_track_whose_packets_cannot_be_counted_hides_no_other(
+    heard_lesson: Lesson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(track_watch, "STATS_SECONDS", 0.1)
+    one = recorded_streams(heard_lesson.recorder)["TR_1"].packets
+    monkeypatch.setattr(one, "is_lost", asyncio.Event().wait)
+    ben = heard_lesson.room.joins("ben", TEACHER, "TR_2")
+    heard_lesson.room.subscribed(ben, "TR_2")
+    await asyncio.sleep(0.2)
+    heard_lesson.room.is_wire_cut = True
+    await until(lambda: "TR_2" in open_gaps(heard_lesson.recorder), "it is noticed")
+
+
+async def test_who_is_muted_or_stutters_leaves_no_gap(heard_lesson: Lesson) -> None:
+    heard_lesson.room.is_wire_cut = heard_lesson.publication.muted = True
+    await asyncio.sleep(0.4)
+    heard_lesson.publication.muted = False
+    await asyncio.sleep(0.1)
+    heard_lesson.room.is_wire_cut = False
+    await asyncio.sleep(0.1)
+    assert await heard_lesson.gaps() == []
+
+
+async def test_a_client_that_cannot_count_packets_does_not_end_the_watch(
+    heard_lesson: Lesson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ((_, one),) = recorded_streams(heard_lesson.recorder).values()
+    monkeypatch.setattr(one, "_received", AsyncMock(side_effect=RuntimeError("no answer")))
+    await asyncio.sleep(0.1)
+    monkeypatch.undo()
+    monkeypatch.setattr(packet_stats, "LOST_SECONDS", 0.2)
+    heard_lesson.room.is_wire_cut = True
+    await until(lambda: open_gaps(heard_lesson.recorder), "it is noticed")
+
+
+async def test_a_room_that_is_over_answers_nobody_any_more(lesson: Lesson) -> None:
+    """What stays registered keeps the native client's memory of the room."""
+    begins(lesson)
+    me = lesson.room.rtc.local_participant
+    await lesson.recorder.aclose()
+    assert me.unregister_rpc_method.call_args_list == [call(me.register_rpc_method.call_args.args[0])]
+
+
+async def test_what_was_said_before_us_is_one_gap(lesson: Lesson) -> None:
+    lesson.begins()
+    for _ in range(2):
+        lesson.subscribed()
+    assert await lesson.gaps() == [("TR_1", "no_recorder")]
+
+
+async def test_a_track_that_is_wanted_again_has_no_gap_twice(lesson: Lesson) -> None:
+    lesson.publication.encryption_type = rtc.EncryptionType.GCM
+    lesson.begins()  # the track was there before
+    for metadata in (STUDENT, TEACHER, STUDENT):
+        await asyncio.sleep(SHORTEST_GAP_SECONDS)
+        lesson.room.becomes(lesson.teacher, metadata)
+    await lesson.gaps()
+    first, second = gaps(lesson.folder)
+    assert first["end"] < second["start"]
+
+
+async def test_a_deaf_track_that_is_no_longer_recorded_makes_nobody_sick(
+    lesson: Lesson, vitals: Vitals
+) -> None:
+    begins(lesson)
+    lesson.subscribed()
+    await until(lambda: vitals.snapshot().problems, "the worker is sick")
+    lesson.room.becomes(lesson.teacher, STUDENT)
+    await until(lambda: not vitals.snapshot().problems, "it is well")
+    assert await lesson.gaps() == [("TR_1", "deaf")]
+
+
+# --- what nobody foresaw ---
+
+
+async def test_a_client_that_refuses_to_subscribe_is_asked_again_and_ends_no_watch(
+    lesson: Lesson, vitals: Vitals, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(track_watch, "OVERDUE_SECONDS", 0.1)
+    monkeypatch.setattr(tracks, "ASK_AGAIN_SECONDS", 0.05)
+    lesson.publication.set_subscribed.side_effect = RuntimeError("odd")
+    begins(lesson)
+    await until(lambda: caplog.text.count("Action.SUBSCRIBE of TR_1 failed") > 1, "it is asked for again")
+    lesson.publication.set_subscribed.side_effect = None
+    ben = lesson.room.joins("ben", TEACHER, "TR_2")
+    await until(lambda: ben.track_publications["TR_2"].set_subscribed.call_count > 2, "the watch goes on")
+    assert not vitals.snapshot().problems
+    monkeypatch.setattr(track_watch, "OVERDUE_SECONDS", 60.0)
+    monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
+    await until(lambda: is_asked_for(lesson.teacher, "TR_1"), "it is wanted")
+    lesson.subscribed()
+    await until(lambda: "TR_1" not in open_gaps(lesson.recorder), "the first packet")
+    assert ("TR_1", "deaf") in await lesson.gaps()
+
+
+async def test_a_stream_that_cannot_be_opened_is_a_gap_and_asked_for_again(
+    lesson: Lesson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
+    monkeypatch.setattr(tracks, "ASK_AGAIN_SECONDS", 0.05)
+    opened = streams.open_stream
+    monkeypatch.setattr(streams, "open_stream", MagicMock(side_effect=RuntimeError("odd")))
+    begins(lesson)
+    lesson.subscribed()
+    assert open_gaps(lesson.recorder)["TR_1"].reason is GapReason.DEAF
+    monkeypatch.setattr(streams, "open_stream", opened)
+    lesson.publication.set_subscribed.reset_mock()
+    await until(lambda: is_asked_for(lesson.teacher, "TR_1"), "it is asked for again")
+    await asyncio.sleep(SHORTEST_GAP_SECONDS)
+    lesson.subscribed()
+    await until(lambda: not open_gaps(lesson.recorder), "the first packet")
+    assert await lesson.gaps() == [("TR_1", "deaf")]
+
+
+async def test_a_watch_that_breaks_begins_again_and_the_health_answer_says_so(
+    lesson: Lesson, vitals: Vitals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervised, "RESTART_SECONDS", (0.01,))
+    monkeypatch.setattr(supervised, "WELL_SECONDS", 0.3)
+    report, failures = track_watch.TrackWatch.report, iter([KeyError("odd")])
+
+    def odd(watch: track_watch.TrackWatch) -> None:
+        for error in failures:
+            raise error
+        report(watch)
+
+    monkeypatch.setattr(track_watch.TrackWatch, "report", odd)
+    begins(lesson)
+    await until(lambda: vitals.snapshot().problems, "it has failed")
+    assert vitals.snapshot().problems == ["failing and being restarted: watch over tracks"]
+    await until(lambda: not vitals.snapshot().problems, "it works again")
+    lesson.subscribed()
+    await until(lambda: is_asked_for(lesson.teacher, "TR_1"), "it watches")

@@ -1,0 +1,144 @@
+"""One attempt at the text of one segment, and what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+from archive.outbox import Work
+from archive.texts import FolderTexts
+from config import Settings
+from core.errors import Refused, RetryLater
+from core.language_tags import language_tag_or_empty
+from core.records import SegmentRecord
+from text.costs import CostsByLesson
+from text.gate import CallGate
+from text.results import TextFolders
+from translator import BadAnswer, Rejected, TextRequest, TextResult, Translator
+
+MAX_BAD_ANSWERS = 3
+CONTEXT_SENTENCES = 3
+"""What was said before that goes along with each segment."""
+
+
+# --- outcomes ---
+
+
+@dataclass(frozen=True)
+class Done:
+    """There is a text already."""
+
+
+@dataclass(frozen=True)
+class NotTried:
+    """Neither asked for nor failed: it is due again at once."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A text that is to be saved."""
+
+    result: TextResult
+
+
+@dataclass(frozen=True)
+class TryAgain:
+    """It failed, and may succeed later."""
+
+    after_seconds: float
+
+
+@dataclass(frozen=True)
+class NeverAgain:
+    """There will be no text."""
+
+    reason: str
+    is_recorded: bool = True
+    """Whether the list of texts is to say so."""
+
+
+Outcome = Done | NotTried | Answered | TryAgain | NeverAgain
+
+
+# --- the attempt ---
+
+
+class TextAttempts:
+    """Asks the engine for texts, and decides what a failure means for the segment."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        translator: Translator,
+        gate: CallGate,
+        costs: CostsByLesson,
+        folders: TextFolders,
+    ) -> None:
+        self._settings = settings
+        self._translator = translator
+        self._gate = gate
+        self._costs = costs
+        self._folders = folders
+        self._bad_answers: Counter[tuple[str, str]] = Counter()
+
+    async def attempt(self, work: Work) -> Outcome:
+        """Gets one text.
+
+        Raises:
+            StorageError, OSError: the disk refuses.
+        """
+        segment, texts = SegmentRecord.from_json(work.payload), self._folders.texts_of(work.folder)
+        if await asyncio.to_thread(texts.has, segment):
+            return Done()
+        if not await self._gate.may_call():
+            return NotTried()
+        context = await asyncio.to_thread(texts.before, segment, CONTEXT_SENTENCES)
+        began = time.monotonic()
+        self._costs.add(work.folder, segment, calls=1, audio_seconds=segment.duration_seconds)
+        try:
+            result = await self._translator.translate(self._request(texts, segment, context))
+        except (Refused, RetryLater, FileNotFoundError) as error:
+            self._costs.add(work.folder, segment, failed_calls=1)
+            return self._after_failure(work, segment, error, began)
+        self._gate.answered()
+        self._costs.add_usage(work.folder, segment, result.usage)
+        return Answered(result)
+
+    def forget(self, work: Work) -> None:
+        """The segment's text is settled."""
+        self._bad_answers.pop((work.folder, work.file), None)
+
+    def _request(self, texts: FolderTexts, segment: SegmentRecord, context: tuple[str, ...]) -> TextRequest:
+        asked_for = [tag for one in segment.caption_languages if (tag := language_tag_or_empty(one))]
+        return TextRequest(
+            wav=texts.folder / segment.file,
+            languages=tuple(dict.fromkeys((*self._settings.target_languages, *asked_for))),
+            hint=language_tag_or_empty(segment.speaking_language),
+            context=context,
+        )
+
+    def _after_failure(self, work: Work, segment: SegmentRecord, error: Exception, began: float) -> Outcome:
+        if isinstance(error, BadAnswer):
+            return self._after_bad_answer(work, segment, error)
+        if isinstance(error, Rejected) and self._gate.has_answered:
+            # Should the next one be rejected as well, it is hardly the segments' fault.
+            self._gate.has_answered = False
+            return NeverAgain(str(error))
+        if isinstance(error, RetryLater):
+            pause = self._gate.failed(error, began)
+            # It waits longer than the others, and more so each time: if the fault is its own, they show it.
+            longest = 2 * self._gate.backoff.max_seconds
+            return TryAgain(min(longest, 2 * pause * 2 ** min(work.attempts, 10)))
+        return NeverAgain("its WAV is gone" if isinstance(error, FileNotFoundError) else str(error))
+
+    def _after_bad_answer(self, work: Work, segment: SegmentRecord, answer: BadAnswer) -> Outcome:
+        """Only this segment's trouble. It is tried a few times, not for ever: every call costs."""
+        self._gate.answered()
+        self._costs.add_usage(work.folder, segment, answer.usage)
+        self._bad_answers[work.folder, work.file] += 1
+        if self._bad_answers[work.folder, work.file] >= MAX_BAD_ANSWERS:
+            return NeverAgain(str(answer))
+        return TryAgain(random.uniform(0, self._gate.backoff.first_seconds))

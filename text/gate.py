@@ -1,0 +1,91 @@
+"""When the text service may call the engine: not while it is in trouble, and not beyond the budget."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from archive.outbox import Outbox
+from config import Settings
+from core.backoff import Backoff
+from core.errors import RetryLater
+from core.trouble import Trouble
+from translator import OPERATOR_PAUSE_SECONDS
+
+logger = logging.getLogger("recorder")
+
+TEXT = "text"
+"""Kind of work in the outbox, and what its budget is counted under."""
+
+BACKOFF = Backoff(1.0, 300.0)
+
+
+class CallGate:
+    """The state of the engine as its answers show it, and the budget for calls.
+
+    All calls share it: what troubles one troubles the next.
+    """
+
+    def __init__(self, settings: Settings, budget: Outbox) -> None:
+        self.backoff = BACKOFF
+        self.fatal = ""
+        """What only the operator can mend, if that came before any answer."""
+        self.has_answered = False
+        """Whether there was an answer since the last rejected request."""
+        self._settings = settings
+        self._budget = budget
+        self._failures = 0
+        self._failed_at = 0.0
+        self._closed_until = 0.0
+        self._trouble = Trouble()
+
+    @property
+    def seconds_closed(self) -> float:
+        """How long until the next call may be made; 0 or less: one may be made now."""
+        return self._closed_until - time.monotonic()
+
+    @property
+    def max_calls(self) -> int:
+        """How many may be under way. One while the engine is in trouble: that is enough to see whether it is over."""
+        return 1 if self._failures else self._settings.gemini_max_at_once
+
+    async def may_call(self) -> bool:
+        """Takes one call from the budget. If there is none left, the gate is closed until there is."""
+        per_minute, per_day = self._settings.gemini_max_per_minute, self._settings.gemini_max_per_day
+        if not per_minute and not per_day:
+            return True
+        seconds = await self._budget.spend(TEXT, per_minute, per_day)
+        if not seconds:
+            return True
+        if self.seconds_closed <= 0:
+            logger.warning(
+                "The budget for text is spent (GEMINI_MAX_PER_MINUTE, GEMINI_MAX_PER_DAY): next call in %.0f s",
+                seconds,
+            )
+        self._close(seconds)
+        return False
+
+    def answered(self) -> None:
+        """The engine works."""
+        if self._trouble.ends():
+            logger.info("Gemini answers again")
+        self._failures, self.has_answered = 0, True
+
+    def failed(self, error: RetryLater, began: float) -> float:
+        """Closes the gate for a call that began at this moment of ``time.monotonic()``.
+
+        Returns the seconds: with jitter, and at least as long as the engine says.
+        """
+        if error.after_seconds == OPERATOR_PAUSE_SECONDS and not self.has_answered:
+            self.fatal = str(error)
+        if began >= self._failed_at:  # calls that were under way together fail together, and count once
+            self._failures += 1
+            self._failed_at = time.monotonic()
+        pause = max(self.backoff.pause(self._failures), error.after_seconds or 0)
+        self._close(pause)
+        level = logging.WARNING if self._trouble.begins(str(error)) else logging.DEBUG
+        logger.log(level, "Text has to wait %.0f s: %s", pause, error)
+        return pause
+
+    def _close(self, seconds: float) -> None:
+        self._closed_until = max(self._closed_until, time.monotonic() + seconds)

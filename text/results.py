@@ -1,0 +1,129 @@
+"""Texts into the folders of their rooms: the files beside the WAV, and the line in the list of texts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+from archive.texts import FolderTexts, write_text
+from core.records import SegmentRecord, TextRecord, Translation
+from translator import TextResult
+
+logger = logging.getLogger("recorder")
+
+MAX_FOLDERS = 256
+
+
+class TextFolders:
+    """The lists of texts of all folders; those used last are kept in memory."""
+
+    def __init__(
+        self,
+        output_dir: Path,
+        opened: Callable[[Path], FolderTexts] = FolderTexts,
+        max_folders: int | None = MAX_FOLDERS,
+    ) -> None:
+        self._output_dir = output_dir
+        self._opened = opened
+        self._max_folders = max_folders
+        self._folders: OrderedDict[str, FolderTexts] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def texts_of(self, folder: str) -> FolderTexts:
+        """The texts of one folder. From any thread."""
+        with self._lock:
+            if folder not in self._folders:
+                self._folders[folder] = self._opened(self._output_dir / folder)
+            texts = self._folders[folder]
+            self._folders.move_to_end(folder)
+            if self._max_folders is not None and len(self._folders) > self._max_folders:
+                self._folders.popitem(last=False)
+            return texts
+
+    def is_wanted(self, folder: str, segment: SegmentRecord) -> bool:
+        """Whether there is something to do for a segment: its text, or the removal of its audio."""
+        texts = self.texts_of(folder)
+        return not texts.has(segment) or texts.may_remove_audio(segment)
+
+    def is_gone(self, folder: str) -> bool:
+        """Whether a room's folder has been removed. Blocks."""
+        return self._output_dir.exists() and not (self._output_dir / folder).exists()
+
+
+async def save_text(
+    texts: FolderTexts, segment: SegmentRecord, result: TextResult, *, with_files: bool, is_audio_kept: bool
+) -> bool:
+    """Writes a segment's text. False: there was one already.
+
+    Raises:
+        StorageError, OSError: the disk refuses.
+    """
+    translation = result.translation
+    files = _text_files(segment, translation) if with_files else {}
+    record = replace(
+        _record_of(segment),
+        language=translation.language,
+        transcript=translation.transcript,
+        translations=translation.translations,
+        files=tuple(files),
+        model=result.model,
+        latency_seconds=result.usage.seconds,
+        audio_seconds=segment.duration_seconds,
+        input_tokens=result.usage.input_tokens,
+        output_tokens=result.usage.output_tokens,
+        is_audio_kept=is_audio_kept,
+    )
+    for name, text in files.items():
+        await write_text(texts.folder / name, text + "\n")
+    is_new = await asyncio.to_thread(texts.save, record)
+    if is_new:
+        without_files = segment.file if translation.transcript else f"{segment.file} has no words"
+        logger.info(
+            "Text saved: %s, %.1f s after it was spoken",
+            ", ".join(files) or without_files,
+            time.time() - segment.end.timestamp(),
+            extra=_context(segment),
+        )
+    return is_new
+
+
+async def save_refusal(texts: FolderTexts, segment: SegmentRecord, reason: str) -> bool:
+    """Writes down why a segment will never have a text. False: there was a line about it already.
+
+    Raises:
+        StorageError, OSError: the disk refuses.
+    """
+    is_new = await asyncio.to_thread(texts.save, replace(_record_of(segment), refused=reason))
+    if is_new:
+        logger.error("No text for %s, for good: %s", segment.file, reason, extra=_context(segment))
+    return is_new
+
+
+def _text_files(segment: SegmentRecord, translation: Translation) -> dict[str, str]:
+    """What is written beside the WAV: texts by the names of their files."""
+    if not translation.transcript:
+        return {}
+    by_language = {translation.language: translation.transcript, **translation.translations}
+    return {f"{Path(segment.file).stem}_{language}.txt": text for language, text in by_language.items()}
+
+
+def _record_of(segment: SegmentRecord) -> TextRecord:
+    """The beginning of the line about a segment's text: whose it is."""
+    return TextRecord(
+        number=segment.number,
+        file=segment.file,
+        at=datetime.now(timezone.utc),
+        start=segment.start,
+        participant_identity=segment.participant_identity,
+    )
+
+
+def _context(segment: SegmentRecord) -> dict[str, str]:
+    return {"room": segment.room_name, "participant": segment.participant_identity}

@@ -1,0 +1,185 @@
+"""The health answer of the worker: ``/`` for people, ``/live`` for whatever restarts it, ``/metrics`` for Prometheus.
+
+``/`` is 200 ``OK``, or 503 with one plain line that says what is wrong; ``/live`` is 503 only where a restart helps.
+No answer names a room or a person, and nothing else is answered: the framework's own server, which tells more, is
+closed by :mod:`agent`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from aiohttp import web
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+
+from archive.files import prove_disk
+from config import Settings
+from core.heartbeat import beat_for_worker
+from core.metrics import gauge
+from core.supervised import supervised
+from core.worker_state import WORKER, Vitals, vitals
+
+logger = logging.getLogger("recorder")
+
+PROOF_SECONDS = 15.0
+"""How often a file is written as a test of the disk: perhaps nobody speaks."""
+
+
+@contextlib.asynccontextmanager
+async def health_answer(
+    settings: Settings, max_rooms: int, is_connected: Callable[[], bool]
+) -> AsyncIterator[int]:
+    """Answers until left, and watches the worker's own loop, its server and its disk. Yields the port, 0 if there is
+    none to be had: no reason to leave rooms unrecorded."""
+    own = _ProcessMetrics(max_rooms)
+    disk = _DiskProof(Path(settings.output_dir), own.registry)
+    vitals.add_source(own)
+    async with contextlib.AsyncExitStack() as stack:
+        runner = web.AppRunner(
+            health_app(vitals, with_metrics=settings.metrics), access_log=None, shutdown_timeout=1
+        )
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        stack.callback(disk.close)
+        vitals.room_opened(WORKER)
+        stack.callback(vitals.room_closed, WORKER)
+        tasks = [
+            supervised(lambda: beat_for_worker(is_connected), "heartbeat"),
+            supervised(disk.run, "test of the disk"),
+        ]
+        stack.push_async_callback(_end, tasks)
+        yield await _listen(runner, settings.health_host, settings.health_port)
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _listen(runner: web.AppRunner, host: str, port: int) -> int:
+    """Listens on this port, or on any free one if it is taken."""
+    for choice in dict.fromkeys((port, 0)):
+        try:
+            await web.TCPSite(runner, host, choice).start()
+        except OSError as error:
+            what = "using any free port" if choice else "there is no health answer"
+            logger.warning(
+                "HEALTH_HOST=%s, HEALTH_PORT=%d cannot be used (%s): %s",
+                host,
+                choice,
+                error.strerror or error,
+                what,
+            )
+        else:
+            return int(runner.addresses[0][1])
+    return 0
+
+
+def health_app(of: Vitals, *, with_metrics: bool) -> web.Application:
+    """The answers, about ``of``."""
+
+    async def health(_: web.Request) -> web.Response:
+        return _verdict(of.snapshot().problems)
+
+    async def live(_: web.Request) -> web.Response:
+        seen = of.snapshot()
+        return _verdict(seen.problems if seen.needs_restart else [])
+
+    async def metrics(_: web.Request) -> web.Response:
+        text = exposition(await of.registries())
+        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    app = web.Application()
+    app.router.add_get("/", health)
+    app.router.add_get("/live", live)
+    if with_metrics:
+        app.router.add_get("/metrics", metrics)
+    return app
+
+
+def _verdict(problems: list[str]) -> web.Response:
+    return web.Response(status=503 if problems else 200, text=("; ".join(problems) or "OK") + "\n")
+
+
+# --- the disk ---
+
+
+class _DiskProof:
+    """Writes to the disk now and then, so that an idle worker knows before the lesson begins."""
+
+    def __init__(self, folder: Path, registry: CollectorRegistry) -> None:
+        self._folder = folder
+        self._registry = registry
+        self._free_bytes = gauge(None, "disk_free_bytes", "Free space where OUTPUT_DIR is")
+        self._is_measured = False
+        self._trouble = ""
+        # Of its own: the default one is waited for at the end, and a disk may hang for ever.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="proof")
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await self._prove()
+            await asyncio.sleep(PROOF_SECONDS)
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False)
+
+    async def _prove(self) -> None:
+        try:
+            with vitals.disk_step(WORKER):
+                loop = asyncio.get_running_loop()
+                free_bytes = await loop.run_in_executor(self._thread, prove_disk, self._folder)
+        except OSError as error:
+            self._report(error.strerror or type(error).__name__)
+        else:
+            self._report("")
+            self._show(free_bytes)
+
+    def _show(self, free_bytes: int) -> None:
+        self._free_bytes.set(free_bytes)
+        if not self._is_measured:  # until then there is no figure: 0 would look like a full disk
+            self._is_measured = True
+            self._registry.register(self._free_bytes)
+
+    def _report(self, trouble: str) -> None:
+        if trouble and trouble != self._trouble:
+            logger.error("OUTPUT_DIR cannot be written: %s. What is said now is held in memory", trouble)
+        if self._trouble and not trouble:
+            logger.warning("OUTPUT_DIR can be written again")
+        self._trouble = trouble
+        vitals.disk_refuses(WORKER, trouble)  # an empty one: it works
+
+
+# --- metrics ---
+
+
+class _ProcessMetrics:
+    """Of the worker's own process (memory and CPU on Linux only), and how much it takes."""
+
+    def __init__(self, max_rooms: int) -> None:
+        self.registry = CollectorRegistry()
+        gauge(self.registry, "max_rooms", "Rooms that this worker takes (MAX_ROOMS)").set(max_rooms)
+        ProcessCollector(registry=self.registry)
+
+    async def refresh(self) -> None:
+        """Nothing: all of it is read when it is shown."""
+
+
+def exposition(registries: Iterable[CollectorRegistry]) -> bytes:
+    """All metrics of these registries in Prometheus' text format."""
+    # Else every counter has a second line, with the moment of its creation.
+    disable_created_metrics()  # type: ignore[no-untyped-call]
+    return b"".join(generate_latest(registry) for registry in registries)

@@ -1,0 +1,281 @@
+"""Finds rooms that have a teacher and no living recorder, and asks LiveKit to send one.
+
+A server dispatches a recorder only when a room is created (fact 11): a room that opened before the worker, during a
+deploy, while all workers were full or whose recorder was killed would stay unrecorded for ever. So every worker
+compares its picture with the server's, at the start and every few seconds. LiveKit's own dispatch then chooses the
+worker.
+
+Workers do not know of each other, and need not. A round looks at three times as many rooms as the worker records
+itself, those first that it has not seen before and otherwise at random: so all workers together look at every room
+about three times a round, however many they are. Before one asks for a recorder it waits a moment, and looks whether
+another has (docs/scaling.md has the figures).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import logging
+import math
+import random
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from livekit import api
+from livekit.protocol import agent, models
+
+from config import Settings
+from core.trouble import Trouble, trouble_of
+from core.worker_state import vitals
+from recording import recorder_ping
+from recording.roles import ParticipantFacts, RoleRules
+
+logger = logging.getLogger("recorder")
+
+NEW_ROOM_SECONDS = 3.0
+"""A room younger than this may have its first recorder on the way. By the server's clock: where ours is far behind it,
+a room would be of an age below zero for as long, and is not believed to be new."""
+
+PATIENCE_SECONDS = 8.0
+"""How long a recorder may take to appear that a worker has accepted to send, before another is asked for."""
+
+UNANSWERED_SECONDS = 4.0
+"""Nobody has accepted until now: the server asks one worker, and gives it 3 s (livekit-server 1.13.3). It may have
+asked the very one that hangs."""
+
+ABSENT_SECONDS = 60.0
+"""A room in which a recorder was asked for so lately is looked at for one before it is called: a call that nobody is
+there to answer takes 3 s."""
+
+LEAST_LOOKS = 20
+LOOKS_PER_ROOM_OF_OURS = 3
+
+MOST_LOOKS = 100
+"""At once, even where a thousand rooms are recorded here."""
+
+SHORT_LIST = 200
+"""A list of more rooms than this is not fetched every round, but as much more seldom as it is longer."""
+
+CAUTION_SECONDS = (0.7, 1.7)
+"""Several workers may find the same room at the same moment. Each waits so long before it acts: until the recorder
+would be there that another has just asked for, and not all as long."""
+
+
+_UNDER_WAY = (agent.JS_PENDING, agent.JS_RUNNING)
+
+
+def is_wanted(room: str, patterns: Sequence[str]) -> bool:
+    """Whether ROOM_FILTER lets a room of this name be recorded. Without patterns, every room."""
+    return not patterns or any(fnmatch.fnmatchcase(room, pattern) for pattern in patterns)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A recorder has been asked for."""
+
+    at: float
+    """When (monotonic clock)."""
+    dispatches_before: Collection[str]
+    """Their ids, without this one's."""
+
+
+class Reconciler:
+    """Compares rooms with recorders, one round at a time."""
+
+    def __init__(
+        self,
+        livekit: api.LiveKitAPI,
+        settings: Settings,
+        is_recorded_here: Callable[[str], bool],
+        rooms_taken: Callable[[], int],
+        has_capacity: Callable[[], bool],
+    ) -> None:
+        self._livekit = livekit
+        self._settings = settings
+        self._is_recorded_here = is_recorded_here
+        self._rooms_taken = rooms_taken
+        self._has_capacity = has_capacity
+        self._rules = RoleRules(settings)
+        self._rooms: dict[str, models.Room] = {}
+        """By sid, as of the last list."""
+        self._list_again_at = 0.0
+        self._seen: set[str] = set()
+        """Sids of rooms that have been looked at."""
+        self._asked: dict[str, _Asked] = {}
+        """By the room's sid."""
+        self._looks: dict[str, asyncio.Task[None]] = {}
+        """On their way, by the room's sid."""
+        self._trouble = Trouble()
+
+    async def run(self) -> None:
+        """Rounds until cancelled. A server that does not answer is asked again at the next round."""
+        try:
+            while True:
+                try:
+                    await self.round()
+                except Exception as error:  # whatever the server said, the next round asks again
+                    self._say_once(error)
+                # Never in step with other workers.
+                await asyncio.sleep(self._settings.reconcile_seconds * random.uniform(0.8, 1.2))
+        finally:
+            for look in self._looks.values():
+                look.cancel()
+
+    async def round(self) -> None:
+        """Begins to look at as many rooms as are ours to look at. A recorder that does not answer holds up no round.
+
+        Raises:
+            api.TwirpError, aiohttp.ClientError, asyncio.TimeoutError: the server does not answer.
+        """
+        if not self._has_capacity():
+            return  # those who have room for more ask for it
+        if time.monotonic() >= self._list_again_at:
+            await self._list_rooms()
+            self._trouble.ends()
+        for room in self._chosen():
+            look = asyncio.create_task(self._look_at(room), name=f"look at {room.name}")
+            self._looks[room.sid] = look
+            look.add_done_callback(lambda look, sid=room.sid: self._on_look_done(look, sid))  # type: ignore[misc]
+
+    def _on_look_done(self, look: asyncio.Task[None], sid: str) -> None:
+        del self._looks[sid]
+        if not look.cancelled() and (error := look.exception()) is not None:
+            self._say_once(error)
+
+    def _say_once(self, error: BaseException) -> None:
+        if self._trouble.begins(trouble_of(error)):
+            logger.warning("Rooms without a recorder cannot be looked for now: %s", self._trouble.current)
+
+    async def _list_rooms(self) -> None:
+        rooms = (await self._livekit.room.list_rooms(api.ListRoomsRequest())).rooms
+        self._rooms = {room.sid: room for room in rooms}
+        self._seen &= self._rooms.keys()
+        self._asked = {sid: asked for sid, asked in self._asked.items() if sid in self._rooms}
+        rounds = len(rooms) // SHORT_LIST
+        self._list_again_at = time.monotonic() + rounds * self._settings.reconcile_seconds
+
+    def _chosen(self) -> list[models.Room]:
+        candidates = [room for room in self._rooms.values() if self._may_need_recorder(room)]
+        random.shuffle(candidates)
+        candidates.sort(key=lambda room: room.sid in self._seen)
+        share = max(LEAST_LOOKS, LOOKS_PER_ROOM_OF_OURS * self._rooms_taken())
+        return candidates[: min(share, MOST_LOOKS - len(self._looks))]
+
+    def _may_need_recorder(self, room: models.Room) -> bool:
+        if room.num_participants == 0 or room.sid in self._looks or self._is_recorded_here(room.sid):
+            return False
+        if not is_wanted(room.name, self._settings.room_filter):
+            return False
+        if abs(time.time() - room.creation_time) < NEW_ROOM_SECONDS:
+            return False
+        return self._asked_ago(room) >= UNANSWERED_SECONDS
+
+    def _asked_ago(self, room: models.Room) -> float:
+        """How many seconds ago we have asked for a recorder, or seen that another worker has."""
+        return time.monotonic() - self._asked[room.sid].at if room.sid in self._asked else math.inf
+
+    async def _look_at(self, room: models.Room) -> None:
+        try:
+            if not await self._has_recorder(room) and await self._has_teacher(room):
+                await self._ask_unless_another_has(room)
+        except api.TwirpError as error:
+            if error.code != api.TwirpErrorCode.NOT_FOUND:
+                raise
+            self._rooms.pop(room.sid, None)  # it is over
+        self._seen.add(room.sid)
+
+    async def _has_recorder(self, room: models.Room) -> bool:
+        """Whether one is there and alive. One that does not answer twice is removed from the room.
+
+        A recorder that is well costs a single call.
+        """
+        if self._asked_ago(room) < ABSENT_SECONDS and await self._listed_recorder(room) is None:
+            return False
+        is_alive = await self._is_alive(room)
+        listed = None if is_alive else await self._listed_recorder(room)
+        if is_alive or listed is None:
+            return bool(is_alive)
+        if is_alive is None or await self._is_alive(room) is not False:
+            return True
+        if await self._listed_recorder(room) != listed:
+            return True  # there is a new one, or somebody else has found the old one dead and sees to it
+        logger.warning("The room's recorder does not answer: removing it", extra={"room": room.name})
+        return not await self._remove_recorder(room)
+
+    async def _is_alive(self, room: models.Room) -> bool | None:
+        return await recorder_ping.is_alive(self._livekit, room.name, self._settings.agent_identity)
+
+    async def _listed_recorder(self, room: models.Room) -> str | None:
+        """The sid of the recorder that the server lists in the room."""
+        try:
+            return (await self._livekit.room.get_participant(self._recorder_in(room))).sid
+        except api.TwirpError as error:
+            if error.code == api.TwirpErrorCode.NOT_FOUND:
+                return None
+            raise
+
+    async def _remove_recorder(self, room: models.Room) -> bool:
+        """Whether it was we who did: of several workers that try, it is for this one to ask for another."""
+        try:
+            await self._livekit.room.remove_participant(self._recorder_in(room))
+        except api.TwirpError:
+            return False
+        return True
+
+    def _recorder_in(self, room: models.Room) -> api.RoomParticipantIdentity:
+        return api.RoomParticipantIdentity(room=room.name, identity=self._settings.agent_identity)
+
+    async def _has_teacher(self, room: models.Room) -> bool:
+        people = (
+            await self._livekit.room.list_participants(api.ListParticipantsRequest(room=room.name))
+        ).participants
+        present = [one for one in people if one.state != models.ParticipantInfo.DISCONNECTED]
+        return any(self._rules.judge(_facts(one)).is_recorded for one in present)
+
+    async def _ask_unless_another_has(self, room: models.Room) -> None:
+        before = await self._dispatches(room)
+        if self._is_one_on_its_way(room, before):
+            return
+        await asyncio.sleep(random.uniform(*CAUTION_SECONDS))
+        self._asked[room.sid] = _Asked(time.monotonic(), before.keys())
+        after = await self._dispatches(room)
+        if after.keys() != before.keys() or await self._listed_recorder(room) is not None:
+            return
+        vitals.counters.adoptions.inc()
+        logger.info("A teacher without a recorder: asking for one", extra={"room": room.name})
+        await ask_for_recorder(self._livekit, self._settings, room.name)
+
+    def _is_one_on_its_way(self, room: models.Room, dispatches: Mapping[str, api.AgentDispatch]) -> bool:
+        """Whether a worker has accepted what was asked for a moment ago. Those of recorders that were killed may
+        be listed as running for long."""
+        if self._asked_ago(room) >= PATIENCE_SECONDS:
+            return False
+        new = dispatches.keys() - self._asked[room.sid].dispatches_before
+        return any(job.state.status in _UNDER_WAY for sid in new for job in dispatches[sid].state.jobs)
+
+    async def _dispatches(self, room: models.Room) -> dict[str, api.AgentDispatch]:
+        """By id."""
+        dispatches = await self._livekit.agent_dispatch.list_dispatch(room.name)
+        return {dispatch.id: dispatch for dispatch in dispatches}
+
+
+async def ask_for_recorder(livekit: api.LiveKitAPI, settings: Settings, room: str) -> None:
+    """Has LiveKit send a recorder into the room: of the workers that can take one, it chooses.
+
+    Raises:
+        api.TwirpError, aiohttp.ClientError, asyncio.TimeoutError: the server does not answer.
+    """
+    request = api.CreateAgentDispatchRequest(agent_name=settings.agent_name, room=room)
+    await livekit.agent_dispatch.create_dispatch(request)
+
+
+def _facts(participant: models.ParticipantInfo) -> ParticipantFacts:
+    return ParticipantFacts(
+        sid=participant.sid,
+        identity=participant.identity,
+        is_standard=participant.kind == models.ParticipantInfo.STANDARD,
+        metadata=participant.metadata,
+        attributes=participant.attributes,
+        can_update_metadata=participant.permission.can_update_metadata,
+    )
