@@ -17,6 +17,7 @@ from livekit import rtc
 
 from archive.handover_note import Hearing, Word
 from archive.names import HEARD_FILE
+from audio_processor import open_stream
 from config import Settings
 from core import supervised
 from core.records import SAMPLE_RATE, GapReason, format_utc, parse_utc, utc_now
@@ -647,7 +648,7 @@ async def test_a_stream_that_cannot_be_opened_is_a_gap_and_asked_for_again(
 ) -> None:
     monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
     monkeypatch.setattr(tracks, "ASK_AGAIN_SECONDS", 0.05)
-    opened = streams.open_stream
+    opened = open_stream
     monkeypatch.setattr(streams, "open_stream", MagicMock(side_effect=RuntimeError("odd")))
     begins(lesson)
     lesson.subscribed()
