@@ -24,7 +24,6 @@ from support.teaching import heard, sentences, teacher_in
 
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.long,
     pytest.mark.timeout(360),
     pytest.mark.skipif(sys.platform == "win32", reason="counts what Windows does not tell"),
 ]
@@ -79,6 +78,7 @@ def assert_flat(before: Footprint, after: Footprint) -> None:
     assert after.files <= before.files + SPARE, f"{before}, then {after}"
 
 
+@pytest.mark.long
 @pytest.mark.fault("200 join/leave cycles", "every room is recorded; memory, threads and files stay flat")
 async def test_rooms_that_come_and_go_leave_nothing_behind(
     livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path, seen: Seen
@@ -111,6 +111,7 @@ async def rooms_come_and_go(server: LiveKitServer, recorder: Worker, numbers: Se
     await until(lambda: recorder.log.count("Room over") > numbers[-1], "the rooms are over", timeout=60)
 
 
+@pytest.mark.alone
 @pytest.mark.fault(
     "500 students join and leave", "the teacher is recorded; memory, threads and files stay flat"
 )
