@@ -88,7 +88,7 @@ def fetch_python(uv: Path, version: str, folder: Path) -> None:
     ]
     code, said = run_quietly(command, {"UV_HTTP_RETRIES": "1", **os.environ, "PYTHONPATH": str(uv)})
     if code:
-        _raise_if_unreachable("uv", said)
+        _raise_if_unreachable("uv", said, "UV_PYTHON_INSTALL_MIRROR names another source of Pythons.")
         raise Failed(f"uv could not fetch Python {version}: {' '.join(said.split())}")
 
 
@@ -99,13 +99,12 @@ def unreachable(said: str) -> str | None:
     return next((match[1] for address in ADDRESSES if (match := re.search(address, said))), "the network")
 
 
-def _raise_if_unreachable(tool: str, said: str) -> None:
+def _raise_if_unreachable(
+    tool: str, said: str, hint: str = "PIP_INDEX_URL and PIP_PROXY name another registry, and the way there."
+) -> None:
     host = unreachable(said)
     if host:
-        raise Failed(
-            f"{tool} cannot reach {host}: is this machine online? "
-            "(PIP_INDEX_URL and PIP_PROXY name another registry, and the way there.)"
-        )
+        raise Failed(f"{tool} cannot reach {host}: is this machine online? ({hint})")
 
 
 def _pip(python: Path, arguments: Iterable[str], keep_open: Sequence[int]) -> tuple[int, str]:
