@@ -61,7 +61,7 @@ from core.errors import ConfigError, RecorderError
 from core.logs import set_up_logging
 from core.records import RoomInfo
 from core.supervised import pauses, supervised
-from core.worker_state import vitals
+from core.worker_state import worker_state
 from delivery.retention import Housekeeping
 from delivery.service import DeliveryService
 from delivery.targets import open_targets
@@ -178,7 +178,7 @@ class RecorderServer(AgentServer):
             from search.index import FreshIndex
 
             index = FreshIndex(Path(self.settings.output_dir))
-            vitals.add_source(self.texts.metrics)
+            worker_state.add_source(self.texts.metrics)
             helpers.append(supervised(self.texts.run, "texts"))
             helpers.append(supervised(index.run, "search index"))
         return helpers
@@ -221,7 +221,7 @@ class RecorderServer(AgentServer):
         tasks = [supervised(housekeeping.run, "housekeeping")]
         if targets:
             self.delivery = DeliveryService(self.settings, targets, outbox)
-            vitals.add_source(self.delivery.metrics)
+            worker_state.add_source(self.delivery.metrics)
             tasks.append(supervised(self.delivery.run, "delivery"))
         return tasks
 
@@ -392,7 +392,7 @@ async def request(request: JobRequest) -> None:
         logger.info("Already recording: second request refused", extra={"room": request.room.name})
         await request.reject(terminate=True)
     elif server.rooms_taken() >= server.max_rooms:
-        vitals.counters.refused_rooms.inc()
+        worker_state.counters.refused_rooms.inc()
         logger.error("Full with %d rooms (MAX_ROOMS)", server.max_rooms, extra={"room": request.room.name})
         await request.reject(terminate=False)
     else:

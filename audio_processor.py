@@ -27,7 +27,7 @@ from livekit.rtc._proto.ffi_pb2 import FfiEvent
 from config import Settings
 from core.records import SAMPLE_RATE, EndReason, Pcm, SpeechSegment, StreamClock, TrackInfo
 from core.stream_clock import Dating, Instant, Timekeeper
-from core.worker_state import vitals
+from core.worker_state import worker_state
 
 logger = logging.getLogger("recorder")
 
@@ -637,7 +637,7 @@ class TrackProcessor:
         if abs(drifted + was_set) <= TOLERATED_CLOCK_SECONDS:
             return
         self._dating = found
-        vitals.counters.clock_corrections.inc()
+        worker_state.counters.clock_corrections.inc()
         logger.warning(
             "Clock corrected by %+.3f s: the machine's was set by %+.3f s, the samples drifted by %+.3f s",
             drifted + was_set,

@@ -38,7 +38,15 @@ from archive.files import (
     write_all,
     write_whole,
 )
-from archive.handover_note import Before, Heard, Hearing, Word, is_plausible, read_note, write_note
+from archive.handover_note import (
+    EarlierRecorders,
+    HandoverNote,
+    RoomProgress,
+    TrackProgress,
+    is_plausible,
+    read_note,
+    write_note,
+)
 from archive.jsonl import Bookmark, new_lines
 from archive.manifest import append_gap, append_manifest, read_manifest, records_in
 from archive.names import MANIFEST, PART_SUFFIX, SegmentNames, digest_of, safe_name
@@ -48,14 +56,14 @@ from config import Settings
 from core.errors import StorageError
 from core.records import (
     BYTES_PER_SAMPLE,
-    NO_WISHES,
+    NO_TEXT_OPTIONS,
     GapRecord,
     Pcm,
     RoomInfo,
     SegmentRecord,
     SpeechSegment,
     StreamClock,
-    TextWishes,
+    TextOptions,
     TrackInfo,
 )
 
@@ -67,7 +75,7 @@ class RoomFolder:
         self.path = path
         self.room = room
         self._names = names
-        self._before: Before | None = None
+        self._before: EarlierRecorders | None = None
         self._has_written_note = False
         self._highest_number = 0
         self._bookmark = Bookmark()
@@ -88,26 +96,26 @@ class RoomFolder:
         """Makes segments of what a crash has left in the folder."""
         return recover_folder(self.path, self._names)
 
-    def hear(self, heard: Heard) -> None:
+    def write_progress(self, progress: RoomProgress) -> None:
         """Writes the handover note.
 
         Raises:
             OSError: the disk does not let it.
         """
-        before, now = self._look_back(), heard.now or heard.until
+        before, now = self._look_back(), progress.now or progress.until
         self._has_written_note = True
-        first = Hearing(self.room.started_at)
-        tracks = {sid: one or before.hearing(sid, now) or first for sid, one in heard.tracks.items()}
-        write_note(self.path, Word(self.room.sid, heard.until, tracks, now))
+        first = TrackProgress(self.room.started_at)
+        tracks = {sid: one or before.progress(sid, now) or first for sid, one in progress.tracks.items()}
+        write_note(self.path, HandoverNote(self.room.sid, progress.until, tracks, now))
 
-    def heard_before(self, track_sid: str, now: datetime) -> datetime | None:
+    def received_before(self, track_sid: str, now: datetime) -> datetime | None:
         """Until when other recorders have received a track of this session on this disk; None: there was none."""
-        hearing = self._look_back().hearing(track_sid, now)
-        return hearing.everything_until if hearing else None
+        progress = self._look_back().progress(track_sid, now)
+        return progress.everything_until if progress else None
 
-    def _look_back(self) -> Before:
+    def _look_back(self) -> EarlierRecorders:
         if self._before is None or not self._has_written_note:
-            self._before = Before(read_note(self.path, self.room.sid), self._last_ends())
+            self._before = EarlierRecorders(read_note(self.path, self.room.sid), self._last_ends())
         return self._before
 
     def _last_ends(self) -> dict[str, datetime]:
@@ -234,7 +242,7 @@ class PartFile:
             with contextlib.suppress(OSError):
                 file.close()
 
-    def commit(self, segment: SpeechSegment, wishes: TextWishes = NO_WISHES) -> SegmentRecord:
+    def commit(self, segment: SpeechSegment, text_options: TextOptions = NO_TEXT_OPTIONS) -> SegmentRecord:
         """Gives the segment its final bounds, its name and its line in the manifest.
 
         Safe to repeat after an error: whatever had been done is done over from the segment's own PCM.
@@ -251,7 +259,7 @@ class PartFile:
                 hashlib.sha256(wav_header(len(segment.pcm)) + pcm_bytes(segment.pcm)).hexdigest(),
                 segment.end_reason,
                 (segment.mean_probability, segment.lowest_probability),
-                wishes,
+                text_options,
             )
             self._list(record)
             with contextlib.suppress(OSError):  # a note that stays is cleared away by the next recovery

@@ -46,7 +46,7 @@ CALL_TIMEOUT_SECONDS = 60.0
 OPERATOR_PAUSE_SECONDS = 60.0
 """How long to wait where only the operator can help: a wrong key or model."""
 
-LONGEST_HINT_SECONDS = 3600.0
+MAX_HINT_SECONDS = 3600.0
 SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 
 INSTRUCTION = """\
@@ -205,9 +205,9 @@ def checked(answer: str, languages: Sequence[str]) -> Translation:
         ValueError, KeyError, TypeError, RecursionError: it is not.
     """
     found = json.loads(answer)
-    transcript = plain(found["transcript"])
+    transcript = cleaned_text(found["transcript"])
     translations = found["translations"] if languages else {}
-    texts = {language: plain(translations[language]) for language in languages}
+    texts = {language: cleaned_text(translations[language]) for language in languages}
     if not transcript:
         return Translation("", "", {})
     spoken = language_tag(found["spoken_language"])
@@ -217,7 +217,7 @@ def checked(answer: str, languages: Sequence[str]) -> Translation:
     )
 
 
-def plain(text: object) -> str:
+def cleaned_text(text: object) -> str:
     """One paragraph of plain text: no control or direction characters, bounded in length.
 
     Raises:
@@ -414,7 +414,7 @@ def _retry_hint(details: Any) -> float | None:
     try:
         for detail in details["error"]["details"]:
             if "retryDelay" in detail:
-                return max(0.0, min(float(str(detail["retryDelay"]).removesuffix("s")), LONGEST_HINT_SECONDS))
+                return max(0.0, min(float(str(detail["retryDelay"]).removesuffix("s")), MAX_HINT_SECONDS))
     except (KeyError, TypeError, ValueError):
         pass
     return None

@@ -63,7 +63,7 @@ class Undelivered:
     """Why it has been set aside; empty while it is still on its way."""
 
 
-class Ledger:
+class DeliveryLog:
     """The delivery log of one folder, as it was when it was read. Everything blocks."""
 
     def __init__(self, folder: Path) -> None:

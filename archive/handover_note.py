@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 
 from archive import jsonl
 from archive.files import is_ordinary_or_none, open_private, write_all
-from archive.names import HEARD_FILE
+from archive.names import HANDOVER_NOTE
 from core.records import format_utc, parse_utc
 
 logger = logging.getLogger("recorder")
 
 MAX_NOTE_BYTES = 2**20
-MAX_HELD_SECONDS = 60.0
+MAX_JITTER_DELAY_SECONDS = 60.0
 PLAUSIBLE_YEARS = range(1970, 9000)
 """Of dates from files: no calculation with them overflows."""
 
@@ -31,39 +31,39 @@ MAX_CLOCK_DIFFERENCE = timedelta(seconds=5)
 
 
 @dataclass(frozen=True)
-class Hearing:
+class TrackProgress:
     """Until when a track has been received."""
 
     until: datetime
     """The date of its last sample that is on disk, or is known not to be speech."""
-    held_seconds: float = 0.0
+    jitter_delay_seconds: float = 0.0
     """The jitter buffer's delay: what that sample brought was so much older."""
 
     @property
     def everything_until(self) -> datetime:
         """All that was said before this has been received."""
-        return self.until - timedelta(seconds=self.held_seconds)
+        return self.until - timedelta(seconds=self.jitter_delay_seconds)
 
 
-class Heard(NamedTuple):
+class RoomProgress(NamedTuple):
     """Until when the tracks of a room have been received, as this recorder knows it."""
 
     until: datetime
     """Of all tracks that are not named."""
-    tracks: Mapping[str, Hearing | None]
+    tracks: Mapping[str, TrackProgress | None]
     """By sid. None: nothing since the recorder before this one."""
     now: datetime | None = None
     """When that was so; else at ``until``."""
 
 
 @dataclass(frozen=True)
-class Word:
+class HandoverNote:
     """The handover note."""
 
     room_sid: str
     until: datetime
     """Of all tracks that are not named."""
-    tracks: Mapping[str, Hearing] = field(default_factory=dict)
+    tracks: Mapping[str, TrackProgress] = field(default_factory=dict)
     """By sid."""
     left_at: datetime | None = None
     """When that was so; else at ``until``."""
@@ -72,10 +72,10 @@ class Word:
         """One line of JSON."""
         tracks = {
             sid: {
-                "until": format_utc(hearing.until),
-                "held_seconds": round(min(hearing.held_seconds, MAX_HELD_SECONDS), 3),
+                "until": format_utc(progress.until),
+                "held_seconds": round(min(progress.jitter_delay_seconds, MAX_JITTER_DELAY_SECONDS), 3),
             }
-            for sid, hearing in self.tracks.items()
+            for sid, progress in self.tracks.items()
         }
         left_at = format_utc(self.left_at or self.until)
         return jsonl.encoded(
@@ -88,47 +88,47 @@ class Word:
         )
 
     @classmethod
-    def in_line(cls, text: bytes) -> Word | None:
+    def in_line(cls, text: bytes) -> HandoverNote | None:
         """The note in the first line; a crash may leave the end of an older one behind it. None: it is none of ours."""
         line, is_complete, _ = text.partition(b"\n")
         return jsonl.parsed(line, cls._from_json) if is_complete else None
 
     @classmethod
-    def _from_json(cls, note: Mapping[str, Any]) -> Word:
+    def _from_json(cls, note: Mapping[str, Any]) -> HandoverNote:
         tracks = {
-            sid: Hearing(_date(one["until"]), _held(one["held_seconds"]))
+            sid: TrackProgress(_date(one["until"]), _jitter_delay(one["held_seconds"]))
             for sid, one in note["tracks"].items()
         }
         return cls(str(note["room_sid"]), _date(note["until"]), tracks, _date(note["left_at"]))
 
 
-def read_note(folder: Path, room_sid: str) -> Word | None:
+def read_note(folder: Path, room_sid: str) -> HandoverNote | None:
     """The note in a room's folder, if it is of this session. Blocks.
 
     None as well if it cannot be read: speech must not wait for it, and a gap is then too long.
     """
-    path = folder / HEARD_FILE
+    path = folder / HANDOVER_NOTE
     try:
         if not path.exists() or not is_ordinary_or_none(path):
             return None
         with open_private(path, os.O_RDONLY) as file:
             text, changed_at = file.read(MAX_NOTE_BYTES), os.fstat(file.fileno()).st_mtime
         if text == room_sid.encode():  # by a version that said only so much
-            return Word(room_sid, datetime.fromtimestamp(changed_at, timezone.utc))
+            return HandoverNote(room_sid, datetime.fromtimestamp(changed_at, timezone.utc))
     except (OSError, ValueError, OverflowError) as error:
         logger.warning("%s cannot be read: %s", path, error)
         return None
-    note = Word.in_line(text)
+    note = HandoverNote.in_line(text)
     return note if note and note.room_sid == room_sid else None
 
 
-def write_note(folder: Path, note: Word) -> None:
+def write_note(folder: Path, note: HandoverNote) -> None:
     """Replaces the note in a room's folder. It may be lost with the power, but not with the process. Blocks.
 
     Raises:
         OSError: the disk does not let it.
     """
-    path = folder / HEARD_FILE
+    path = folder / HANDOVER_NOTE
     if not is_ordinary_or_none(path):
         return
     line = note.to_line()
@@ -149,30 +149,30 @@ def is_plausible(moment: datetime) -> bool:
     return moment.year in PLAUSIBLE_YEARS
 
 
-def _held(value: object) -> float:
-    if isinstance(value, (int, float)) and 0 <= value <= MAX_HELD_SECONDS:
+def _jitter_delay(value: object) -> float:
+    if isinstance(value, (int, float)) and 0 <= value <= MAX_JITTER_DELAY_SECONDS:
         return float(value)
     raise ValueError(f"not a plausible jitter-buffer delay: {value!r}")
 
 
 @dataclass(frozen=True)
-class Before:
+class EarlierRecorders:
     """What the recorders before this one have left of this session."""
 
-    word: Word | None
+    note: HandoverNote | None
     last_ends: Mapping[str, datetime]
     """When the last segment of each track ends. After a crash that may be later than the note."""
 
-    def hearing(self, track_sid: str, now: datetime) -> Hearing | None:
+    def progress(self, track_sid: str, now: datetime) -> TrackProgress | None:
         """Until when they have received a track; None: there was none."""
         latest = now + MAX_CLOCK_DIFFERENCE
         ends = {sid: end for sid, end in self.last_ends.items() if end < latest}
-        word = self.word
-        if word is None or word.until >= latest:
+        note = self.note
+        if note is None or note.until >= latest:
             last_end = max(ends.values(), default=None)
-            return Hearing(last_end) if last_end else None
-        noted = word.tracks.get(track_sid, Hearing(word.until))
-        left_at = word.left_at or word.until
+            return TrackProgress(last_end) if last_end else None
+        noted = note.tracks.get(track_sid, TrackProgress(note.until))
+        left_at = note.left_at or note.until
         end = ends.get(track_sid, left_at)
         # An end from before the note was known to its writer; a segment's last silence may be that of a cut connection.
-        return Hearing(end, noted.held_seconds) if end > left_at else noted
+        return TrackProgress(end, noted.jitter_delay_seconds) if end > left_at else noted

@@ -25,7 +25,7 @@ Wanted = Callable[[str, SegmentRecord], bool]
 thread."""
 
 
-class ManifestFeed:
+class ManifestReader:
     """Adds the segments of all manifests to the outbox, as one kind of work."""
 
     def __init__(self, outbox: Outbox, output_dir: Path, kind: str, wanted: Wanted) -> None:

@@ -17,7 +17,7 @@ MANIFEST = "segments.jsonl"
 GAPS = "gaps.jsonl"
 """The manifest's other half, what may be missing: a file of its own, so that every line of MANIFEST is a segment."""
 TEXTS = "texts.jsonl"
-HEARD_FILE = ".heard"
+HANDOVER_NOTE = ".heard"
 """The handover note: one line of JSON with how far each track has been received. Rewritten every second."""
 PART_SUFFIX = ".part"
 

@@ -30,10 +30,10 @@ from archive.jsonl import Bookmark
 from archive.outbox_file import OutboxFile, Presence
 from core.errors import StorageError
 
-MOST_WAITING = 50_000
+MAX_WAITING = 50_000
 """Items of one kind that wait, about 80 hours of speech. More stay in the manifests until there is room."""
 
-MOST_FINISHED = 50_000
+MAX_FINISHED = 50_000
 """Finished items of one kind that are remembered."""
 FORGET_EVERY = 500
 """How many more there may be until the oldest are forgotten: looking for them takes a while."""
@@ -135,7 +135,7 @@ class Outbox:
         row = self._file.one("SELECT bytes, digest FROM bookmark WHERE kind = ? AND source = ?", kind, source)
         if (Bookmark(*row) if row else Bookmark()) != read_from:
             return False
-        if self._count(kind, State.PENDING) + len(works) > MOST_WAITING:
+        if self._count(kind, State.PENDING) + len(works) > MAX_WAITING:
             return False
         self._insert(works)
         self._file.run(
@@ -314,7 +314,7 @@ class Outbox:
             "DELETE FROM work WHERE kind = ?1 AND state = 'done' AND moment < (SELECT moment FROM work"
             " WHERE kind = ?1 AND state = 'done' ORDER BY moment DESC LIMIT 1 OFFSET ?2)",
             kind,
-            MOST_FINISHED,
+            MAX_FINISHED,
         )
 
 

@@ -17,13 +17,13 @@ from archive.names import PART_SUFFIX, SegmentNames
 from archive.wav import mend_wav, samples_in
 from config import Settings
 from core.records import (
-    NO_WISHES,
+    NO_TEXT_OPTIONS,
     SAMPLE_RATE,
     EndReason,
     RoomInfo,
     SegmentRecord,
     StreamClock,
-    TextWishes,
+    TextOptions,
     TrackInfo,
     format_utc,
     parse_utc,
@@ -61,7 +61,7 @@ class OpenNote:
         sha256: str,
         end_reason: EndReason,
         probabilities: tuple[float, float] | None = None,
-        wishes: TextWishes = NO_WISHES,
+        text_options: TextOptions = NO_TEXT_OPTIONS,
     ) -> SegmentRecord:
         return SegmentRecord(
             number=self.number,
@@ -80,8 +80,8 @@ class OpenNote:
             lowest_probability=probabilities[1] if probabilities else None,
             end_reason=end_reason,
             sha256=sha256,
-            speaking_language=wishes.speaking_language,
-            caption_languages=wishes.caption_languages,
+            speaking_language=text_options.speaking_language,
+            caption_languages=text_options.caption_languages,
         )
 
     def to_json(self) -> dict[str, Any]:

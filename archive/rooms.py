@@ -17,7 +17,7 @@ from archive import jsonl
 from archive.files import FolderLock, is_abandoned
 from archive.jsonl import Lines, lines_of
 from archive.manifest import record_in
-from archive.names import HEARD_FILE, MANIFEST, PART_SUFFIX, SegmentNames, is_plain_name, safe_name
+from archive.names import HANDOVER_NOTE, MANIFEST, PART_SUFFIX, SegmentNames, is_plain_name, safe_name
 from archive.sessions import Session, sessions_of
 from archive.texts import Texts
 from config import Settings
@@ -181,7 +181,7 @@ class Room:
         if self.parts_being_written():
             return True
         with contextlib.suppress(OSError):
-            return abs(time.time() - (self.path / HEARD_FILE).stat().st_mtime) < NOTE_FRESH_SECONDS
+            return abs(time.time() - (self.path / HANDOVER_NOTE).stat().st_mtime) < NOTE_FRESH_SECONDS
         return False
 
     def parts_being_written(self) -> list[str]:

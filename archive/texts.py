@@ -357,7 +357,7 @@ class FolderTexts:
             sync_folder(self.folder)  # the text files' names last before the line that says they are there
             jsonl.append(self.path, record.to_json())
             self._read_on()
-        notify.ring(self.path)
+        notify.notify(self.path)
         return True
 
     def _read_on(self) -> None:

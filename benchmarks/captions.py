@@ -31,7 +31,7 @@ NAME = "captions"
 
 MODEL_SECONDS = 1.0
 LANGUAGES = "es"
-MOST_MILLISECONDS = 300.0
+MAX_MILLISECONDS = 300.0
 APART_SECONDS = 0.4
 """Teachers do not end their sentences together."""
 LAST_SECONDS = 4.0
@@ -54,7 +54,7 @@ def measure(options: Options) -> Outcome:
                 "ms",
                 [float(np.percentile(run, 95)) for run in runs],
                 digits=0,
-                at_most=MOST_MILLISECONDS,
+                at_most=MAX_MILLISECONDS,
             ),
         ],
         [f"{min(len(run) for run in runs)} captions or more in each run."],

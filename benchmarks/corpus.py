@@ -35,7 +35,7 @@ LEAD_SECONDS = 1.0
 FRAME = RATE // 100
 LOUD = 30.0
 """In recordings of your own, 10 ms within so many dB of the loud ones are speech,"""
-SHORTEST_PAUSE_FRAMES = 10
+MIN_PAUSE_FRAMES = 10
 """and so are gaps between them shorter than this."""
 UTTERANCE_PAUSE_FRAMES = 20
 
@@ -133,7 +133,7 @@ def _utterances(pcm: Pcm) -> list[Utterance]:
     if not len(frames):
         return []
     level = 10 * np.log10(np.square(frames, dtype=np.float64).mean(axis=1) + 1)
-    loud = _closed(level > np.percentile(level, 95) - LOUD, SHORTEST_PAUSE_FRAMES)
+    loud = _closed(level > np.percentile(level, 95) - LOUD, MIN_PAUSE_FRAMES)
     together = _closed(loud, UTTERANCE_PAUSE_FRAMES)
     edges = np.flatnonzero(np.diff(together.astype(np.int8), prepend=0, append=0)).reshape(-1, 2)
     labels = np.repeat(loud, FRAME)

@@ -17,7 +17,7 @@ NAME = "cpu"
 
 STOCK_RATIO = 1 / 3
 RECEIVE_RATIO = 1.3
-MOST_CORES = 0.5
+MAX_CORES = 0.5
 UNIT = "CPU s per room-hour"
 
 
@@ -38,9 +38,7 @@ def measure(options: Options) -> Outcome:
                 ratio_at_most=RECEIVE_RATIO,
             ),
         ]
-    figures.append(
-        Figure(f"{MANY} rooms", "cores", _cores(ours), _cores(stock), digits=2, at_most=MOST_CORES)
-    )
+    figures.append(Figure(f"{MANY} rooms", "cores", _cores(ours), _cores(stock), digits=2, at_most=MAX_CORES))
     loads = [load for listed in found.values() for session in listed for load in (session.one, session.many)]
     others = max(load.others_cores for load in loads)
     note = f"Windows of {window_seconds(options):.0f} s; in any of them, others used at most {others:.0%} of a core."

@@ -32,8 +32,8 @@ NAME = "delivery"
 ROOMS, SEGMENTS = 10, 100
 SEGMENT_SECONDS = 5
 ANSWER_SECONDS = 0.02
-MOST_TIMES_SLOWER = 2.0
-MOST_MEGABYTES_MORE = 40.0
+MAX_TIMES_SLOWER = 2.0
+MAX_MEGABYTES_MORE = 40.0
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -105,7 +105,7 @@ def measure(options: Options) -> Outcome:
                 [seconds for seconds, _ in alone],
                 other_name="obstore alone",
                 digits=2,
-                ratio_at_most=MOST_TIMES_SLOWER,
+                ratio_at_most=MAX_TIMES_SLOWER,
             ),
             Figure(
                 "most memory of the process meanwhile",
@@ -113,7 +113,7 @@ def measure(options: Options) -> Outcome:
                 [memory for _, memory in ours],
                 [memory for _, memory in alone],
                 other_name="obstore alone",
-                at_most=max(memory for _, memory in alone) + MOST_MEGABYTES_MORE,
+                at_most=max(memory for _, memory in alone) + MAX_MEGABYTES_MORE,
             ),
         ],
     )

@@ -24,11 +24,11 @@ from config import Settings
 from core.records import SAMPLE_RATE, RoomInfo, StreamClock, TrackInfo
 from devtools import sound
 from devtools.speakers import resampled
-from recording.segment_writer import RoomPipeline
+from recording.segment_writer import SegmentWriter
 
 NAME = "disk"
 
-MOST_KILOBYTES = 35.0
+MAX_KILOBYTES = 35.0
 STOCK_RATE = 48_000
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
@@ -42,7 +42,7 @@ def measure(options: Options) -> Outcome:
         ours = asyncio.run(_our_bytes_per_second(pcm, Path(folder) / "ours"))
         stock = asyncio.run(_stock_bytes_per_second(pcm, Path(folder) / "stock"))
     figure = Figure(
-        "a second of speech saved", "kB", [ours / 1000], [stock / 1000], digits=2, at_most=MOST_KILOBYTES
+        "a second of speech saved", "kB", [ours / 1000], [stock / 1000], digits=2, at_most=MAX_KILOBYTES
     )
     return Outcome(NAME, [figure])
 
@@ -50,7 +50,7 @@ def measure(options: Options) -> Outcome:
 async def _our_bytes_per_second(pcm: offline.Pcm, folder: Path) -> float:
     settings = Settings(output_dir=str(folder))
     prepare_output_dir(folder)
-    pipeline = RoomPipeline(settings, RoomInfo("lesson", "RM_1", START))
+    pipeline = SegmentWriter(settings, RoomInfo("lesson", "RM_1", START))
     sink = pipeline.sink(TrackInfo("teacher", "Teacher", "TR_1", "microphone"))
     segments = offline.our_segments(pcm)
     for segment in segments:

@@ -43,7 +43,7 @@ SOUNDS = 100
 """Different sounds; more would only take longer to make."""
 
 SLOWEST_SEARCH_MILLISECONDS = 50.0
-LEAST_SPEED = 100.0
+MIN_SPEED = 100.0
 
 
 def measure(options: Options) -> Outcome:
@@ -66,7 +66,7 @@ def measure(options: Options) -> Outcome:
         checks = [_run("check", "--json", output_dir=archive) for _ in runs]
         lists = [_run("list", "--json", output_dir=archive) for _ in runs]
     figures = [
-        Figure("segment: times faster than it plays, by CPU time", "x", speeds, at_least=LEAST_SPEED, digits=0),
+        Figure("segment: times faster than it plays, by CPU time", "x", speeds, at_least=MIN_SPEED, digits=0),
         Figure("segment: memory", "MB", segment_memory, digits=0),
         Figure("search: the first, which builds the index", "s", [first.seconds]),
         Figure("search: memory of that", "MB", [first.megabytes], digits=0),

@@ -22,7 +22,7 @@ from devtools.worker import Worker
 
 NAME = "memory"
 
-MOST_MEGABYTES_ONE, MOST_MEGABYTES_MANY = 150, 200
+MAX_MEGABYTES_ONE, MAX_MEGABYTES_MANY = 150, 200
 FLAT = 1.05
 """How much more the last quarter of the looks may show than the first."""
 AT_ONCE = 5
@@ -35,8 +35,8 @@ def measure(options: Options) -> Outcome:
     rooms, looks = _come_and_go(options)
     figures = [
         Figure("idle", "MB", _idle(ours), _idle(stock), digits=0),
-        Figure("one room", "MB", _one(ours), _one(stock), digits=0, at_most=MOST_MEGABYTES_ONE),
-        Figure(f"{MANY} rooms", "MB", _many(ours), _many(stock), digits=0, at_most=MOST_MEGABYTES_MANY),
+        Figure("one room", "MB", _one(ours), _one(stock), digits=0, at_most=MAX_MEGABYTES_ONE),
+        Figure(f"{MANY} rooms", "MB", _many(ours), _many(stock), digits=0, at_most=MAX_MEGABYTES_MANY),
         _flatness(rooms, looks),
     ]
     return Outcome(NAME, figures, [_shown(found), _told(rooms, looks)])

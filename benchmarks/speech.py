@@ -21,7 +21,7 @@ from benchmarks.figures import Figure, Options, Outcome
 NAME = "speech"
 
 LOST_PERCENT = 0.5
-SHORTEST_SECONDS, LONGEST_SECONDS = 2.0, 10.0
+MIN_SECONDS, MAX_SECONDS = 2.0, 10.0
 WITHIN_PERCENT = 95.0
 
 Recipe = Callable[[offline.Pcm], list[offline.Saved]]
@@ -107,7 +107,7 @@ def score(recordings: Sequence[Labelled], recipe: Recipe) -> Score:
         doubled += int((times > 1).sum())
         silence += int((~one.labels & (times > 0)).sum())
         lengths += [(end - start) / RATE for start, end in saved]
-    within = [SHORTEST_SECONDS <= length <= LONGEST_SECONDS for length in lengths]
+    within = [MIN_SECONDS <= length <= MAX_SECONDS for length in lengths]
     return Score(
         lost_percent=100 * lost / speech,
         doubled_seconds=doubled / RATE,
@@ -130,7 +130,7 @@ def _figures(condition: Condition, suffix: str, ours: list[Score], stock: list[S
         replace(silence, ratio_at_most=1) if condition.is_ordinary else silence,
         # A recording of three seconds that breaks off leaves a short file whatever one does.
         replace(within, at_least=WITHIN_PERCENT) if condition.ends_by_itself else within,
-        replace(figure("longest file", "s", "longest_seconds"), at_most=LONGEST_SECONDS),
+        replace(figure("longest file", "s", "longest_seconds"), at_most=MAX_SECONDS),
     ]
 
 

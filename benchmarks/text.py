@@ -33,7 +33,7 @@ NAME = "text"
 
 ROOMS = 10
 MODEL_SECONDS = 1.0
-MOST_MILLISECONDS = 100.0
+MAX_MILLISECONDS = 100.0
 TEACHER = TrackInfo("teacher", "Teacher", "TR_1", "microphone")
 
 
@@ -64,7 +64,7 @@ def measure(options: Options) -> Outcome:
     return Outcome(
         NAME,
         [
-            Figure("saved to called, p95", "ms", to_call, at_most=MOST_MILLISECONDS, digits=0),
+            Figure("saved to called, p95", "ms", to_call, at_most=MAX_MILLISECONDS, digits=0),
             Figure("answered to written, p95", "ms", to_line, digits=0),
         ],
     )
@@ -122,7 +122,7 @@ def _lesson(settings: Settings, number: int, segments: int, times: _Times) -> No
         time.sleep(2 + number / ROOMS)
         length = 5 * SAMPLE_RATE + 100 * (index * ROOMS + number)
         times.saved[length] = _save(folder, lecture[:length], index)
-        notify.ring(folder.path / MANIFEST)
+        notify.notify(folder.path / MANIFEST)
 
 
 def _save(folder: RoomFolder, pcm: Pcm, index: int) -> float:

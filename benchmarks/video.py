@@ -27,7 +27,7 @@ NAME = "video"
 
 EARLIER = 120.0
 FASTER = 1 + 1 / 3600
-MOST_MILLISECONDS = 50.0
+MAX_MILLISECONDS = 50.0
 OTHER_LESSONS = 20
 Track = sound.FloatArray
 
@@ -45,7 +45,7 @@ def measure(options: Options) -> Outcome:
         "music as loud as the speech": lambda: film + music(seconds + 1, loudness, 4)[: len(film)],
     }
     figures = [
-        Figure(f"error, {name}", "ms", [_worst_error(sounds, make())], at_most=MOST_MILLISECONDS, digits=2)
+        Figure(f"error, {name}", "ms", [_worst_error(sounds, make())], at_most=MAX_MILLISECONDS, digits=2)
         for name, make in conditions.items()
     ]
     wrong = sum(
@@ -87,7 +87,7 @@ def _file_seconds(sounds: list[Sound], film: Track) -> float:
         with Recording(path) as recording:
             error = _error(align(sounds, recording.sound(from_start=True)), sounds)
         taken = time.process_time() - began
-    if error > MOST_MILLISECONDS:
+    if error > MAX_MILLISECONDS:
         raise RuntimeError(f"the lesson was put {error:.0f} ms off")
     return taken
 

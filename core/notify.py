@@ -17,34 +17,34 @@ Listener = Callable[[Path], None]
 
 
 @dataclass(frozen=True)
-class _Ear:
+class _Subscription:
     name: str
     loop: asyncio.AbstractEventLoop
     listener: Listener
 
 
-_ears: list[_Ear] = []
+_subscriptions: list[_Subscription] = []
 _lock = threading.Lock()
 
 
 def listen(name: str, listener: Listener) -> Callable[[], None]:
     """Calls ``listener`` on this event loop with the path of every file of this name that rings (such as
     ``segments.jsonl``), in any folder. Returns what ends that."""
-    ear = _Ear(name, asyncio.get_running_loop(), listener)
+    subscription = _Subscription(name, asyncio.get_running_loop(), listener)
     with _lock:
-        _ears.append(ear)
+        _subscriptions.append(subscription)
 
     def stop() -> None:
         with _lock, contextlib.suppress(ValueError):
-            _ears.remove(ear)
+            _subscriptions.remove(subscription)
 
     return stop
 
 
-def ring(path: Path) -> None:
+def notify(path: Path) -> None:
     """Says that a file has grown. From any thread; never waits, never raises."""
     with _lock:
-        ears = [ear for ear in _ears if ear.name == path.name]
-    for ear in ears:
+        subscriptions = [subscription for subscription in _subscriptions if subscription.name == path.name]
+    for subscription in subscriptions:
         with contextlib.suppress(RuntimeError):  # its loop is closed
-            ear.loop.call_soon_threadsafe(ear.listener, path)
+            subscription.loop.call_soon_threadsafe(subscription.listener, path)

@@ -103,7 +103,7 @@ class StreamClock:
 
 
 @dataclass(frozen=True)
-class TextWishes:
+class TextOptions:
     """What the people in the room want done with a segment's text, as of the moment it ended. Checked BCP 47 tags."""
 
     speaking_language: str = ""
@@ -112,7 +112,7 @@ class TextWishes:
     """What students ask for, besides the configured languages."""
 
 
-NO_WISHES = TextWishes()
+NO_TEXT_OPTIONS = TextOptions()
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ class GapReason(Enum):
     """Nobody recorded the room on this disk: it is older than the worker, or its recorder was killed or replaced."""
     RECONNECT = "reconnect"
     """The recorder's connection broke and was made anew."""
-    DEAF = "deaf"
+    NO_FRAMES = "deaf"
     """The track was subscribed to and brought no sound."""
     NO_MEDIA = "no_media"
     """Nothing of the track came in for a while: its publisher's network, or ours."""

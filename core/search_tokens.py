@@ -18,7 +18,7 @@ from dataclasses import dataclass
 VERSION = 1
 """To be raised with every change here: an index of another version is built anew."""
 
-LONGEST_WORD = 64
+MAX_WORD_CHARACTERS = 64
 """Characters of a word that count."""
 
 _IGNORED = (
@@ -81,7 +81,7 @@ _ascii_word = re.compile(r"[A-Za-z0-9']+")
 
 
 @dataclass(frozen=True)
-class Word:
+class TokenizedWord:
     """A word, or a run of characters without spaces, and where it stands in the text."""
 
     tokens: tuple[str, ...]
@@ -89,18 +89,18 @@ class Word:
     end: int
 
 
-def words(text: str) -> Iterator[Word]:
+def words(text: str) -> Iterator[TokenizedWord]:
     """The words of a text with their places."""
     for found in _pattern(text).finditer(text):
         tokens = _tokens_of(found[0])
         if tokens:
-            yield Word(tokens, found.start(), found.end())
+            yield TokenizedWord(tokens, found.start(), found.end())
 
 
 def tokens(text: str) -> list[str]:
     """What of a text goes into the index, in order."""
     if text.isascii():
-        found = (word.replace("'", "")[:LONGEST_WORD] for word in _ascii_word.findall(text.lower()))
+        found = (word.replace("'", "")[:MAX_WORD_CHARACTERS] for word in _ascii_word.findall(text.lower()))
         return [word for word in found if word]
     return [token for found in _word().findall(text) for token in _tokens_of(found)]
 
@@ -109,7 +109,7 @@ def searchable(text: str) -> set[str]:
     """Every token under which a text is found by a database that knows no order of them."""
     found = set(tokens(text))
     single = {character for token in found if _spaceless.match(token) for character in token}
-    return found | single | {bare(token) for token in found}
+    return found | single | {without_article(token) for token in found}
 
 
 def question(text: str) -> list[tuple[str, ...]]:
@@ -120,9 +120,9 @@ def question(text: str) -> list[tuple[str, ...]]:
     """
     asked: list[tuple[str, ...]] = []
     for found in _pattern(text).findall(text):
-        for run in _runs(fold(found)):
+        for run in _runs(normalized(found)):
             if not _spaceless.match(run):
-                asked.append((run[:LONGEST_WORD],))
+                asked.append((run[:MAX_WORD_CHARACTERS],))
             elif len(run) == 1:
                 asked.append((f"{run}*",))
             else:
@@ -133,13 +133,13 @@ def question(text: str) -> list[tuple[str, ...]]:
 _ARTICLE = re.compile(r"[وفبك]?ال(?=\w{3})|لل(?=\w{3})")
 
 
-def bare(token: str) -> str:
+def without_article(token: str) -> str:
     """An Arabic word without the article and the particles that are written on to it; any other as it is."""
     return token if token.isascii() else _ARTICLE.sub("", token, count=1) if _ARTICLE.match(token) else token
 
 
 @functools.lru_cache(maxsize=65_536)
-def fold(word: str) -> str:
+def normalized(word: str) -> str:
     """A word without what people leave out when they type it."""
     if word.isascii():
         return word.lower().replace("'", "")
@@ -157,11 +157,11 @@ def _digit(character: str) -> str:
 @functools.lru_cache(maxsize=65_536)
 def _tokens_of(word: str) -> tuple[str, ...]:
     found: list[str] = []
-    for run in _runs(fold(word)):
+    for run in _runs(normalized(word)):
         if _spaceless.match(run):
             found += [*_pairs(run), run[-1]]
         else:
-            found.append(run[:LONGEST_WORD])
+            found.append(run[:MAX_WORD_CHARACTERS])
     return tuple(found)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
 from core.trouble import Trouble
-from core.worker_state import WORKER, vitals
+from core.worker_state import WORKER, worker_state
 
 logger = logging.getLogger("recorder")
 
@@ -94,9 +94,9 @@ class _Supervisor:
 
     def _report(self, *, is_failing: bool) -> None:
         if is_failing and not self._is_failing:
-            vitals.task_failed(self._room, self._name)
+            worker_state.task_failed(self._room, self._name)
         if self._is_failing and not is_failing:
-            vitals.task_works(self._room, self._name)
+            worker_state.task_works(self._room, self._name)
         self._is_failing = is_failing
 
     def _stop_timer(self) -> None:

@@ -1,7 +1,8 @@
 """The state of the worker: how its rooms, its disk and its server are, and which of that is a problem.
 
-One :class:`Vitals` a worker, here as ``vitals``. Rooms are threads and write into it from their own event loops, so
-it has a lock; every call is short and none raises, waits, or does I/O. What is only counted goes to its ``counters``.
+One :class:`WorkerState` a worker, here as ``worker_state``. Rooms are threads and write into it from their own event
+loops, so it has a lock; every call is short and none raises, waits, or does I/O. What is only counted goes to its
+``counters``.
 
 No name of a room or a person is kept: the health answer may be read by whoever reaches the port. The log has the names.
 """
@@ -29,10 +30,10 @@ WORKER = "worker"
 STUCK_SECONDS = 30.0
 """An event loop that has not run for so long is stuck; so is a disk that has not answered."""
 
-DEAF_PATIENCE_SECONDS = 60.0
+MAX_NO_AUDIO_SECONDS = 60.0
 """A room without audio tries for so long to get it back by itself; then only a restart is left."""
 
-SERVER_PATIENCE_SECONDS = 120.0
+MAX_SERVER_LOST_SECONDS = 120.0
 """How long the worker may be without its server before that is a problem: restarts of a server are none."""
 
 
@@ -44,9 +45,9 @@ class RoomState:
     """When its event loop ran last."""
     teachers: int = 0
     unsaved_seconds: float = 0.0
-    deaf_since: float | None = None
+    no_audio_since: float | None = None
     """Since when a recorded track has brought no audio."""
-    disk_trouble: str = ""
+    disk_problem: str = ""
     disk_asked_at: float | None = None
     """When the disk step began that is not over yet."""
     failing_tasks: tuple[str, ...] = ()
@@ -64,7 +65,7 @@ class Snapshot:
     """Whether a restart helps. For a disk or a server it does not, and would lose what memory holds."""
 
 
-class Vitals:
+class WorkerState:
     """The state of one worker. A room is known by its sid, from ``room_opened`` to ``room_closed``; calls about any
     other are ignored, so that a late one about a closed room causes no problem."""
 
@@ -100,19 +101,19 @@ class Vitals:
         """So much speech waits in memory for the disk."""
         self._set(room, unsaved_seconds=seconds)
 
-    def deaf(self, room: str, since: float) -> None:
+    def no_audio(self, room: str, since: float) -> None:
         """A track that should bring audio has brought none since this moment of ``time.monotonic()``."""
-        self._set(room, deaf_since=since)
+        self._set(room, no_audio_since=since)
 
-    def hears(self, room: str) -> None:
+    def has_audio(self, room: str) -> None:
         """All recorded tracks bring audio again."""
-        self._set(room, deaf_since=None)
+        self._set(room, no_audio_since=None)
 
     def disk_refuses(self, room: str, why: str) -> None:
-        self._set(room, disk_trouble=why)
+        self._set(room, disk_problem=why)
 
     def disk_works(self, room: str) -> None:
-        self._set(room, disk_trouble="")
+        self._set(room, disk_problem="")
 
     def task_failed(self, room: str, name: str) -> None:
         """A long-lived task has failed and is being restarted."""
@@ -199,7 +200,7 @@ class Vitals:
         show(
             "deaf_rooms",
             "Rooms where a recorded track brings no audio",
-            lambda seen: sum(room.deaf_since is not None for room in seen.rooms),
+            lambda seen: sum(room.no_audio_since is not None for room in seen.rooms),
         )
         show(
             "unsaved_seconds",
@@ -211,7 +212,7 @@ class Vitals:
 def _problems(rooms: list[RoomState], server_lost_at: float | None, now: float) -> list[str]:
     """What is wrong, the worst first."""
     problems = []
-    refused = sorted({state.disk_trouble for state in rooms if state.disk_trouble})
+    refused = sorted({state.disk_problem for state in rooms if state.disk_problem})
     if refused:
         problems.append(f"the disk refuses: {', '.join(refused)}")
     waits = _longest([state.disk_asked_at for state in rooms], now)
@@ -223,20 +224,20 @@ def _problems(rooms: list[RoomState], server_lost_at: float | None, now: float) 
     failing = sorted({name for state in rooms for name in state.failing_tasks})
     if failing:
         problems.append(f"failing and being restarted: {', '.join(failing)}")
-    deaf = [state.deaf_since for state in rooms if state.deaf_since is not None]
+    deaf = [state.no_audio_since for state in rooms if state.no_audio_since is not None]
     if deaf:
         problems.append(
             f"no audio from a recorded track in {_rooms(len(deaf))} for {_longest(deaf, now):.0f} s"
         )
     apart = _longest([server_lost_at], now)
-    if apart > SERVER_PATIENCE_SECONDS:
+    if apart > MAX_SERVER_LOST_SECONDS:
         problems.append(f"no connection to the LiveKit server for {apart:.0f} s")
     return problems
 
 
 def _needs_restart(rooms: list[RoomState], now: float) -> bool:
     is_stuck = any(now - state.alive_at > STUCK_SECONDS for state in rooms)
-    return is_stuck or _longest([state.deaf_since for state in rooms], now) > DEAF_PATIENCE_SECONDS
+    return is_stuck or _longest([state.no_audio_since for state in rooms], now) > MAX_NO_AUDIO_SECONDS
 
 
 def _longest(moments: Iterable[float | None], now: float) -> float:
@@ -247,5 +248,5 @@ def _rooms(count: int) -> str:
     return f"{count} room{'' if count == 1 else 's'}"
 
 
-vitals = Vitals()
+worker_state = WorkerState()
 """This worker's own."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from archive.delivery_log import Key, Ledger, lists_key, sound_key, words_key
+from archive.delivery_log import DeliveryLog, Key, lists_key, sound_key, words_key
 from archive.jsonl import Bookmark, end_of, new_lines
 from archive.manifest import read_manifest, record_in
 from archive.names import GAPS, MANIFEST, TEXTS, is_plain_name
@@ -123,22 +123,22 @@ class DeliveryFeed:
         return False
 
     def _sounds(self, folder: str, lines: list[bytes]) -> Iterator[Work]:
-        ledger = Ledger(self._output_dir / folder)
+        delivery_log = DeliveryLog(self._output_dir / folder)
         for record in filter(None, map(record_in, lines)):
             if not self._save_audio or not is_plain_name(record.file) or not record.file.endswith(".wav"):
                 continue
-            if not ledger.is_settled(self._target, sound_key(record)):
+            if not delivery_log.is_settled(self._target, sound_key(record)):
                 payload = {"record": record.to_json()}
                 yield Work(self._kind, folder, record.file, record.start.timestamp(), payload)
 
     def _words(self, folder: str, lines: list[bytes]) -> Iterator[Work]:
         path = self._output_dir / folder
-        ledger = Ledger(path)
+        delivery_log = DeliveryLog(path)
         texts = [text for line in lines if (text := text_in(line)) is not None and text.files]
         records = {record.file: record for record in read_manifest(path)} if texts else {}
         for text in texts:
             record, key = records.get(text.file), words_key(text)
-            if record is not None and is_ours(text) and not ledger.is_settled(self._target, key):
+            if record is not None and is_ours(text) and not delivery_log.is_settled(self._target, key):
                 moment = max(text.at, record.end).timestamp()
                 payload = {"record": record.to_json(), "text": text.to_json()}
                 yield Work(self._kind, folder, key.item, moment, payload)
@@ -152,7 +152,7 @@ class DeliveryFeed:
     def _lists(self, folder: str, manifest: Bookmark, texts: Bookmark) -> Work | None:
         gaps = end_of(self._output_dir / folder / GAPS)
         key = key_of_lists(manifest, texts, gaps)
-        if not manifest.bytes or Ledger(self._output_dir / folder).is_settled(self._target, key):
+        if not manifest.bytes or DeliveryLog(self._output_dir / folder).is_settled(self._target, key):
             return None
         if (
             next(read_manifest(self._output_dir / folder), None) is None

@@ -18,7 +18,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from archive import jsonl
-from archive.delivery_log import DELIVERED, Ledger, forget, keys_of, words_key
+from archive.delivery_log import DELIVERED, DeliveryLog, forget, keys_of, words_key
 from archive.files import LOCK_FILE, FolderLock
 from archive.jsonl import end_of
 from archive.manifest import gap_in, read_manifest, record_in
@@ -76,16 +76,16 @@ class Rules:
         """What may go from a folder. Blocks; raises OSError."""
         records = list(read_manifest(folder))
         texts = read_texts(folder)
-        ledger = Ledger(folder)
+        delivery_log = DeliveryLog(folder)
         files: list[str] = []
         lines: set[str] = set()
         for record in records if not self.is_empty else ():
             text = texts.get(record.file)
             is_old = self._is_old(record, now)
-            if (is_old or self._goes_early()) and self._is_delivered(ledger, record, text):
+            if (is_old or self._goes_early()) and self._is_delivered(delivery_log, record, text):
                 files += [file for file in files_of(record, text) if (folder / file).is_file()]
                 lines |= {record.file} if is_old else set()
-        if lines and not (_is_quiet(folder) and self._are_lists_delivered(folder, ledger)):
+        if lines and not (_is_quiet(folder) and self._are_lists_delivered(folder, delivery_log)):
             lines = set()
         size = sum((folder / file).stat().st_size for file in files)
         is_whole = bool(records) and lines == {record.file for record in records}
@@ -102,18 +102,20 @@ class Rules:
     def _goes_early(self) -> bool:
         return self._settings.keep_local == "until_delivered" and bool(self._targets)
 
-    def _is_delivered(self, ledger: Ledger, record: SegmentRecord, text: TextRecord | None) -> bool:
+    def _is_delivered(
+        self, delivery_log: DeliveryLog, record: SegmentRecord, text: TextRecord | None
+    ) -> bool:
         if self._settings.wants_text and text is None:
             return False
         keys = keys_of(record, text, save_audio=self._settings.save_audio)
-        return not any(ledger.undelivered(keys, self._targets))
+        return not any(delivery_log.undelivered(keys, self._targets))
 
-    def _are_lists_delivered(self, folder: Path, ledger: Ledger) -> bool:
+    def _are_lists_delivered(self, folder: Path, delivery_log: DeliveryLog) -> bool:
         key = key_of_lists(*(end_of(folder / name) for name in (MANIFEST, TEXTS, GAPS)))
-        return all(ledger.is_delivered(target, key) for target in self._targets)
+        return all(delivery_log.is_delivered(target, key) for target in self._targets)
 
 
-def let_go(leaving: Leaving) -> None:
+def remove_leaving(leaving: Leaving) -> None:
     """Removes it: files first, then lines, then a folder in which nothing is left. Blocks; raises OSError."""
     for file in leaving.files:
         (leaving.folder / file).unlink(missing_ok=True)
@@ -210,7 +212,7 @@ class Housekeeping:
             if is_time or self._has_new_deliveries(folder):
                 leaving = self._rules.leaving(folder, datetime.now(timezone.utc))
                 if leaving.files or leaving.lines:
-                    let_go(leaving)
+                    remove_leaving(leaving)
                     logger.info(
                         "%d files (%.1f MB) of %s have left this disk",
                         len(leaving.files),

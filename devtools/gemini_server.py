@@ -29,7 +29,7 @@ KEY = "stand-in-key-" + "0123456789abcdef"
 PROJECT, LOCATION = "stand-in-project", "europe-west4"
 MODEL = "gemini-3.8-flash"
 SAMPLE_RATE = 16_000
-LONGEST_SECONDS = 61.0
+MAX_SECONDS = 61.0
 HANG_SECONDS = 120.0
 
 Pcm = npt.NDArray[np.int16]
@@ -327,7 +327,7 @@ def _understood(model: str, body: dict[str, Any], path: str) -> Call:
         ),  # protobuf's JSON takes both
         (data[:4] == b"fLaC", "FLAC"),
         (rate == SAMPLE_RATE and pcm.ndim == 1, "16 kHz mono"),
-        (0 < len(pcm) <= LONGEST_SECONDS * SAMPLE_RATE, "a segment's length"),
+        (0 < len(pcm) <= MAX_SECONDS * SAMPLE_RATE, "a segment's length"),
         (level.upper() in ("LOW", "MEDIUM", "HIGH"), "a thinking level of this model"),
         (
             not {"temperature", "topP", "topK"} & config.keys(),

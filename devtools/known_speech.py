@@ -17,7 +17,7 @@ from devtools.listening import DECIMATION, SAMPLE_RATE, Floats, Pcm, thinned
 
 PIECE = SAMPLE_RATE // DECIMATION
 """One second: long enough to be found in a lecture, too short to be stretched much on the way."""
-MOST_PIECES = 5
+MAX_PIECES = 5
 """So many of them say well enough where a piece of speech belongs."""
 ALIKE = 0.6
 """Normalised correlation of the same speech before and after Opus."""
@@ -61,7 +61,7 @@ class KnownSpeech:
         """Where it begins, in seconds: what most of its seconds agree on."""
         votes = []
         starts = range(0, len(sound) - PIECE + 1, PIECE)
-        for start in starts[:: max(1, len(starts) // MOST_PIECES)]:
+        for start in starts[:: max(1, len(starts) // MAX_PIECES)]:
             place, likeness = self._find(sound[start : start + PIECE])
             if likeness > ALIKE:
                 votes.append((place - start) * DECIMATION / SAMPLE_RATE)

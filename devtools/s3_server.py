@@ -29,7 +29,7 @@ KEY_ID = "test-key-id"
 KEY_SECRET = "test-key-secret"
 REGION = "eu-central-1"
 
-MOST_SKEW = timedelta(minutes=15)
+MAX_SKEW = timedelta(minutes=15)
 STATUS_OF = {
     "InvalidAccessKeyId": 403,
     "SignatureDoesNotMatch": 403,
@@ -306,7 +306,7 @@ class _Front(BaseHTTPRequestHandler):
         """What S3 would not take."""
         now = datetime.now(timezone.utc) + self.gate.clock_off_by
         stamp = request.headers.get("x-amz-date", "")
-        if stamp and abs(now - _moment(stamp)) > MOST_SKEW:
+        if stamp and abs(now - _moment(stamp)) > MAX_SKEW:
             return "RequestTimeTooSkewed"
         if "X-Amz-Signature" not in request.path:
             if f"Credential={KEY_ID}/" not in request.headers.get("authorization", ""):

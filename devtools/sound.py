@@ -46,7 +46,7 @@ PIECE_DRIFT = round(0.050 * SAMPLE_RATE)
 STRETCH = round(0.050 * SAMPLE_RATE)
 """How far the pieces of one marker may lie from each other after such a buffer has worked on it."""
 VOTE_THRESHOLD = 0.7
-MOST_PIECES = 0.55
+MAX_PIECES = 0.55
 """The share of a stretched marker that must be heard: at least 0.69 in recordings, in other speech at most 0.38."""
 TORN_THRESHOLD = 0.65
 FAINTEST = 1e-4
@@ -179,9 +179,9 @@ def _stretched(recording: _Recording, pcm: IntArray) -> list[Occurrence]:
             np.add.at(voted, np.clip(starts - STRETCH, 0, recording.size), 1)
             np.add.at(voted, np.clip(starts + STRETCH, 0, recording.size), -1)
             votes += (np.cumsum(voted[:-1]) > 0) * share
-        if float(votes.max()) + undecided < MOST_PIECES - ROUNDING:
+        if float(votes.max()) + undecided < MAX_PIECES - ROUNDING:
             return []  # whatever the others say: most markers are in no recording, and this is most of the work
-    return _peaks(*_above(votes, MOST_PIECES), pcm.size)
+    return _peaks(*_above(votes, MAX_PIECES), pcm.size)
 
 
 def partly_heard(recording: IntArray, marker: Marker) -> float:

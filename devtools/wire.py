@@ -35,7 +35,7 @@ TUN = "/dev/net/tun"
 TUNSETIFF = 0x400454CA
 IFF_TUN, IFF_NO_PI = 0x0001, 0x1000
 LARGEST_PACKET = 65_535
-LONGEST_WAIT_SECONDS = 0.2
+MAX_WAIT_SECONDS = 0.2
 
 _numbers: Iterator[int] = itertools.count()
 
@@ -124,8 +124,8 @@ class Wire(Server):
             self._deliver()
 
     def _seconds_to_next(self) -> float:
-        until_due = self._under_way[0][0] - time.monotonic() if self._under_way else LONGEST_WAIT_SECONDS
-        return min(max(until_due, 0.0), LONGEST_WAIT_SECONDS)
+        until_due = self._under_way[0][0] - time.monotonic() if self._under_way else MAX_WAIT_SECONDS
+        return min(max(until_due, 0.0), MAX_WAIT_SECONDS)
 
     def _send_off(self, packet: bytes, target: int) -> None:
         quality = self.quality

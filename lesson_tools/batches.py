@@ -32,7 +32,7 @@ from config import Settings
 from core.errors import ConfigError, Refused, RetryLater, StorageError
 from core.records import SegmentRecord
 from lesson_tools.console import Advance
-from lesson_tools.transcription import ArchiveTextService, Task, Wish
+from lesson_tools.transcription import ArchiveTextService, Task, TranscriptionOptions
 from translator import (
     MAX_OUTPUT_TOKENS,
     GeminiTranslator,
@@ -46,8 +46,8 @@ from translator import (
 )
 
 FOLDER = ".batches"
-MOST_SEGMENTS = 2_000
-MOST_BYTES = 400 * 2**20
+MAX_SEGMENTS = 2_000
+MAX_BYTES = 400 * 2**20
 """Of one batch's file; the service takes 2 GB."""
 
 ENDED = ("JOB_STATE_SUCCEEDED", "JOB_STATE_PARTIALLY_SUCCEEDED")
@@ -114,38 +114,40 @@ class Batches(GeminiTranslator):
 
     # Submitting.
 
-    async def submit(self, tasks: Iterable[Task], wish: Wish, advance: Advance) -> int:
+    async def submit(self, tasks: Iterable[Task], options: TranscriptionOptions, advance: Advance) -> int:
         """Sends everything, in as many batches as it takes; returns how many segments."""
         submitted = 0
         waiting = iter(tasks)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "batch.jsonl"
-            while items := await self._write_requests(file, waiting, wish, advance):
-                note = Note(secrets.token_hex(8), wish.model, wish.is_forced, tuple(items), wish.languages)
+            while items := await self._write_requests(file, waiting, options, advance):
+                note = Note(
+                    secrets.token_hex(8), options.model, options.is_forced, tuple(items), options.languages
+                )
                 await self._keep(note)
                 await self._send(note, file)
                 submitted += len(items)
         return submitted
 
     async def _write_requests(
-        self, file: Path, tasks: Iterator[Task], wish: Wish, advance: Advance
+        self, file: Path, tasks: Iterator[Task], options: TranscriptionOptions, advance: Advance
     ) -> list[tuple[str, dict[str, Any]]]:
         """One batch's file, and what is in it."""
         items: list[tuple[str, dict[str, Any]]] = []
         with _new_file(file) as lines:
-            while len(items) < MOST_SEGMENTS and lines.tell() < MOST_BYTES and (task := next(tasks, None)):
+            while len(items) < MAX_SEGMENTS and lines.tell() < MAX_BYTES and (task := next(tasks, None)):
                 advance(1)
                 # What has no sound is left to the ordinary way, which says what is wrong.
                 with contextlib.suppress(Refused, Rejected, FileNotFoundError):
                     async with self._at_hand(task.folder / task.record.file):
-                        request = await asyncio.to_thread(self._rest_request, task, wish)
+                        request = await asyncio.to_thread(self._rest_request, task, options)
                     lines.write(jsonl.encoded({"key": str(len(items)), "request": request}))
                     items.append((task.folder.name, task.record.to_json()))
         return items
 
-    def _rest_request(self, task: Task, wish: Wish) -> dict[str, Any]:
+    def _rest_request(self, task: Task, options: TranscriptionOptions) -> dict[str, Any]:
         flac = base64.b64encode(compressed(task.folder / task.record.file)).decode()
-        languages = _languages(wish.languages, task.record)
+        languages = _languages(options.languages, task.record)
         thinking = self._settings.gemini_thinking
         config: dict[str, Any] = {
             "responseMimeType": "application/json",

@@ -1,6 +1,6 @@
 """An archive in a bucket: the keys that delivery writes, read page by page, and written.
 
-What the store cannot do just now is tried again for PATIENCE_SECONDS, so that a long run outlives a short outage.
+What the store cannot do just now is tried again for MAX_RETRY_SECONDS, so that a long run outlives a short outage.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ logger = logging.getLogger("recorder")
 
 SCHEME = "s3://"
 
-PATIENCE_SECONDS = 120.0
+MAX_RETRY_SECONDS = 120.0
 KEYS_A_PAGE = 1_000
 """What one request brings."""
 
 T = TypeVar("T")
 
 
-async def patiently(step: Callable[[], Awaitable[T]]) -> T:
+async def with_retries(step: Callable[[], Awaitable[T]]) -> T:
     """Tries again what the other side cannot do now, until patience ends."""
     began, failures = time.monotonic(), 0
     while True:
@@ -46,7 +46,7 @@ async def patiently(step: Callable[[], Awaitable[T]]) -> T:
             if failures == 1:
                 logger.warning("%s; it is tried again", trouble)
             pause = trouble.after_seconds or Backoff().pause(failures)
-            if time.monotonic() + pause - began > PATIENCE_SECONDS:
+            if time.monotonic() + pause - began > MAX_RETRY_SECONDS:
                 raise
             await asyncio.sleep(pause)
 
@@ -101,7 +101,7 @@ class Bucket(ObjectTarget):
     async def _keys(self, prefix: str | None) -> AsyncIterator[str]:
         last: str | None = None
         while True:
-            page = await patiently(functools.partial(self._page, prefix, last))
+            page = await with_retries(functools.partial(self._page, prefix, last))
             for key in page:
                 yield key
             if len(page) < KEYS_A_PAGE:
@@ -142,11 +142,11 @@ class Bucket(ObjectTarget):
 
     async def bring(self, item: Item) -> None:
         """Delivers, with patience."""
-        await patiently(lambda: self.put(item))
+        await with_retries(lambda: self.put(item))
 
     async def add_lines(self, key: str, lines: list[bytes]) -> None:
         """Adds lines to a list, with patience, behind what is there; none that is there already."""
-        await patiently(lambda: self.objects.replace_lines(key, functools.partial(merged, lines)))
+        await with_retries(lambda: self.objects.replace_lines(key, functools.partial(merged, lines)))
 
     async def read(self, key: str) -> tuple[bytes | None, str | None]:
         """An object and its version; (None, None) if there is none."""

@@ -28,17 +28,17 @@ from core.errors import ConfigError, Refused, RetryLater
 from core.records import SegmentRecord
 from delivery.items import Unusable, Words
 from lesson_tools.batches import Batches, Note, not_in, note_in
-from lesson_tools.bucket import Bucket, patiently
+from lesson_tools.bucket import Bucket, with_retries
 from lesson_tools.console import Advance
-from lesson_tools.transcription import Estimate, Task, Wish, estimate, tasks_of, transcribe
+from lesson_tools.transcription import Estimate, Task, TranscriptionOptions, estimate, tasks_of, transcribe
 from text.costs import TextCosts
 from translator import OPERATOR_PAUSE_SECONDS, GeminiTranslator, Rejected, TextRequest, TextResult, Translator
 
-LEAST_PAUSE_SECONDS = 0.5
+MIN_PAUSE_SECONDS = 0.5
 SHARE_OF_LISTS = 0.1
 """The list of a large room is large: writing it takes no more than this share of the time."""
 
-MOST_SOUND_BYTES = 64 * 2**20
+MAX_SOUND_BYTES = 64 * 2**20
 """Of one segment; a minute takes 2 MB."""
 
 NOTES = ".transcribe/{folder}/batches.json"
@@ -62,7 +62,12 @@ class Plan:
 
 
 async def plan(
-    bucket: Bucket, wish: Wish, names: Collection[str], is_mine: Callable[[str], bool], *, batch: bool = False
+    bucket: Bucket,
+    options: TranscriptionOptions,
+    names: Collection[str],
+    is_mine: Callable[[str], bool],
+    *,
+    batch: bool = False,
 ) -> Plan:
     """Looks through the whole archive, at its lists and not at its sound.
 
@@ -71,13 +76,13 @@ async def plan(
         is_mine: which of them this process looks at.
     """
     folders: list[str] = []
-    cost, rooms = estimate((), wish), 0
+    cost, rooms = estimate((), options), 0
     async for folder, files in bucket.rooms():
         if not _has_sound(files) or (names and folder not in names):
             continue
         rooms += 1
-        if is_mine(folder) and (wish.is_forced or _lacks_text(files)):
-            price = await _undone(bucket, wish, folder, files, batch)
+        if is_mine(folder) and (options.is_forced or _lacks_text(files)):
+            price = await _undone(bucket, options, folder, files, batch)
             if price is not None:
                 folders.append(folder)
                 cost += price
@@ -85,14 +90,14 @@ async def plan(
 
 
 async def _undone(
-    bucket: Bucket, wish: Wish, folder: str, names: Iterable[str], batch: bool
+    bucket: Bucket, options: TranscriptionOptions, folder: str, names: Iterable[str], batch: bool
 ) -> Estimate | None:
     """What the rest of a room will take; None: it is done, and no batch of it is under way."""
     waiting = await _batches_of(bucket, folder)
     with tempfile.TemporaryDirectory() as copies:
         room = await copied(bucket, folder, names, Path(copies))
         price = await asyncio.to_thread(
-            lambda: estimate(not_in(waiting, tasks_of(room, wish)), wish, batch=batch)
+            lambda: estimate(not_in(waiting, tasks_of(room, options)), options, batch=batch)
         )
     return price if price.segments or waiting else None
 
@@ -134,7 +139,7 @@ async def copied(bucket: Bucket, folder: str, names: Iterable[str], into: Path) 
 
 
 async def _copy(bucket: Bucket, room: Room, name: str) -> None:
-    await patiently(lambda: bucket.fetch(f"{room.path.name}/{name}", room.path / name))
+    await with_retries(lambda: bucket.fetch(f"{room.path.name}/{name}", room.path / name))
 
 
 def _stray_texts(room: RoomCopy, names: Iterable[str]) -> list[str]:
@@ -168,7 +173,7 @@ class Sounds:
     async def _fetch(self, wav: Path) -> None:
         key = f"{wav.parent.name}/{wav.name}"
         try:
-            is_there = await patiently(lambda: self._bucket.fetch(key, wav, MOST_SOUND_BYTES))
+            is_there = await with_retries(lambda: self._bucket.fetch(key, wav, MAX_SOUND_BYTES))
         except Unusable as error:
             raise Refused(f"its WAV cannot be fetched: {error}") from None
         except Refused as error:  # its own fault only if others can be fetched
@@ -246,7 +251,7 @@ class Upload:
             began = time.monotonic()
             await self.bring()
             took = time.monotonic() - began
-            await asyncio.sleep(max(LEAST_PAUSE_SECONDS, took / SHARE_OF_LISTS - took))
+            await asyncio.sleep(max(MIN_PAUSE_SECONDS, took / SHARE_OF_LISTS - took))
 
     def _texts_in(self, lines: Iterable[bytes]) -> Iterator[tuple[bytes, Words]]:
         for line in lines:
@@ -302,13 +307,13 @@ class RoomNotes:
 
     async def _write(self, notes: dict[str, Note]) -> None:
         content = json.dumps({id_: asdict(note) for id_, note in notes.items()}).encode()
-        await patiently(lambda: self._bucket.write(NOTES.format(folder=self._folder), content))
+        await with_retries(lambda: self._bucket.write(NOTES.format(folder=self._folder), content))
         self._notes = notes
 
 
 async def _batches_of(bucket: Bucket, folder: str) -> list[Note]:
     """The batches of a room that are under way. What their notes say of other places is not believed."""
-    content, _ = await patiently(lambda: bucket.read(NOTES.format(folder=folder)))
+    content, _ = await with_retries(lambda: bucket.read(NOTES.format(folder=folder)))
     found = []
     with contextlib.suppress(ValueError, AttributeError, RecursionError):
         for id_, kept in json.loads(content or b"{}").items():
@@ -337,12 +342,14 @@ class BatchCounts:
 class Run:
     """Works through rooms of an archive, one after another."""
 
-    def __init__(self, settings: Settings, bucket: Bucket, wish: Wish, advance: Advance) -> None:
+    def __init__(
+        self, settings: Settings, bucket: Bucket, options: TranscriptionOptions, advance: Advance
+    ) -> None:
         self.costs = TextCosts()
         self.batches = BatchCounts()
         self._settings = settings
         self._bucket = bucket
-        self._wish = wish
+        self._options = options
         self._advance = advance
         self._sounds = Sounds(bucket)
 
@@ -376,9 +383,9 @@ class Run:
                 transcribe(
                     settings,
                     FetchingTranslator(GeminiTranslator(settings), self._sounds),
-                    upload.of(not_in(submitted, tasks_of(room, self._wish))),
+                    upload.of(not_in(submitted, tasks_of(room, self._options))),
                     self._advance,
-                    is_forced=self._wish.is_forced,
+                    is_forced=self._options.is_forced,
                     budget_dir=Path(self._settings.output_dir),
                 )
             )
@@ -399,8 +406,8 @@ class Run:
                 collected, failed = await batches.collect()
                 self.batches.collected += collected
                 self.batches.failed += failed
-                tasks = batches.not_submitted(tasks_of(room, self._wish))
-                self.batches.submitted += await batches.submit(tasks, self._wish, self._advance)
+                tasks = batches.not_submitted(tasks_of(room, self._options))
+                self.batches.submitted += await batches.submit(tasks, self._options, self._advance)
                 self.batches.waiting += batches.waiting()
             finally:
                 await batches.aclose()

@@ -22,7 +22,7 @@ from typing import Annotated, Any, TypeVar
 import soundfile
 import typer
 
-from archive.delivery_log import Ledger, keys_of, sound_key
+from archive.delivery_log import DeliveryLog, keys_of, sound_key
 from archive.files import FolderLock, write_private
 from archive.jsonl import Lines
 from archive.manifest import read_gaps, set_broken_lines_aside
@@ -222,7 +222,7 @@ class _Segments:
         self._texts = texts
         self._wanted = wanted
         self._wants_texts = wanted.texts or len(texts) > 0
-        self._ledger = Ledger(room.path)
+        self._delivery_log = DeliveryLog(room.path)
 
     def look_at_wav(self, record: SegmentRecord) -> list[Finding]:
         """The part that takes long, and may be done in any thread."""
@@ -232,14 +232,18 @@ class _Segments:
         text = self._texts.get(record) if self._wants_texts else None
         of_text = list(_look_at_text(self._room, record, text)) if self._wants_texts else []
         if any(finding.kind is Kind.MISSING_WAV for finding in of_wav):
-            if self._ledger.is_anywhere(sound_key(record)):  # it has left, and its text with it (KEEP_LOCAL)
+            if self._delivery_log.is_anywhere(
+                sound_key(record)
+            ):  # it has left, and its text with it (KEEP_LOCAL)
                 of_wav, of_text = [], [one for one in of_text if one.kind is not Kind.TEXT_FILE_MISSING]
             elif text is not None and not text.is_audio_kept:
                 of_wav = []
         yield from of_wav
         yield from of_text
         if self._wanted.targets:
-            yield from _look_at_deliveries(record, self._texts.entry(record), self._ledger, self._wanted)
+            yield from _look_at_deliveries(
+                record, self._texts.entry(record), self._delivery_log, self._wanted
+            )
 
 
 def _broken(kind: Kind, file: str, number: int) -> Finding:
@@ -341,10 +345,10 @@ def _digest(data: bytes, samples: int) -> str:
 
 
 def _look_at_deliveries(
-    record: SegmentRecord, text: TextRecord | None, ledger: Ledger, wanted: Wanted
+    record: SegmentRecord, text: TextRecord | None, delivery_log: DeliveryLog, wanted: Wanted
 ) -> Iterator[Finding]:
     keys = keys_of(record, text, save_audio=wanted.audio)
-    for one in ledger.undelivered(keys, wanted.targets):
+    for one in delivery_log.undelivered(keys, wanted.targets):
         what = record.file if one.item == record.file else f"the text of {record.file}"
         state = (
             f"was refused by {one.target}: {one.refused}"

@@ -33,7 +33,7 @@ WEB_SECONDS = 30.0
 HOLE_SECONDS = 0.1
 """Timestamps that are so far ahead of the samples mean that sound is missing; less is the jitter of muxers."""
 
-LONGEST_HOLE_SECONDS = 6 * 3600.0
+MAX_HOLE_SECONDS = 6 * 3600.0
 """A longer one is a broken timestamp."""
 
 OLDEST_RECORDING = datetime(1990, 1, 1, tzinfo=timezone.utc)
@@ -94,7 +94,7 @@ class Recording:
         return About(
             duration_seconds=duration / av.time_base if duration and duration > 0 else None,
             created_at=_creation_time(self._container.metadata.get("creation_time", "")),
-            sound_begins_seconds=min(max(0.0, sound_begins), LONGEST_HOLE_SECONDS),
+            sound_begins_seconds=min(max(0.0, sound_begins), MAX_HOLE_SECONDS),
         )
 
     def sound(self, *, from_start: bool = False) -> Iterator[Pcm]:
@@ -163,7 +163,7 @@ class _Clock:
         if self._offset is None:
             self._offset = time
         hole = time - self._offset - self.seconds
-        if not -HOLE_SECONDS <= hole <= LONGEST_HOLE_SECONDS:
+        if not -HOLE_SECONDS <= hole <= MAX_HOLE_SECONDS:
             self._offset = time - self.seconds  # timestamps that begin anew: what comes next follows on
             return
         if hole < HOLE_SECONDS:

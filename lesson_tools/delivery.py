@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from archive import jsonl
-from archive.delivery_log import Ledger, forget
+from archive.delivery_log import DeliveryLog, forget
 from archive.files import FolderLock
 from archive.manifest import read_manifest
 from archive.outbox import Outbox
@@ -26,8 +26,8 @@ from delivery.retention import (
     Rules,
     files_of,
     is_being_recorded,
-    let_go,
     remove_folder,
+    remove_leaving,
     remove_lines,
     room_folders,
 )
@@ -39,7 +39,7 @@ from search.index import INDEX
 
 ERASURES = "erasures.jsonl"
 PROGRESS_SECONDS = 0.2
-LONGEST_LINK_MINUTES = 7 * 24 * 60
+MAX_LINK_MINUTES = 7 * 24 * 60
 """Longer ones S3 does not sign."""
 
 
@@ -147,7 +147,7 @@ async def _deliver(
 
 def _tell_refused(settings: Settings) -> None:
     for folder in room_folders(Path(settings.output_dir)):
-        for (target, key), reason in Ledger(folder).refused().items():
+        for (target, key), reason in DeliveryLog(folder).refused().items():
             tell(f"dead letter: {folder.name}/{key.item} ({target}): {reason}")
 
 
@@ -170,7 +170,7 @@ def prune(
     now = datetime.now(timezone.utc)
     leaving = [one for folder in _folders(settings) if (one := rules.leaving(folder, now)).files or one.lines]
     for one in () if dry_run else leaving:
-        let_go(one)
+        remove_leaving(one)
     remote, is_well = console.run(_prune_remote(settings, targets, now, dry_run))
     if as_json:
         local = [{"folder": one.folder.name, "files": list(one.files), "bytes": one.bytes} for one in leaving]
@@ -210,7 +210,7 @@ def link(
         str, typer.Argument(metavar="ROOM/FILE", help="Such as math101/segment_001_20251008_140523.wav.")
     ],
     minutes: Annotated[
-        float, typer.Option(min=1, max=LONGEST_LINK_MINUTES, help="How long the link works.")
+        float, typer.Option(min=1, max=MAX_LINK_MINUTES, help="How long the link works.")
     ] = 10.0,
 ) -> None:
     """Makes a link to one delivered file that works for a few minutes, for whoever has it.

@@ -1,6 +1,6 @@
 """A recording through the same speech rules, and into the same layout, as a lesson that was heard live.
 
-    thread: decode ──► Silero ──► Segmenter ──► (at most AHEAD segments) ──► RoomPipeline ──► disk
+    thread: decode ──► Silero ──► Segmenter ──► (at most AHEAD segments) ──► SegmentWriter ──► disk
 
 A run that is killed leaves whole segments, and the next run goes on where it ended: the recording is known again by its
 content, and what the manifest has of it is not saved twice. So a second run of the same file does nothing.
@@ -45,13 +45,13 @@ from core.records import (
 )
 from lesson_tools.console import progress, run
 from lesson_tools.decoding import Recording
-from recording.segment_writer import RoomPipeline
+from recording.segment_writer import SegmentWriter
 from storage import RoomFolder
 
 AHEAD = 32
 """Segments that may wait for the disk: some 10 MB at most. The decoder waits for the disk, not the other way round."""
 
-PATIENCE_SECONDS = 30.0
+MAX_DISK_WAIT_SECONDS = 30.0
 """A disk that takes nothing for so long is given up; the next run goes on from there."""
 
 SLIVER_SAMPLES = SAMPLE_RATE // 2
@@ -154,7 +154,7 @@ class _Import:
         begins = self._recording.about.sound_begins_seconds
         covered = Covered(_places(before, begins))
         clock = StreamClock(room.started_at + timedelta(seconds=begins))
-        pipeline = RoomPipeline(self._settings, room, [self])
+        pipeline = SegmentWriter(self._settings, room, [self])
         sink, loop = pipeline.sink(self._track), asyncio.get_running_loop()
 
         def put(segment: SpeechSegment) -> None:
@@ -201,7 +201,7 @@ class _Import:
         Raises:
             StorageError: none has become free for a long time.
         """
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + MAX_DISK_WAIT_SECONDS
         while not self._free.acquire(timeout=0.2):
             if self._is_over.is_set() or time.monotonic() > deadline:
                 raise StorageError(

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 import typer
 
-from archive.delivery_log import Key, Ledger, Undelivered, keys_of
+from archive.delivery_log import DeliveryLog, Key, Undelivered, keys_of
 from archive.jsonl import Lines
 from archive.rooms import Archive, Room
 from archive.sessions import Session
@@ -57,7 +57,7 @@ class Progress:
     """By wanted language: how many segments with words have no text in it."""
     undelivered: int
     """Segments of which some target has not got all: it is still on its way."""
-    set_aside: int
+    dead_letters: int
     """Segments of which some target has refused something for good."""
 
 
@@ -103,7 +103,7 @@ def facts_of(room: Room, wanted: Wanted) -> RoomFacts:
     Raises:
         StorageError: they cannot be read.
     """
-    lines, ledger = Lines(), Ledger(room.path)
+    lines, delivery_log = Lines(), DeliveryLog(room.path)
     with room.texts() as texts:
         counts: dict[str, _Count] = {}
 
@@ -111,7 +111,7 @@ def facts_of(room: Room, wanted: Wanted) -> RoomFacts:
             for record in room.records(lines=lines):
                 count = counts.setdefault(record.room_sid, _Count(wanted))
                 count.add(record, texts)
-                count.add_deliveries(ledger.undelivered(_keys(record, texts, wanted), wanted.targets))
+                count.add_deliveries(delivery_log.undelivered(_keys(record, texts, wanted), wanted.targets))
                 yield record
 
         sessions = room.sessions(counted())
@@ -168,7 +168,7 @@ class _Count:
             languages=tuple(language for language, _ in self._languages.most_common()),
             missing=dict(self._missing),
             undelivered=self._undelivered,
-            set_aside=self._set_aside,
+            dead_letters=self._set_aside,
         )
 
 
@@ -181,7 +181,7 @@ def _together(parts: Sequence[Progress]) -> Progress:
         languages=tuple(dict.fromkeys(tag for part in parts for tag in part.languages)),
         missing=dict(sum((Counter(part.missing) for part in parts), Counter[str]())),
         undelivered=sum(part.undelivered for part in parts),
-        set_aside=sum(part.set_aside for part in parts),
+        dead_letters=sum(part.dead_letters for part in parts),
     )
 
 
@@ -240,7 +240,7 @@ def _undone(progress: Progress) -> list[str]:
         **{f"without {language}": count for language, count in progress.missing.items()},
         "refused": progress.refused,
         "undelivered": progress.undelivered,
-        "set aside by a target (check)": progress.set_aside,
+        "set aside by a target (check)": progress.dead_letters,
     }
     return [f"{count} {what}" for what, count in counts.items() if count]
 

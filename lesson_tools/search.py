@@ -24,11 +24,11 @@ from search.index import SearchIndex, Segment, Step
 if TYPE_CHECKING:
     from search.postgres import PostgresIndex
 
-SHORTEST_BEGINNING = 3
+MIN_BEGINNING = 3
 """Characters from which on a word also finds those that begin with it, if it finds too little itself."""
 
 SNIPPET_CHARACTERS = 160
-MOST_WORDS = 32
+MAX_WORDS = 32
 """Of a question; nobody types more, and each costs."""
 
 
@@ -131,7 +131,7 @@ def find(
     Raises:
         InputError: it has no word.
     """
-    asked = search_tokens.question(question)[:MOST_WORDS]
+    asked = search_tokens.question(question)[:MAX_WORDS]
     if not asked:
         raise InputError(f"{question!r} has no word to search for")
     found: dict[tuple[str, str], Segment] = {}
@@ -153,7 +153,7 @@ def _steps(asked: Sequence[tuple[str, ...]]) -> Iterator[Step]:
         yield Step(words, are_together=True)
     yield Step(words)
     last = words[-1]
-    if len(last) == 1 and len(last[0]) >= SHORTEST_BEGINNING and not last[0].endswith("*"):
+    if len(last) == 1 and len(last[0]) >= MIN_BEGINNING and not last[0].endswith("*"):
         yield Step(words, is_last_begun=True)
 
 
@@ -176,7 +176,7 @@ def _rank(tokens: str, asked: Sequence[tuple[str, ...]], is_spoken: bool) -> Ran
     line = bare = f" {tokens} "
     needles = [_needle(word) for word in asked]
     if not "".join(needles).isascii() and not line.isascii():
-        bare = f" {' '.join(map(search_tokens.bare, tokens.split(' ')))} "
+        bare = f" {' '.join(map(search_tokens.without_article, tokens.split(' ')))} "
     counts = [line.count(needle) or bare.count(needle) for needle in needles]
     begun = [
         count or line.count(f" {word[0].rstrip('*')}") for count, word in zip(counts, asked, strict=True)
@@ -189,7 +189,7 @@ def _rank(tokens: str, asked: Sequence[tuple[str, ...]], is_spoken: bool) -> Ran
 def _needle(word: tuple[str, ...]) -> str:
     if word[-1].endswith("*"):
         return f" {word[-1][:-1]}"
-    bare = search_tokens.bare(word[0])
+    bare = search_tokens.without_article(word[0])
     return f" {' '.join(word)} " if bare == word[0] else f" {bare} "
 
 
@@ -214,14 +214,14 @@ def _hit(segment: Segment, language: str, asked: Sequence[tuple[str, ...]]) -> H
 
 def _marks(text: str, asked: Sequence[tuple[str, ...]]) -> Iterator[tuple[int, int]]:
     """Where the words of the question stand in a text."""
-    wanted = {search_tokens.bare(word[0]) for word in asked if len(word) == 1 and word[0][-1] != "*"}
+    wanted = {
+        search_tokens.without_article(word[0]) for word in asked if len(word) == 1 and word[0][-1] != "*"
+    }
     parts = [_joined(word) for word in asked if len(word) > 1 or len(word[0]) <= 2]
     for word in search_tokens.words(text):
         if len(word.tokens) == 1:
-            token = search_tokens.bare(word.tokens[0])
-            if token in wanted or any(
-                token.startswith(one) for one in wanted if len(one) >= SHORTEST_BEGINNING
-            ):
+            token = search_tokens.without_article(word.tokens[0])
+            if token in wanted or any(token.startswith(one) for one in wanted if len(one) >= MIN_BEGINNING):
                 yield word.start, word.end
         else:
             piece = text[word.start : word.end]

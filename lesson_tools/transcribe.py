@@ -22,7 +22,7 @@ from lesson_tools import console
 from lesson_tools.console import AsJson, duration, progress, say, say_json, tell
 
 if TYPE_CHECKING:
-    from lesson_tools.transcription import Estimate, Task, Wish
+    from lesson_tools.transcription import Estimate, Task, TranscriptionOptions
     from text.costs import TextCosts
 
 
@@ -73,11 +73,15 @@ def transcribe(
     Endpoint and key of a bucket are those of delivery (S3_ENDPOINT, S3_REGION, S3_KEY_ID, S3_KEY_SECRET). Several
     processes share an archive with --shard: each room belongs to exactly one part.
     """
-    from lesson_tools.transcription import Wish, is_in_shard
+    from lesson_tools.transcription import TranscriptionOptions, is_in_shard
 
     settings = _with(console.settings(), model, languages)
     asked = Asked(
-        settings, Wish(settings.gemini_model, settings.target_languages, force), estimate, yes, as_json
+        settings,
+        TranscriptionOptions(settings.gemini_model, settings.target_languages, force),
+        estimate,
+        yes,
+        as_json,
     )
     number, count = _shard(shard)
     logging.getLogger("recorder").setLevel(logging.WARNING)
@@ -94,7 +98,7 @@ class Asked:
     """What the command line asks for."""
 
     settings: Settings
-    wish: Wish
+    options: TranscriptionOptions
     only_estimate: bool
     yes: bool
     as_json: bool
@@ -123,10 +127,10 @@ def _shard(text: str) -> tuple[int, int]:
     return number, count
 
 
-def _tasks(rooms: Sequence[Room], wish: Wish) -> Iterator[Task]:
+def _tasks(rooms: Sequence[Room], options: TranscriptionOptions) -> Iterator[Task]:
     from lesson_tools.transcription import tasks_of
 
-    return itertools.chain.from_iterable(tasks_of(room, wish) for room in rooms)
+    return itertools.chain.from_iterable(tasks_of(room, options) for room in rooms)
 
 
 def _confirm(cost: Estimate, asked: Asked) -> None:
@@ -151,18 +155,18 @@ def _at_once(asked: Asked, rooms: Sequence[Room]) -> None:
     from lesson_tools.transcription import estimate, transcribe
     from translator import GeminiTranslator
 
-    settings, wish = asked.settings, asked.wish
-    cost = estimate(_tasks(rooms, wish), wish)
+    settings, options = asked.settings, asked.options
+    cost = estimate(_tasks(rooms, options), options)
     if asked.only_estimate or not cost.segments:
         _say_estimate(cost, asked)
         return
     _confirm(cost, asked)
     with contextlib.ExitStack() as stack:
         free = _reserved(stack, rooms)
-        tasks = _tasks(free, wish)
+        tasks = _tasks(free, options)
         with progress("Transcribing", cost.segments, "segments") as advance:
             service = console.run(
-                transcribe(settings, GeminiTranslator(settings), tasks, advance, is_forced=wish.is_forced)
+                transcribe(settings, GeminiTranslator(settings), tasks, advance, is_forced=options.is_forced)
             )
     _say_costs(service.costs, asked)
     if service.costs.refused or len(free) < len(rooms):
@@ -205,17 +209,19 @@ async def _batch_run(asked: Asked, rooms: Sequence[Room]) -> dict[str, Any]:
     from lesson_tools.batches import Batches
     from lesson_tools.transcription import estimate
 
-    wish, batches = asked.wish, Batches(asked.settings)
+    options, batches = asked.options, Batches(asked.settings)
     try:
         collected, failed = await batches.collect()
-        cost = estimate(batches.not_submitted(_tasks(rooms, wish)), wish, batch=True)
+        cost = estimate(batches.not_submitted(_tasks(rooms, options)), options, batch=True)
         submitted = 0
         if cost.segments and asked.only_estimate:
             tell(_sentence(cost, asked.settings))
         elif cost.segments:
             _confirm(cost, asked)
             with progress("Submitting", cost.segments, "segments") as advance:
-                submitted = await batches.submit(batches.not_submitted(_tasks(rooms, wish)), wish, advance)
+                submitted = await batches.submit(
+                    batches.not_submitted(_tasks(rooms, options)), options, advance
+                )
         waiting = batches.waiting()
     finally:
         await batches.aclose()
@@ -236,7 +242,7 @@ def _in_bucket(
         _check_batch_key(asked.settings)
     bucket = Bucket.at(url, asked.settings)
     names = {name for room in rooms for name in (room, safe_name(room))}
-    found = console.run(plan(bucket, asked.wish, names, is_mine, batch=batch))
+    found = console.run(plan(bucket, asked.options, names, is_mine, batch=batch))
     if not found.rooms:
         raise InputError(f"There is no lesson in {url}" + (f" of {', '.join(rooms)}" if rooms else ""))
     if found.cost.segments and not asked.only_estimate:
@@ -247,7 +253,7 @@ def _in_bucket(
             tell("but what is in batches that are under way: --batch collects it")
         return
     with progress("Submitting" if batch else "Transcribing", found.cost.segments, "segments") as advance:
-        run = Run(asked.settings, bucket, asked.wish, advance)
+        run = Run(asked.settings, bucket, asked.options, advance)
         console.run((run.by_batch if batch else run.at_once)(found.folders))
     if batch:
         _say_batches(vars(run.batches), asked)

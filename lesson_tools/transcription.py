@@ -45,7 +45,7 @@ BATCH_PRICE = 0.5
 
 
 @dataclass(frozen=True)
-class Wish:
+class TranscriptionOptions:
     """Which texts are wanted."""
 
     model: str
@@ -96,24 +96,24 @@ class Estimate:
 # --- what there is to do ---
 
 
-def tasks_of(room: Room, wish: Wish) -> Iterator[Task]:
+def tasks_of(room: Room, options: TranscriptionOptions) -> Iterator[Task]:
     """Segments of a room whose text is to be made, in the order of the manifest. Without a WAV there is none."""
     with room.texts() as texts:
         for record in room.records():
             text = texts.get(record)
-            if _is_wanted(text, wish) and room.wav(record) is not None:
+            if _is_wanted(text, options) and room.wav(record) is not None:
                 has = text.by_language if text is not None else {}
                 asked_for = tuple(dict.fromkeys((*record.caption_languages, *has)))
                 yield Task(room.path, replace(record, caption_languages=asked_for))
 
 
-def _is_wanted(text: Text | None, wish: Wish) -> bool:
-    if text is None or not wish.is_forced:
+def _is_wanted(text: Text | None, options: TranscriptionOptions) -> bool:
+    if text is None or not options.is_forced:
         return text is None
-    if text.refused is not None or text.model != wish.model:
+    if text.refused is not None or text.model != options.model:
         return True
     return bool(text.by_language) and any(
-        not any(is_same_language(tag, wanted) for tag in text.by_language) for wanted in wish.languages
+        not any(is_same_language(tag, wanted) for tag in text.by_language) for wanted in options.languages
     )
 
 
@@ -123,16 +123,16 @@ def is_in_shard(folder: str, number: int, count: int) -> bool:
     return int.from_bytes(digest[:8], "big") % count == number - 1
 
 
-def estimate(tasks: Iterable[Task], wish: Wish, *, batch: bool = False) -> Estimate:
+def estimate(tasks: Iterable[Task], options: TranscriptionOptions, *, batch: bool = False) -> Estimate:
     """Counts and prices. Reads what ``tasks`` yields once."""
     segments, seconds, read, written = 0, 0.0, 0.0, 0.0
     for task in tasks:
-        length, languages = task.record.duration_seconds, {*wish.languages, *task.record.caption_languages}
+        length, languages = task.record.duration_seconds, {*options.languages, *task.record.caption_languages}
         segments += 1
         seconds += length
         read += TOKENS_PER_CALL + TOKENS_PER_SECOND * length
         written += (WRITTEN_PER_SECOND + TRANSLATED_PER_SECOND * len(languages)) * length
-    price = PRICES.get(wish.model)
+    price = PRICES.get(options.model)
     dollars = (read * price[0] + written * price[1]) / 1e6 * (BATCH_PRICE if batch else 1) if price else None
     return Estimate(segments, seconds, round(read), round(written), dollars)
 

@@ -13,20 +13,22 @@ MAX_LANGUAGES = 10
 """So many wishes of one room are met at once, those of most people first: every language costs."""
 
 
-def wanted_languages(wishes: Iterable[str], allowed: Sequence[str]) -> tuple[str, ...]:
+def wanted_languages(requested: Iterable[str], allowed: Sequence[str]) -> tuple[str, ...]:
     """The languages to translate into, from what people put into their attribute: anything, until it is checked.
 
     ``allowed``: BCP 47 tags, empty for all. A wish for ``es-MX`` is met by ``es`` where only that is allowed. At most
     :data:`MAX_LANGUAGES`, those of most people first.
     """
-    counts = Counter(tag for wish in wishes if (tag := _allowed(language_tag_or_empty(wish), allowed)))
+    counts = Counter(
+        tag for request in requested if (tag := _allowed(language_tag_or_empty(request), allowed))
+    )
     return tuple(sorted(counts, key=lambda tag: (-counts[tag], tag))[:MAX_LANGUAGES])
 
 
-def _allowed(wish: str, allowed: Sequence[str]) -> str | None:
-    if not wish or not allowed or wish in allowed:
-        return wish or None
-    return next((tag for tag in allowed if is_same_language(tag, wish)), None)
+def _allowed(request: str, allowed: Sequence[str]) -> str | None:
+    if not request or not allowed or request in allowed:
+        return request or None
+    return next((tag for tag in allowed if is_same_language(tag, request)), None)
 
 
 def allowed_languages(settings: Settings) -> tuple[str, ...]:

@@ -69,26 +69,26 @@ class Captions:
         self._look: asyncio.TimerHandle | None = None
         self._more = asyncio.Event()
         self._disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="captions")
-        self._stop_listening = notify.listen(TEXTS, self._on_ring)
+        self._stop_listening = notify.listen(TEXTS, self._on_notified)
         self._task = supervised(self._work, "captions", room=info.sid, room_name=info.name)
 
     def attach(self) -> None:
         """Listens to the room's events. Call it before connecting."""
         self._room.on("participant_active", self._greet)  # before that it receives no data
         for event in ("participant_connected", "participant_disconnected", "participant_attributes_changed"):
-            self._room.on(event, self._on_wishes_changed)
+            self._room.on(event, self._on_languages_changed)
 
     def begin(self) -> None:
         """Call it right after connecting."""
-        self._see_wishes()
+        self._update_languages()
         choices = json.dumps(language_choices(offered_languages(self._settings)), ensure_ascii=False)
         self._room.local_participant.register_rpc_method(LANGUAGES_METHOD, lambda _: choices)
 
     def languages(self) -> tuple[str, ...]:
         """What the people who are in the room now want to read, besides what is spoken."""
         people = itertools.islice(self._room.remote_participants.values(), MAX_PARTICIPANTS)
-        wishes = (one.attributes.get(LANGUAGE_ATTRIBUTE, "") for one in people if _is_person(one))
-        return wanted_languages(wishes, allowed_languages(self._settings))
+        requested = (one.attributes.get(LANGUAGE_ATTRIBUTE, "") for one in people if _is_person(one))
+        return wanted_languages(requested, allowed_languages(self._settings))
 
     def segment_saved(self, record: SegmentRecord, path: Path) -> None:
         if self._follower is None:
@@ -140,11 +140,11 @@ class Captions:
             self._newcomers.add(participant.identity)
             self._more.set()
 
-    def _on_wishes_changed(self, *_: object) -> None:
+    def _on_languages_changed(self, *_: object) -> None:
         if self._look is None and self._closing_at is None:
-            self._look = asyncio.get_running_loop().call_later(CROWD_SECONDS, self._see_wishes)
+            self._look = asyncio.get_running_loop().call_later(CROWD_SECONDS, self._update_languages)
 
-    def _see_wishes(self) -> None:
+    def _update_languages(self) -> None:
         self._look = None
         wanted = self.languages()
         if wanted != self._wanted:
@@ -186,7 +186,7 @@ class Captions:
             caption.record.participant_identity,
         )
 
-    def _on_ring(self, path: Path) -> None:
+    def _on_notified(self, path: Path) -> None:
         if path.parent == self._folder:
             self._more.set()
 

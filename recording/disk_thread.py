@@ -13,7 +13,7 @@ from core.errors import StorageError
 from core.records import RoomInfo
 from core.supervised import pauses
 from core.trouble import Trouble, trouble_of
-from core.worker_state import vitals
+from core.worker_state import worker_state
 
 logger = logging.getLogger("recorder")
 
@@ -43,7 +43,7 @@ class DiskThread:
         """What the work comes to. None: the disk refuses, which is logged."""
         started = time.monotonic()
         try:
-            with vitals.disk_step(self._room.sid):
+            with worker_state.disk_step(self._room.sid):
                 result = await self.run(work)
         except Exception as error:  # whatever went wrong: the segment is still in memory and is tried again
             self._refuses(error)
@@ -71,7 +71,7 @@ class DiskThread:
         self._thread.shutdown(wait=False)
 
     def _refuses(self, error: Exception) -> None:
-        vitals.disk_refuses(self._room.sid, getattr(error, "strerror", None) or type(error).__name__)
+        worker_state.disk_refuses(self._room.sid, getattr(error, "strerror", None) or type(error).__name__)
         if self._trouble.begins(trouble_of(error)):
             logger.error(
                 "The disk refuses: %s. Speech is held in memory until it does not",
@@ -82,7 +82,7 @@ class DiskThread:
 
     def _works(self, seconds: float) -> None:
         if self._trouble.ends():
-            vitals.disk_works(self._room.sid)
+            worker_state.disk_works(self._room.sid)
             logger.warning("The disk works again", extra={"room": self._room.name})
         if seconds > STALL_SECONDS:
             logger.warning(

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from livekit import rtc
 
-from core.worker_state import vitals
+from core.worker_state import worker_state
 
 UNDECIPHERABLE_PACKETS = 100
 """So many in a row, about two seconds, and the passphrase is another."""
@@ -105,6 +105,6 @@ class Encryption:
     def _report(self, participant: rtc.RemoteParticipant, why: str) -> None:
         if participant.sid not in self._undecipherable:
             self._undecipherable.add(participant.sid)
-            vitals.counters.undecipherable.inc()
+            worker_state.counters.undecipherable.inc()
             message = f"NOT RECORDED: the sound is encrypted end to end, and {why}"
             self._log(logging.ERROR, message, participant)

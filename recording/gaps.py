@@ -15,7 +15,7 @@ from storage import RoomFolder
 JOINING_SECONDS = 2.0
 """What the first recorder of a room takes to get there; a room that is younger has no gap."""
 
-SHORTEST_GAP_SECONDS = 0.1
+MIN_GAP_SECONDS = 0.1
 """Less than this is not written down."""
 
 
@@ -50,7 +50,9 @@ def write_gap(folder: RoomFolder, room: RoomInfo, track: TrackInfo, gap: Gap) ->
     Raises:
         OSError, StorageError: the disk refuses.
     """
-    start = gap.start or folder.heard_before(track.track_sid, gap.end) or _first_word_possible(room, gap.end)
+    start = (
+        gap.start or folder.received_before(track.track_sid, gap.end) or _first_word_possible(room, gap.end)
+    )
     record = GapRecord(
         room_name=room.name,
         room_sid=room.sid,
@@ -60,7 +62,7 @@ def write_gap(folder: RoomFolder, room: RoomInfo, track: TrackInfo, gap: Gap) ->
         end=gap.end,
         reason=gap.reason,
     )
-    if record.seconds >= SHORTEST_GAP_SECONDS:
+    if record.seconds >= MIN_GAP_SECONDS:
         folder.note_gap(record)
     return record
 

@@ -58,7 +58,7 @@ class OpenSegments:
     def commit(self, item: Item, segment: SpeechSegment) -> SegmentRecord:
         """Makes the segment final, whatever of it was on disk before."""
         part = self._part(item, segment.start_sample, segment.speech_start_sample)
-        return part.commit(segment, item.wishes)
+        return part.commit(segment, item.text_options)
 
     def forget(self, item: Item, segment: SpeechSegment, *, is_committed: bool) -> None:
         """The segment is over. One that is not committed leaves its file to :meth:`leave_nothing_open`."""

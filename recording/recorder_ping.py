@@ -11,7 +11,7 @@ from livekit.protocol.room import PerformRpcRequest, PerformRpcResponse
 
 METHOD = "recorder/alive"
 ALIVE = "alive"
-DEAF = "deaf"
+NO_FRAMES = "deaf"
 
 ANSWER_SECONDS = 1.5
 
@@ -28,7 +28,7 @@ async def is_alive(livekit: api.LiveKitAPI, room: str, identity: str) -> bool | 
         aiohttp.ClientError, asyncio.TimeoutError: the server itself does not answer.
     """
     try:
-        return await _ask(livekit, room, identity) != DEAF
+        return await _ask(livekit, room, identity) != NO_FRAMES
     except api.TwirpError as error:
         is_silent = any(sign in error.message for sign in _NO_ANSWER)
         is_absent = error.code == api.TwirpErrorCode.UNAVAILABLE

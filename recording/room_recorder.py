@@ -16,16 +16,16 @@ from audio_processor import DetectorFactory
 from config import Settings
 from core.heartbeat import start_room
 from core.language_tags import language_tag_or_empty
-from core.records import SAMPLE_RATE, EndReason, RoomInfo, TextWishes, TrackInfo
+from core.records import SAMPLE_RATE, EndReason, RoomInfo, TextOptions, TrackInfo
 from core.supervised import supervised
-from core.worker_state import vitals
+from core.worker_state import worker_state
 from recording import recorder_ping, track_watch
 from recording.announcement import Announcement
 from recording.captions import Captions
 from recording.encryption import Encryption
 from recording.people import People
 from recording.room_log import RoomLog
-from recording.segment_writer import RoomPipeline
+from recording.segment_writer import SegmentWriter
 from recording.streams import Streams
 from recording.track_state import LISTENING, TrackEvent, TrackState
 from recording.track_watch import TrackWatch
@@ -48,8 +48,8 @@ class RoomRecorder:
         self._heartbeat = start_room(info.sid)
         self._captions = Captions(room, info, settings) if settings.captions else None
         stages = [self._captions] if self._captions else []
-        self._pipeline = RoomPipeline(
-            settings, info, stages, wishes=self._wishes, how_far=lambda: self._tracks.progress()
+        self._pipeline = SegmentWriter(
+            settings, info, stages, text_options=self._text_options, how_far=lambda: self._tracks.progress()
         )
         self._streams = Streams(settings, info, new_detector, self._pipeline)
         self._tracks = Tracks(
@@ -259,7 +259,7 @@ class RoomRecorder:
         for track in self._tracks:
             if track.sid not in published:
                 self._tracks.unpublished(track)
-        vitals.counters.reconnects.inc()
+        worker_state.counters.reconnects.inc()
         self._log(logging.INFO, "Connection is back")
         for participant in people:
             self._reconsider(participant)
@@ -296,13 +296,13 @@ class RoomRecorder:
             self._watch.report()
 
     async def _say_alive(self, _: rtc.RpcInvocationData) -> str:
-        return recorder_ping.DEAF if self._watch.has_no_frames else recorder_ping.ALIVE
+        return recorder_ping.NO_FRAMES if self._watch.has_no_frames else recorder_ping.ALIVE
 
-    def _wishes(self, track: TrackInfo) -> TextWishes:
+    def _text_options(self, track: TrackInfo) -> TextOptions:
         """What people want of the text as of now, while the segment ends; the speaker may be gone already."""
         speaker = self._room.remote_participants.get(track.participant_identity)
         spoken = speaker.attributes.get(SPEAKING_LANGUAGE_ATTRIBUTE, "") if speaker else ""
-        return TextWishes(
+        return TextOptions(
             speaking_language=language_tag_or_empty(spoken),
             caption_languages=self._captions.languages() if self._captions else (),
         )

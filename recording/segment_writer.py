@@ -2,7 +2,7 @@
 
     track ──► TrackSink ──► Backlog ──► OpenSegments on the DiskThread ──► stages: captions
 
-One :class:`RoomPipeline` serves one room. Tracks put updates into its backlog without ever waiting; one task takes
+One :class:`SegmentWriter` serves one room. Tracks put updates into its backlog without ever waiting; one task takes
 them out in order and does the disk work on a thread of the room's own. The truth comes with the end of a segment,
 whole, and is tried again until the disk takes it.
 """
@@ -19,7 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from archive.handover_note import Heard
+from archive.handover_note import RoomProgress
 from archive.names import MANIFEST
 from audio_processor import Closed, Grown, Opened
 from config import Settings
@@ -35,10 +35,10 @@ from core.records import (
     utc_now,
 )
 from core.supervised import supervised
-from core.worker_state import vitals
+from core.worker_state import worker_state
 from recording.backlog import Backlog
 from recording.disk_thread import DiskThread
-from recording.gaps import SHORTEST_GAP_SECONDS, Gap, write_gap
+from recording.gaps import MIN_GAP_SECONDS, Gap, write_gap
 from recording.open_segments import OpenSegments
 from recording.track_sink import Item, TrackSink, Wishes, no_wishes
 
@@ -54,12 +54,12 @@ HANGING_SECONDS = 1.0
 """A disk that neither takes nor refuses anything is waited for so much longer, and no more."""
 
 
-HowFar = Callable[[], Heard]
+Progress = Callable[[], RoomProgress]
 """Says until when the room has been received and passed on by now. Must not block."""
 
 
-def all_heard() -> Heard:
-    return Heard(utc_now(), {})
+def all_received() -> RoomProgress:
+    return RoomProgress(utc_now(), {})
 
 
 class Stage(Protocol):
@@ -80,7 +80,7 @@ class Totals:
     participants: set[str] = field(default_factory=set)
 
 
-class RoomPipeline:
+class SegmentWriter:
     """Saves the segments of one room and hands them on. Create it on the room's event loop."""
 
     def __init__(
@@ -88,13 +88,13 @@ class RoomPipeline:
         settings: Settings,
         room: RoomInfo,
         stages: Sequence[Stage] = (),
-        wishes: Wishes = no_wishes,
-        how_far: HowFar = all_heard,
+        text_options: Wishes = no_wishes,
+        how_far: Progress = all_received,
     ) -> None:
         self.totals = Totals()
         self._room = room
         self._stages = stages
-        self._wishes = wishes
+        self._text_options = text_options
         self._how_far = how_far
         self._sinks: weakref.WeakSet[TrackSink] = weakref.WeakSet()
         self._open = OpenSegments(settings, room)
@@ -104,14 +104,14 @@ class RoomPipeline:
         self._closing_at: float | None = None
         self._listening: asyncio.Task[None] | None = None
         self._listened_until: datetime | None = None
-        self._note: Heard | None = None
+        self._note: RoomProgress | None = None
         """The handover note: is to be written as soon as everything is on disk that it speaks of."""
         self._writing_note: asyncio.Future[None] | None = None
         self._task = supervised(self._work, "saving", room=room.sid, room_name=room.name)
 
     def sink(self, track: TrackInfo) -> TrackSink:
         """Where the updates of a track go."""
-        sink = TrackSink(track, self._put, self._wishes)
+        sink = TrackSink(track, self._put, self._text_options)
         self._sinks.add(sink)
         return sink
 
@@ -157,7 +157,7 @@ class RoomPipeline:
         self._more.set()
 
     def _report_unsaved(self) -> None:
-        vitals.unsaved(self._room.sid, self._backlog.seconds)
+        worker_state.unsaved(self._room.sid, self._backlog.seconds)
 
     def _lose(self, item: Item, reason: str) -> None:
         if not isinstance(item.update, Closed):
@@ -166,7 +166,7 @@ class RoomPipeline:
         start, end = item.clock.at(segment.start_sample), item.clock.at(segment.end_sample)
         self._open.lose(item, segment)
         self.totals.lost_seconds += segment.duration_seconds
-        vitals.counters.lost_seconds.inc(segment.duration_seconds)
+        worker_state.counters.lost_seconds.inc(segment.duration_seconds)
         logger.error(
             "LOST %.1f s of speech from %s on: %s",
             segment.duration_seconds,
@@ -225,8 +225,8 @@ class RoomPipeline:
     def _saved(self, item: Item, record: SegmentRecord) -> None:
         self.totals.segments += 1
         self.totals.speech_seconds += record.duration_seconds
-        vitals.counters.segments.inc()
-        vitals.counters.speech_seconds.inc(record.duration_seconds)
+        worker_state.counters.segments.inc()
+        worker_state.counters.speech_seconds.inc(record.duration_seconds)
         self.totals.participants.add(record.participant_identity)
         logger.info(
             "Segment saved: %s, %.1f s, confidence %.2f, ended by %s",
@@ -237,7 +237,7 @@ class RoomPipeline:
             extra=self._context(item),
         )
         folder = self._open.folder().path
-        notify.ring(folder / MANIFEST)
+        notify.notify(folder / MANIFEST)
         for stage in self._stages:
             try:
                 stage.segment_saved(record, folder / record.file)
@@ -248,11 +248,11 @@ class RoomPipeline:
         gap = await self._disk.until_taken(
             lambda: write_gap(self._open.folder(), self._room, item.track, found), self._is_time_up
         )
-        if gap is None or gap.seconds < SHORTEST_GAP_SECONDS:
+        if gap is None or gap.seconds < MIN_GAP_SECONDS:
             return
         self.totals.gap_seconds += gap.seconds
-        vitals.counters.gaps.inc()
-        vitals.counters.gap_seconds.inc(gap.seconds)
+        worker_state.counters.gaps.inc()
+        worker_state.counters.gap_seconds.inc(gap.seconds)
         logger.warning(
             "GAP: speech may be missing from %s to %s (%.1f s, %s)",
             format_utc(gap.start),
@@ -282,7 +282,7 @@ class RoomPipeline:
         is_true = self._open.has_folder and not self._disk.trouble and self._open.are_all_on_disk
         if note is None or is_hanging or not is_true:
             return
-        self._writing_note = self._disk.run(lambda: self._open.folder().hear(note))
+        self._writing_note = self._disk.run(lambda: self._open.folder().write_progress(note))
         try:
             async with asyncio.timeout(HANGING_SECONDS):
                 await asyncio.shield(self._writing_note)
@@ -294,7 +294,7 @@ class RoomPipeline:
     async def _write_last_note(self) -> None:
         if self._listened_until is not None:
             received, left_at = self._how_far(), self._listened_until
-            self._note = Heard(min(received.until, left_at), received.tracks, left_at)
+            self._note = RoomProgress(min(received.until, left_at), received.tracks, left_at)
             await self._write_note()
 
     def _context(self, item: Item) -> dict[str, str]:

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 from livekit import rtc
 
-from archive.handover_note import Hearing
+from archive.handover_note import TrackProgress
 from audio_processor import DetectorFactory, Segmenter, SegmenterOptions, TrackProcessor, open_stream
 from config import Settings
 from core.records import EndReason, RoomInfo, TrackInfo
 from recording.packet_stats import PacketStats
-from recording.segment_writer import RoomPipeline
+from recording.segment_writer import SegmentWriter
 
 logger = logging.getLogger("recorder")
 
@@ -26,18 +26,18 @@ class Stream(NamedTuple):
     processor: TrackProcessor
     packets: PacketStats
 
-    def progress(self, now: datetime, monotonic: float) -> Hearing:
+    def progress(self, now: datetime, monotonic: float) -> TrackProgress:
         """Until when everything has been received and passed on."""
         silent_since = self.packets.silent_since
         known = now if silent_since is None else now - timedelta(seconds=monotonic - silent_since)
-        return Hearing(min(self.processor.received_until, known), self.packets.jitter_buffer_seconds)
+        return TrackProgress(min(self.processor.received_until, known), self.packets.jitter_buffer_seconds)
 
 
 class Streams:
     """Opens and closes the streams of one room."""
 
     def __init__(
-        self, settings: Settings, room: RoomInfo, new_detector: DetectorFactory, pipeline: RoomPipeline
+        self, settings: Settings, room: RoomInfo, new_detector: DetectorFactory, pipeline: SegmentWriter
     ) -> None:
         self._settings = settings
         self._room = room

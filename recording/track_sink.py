@@ -10,7 +10,7 @@ from datetime import datetime
 import numpy as np
 
 from audio_processor import Closed, Grown, Update
-from core.records import NO_WISHES, SAMPLE_RATE, Pcm, StreamClock, TextWishes, TrackInfo
+from core.records import NO_TEXT_OPTIONS, SAMPLE_RATE, Pcm, StreamClock, TextOptions, TrackInfo
 from recording.gaps import Gap
 
 logger = logging.getLogger("recorder")
@@ -18,15 +18,15 @@ logger = logging.getLogger("recorder")
 BATCH_SECONDS = 0.5
 """Speech goes to disk in pieces of this length: what a crash can cost at most, with the 0.1 s of a frame."""
 
-Wishes = Callable[[TrackInfo], TextWishes]
+Wishes = Callable[[TrackInfo], TextOptions]
 """Says what the room wants of the text of what is spoken on a track now. Must not block or raise."""
 
 SegmentKey = tuple[str, datetime, int]
 """A segment while it is open: track, stream, first sample."""
 
 
-def no_wishes(_: TrackInfo) -> TextWishes:
-    return NO_WISHES
+def no_wishes(_: TrackInfo) -> TextOptions:
+    return NO_TEXT_OPTIONS
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Item:
     track: TrackInfo
     clock: StreamClock
     update: Update | Gap
-    wishes: TextWishes = NO_WISHES
+    text_options: TextOptions = NO_TEXT_OPTIONS
 
     def key(self, start_sample: int) -> SegmentKey:
         """The segment that begins at this sample."""
@@ -60,28 +60,30 @@ class _Growing:
 class TrackSink:
     """Takes the updates of one track and puts them into the pipeline, pieces of speech in batches."""
 
-    def __init__(self, track: TrackInfo, put: Callable[[Item], None], wishes: Wishes = no_wishes) -> None:
+    def __init__(
+        self, track: TrackInfo, put: Callable[[Item], None], text_options: Wishes = no_wishes
+    ) -> None:
         self._track = track
         self._put = put
-        self._wishes = wishes
+        self._text_options = text_options
         self._growing: dict[int, _Growing] = {}
 
     def take(self, update: Update, clock: StreamClock) -> None:
         if isinstance(update, Grown):
             self._grow(update, clock)
             return
-        wishes = NO_WISHES
+        wishes = NO_TEXT_OPTIONS
         if isinstance(update, Closed):
             self._growing.pop(update.segment.start_sample, None)  # the segment brings all of its PCM
-            wishes = self._wishes_now()
+            wishes = self._text_options_now()
         self._put(Item(self._track, clock, update, wishes))
 
-    def _wishes_now(self) -> TextWishes:
+    def _text_options_now(self) -> TextOptions:
         try:
-            return self._wishes(self._track)
+            return self._text_options(self._track)
         except Exception as error:  # whatever is wrong there, the segment comes first
             logger.error("What is wanted of the text cannot be found out", exc_info=error)
-            return NO_WISHES
+            return NO_TEXT_OPTIONS
 
     def _grow(self, update: Grown, clock: StreamClock) -> None:
         growing = self._growing.setdefault(update.start_sample, _Growing(clock))

@@ -163,7 +163,7 @@ _Row = tuple[Iterable[TrackState], TrackEvent, TrackState, tuple[Step, ...]]
 
 def _rows() -> Iterator[_Row]:
     s, e, a = TrackState, TrackEvent, Action
-    not_received = OpenGap(GapReason.DEAF)
+    not_received = OpenGap(GapReason.NO_FRAMES)
     reconnect = OpenGap(GapReason.RECONNECT)
     over_bound = OpenGap(GapReason.OVER_BOUND, replaces=True)
     undecipherable = OpenGap(GapReason.ENCRYPTED, replaces=True)

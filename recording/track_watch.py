@@ -9,7 +9,7 @@ from collections.abc import Awaitable
 
 from core.records import RoomInfo
 from core.supervised import supervised
-from core.worker_state import vitals
+from core.worker_state import worker_state
 from recording.packet_stats import PacketStats
 from recording.room_log import RoomLog
 from recording.streams import Stream
@@ -71,9 +71,9 @@ class TrackWatch:
                 track.no_frames_since = None
         silent = [track.no_frames_since for track in self._tracks if track.no_frames_since is not None]
         if silent:
-            vitals.deaf(self._room.sid, since=min(silent))
+            worker_state.no_audio(self._room.sid, since=min(silent))
         else:
-            vitals.hears(self._room.sid)
+            worker_state.has_audio(self._room.sid)
 
     @property
     def has_no_frames(self) -> bool:

@@ -17,14 +17,14 @@ from typing import NamedTuple
 
 from livekit import rtc
 
-from archive.handover_note import Heard, Hearing
+from archive.handover_note import RoomProgress, TrackProgress
 from config import Settings
 from core.records import RoomInfo, TrackInfo, utc_now
-from core.worker_state import vitals
+from core.worker_state import worker_state
 from recording.gaps import CurrentGap
 from recording.roles import Places
 from recording.room_log import RoomLog
-from recording.segment_writer import RoomPipeline
+from recording.segment_writer import SegmentWriter
 from recording.streams import Stream, Streams
 from recording.track_state import Action, OpenGap, Step, Stop, TrackEvent, TrackState, transition
 
@@ -88,11 +88,11 @@ class Track:
         is_known = self.gap or self.recently_gone or self.stream or self.last_stream
         return bool(is_known) or self.state is TrackState.WANTED
 
-    def progress(self, now: datetime, monotonic: float) -> Hearing | None:
+    def progress(self, now: datetime, monotonic: float) -> TrackProgress | None:
         """Until when it has been received and passed on. None: no farther than by the recorder before us."""
 
-        def until(moment: float | None) -> Hearing | None:
-            return None if moment is None else Hearing(now - timedelta(seconds=monotonic - moment))
+        def until(moment: float | None) -> TrackProgress | None:
+            return None if moment is None else TrackProgress(now - timedelta(seconds=monotonic - moment))
 
         if self.gap is not None:
             return until(self.gap.since)
@@ -111,7 +111,7 @@ class Tracks:
         settings: Settings,
         room: RoomInfo,
         streams: Streams,
-        pipeline: RoomPipeline,
+        pipeline: SegmentWriter,
         reconsider: Callable[[rtc.RemoteParticipant], None],
         log: RoomLog,
     ) -> None:
@@ -171,7 +171,7 @@ class Tracks:
         if bound is None:
             self.apply(track, TrackEvent.ADMITTED)
         elif track.state is not TrackState.WAITING_FOR_PLACE:
-            vitals.counters.over_bound.inc()
+            worker_state.counters.over_bound.inc()
             self._log(logging.ERROR, f"NOT RECORDED: {track.sid} is over {bound}", track.participant)
             self.apply(track, TrackEvent.NO_PLACE)
 
@@ -218,13 +218,13 @@ class Tracks:
                 if track.state in (TrackState.GONE, TrackState.ENDED):
                     self._forget(track)
 
-    def progress(self) -> Heard:
+    def progress(self) -> RoomProgress:
         """Until when each track has been received and passed on: for the handover note."""
         now, monotonic = utc_now(), time.monotonic()
         tracks = {track.sid: track.progress(now, monotonic) for track in self if track.has_progress}
         # While we are away, others may publish whom we do not see.
         away = 0.0 if self.away_since is None else monotonic - self.away_since
-        return Heard(now - timedelta(seconds=away), tracks, now)
+        return RoomProgress(now - timedelta(seconds=away), tracks, now)
 
     # Actions.
 
@@ -258,12 +258,12 @@ class Tracks:
         assert track.media is not None
         track.recently_gone = None
         track.stream = self._streams.open(track.info, track.media, track.publication)
-        vitals.teachers(self._room.sid, len(self.recorded_identities()))
+        worker_state.teachers(self._room.sid, len(self.recorded_identities()))
 
     def _stop(self, track: Track, stop: Stop) -> None:
         if track.stream is not None:
             stream, track.stream = track.stream, None
-            vitals.teachers(self._room.sid, len(self.recorded_identities()))
+            worker_state.teachers(self._room.sid, len(self.recorded_identities()))
             self._streams.close(stream, stop.reason)
 
     def _open_gap(self, track: Track, gap: OpenGap, since: float) -> None:

@@ -110,7 +110,7 @@ def _phrase(tokens: Iterable[str]) -> str:
 def _any_form(word: tuple[str, ...]) -> str:
     if word[-1].endswith("*"):
         return f"{_phrase([word[-1][:-1]])} *"
-    bare = search_tokens.bare(word[0])
+    bare = search_tokens.without_article(word[0])
     return _phrase(word) if bare == word[0] else f"({_phrase(word)} OR {_phrase([bare])})"
 
 
@@ -343,25 +343,25 @@ class FreshIndex:
 
     def __init__(self, output_dir: Path) -> None:
         self._output_dir = output_dir
-        self._rung: set[str] = set()
+        self._notified: set[str] = set()
         self._news = asyncio.Event()
 
     async def run(self) -> None:
         """Works until cancelled."""
-        stop_listening = notify.listen(TEXTS, self._on_ring)
+        stop_listening = notify.listen(TEXTS, self._on_notified)
         try:
             while True:
                 await self._news.wait()
                 await asyncio.sleep(SETTLE_SECONDS)
                 self._news.clear()
-                rung, self._rung = self._rung, set()
+                rung, self._notified = self._notified, set()
                 await self._refresh(rung)
         finally:
             stop_listening()
 
-    def _on_ring(self, texts: Path) -> None:
+    def _on_notified(self, texts: Path) -> None:
         if texts.parent.parent == self._output_dir:
-            self._rung.add(texts.parent.name)
+            self._notified.add(texts.parent.name)
             self._news.set()
 
     async def _refresh(self, folders: set[str]) -> None:

@@ -73,7 +73,7 @@ class PostgresIndex:
         words = step.words[:-1] if step.is_last_begun else step.words
         begun = step.words[-1][0] if step.is_last_begun else ""
         values = {
-            "tokens": [search_tokens.bare(token.rstrip("*")) for word in words for token in word],
+            "tokens": [search_tokens.without_article(token.rstrip("*")) for word in words for token in word],
             "begun": begun,
             "rooms": [folder.replace("\0", "") for folder in folders],
             "most": most,

@@ -133,7 +133,7 @@ def index_tokens(folded: Mapping[str, str]) -> str:
     parts = []
     for line in folded.values():
         found = line.split(" ")
-        bare = [short for token in found if (short := search_tokens.bare(token)) != token]
+        bare = [short for token in found if (short := search_tokens.without_article(token)) != token]
         parts += [*found, BETWEEN, *bare, BETWEEN]
     return " ".join(parts)
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from archive.manifest_reader import ManifestFeed
+from archive.manifest_reader import ManifestReader
 from archive.names import MANIFEST
 from archive.outbox import Backlog, Order, Outbox, Work
 from config import Settings
@@ -70,7 +70,7 @@ class TextService:
         self._costs = CostsByLesson(self.metrics)
         self._attempts = TextAttempts(settings, translator, self.gate, self._costs, self._folders)
         self._removal = AudioRemoval(outbox, self._output_dir, deliver_first) if removes_audio else None
-        self._feed = ManifestFeed(outbox, self._output_dir, TEXT, self._folders.is_wanted)
+        self._feed = ManifestReader(outbox, self._output_dir, TEXT, self._folders.is_wanted)
         self._calls: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
         self._notified: set[str] = set()

@@ -16,14 +16,14 @@ ROOM_MEGABYTES = 8
 ROOMS_PER_CORE = 16
 """Ten rooms measured less than half a core (docs/benchmarks.md); a part of the core is left for the rest."""
 
-MOST_ROOMS = 200
+MAX_ROOMS = 200
 
 
 def default_max_rooms() -> int:
     """Rooms that fit both the memory and the cores this process may use; at least one."""
     by_memory = (_memory_megabytes() - WORKER_MEGABYTES) / ROOM_MEGABYTES
     by_cores = _cores() * ROOMS_PER_CORE
-    return int(max(1, min(by_memory, by_cores, MOST_ROOMS)))
+    return int(max(1, min(by_memory, by_cores, MAX_ROOMS)))
 
 
 def _memory_megabytes() -> float:

@@ -28,7 +28,7 @@ from config import Settings
 from core.heartbeat import beat_for_worker
 from core.metrics import gauge
 from core.supervised import supervised
-from core.worker_state import WORKER, Vitals, vitals
+from core.worker_state import WORKER, WorkerState, worker_state
 
 logger = logging.getLogger("recorder")
 
@@ -44,16 +44,16 @@ async def health_answer(
     none to be had: no reason to leave rooms unrecorded."""
     own = _ProcessMetrics(max_rooms)
     disk = _DiskProof(Path(settings.output_dir), own.registry)
-    vitals.add_source(own)
+    worker_state.add_source(own)
     async with contextlib.AsyncExitStack() as stack:
         runner = web.AppRunner(
-            health_app(vitals, with_metrics=settings.metrics), access_log=None, shutdown_timeout=1
+            health_app(worker_state, with_metrics=settings.metrics), access_log=None, shutdown_timeout=1
         )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         stack.callback(disk.close)
-        vitals.room_opened(WORKER)
-        stack.callback(vitals.room_closed, WORKER)
+        worker_state.room_opened(WORKER)
+        stack.callback(worker_state.room_closed, WORKER)
         tasks = [
             supervised(lambda: beat_for_worker(is_connected), "heartbeat"),
             supervised(disk.run, "test of the disk"),
@@ -87,7 +87,7 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> int:
     return 0
 
 
-def health_app(of: Vitals, *, with_metrics: bool) -> web.Application:
+def health_app(of: WorkerState, *, with_metrics: bool) -> web.Application:
     """The answers, about ``of``."""
 
     async def health(_: web.Request) -> web.Response:
@@ -139,7 +139,7 @@ class _DiskProof:
 
     async def _prove(self) -> None:
         try:
-            with vitals.disk_step(WORKER):
+            with worker_state.disk_step(WORKER):
                 loop = asyncio.get_running_loop()
                 free_bytes = await loop.run_in_executor(self._thread, prove_disk, self._folder)
         except OSError as error:
@@ -160,7 +160,7 @@ class _DiskProof:
         if self._trouble and not trouble:
             logger.warning("OUTPUT_DIR can be written again")
         self._trouble = trouble
-        vitals.disk_refuses(WORKER, trouble)  # an empty one: it works
+        worker_state.disk_refuses(WORKER, trouble)  # an empty one: it works
 
 
 # --- metrics ---

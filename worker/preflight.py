@@ -40,10 +40,10 @@ TIMEOUT_SECONDS = 10.0
 GEMINI_TIMEOUT_SECONDS = 20.0
 TARGET_TIMEOUT_SECONDS = 30.0
 
-MOST_CLOCK_ERROR_SECONDS = 5.0
+MAX_CLOCK_ERROR_SECONDS = 5.0
 """Tokens are valid for minutes and times in manifests should be right; a Date header has whole seconds."""
 
-LEAST_FREE_BYTES = 500 * 2**20
+MIN_FREE_BYTES = 500 * 2**20
 """About four hours of speech."""
 
 
@@ -165,7 +165,7 @@ async def _disk(settings: Settings) -> str:
     took = (time.monotonic() - started) * 1000
     hours = free / (SAMPLE_RATE * BYTES_PER_SAMPLE * 3600)
     space = f"{free / 1e9:.1f} GB free, {hours:.0f} hours of speech"
-    if free < LEAST_FREE_BYTES:
+    if free < MIN_FREE_BYTES:
         raise Wrong(f"{folder} has only {space}: make room, or set OUTPUT_DIR to a larger disk")
     return f"{folder}: written, synced and renamed in {took:.0f} ms; {space}"
 
@@ -206,7 +206,7 @@ async def _clock(settings: Settings) -> str:
         )
     # The header is cut to whole seconds: on average it is half a second old.
     error = answer.at - (answer.date.timestamp() + 0.5)
-    if abs(error) > MOST_CLOCK_ERROR_SECONDS:
+    if abs(error) > MAX_CLOCK_ERROR_SECONDS:
         direction = "ahead of" if error > 0 else "behind"
         raise Wrong(
             f"this machine's clock is {abs(error):.0f} s {direction} the server's: set it by NTP, or tokens are "

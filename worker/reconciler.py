@@ -27,7 +27,7 @@ from livekit.protocol import agent, models
 
 from config import Settings
 from core.trouble import Trouble, trouble_of
-from core.worker_state import vitals
+from core.worker_state import worker_state
 from recording import recorder_ping
 from recording.roles import ParticipantFacts, RoleRules
 
@@ -37,7 +37,7 @@ NEW_ROOM_SECONDS = 3.0
 """A room younger than this may have its first recorder on the way. By the server's clock: where ours is far behind it,
 a room would be of an age below zero for as long, and is not believed to be new."""
 
-PATIENCE_SECONDS = 8.0
+MAX_JOIN_SECONDS = 8.0
 """How long a recorder may take to appear that a worker has accepted to send, before another is asked for."""
 
 UNANSWERED_SECONDS = 4.0
@@ -48,10 +48,10 @@ ABSENT_SECONDS = 60.0
 """A room in which a recorder was asked for so lately is looked at for one before it is called: a call that nobody is
 there to answer takes 3 s."""
 
-LEAST_LOOKS = 20
+MIN_LOOKS = 20
 LOOKS_PER_ROOM_OF_OURS = 3
 
-MOST_LOOKS = 100
+MAX_LOOKS = 100
 """At once, even where a thousand rooms are recorded here."""
 
 SHORT_LIST = 200
@@ -159,8 +159,8 @@ class Reconciler:
         candidates = [room for room in self._rooms.values() if self._may_need_recorder(room)]
         random.shuffle(candidates)
         candidates.sort(key=lambda room: room.sid in self._seen)
-        share = max(LEAST_LOOKS, LOOKS_PER_ROOM_OF_OURS * self._rooms_taken())
-        return candidates[: min(share, MOST_LOOKS - len(self._looks))]
+        share = max(MIN_LOOKS, LOOKS_PER_ROOM_OF_OURS * self._rooms_taken())
+        return candidates[: min(share, MAX_LOOKS - len(self._looks))]
 
     def _may_need_recorder(self, room: models.Room) -> bool:
         if room.num_participants == 0 or room.sid in self._looks or self._is_recorded_here(room.sid):
@@ -242,14 +242,14 @@ class Reconciler:
         after = await self._dispatches(room)
         if after.keys() != before.keys() or await self._listed_recorder(room) is not None:
             return
-        vitals.counters.adoptions.inc()
+        worker_state.counters.adoptions.inc()
         logger.info("A teacher without a recorder: asking for one", extra={"room": room.name})
         await ask_for_recorder(self._livekit, self._settings, room.name)
 
     def _is_one_on_its_way(self, room: models.Room, dispatches: Mapping[str, api.AgentDispatch]) -> bool:
         """Whether a worker has accepted what was asked for a moment ago. Those of recorders that were killed may
         be listed as running for long."""
-        if self._asked_ago(room) >= PATIENCE_SECONDS:
+        if self._asked_ago(room) >= MAX_JOIN_SECONDS:
             return False
         new = dispatches.keys() - self._asked[room.sid].dispatches_before
         return any(job.state.status in _UNDER_WAY for sid in new for job in dispatches[sid].state.jobs)

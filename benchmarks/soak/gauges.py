@@ -13,7 +13,7 @@ from benchmarks import meter
 from benchmarks.soak.classroom import Classroom
 
 SAMPLES_IN_A_RUN = 720
-SHORTEST_SECONDS = 1.0
+MIN_SECONDS = 1.0
 
 
 class Reading(NamedTuple):
@@ -35,7 +35,7 @@ async def watch(room: Classroom, minutes: float, readings: list[Reading]) -> Non
             if worker.exit_code is None:
                 with contextlib.suppress(psutil.Error):  # killed while it is looked at
                     readings.append(await asyncio.to_thread(_read, number, worker.pid))
-        await asyncio.sleep(max(SHORTEST_SECONDS, minutes * 60 / SAMPLES_IN_A_RUN))
+        await asyncio.sleep(max(MIN_SECONDS, minutes * 60 / SAMPLES_IN_A_RUN))
 
 
 def _read(number: int, pid: int) -> Reading:

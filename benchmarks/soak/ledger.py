@@ -74,7 +74,7 @@ class Fate:
     """What became of one word."""
 
     word: Word
-    heard_at: float | None
+    received_at: float | None
     """None: not as a whole."""
     lost_seconds: float = 0.0
     owned_seconds: float = 0.0
@@ -141,7 +141,7 @@ class Ledger:
         return [
             fate
             for fate in self.fates
-            if fate.heard_at is not None and abs(fate.heard_at - fate.word.start) > MISDATED_SECONDS
+            if fate.received_at is not None and abs(fate.received_at - fate.word.start) > MISDATED_SECONDS
         ]
 
     @property
@@ -153,9 +153,9 @@ class Ledger:
     def offsets(self) -> list[tuple[float, float]]:
         """When a word was said, and how much later the files say it was; both in seconds."""
         return [
-            (fate.word.start, fate.heard_at - fate.word.start)
+            (fate.word.start, fate.received_at - fate.word.start)
             for fate in self.fates
-            if fate.heard_at is not None and fate.word.is_timed and fate.times == 1
+            if fate.received_at is not None and fate.word.is_timed and fate.times == 1
         ]
 
 

@@ -14,7 +14,7 @@ from benchmarks.soak.outcome import Outcome
 WIDTH, LEFT, RIGHT = 1180, 64, 24
 NAMES_HEIGHT, GAP = 72, 34
 MEMORY_HEIGHT, CPU_HEIGHT, SPEECH_HEIGHT = 190, 110, 64
-FEWEST_STEPS = 3
+MIN_STEPS = 3
 WORKER_COLOURS = 4
 
 STYLE = """<style>
@@ -129,7 +129,7 @@ def nice_step(most: float) -> float:
     """The longest of 1, 2 and 5 times a power of ten that goes at least three times into it."""
     power = 10.0 ** (len(str(int(most))) - 2)
     return max(
-        (step * power for step in (0.5, 1, 2, 5, 10) if step * power * FEWEST_STEPS <= most), default=power
+        (step * power for step in (0.5, 1, 2, 5, 10) if step * power * MIN_STEPS <= most), default=power
     )
 
 

@@ -32,7 +32,7 @@ FIRST_SECONDS = 15.0
 LAST_SECONDS = 30.0
 """The beginning and the end of a lecture are left in peace for so long."""
 CLOSEST_SECONDS = 25.0
-MOST_FAULTS = 36
+MAX_FAULTS = 36
 """Three rounds: every kind of fault, those that end no worker, every kind again."""
 
 
@@ -49,7 +49,7 @@ def plan(minutes: float, possible: Collection[Fault] = tuple(Fault)) -> list[Pla
     Where there is time for it, a worker grows old between the first round of faults and the last.
     """
     seconds = minutes * 60 - FIRST_SECONDS - LAST_SECONDS
-    apart = max(CLOSEST_SECONDS, seconds / (MOST_FAULTS - 1))
+    apart = max(CLOSEST_SECONDS, seconds / (MAX_FAULTS - 1))
     count = max(0, int(seconds / apart + 1e-9) + 1) if seconds >= 0 else 0
     dealt = _dealt([fault for fault in Fault if fault in possible], count)
     return [Planned(FIRST_SECONDS + number * apart, fault) for number, fault in enumerate(dealt)]

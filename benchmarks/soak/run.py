@@ -28,7 +28,7 @@ from devtools.livekit_server import LiveKitServer, ServerUnavailable, find_or_bu
 from devtools.worker import WorkerFailed
 from lesson_tools import console
 
-SHORTEST_MINUTES, LONGEST_MINUTES = 1.0, 300.0
+MIN_MINUTES, MAX_MINUTES = 1.0, 300.0
 MEGABYTES_A_MINUTE, SPARE_MEGABYTES = 3, 16
 """Of the small disk."""
 TICK_SECONDS = 1.0
@@ -81,8 +81,8 @@ def _minutes(text: str) -> float:
         minutes = float(text)
     except ValueError:
         minutes = float("nan")
-    if not SHORTEST_MINUTES <= minutes <= LONGEST_MINUTES:
-        raise InputError(f"--minutes {text}: from {SHORTEST_MINUTES:g} to {LONGEST_MINUTES:g}")
+    if not MIN_MINUTES <= minutes <= MAX_MINUTES:
+        raise InputError(f"--minutes {text}: from {MIN_MINUTES:g} to {MAX_MINUTES:g}")
     return minutes
 
 

@@ -29,7 +29,7 @@ from lesson_tools import console
 from lesson_tools.console import AsJson, progress, say, say_json, tell
 from lesson_tools.decoding import Recording
 from lesson_tools.export import egress_times, page, subtitles
-from lesson_tools.export.video_alignment import Alignment, CannotAlign, Line, Part, Sound, align
+from lesson_tools.export.video_alignment import AlignedSpan, Alignment, CannotAlign, Sound, TimeMap, align
 from lesson_tools.lesson import Lesson, Utterance, chosen_session, file_stem, read_lesson
 
 FORMATS = ("html", "vtt", "srt", "txt", "json")
@@ -241,7 +241,7 @@ def _by_egress(text: str, name: str, lesson: Lesson) -> Alignment:
     parts = []
     for one in found:
         began = (one.recorded_at - lesson.started_at).total_seconds()
-        parts.append(Part(Line(one.video - began), began, began + one.seconds))
+        parts.append(AlignedSpan(TimeMap(one.video - began), began, began + one.seconds))
     return Alignment(tuple(parts), "egress", max(one.video + one.seconds for one in found))
 
 

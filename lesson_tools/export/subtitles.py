@@ -21,8 +21,8 @@ WIDE = LINE_WIDTH / 16
 LINES = 2
 READING_SPEED = 20.0
 """Widths of a Latin letter that people read in a second."""
-SHORTEST_SECONDS = 0.8
-LONGEST_SECONDS = 7.0
+MIN_SECONDS = 0.8
+MAX_SECONDS = 7.0
 
 SENTENCE_END = ".!?…。！？؟۔।"
 CLAUSE_END = ",;:–—、，；：،؛"
@@ -183,8 +183,8 @@ def _cues_of(one: Spoken) -> Iterator[Cue]:
     text = visible(one.text)
     if not text:
         return
-    duration = max(one.end - one.start, SHORTEST_SECONDS)
-    parts = _split(text, LONGEST_SECONDS / duration * width(text))
+    duration = max(one.end - one.start, MIN_SECONDS)
+    parts = _split(text, MAX_SECONDS / duration * width(text))
     ends = list(itertools.accumulate(width(part) for part in parts))
     per_width = duration / max(ends[-1], 1.0)
     for part, end in zip(parts, ends, strict=True):
@@ -197,17 +197,17 @@ def _apart(wanted: list[Cue]) -> list[Cue]:
     in_order = sorted(wanted, key=lambda cue: cue.start)
     starts: list[float] = []
     for cue in in_order:
-        starts.append(max(cue.start, starts[-1] + SHORTEST_SECONDS if starts else 0.0))
+        starts.append(max(cue.start, starts[-1] + MIN_SECONDS if starts else 0.0))
     result = []
     for cue, start, following in zip(in_order, starts, [*starts[1:], math.inf], strict=False):
-        read = start + max(width(cue.text) / READING_SPEED, SHORTEST_SECONDS)
+        read = start + max(width(cue.text) / READING_SPEED, MIN_SECONDS)
         result.append(replace(cue, start=start, end=min(max(cue.end, read), following)))
     return result
 
 
 def _split(text: str, widest: float) -> list[str]:
     """Parts that fit a cue and are no wider than ``widest``: halves of halves, cut at the best places."""
-    if width(text) <= max(widest, SHORTEST_SECONDS * READING_SPEED) and wrapped(text):
+    if width(text) <= max(widest, MIN_SECONDS * READING_SPEED) and wrapped(text):
         return [text]
     halves = _best_break(text)
     if halves is None:

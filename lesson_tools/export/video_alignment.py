@@ -22,7 +22,7 @@ from core.errors import RecorderError
 from core.records import SAMPLE_RATE, Pcm
 
 Floats = npt.NDArray[np.float32]
-Picture = npt.NDArray[np.float16]
+Spectrogram = npt.NDArray[np.float16]
 """Shape (frames, BANDS): compressed energy in each band, ``FRAMES_A_SECOND`` frames a second."""
 Changes = npt.NDArray[np.float32]
 """Shape (frames, BANDS): how much louder each band gets."""
@@ -47,9 +47,9 @@ PLACES = 4
 """Places in the video at which a stretch may be."""
 PLACES_APART_SECONDS = 0.5
 
-FAINTEST = 1e-6
+MIN_CORRELATION = 1e-6
 """Keeps silence from being divided by."""
-MOST_DRIFT = 600e-6
+MAX_DRIFT = 600e-6
 """Seconds a second; 1 s an hour is 280e-6."""
 COARSE_TOLERANCE_SECONDS = 0.08
 NEARBY_SECONDS = 0.3
@@ -57,16 +57,16 @@ NEARBY_SECONDS = 0.3
 ALIKE = 0.3
 """Least normalised correlation of a segment with the video at its place."""
 AGREEMENT_SECONDS = 0.04
-SHORTEST_MEASURED_SECONDS = 0.6
+MIN_MEASURED_SECONDS = 0.6
 """A shorter sound resembles too much."""
-MOST_MEASURED = 600
+MAX_MEASURED = 600
 """Segments that are measured; of more, that many evenly over the lesson."""
 CUT_SECONDS = 0.25
 """What would begin so shortly before the next part was cut out with the rest."""
-FEWEST_STRETCHES = 2
-FEWEST_SEGMENTS = 3
-FEWEST_SECONDS = 8.0
-LEAST_SHARE = 0.5
+MIN_STRETCHES = 2
+MIN_SEGMENTS = 3
+MIN_SECONDS = 8.0
+MIN_SHARE = 0.5
 """Of the segments in a matching part that must agree, and of the common time that must be in matching parts."""
 
 
@@ -88,7 +88,7 @@ class Sound:
 
 
 @dataclass(frozen=True)
-class Line:
+class TimeMap:
     """Video time as a straight line over lesson time: ``offset + (1 + drift) * lesson time``."""
 
     offset: float
@@ -99,10 +99,10 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Part:
+class AlignedSpan:
     """A part of the lesson that is in the video without interruption."""
 
-    line: Line
+    line: TimeMap
     first: float = -math.inf
     last: float = math.inf
     """Lesson times of the first and the last sound that was found."""
@@ -115,7 +115,7 @@ class Part:
 class Alignment:
     """How lesson and video belong together, and how that is known."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[AlignedSpan, ...]
     """In order of time; more than one if the video was cut or paused."""
     source: str
     """``sound``, ``offset``, or where a start time was read."""
@@ -150,7 +150,7 @@ class Alignment:
     @classmethod
     def from_offset(cls, offset: float, source: str = "offset") -> Alignment:
         """The lesson begins ``offset`` seconds into the video (below 0: before it)."""
-        return cls((Part(Line(offset)),), source)
+        return cls((AlignedSpan(TimeMap(offset)),), source)
 
 
 def align(sounds: Sequence[Sound], video: Iterable[Pcm]) -> Alignment:
@@ -160,25 +160,25 @@ def align(sounds: Sequence[Sound], video: Iterable[Pcm]) -> Alignment:
         CannotAlign: it is not clearly a video of this lesson.
     """
     ordered = sorted(sounds, key=lambda sound: sound.start)
-    if sum(sound.seconds for sound in ordered) < FEWEST_SECONDS:
-        raise CannotAlign(f"the lesson has less than {FEWEST_SECONDS:g} s of sound to find in the video")
-    shown = picture(video)
-    if len(shown) < FEWEST_SECONDS * FRAMES_A_SECOND:
-        raise CannotAlign(f"the video has less than {FEWEST_SECONDS:g} s of sound")
+    if sum(sound.seconds for sound in ordered) < MIN_SECONDS:
+        raise CannotAlign(f"the lesson has less than {MIN_SECONDS:g} s of sound to find in the video")
+    shown = spectrogram(video)
+    if len(shown) < MIN_SECONDS * FRAMES_A_SECOND:
+        raise CannotAlign(f"the video has less than {MIN_SECONDS:g} s of sound")
     return _match(ordered, shown)
 
 
-def _match(sounds: Sequence[Sound], video: Picture) -> Alignment:
+def _match(sounds: Sequence[Sound], video: Spectrogram) -> Alignment:
     video_seconds = len(video) / FRAMES_A_SECOND
     places = _likely_places(sounds, video)
-    long = [sound for sound in sounds if sound.seconds >= SHORTEST_MEASURED_SECONDS]
-    chosen = long[:: max(1, math.ceil(len(long) / MOST_MEASURED))]
+    long = [sound for sound in sounds if sound.seconds >= MIN_MEASURED_SECONDS]
+    chosen = long[:: max(1, math.ceil(len(long) / MAX_MEASURED))]
     fits = [_measured(line, chosen, video, span) for line, span in _lines(places)]
     fits = _in_order([fit for fit in fits if fit.is_sure])
     if not fits:
         raise CannotAlign("no part of the lesson is clearly heard in the video")
     share = _share_explained([fit.part for fit in fits], sounds, video_seconds)
-    if share < LEAST_SHARE:
+    if share < MIN_SHARE:
         raise CannotAlign(f"only {share:.0%} of what video and lesson should have in common is alike")
     return Alignment(
         tuple(fit.part for fit in fits),
@@ -204,7 +204,7 @@ _EDGES = _band_edges()
 _TAPER = np.hanning(WINDOW).astype(np.float32)
 
 
-def picture(pieces: Iterable[npt.NDArray[np.int16] | Floats]) -> Picture:
+def spectrogram(pieces: Iterable[npt.NDArray[np.int16] | Floats]) -> Spectrogram:
     """The picture of a sound that comes in pieces; what is kept of it takes 4 kB a second."""
     rest, rows = np.zeros(0, np.float32), [np.zeros((0, BANDS), np.float16)]
     for piece in pieces:
@@ -225,14 +225,14 @@ def _rows(samples: Floats, count: int) -> npt.NDArray[np.float16]:
     return np.minimum(bands**COMPRESSION, np.finfo(np.float16).max).astype(np.float16)
 
 
-def _changes(shown: Picture) -> Changes:
+def _changes(shown: Spectrogram) -> Changes:
     """How each band gets louder or softer; begins and ends ``STEADY_FRAMES`` later and earlier than the picture."""
     wide = shown.astype(np.float32)
     earlier = wide[: max(0, len(wide) - 2 * STEADY_FRAMES)]
     return np.asarray(wide[2 * STEADY_FRAMES :] - earlier, np.float32)
 
 
-def _coarse(shown: Picture) -> Changes:
+def _coarse(shown: Spectrogram) -> Changes:
     """``COARSE`` frames in one, and how that changes."""
     whole = shown[: len(shown) // COARSE * COARSE]
     thin = whole.reshape(-1, COARSE, BANDS).mean(axis=1, dtype=np.float32)
@@ -253,12 +253,12 @@ class _Place:
     """Lesson time of the stretch's middle."""
     span: tuple[float, float]
     """Lesson time of the stretch and of its neighbours."""
-    lag: float
+    shift: float
     """Video time minus lesson time."""
     score: float
 
 
-def _likely_places(sounds: Sequence[Sound], video: Picture) -> list[_Place]:
+def _likely_places(sounds: Sequence[Sound], video: Spectrogram) -> list[_Place]:
     search = _Search(_coarse(video))
     stretches = _stretches(sounds)
     places = []
@@ -293,7 +293,7 @@ def _stretches(sounds: Sequence[Sound]) -> list[list[Sound]]:
     return found
 
 
-def _mixed(stretch: Sequence[Sound]) -> tuple[float, Picture, npt.NDArray[np.bool_]]:
+def _mixed(stretch: Sequence[Sound]) -> tuple[float, Spectrogram, npt.NDArray[np.bool_]]:
     """When a stretch begins, its picture, and which coarse frames of it are known (there is speech)."""
     start = stretch[0].start
     length = round((max(sound.end for sound in stretch) - start) * SAMPLE_RATE) + WINDOW
@@ -303,7 +303,7 @@ def _mixed(stretch: Sequence[Sound]) -> tuple[float, Picture, npt.NDArray[np.boo
         pcm = sound.load()[: length - at]
         mix[at : at + len(pcm)] += pcm
         known[at : at + len(pcm)] = True
-    shown = picture([mix])
+    shown = spectrogram([mix])
     frames = known[: len(shown) * HOP].reshape(-1, HOP)[:, 0]
     coarse = frames[: len(frames) // COARSE * COARSE].reshape(-1, COARSE).min(axis=1)
     return start, shown, np.asarray(coarse, np.bool_)
@@ -331,8 +331,10 @@ class _Search:
         )
         own = float((wanted**2).sum())
         # Where less than half of it could lie in the video, the little that does may resemble it by chance.
-        least = max(0.25 * float(np.median(local[self._longest :])), FAINTEST)
-        scores = np.asarray(likeness / np.sqrt(np.maximum(local, least) * max(own, FAINTEST)), np.float32)
+        least = max(0.25 * float(np.median(local[self._longest :])), MIN_CORRELATION)
+        scores = np.asarray(
+            likeness / np.sqrt(np.maximum(local, least) * max(own, MIN_CORRELATION)), np.float32
+        )
         apart = round(PLACES_APART_SECONDS * FRAMES_A_SECOND / COARSE)
         for _ in range(PLACES):
             peak = int(np.argmax(scores))
@@ -364,16 +366,16 @@ def _summit(values: Floats, peak: int) -> float:
 # --- lines through places that agree ---
 
 
-def _lines(places: Sequence[_Place]) -> list[tuple[Line, tuple[float, float]]]:
+def _lines(places: Sequence[_Place]) -> list[tuple[TimeMap, tuple[float, float]]]:
     """Lines on which places of several stretches lie, best first, each with the lesson time it covers."""
     rest, lines = list(places), []
-    while len(rest) >= FEWEST_STRETCHES:
+    while len(rest) >= MIN_STRETCHES:
         agreeing = _largest_agreement(rest)
         if len({place.stretch for place in agreeing}) < min(
-            FEWEST_STRETCHES, len({place.stretch for place in places})
+            MIN_STRETCHES, len({place.stretch for place in places})
         ):
             break
-        line = _fitted([place.moment for place in agreeing], [place.lag for place in agreeing])
+        line = _fitted([place.moment for place in agreeing], [place.shift for place in agreeing])
         span = min(place.span[0] for place in agreeing), max(place.span[1] for place in agreeing)
         lines.append((line, span))
         done = {place.stretch for place in agreeing}
@@ -384,31 +386,31 @@ def _lines(places: Sequence[_Place]) -> list[tuple[Line, tuple[float, float]]]:
 def _largest_agreement(places: Sequence[_Place]) -> list[_Place]:
     """The places on the line that has most score: lines through any two are tried."""
     moments = np.array([place.moment for place in places])
-    lags = np.array([place.lag for place in places])
+    shifts = np.array([place.shift for place in places])
     scores = np.array([place.score for place in places])
     best, most = np.zeros(len(places), np.bool_), -math.inf
     for one in range(len(places)):
         apart = moments - moments[one]
         with np.errstate(divide="ignore", invalid="ignore"):
-            drifts = np.where(apart != 0, (lags - lags[one]) / apart, 0.0)
+            drifts = np.where(apart != 0, (shifts - shifts[one]) / apart, 0.0)
         drifts[one] = 0.0
-        for drift in np.unique(drifts[np.abs(drifts) <= MOST_DRIFT]):
-            near = np.abs(lags - lags[one] - drift * apart) <= COARSE_TOLERANCE_SECONDS
+        for drift in np.unique(drifts[np.abs(drifts) <= MAX_DRIFT]):
+            near = np.abs(shifts - shifts[one] - drift * apart) <= COARSE_TOLERANCE_SECONDS
             score = float(scores[near].sum())
             if score > most:
                 best, most = near, score
     return [place for place, is_near in zip(places, best, strict=True) if is_near]
 
 
-def _fitted(moments: Sequence[float], lags: Sequence[float]) -> Line:
+def _fitted(moments: Sequence[float], shifts: Sequence[float]) -> TimeMap:
     """The line through most of the points (Theil-Sen: medians, so that a few wrong ones do not bend it)."""
-    x, y = np.array(moments), np.array(lags)
+    x, y = np.array(moments), np.array(shifts)
     one, two = np.triu_indices(len(x), 1)
     apart = x[two] - x[one]
     far = apart >= max(float(np.ptp(x)) / 3, 1.0)
     drift = float(np.median((y[two] - y[one])[far] / apart[far])) if far.any() else 0.0
-    drift = max(-MOST_DRIFT, min(MOST_DRIFT, drift))
-    return Line(float(np.median(y - drift * x)), drift)
+    drift = max(-MAX_DRIFT, min(MAX_DRIFT, drift))
+    return TimeMap(float(np.median(y - drift * x)), drift)
 
 
 # --- each segment near its line ---
@@ -418,7 +420,7 @@ def _fitted(moments: Sequence[float], lags: Sequence[float]) -> Line:
 class _Fit:
     """A line measured anew by the segments that lie on it."""
 
-    part: Part
+    part: AlignedSpan
     residuals: npt.NDArray[np.float64] = field(repr=False)
     seconds: float
     """Sound that agrees."""
@@ -428,31 +430,33 @@ class _Fit:
     @property
     def is_sure(self) -> bool:
         agreeing = len(self.residuals)
-        enough = agreeing >= FEWEST_SEGMENTS and self.seconds >= FEWEST_SECONDS
-        return enough and agreeing >= LEAST_SHARE * self.within
+        enough = agreeing >= MIN_SEGMENTS and self.seconds >= MIN_SECONDS
+        return enough and agreeing >= MIN_SHARE * self.within
 
 
-def _measured(line: Line, sounds: Sequence[Sound], video: Picture, span: tuple[float, float]) -> _Fit:
+def _measured(line: TimeMap, sounds: Sequence[Sound], video: Spectrogram, span: tuple[float, float]) -> _Fit:
     """The line through the lags of single segments, in and about the time that the coarse search has found."""
     near = [
         sound for sound in sounds if span[0] - STRETCH_SECONDS <= sound.start <= span[1] + STRETCH_SECONDS
     ]
-    lags = [_lag(sound, line, video) for sound in near]
-    found = [(sound, lag) for sound, lag in zip(near, lags, strict=True) if lag is not None]
+    shifts = [_offset(sound, line, video) for sound in near]
+    found = [(sound, shift) for sound, shift in zip(near, shifts, strict=True) if shift is not None]
     for _ in range(2):
         if found:
-            line = _fitted([sound.start for sound, _ in found], [lag for _, lag in found])
-        found = [(sound, lag) for sound, lag in found if abs(_off(line, sound, lag)) <= AGREEMENT_SECONDS]
+            line = _fitted([sound.start for sound, _ in found], [shift for _, shift in found])
+        found = [
+            (sound, shift) for sound, shift in found if abs(_off(line, sound, shift)) <= AGREEMENT_SECONDS
+        ]
     agreeing = {sound.start for sound, _ in found}
     run = _densest([sound.start in agreeing for sound in near])
     within = near[run]
     first, last = (within[0].start, within[-1].end) if within else (0.0, 0.0)
     since = near[run.start - 1].start if run.start > 0 else -math.inf
     until = near[run.stop].start if run.stop < len(near) else math.inf
-    found = [(sound, lag) for sound, lag in found if first <= sound.start <= last]
+    found = [(sound, shift) for sound, shift in found if first <= sound.start <= last]
     return _Fit(
-        Part(line, first, last, since, until),
-        np.array([_off(line, sound, lag) for sound, lag in found]),
+        AlignedSpan(line, first, last, since, until),
+        np.array([_off(line, sound, shift) for sound, shift in found]),
         sum(sound.seconds for sound, _ in found),
         len(within),
     )
@@ -471,13 +475,13 @@ def _densest(agree: Sequence[bool]) -> slice:
     return best
 
 
-def _off(line: Line, sound: Sound, lag: float) -> float:
-    return sound.start + lag - line.at(sound.start)
+def _off(line: TimeMap, sound: Sound, shift: float) -> float:
+    return sound.start + shift - line.at(sound.start)
 
 
-def _lag(sound: Sound, line: Line, video: Picture) -> float | None:
+def _offset(sound: Sound, line: TimeMap, video: Spectrogram) -> float | None:
     """Video time minus lesson time of one segment, None if it is not heard near its line."""
-    wanted = _changes(picture([sound.load()]))
+    wanted = _changes(spectrogram([sound.load()]))
     reach = round(NEARBY_SECONDS * FRAMES_A_SECOND)
     begin = round(line.at(sound.start) * FRAMES_A_SECOND) - reach
     heard = _changes(video[max(begin, 0) : begin + len(wanted) + 2 * STEADY_FRAMES + 2 * reach])
@@ -496,7 +500,9 @@ def _likeness(wanted: Changes, heard: Changes) -> Floats:
     windows = np.lib.stride_tricks.sliding_window_view(heard, len(wanted), axis=0)
     products = np.einsum("lbt,tb->l", windows, wanted, optimize=True)
     energy = np.einsum("lbt,lbt->l", windows, windows, optimize=True)
-    scores = products / np.sqrt(np.maximum(energy, FAINTEST) * max(float((wanted**2).sum()), FAINTEST))
+    scores = products / np.sqrt(
+        np.maximum(energy, MIN_CORRELATION) * max(float((wanted**2).sum()), MIN_CORRELATION)
+    )
     return np.asarray(scores, np.float32)
 
 
@@ -512,12 +518,12 @@ def _in_order(fits: list[_Fit]) -> list[_Fit]:
     return sorted(kept, key=lambda fit: fit.part.first)
 
 
-def _apart(one: Part, other: Part) -> bool:
+def _apart(one: AlignedSpan, other: AlignedSpan) -> bool:
     before, after = (one, other) if one.first < other.first else (other, one)
     return before.last <= after.first and before.line.at(before.last) <= after.line.at(after.first) + 1.0
 
 
-def _share_explained(parts: Sequence[Part], sounds: Sequence[Sound], video_seconds: float) -> float:
+def _share_explained(parts: Sequence[AlignedSpan], sounds: Sequence[Sound], video_seconds: float) -> float:
     """Of the time that lesson and video should have in common, the share that lies in matching parts."""
     explained = sum(part.last - part.first for part in parts)
     first, last = parts[0], parts[-1]

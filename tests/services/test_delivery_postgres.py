@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from archive.delivery_log import Ledger
+from archive.delivery_log import DeliveryLog
 from config import Settings
 from core.errors import ConfigError, RecorderError, Refused, RetryLater
 from core.records import SegmentRecord
@@ -117,7 +117,7 @@ async def test_tables_are_never_made_silently(
     records = spoken(settings)
     assert not await deliver(settings)
     assert "run `python lessons.py migrate`" in caplog.text
-    assert Ledger(tmp_path / "math101").refused() == {}
+    assert DeliveryLog(tmp_path / "math101").refused() == {}
     target = PostgresTarget(empty_database.url())
     assert await target.migrate() == [1]
     assert await target.migrate() == []

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import pytest
 
-from archive.delivery_log import DELIVERED, Ledger, sound_key
+from archive.delivery_log import DELIVERED, DeliveryLog, sound_key
 from archive.outbox_file import OUTBOX
 from config import Settings
 from core.records import SegmentRecord
-from delivery.retention import Rules, let_go, room_folders
+from delivery.retention import Rules, remove_leaving, room_folders
 from delivery.targets import open_targets, problems_of
 from devtools.room_folders import until
 from devtools.s3_server import BUCKET, Request, S3Server
@@ -163,7 +163,7 @@ async def test_what_the_operator_must_mend_is_said_and_waits(
         await until(lambda: service.status()[0].failures >= 3, "it was tried", SOON)
         assert said in caplog.text
         assert settings.s3_key_secret not in caplog.text
-        assert Ledger(tmp_path / "math101").refused() == {}, "no dead letter for it"
+        assert DeliveryLog(tmp_path / "math101").refused() == {}, "no dead letter for it"
         s3.gate.key_secret = settings.s3_key_secret
         s3.gate.clock_off_by = timedelta()
         s3.gate.heal()
@@ -181,7 +181,7 @@ async def test_a_poisoned_item_is_set_aside_and_blocks_nothing(
     s3.gate.fault = lambda request: code if records[1].file in request.path else None
     assert await deliver(settings)
     assert is_all_there(s3, [records[0], records[2]])
-    refused = Ledger(tmp_path / "math101").refused()
+    refused = DeliveryLog(tmp_path / "math101").refused()
     assert {key.item: why for (_, key), why in refused.items()} == {records[1].file: reason}
     s3.gate.heal()
     before = len(s3.gate.requests)
@@ -196,7 +196,7 @@ async def test_a_file_that_is_not_what_the_manifest_says_is_not_sent(s3: S3Serve
     (tmp_path / "math101" / records[1].file).unlink()
     assert await deliver(settings)
     assert is_all_there(s3, records[2:])
-    reasons = Ledger(tmp_path / "math101").refused().values()
+    reasons = DeliveryLog(tmp_path / "math101").refused().values()
     assert [("SHA-256" in why, "gone" in why) for why in reasons] == [(True, False), (False, True)]
 
 
@@ -206,7 +206,7 @@ async def test_an_object_of_somebody_else_is_never_overwritten(s3: S3Server, tmp
     s3.put(f"school/math101/{records[0].file}", b"older")
     assert await deliver(settings)
     assert s3.objects()[f"school/math101/{records[0].file}"] == b"older"
-    assert len(Ledger(tmp_path / "math101").refused()) == 1
+    assert len(DeliveryLog(tmp_path / "math101").refused()) == 1
 
 
 async def test_a_key_that_may_not_list_is_enough(s3: S3Server, tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ async def test_a_key_that_may_not_list_is_enough(s3: S3Server, tmp_path: Path) -
     assert await deliver(settings)
     assert is_all_there(s3, records)
     assert listed(s3) == [record.file for record in records]
-    assert Ledger(tmp_path / "math101").refused() == {}
+    assert DeliveryLog(tmp_path / "math101").refused() == {}
 
 
 async def test_a_list_that_may_not_be_read_is_not_overwritten(s3: S3Server, tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ async def test_a_list_that_may_not_be_read_is_not_overwritten(s3: S3Server, tmp_
     assert await deliver(settings)
     assert is_all_there(s3, records)
     assert s3.objects()["school/math101/segments.jsonl"] == b"of somebody else\n"
-    assert list(Ledger(tmp_path / "math101").refused().values()) == ["forbidden"]
+    assert list(DeliveryLog(tmp_path / "math101").refused().values()) == ["forbidden"]
 
 
 @pytest.mark.parametrize("header", ["if-none-match", "if-match", "x-amz-checksum-sha256"])
@@ -373,9 +373,9 @@ async def test_a_kill_costs_nothing(s3: S3Server, tmp_path: Path, moment: str, w
         process.send_signal(getattr(signal, "SIGKILL", signal.SIGTERM))
         process.wait()
         killed.set()
-    ledger = Ledger(tmp_path / "math101")
+    delivery_log = DeliveryLog(tmp_path / "math101")
     target = open_targets(settings)[0][0].name
-    assert not ledger.is_delivered(target, sound_key(records[which]))
+    assert not delivery_log.is_delivered(target, sound_key(records[which]))
     with child(environ):
         await until(lambda: is_all_there(s3, records), "all segments", SOON)
     assert await deliver(settings)
@@ -400,7 +400,7 @@ async def test_files_leave_when_they_are_delivered_and_not_before(s3: S3Server, 
     s3.gate.heal()
     assert await deliver(settings)
     leaving = rules.leaving(folder, records[-1].end)
-    let_go(leaving)
+    remove_leaving(leaving)
     left = sorted(path.name for path in folder.iterdir() if path.suffix in (".wav", ".txt"))
     assert left == [records[2].file], "its text is still to come"
     assert spoken(settings, count=1)[0].number == 4
@@ -423,12 +423,12 @@ async def test_old_files_and_their_lines_leave_and_the_rest_stays(
     assert await deliver(settings)
     leaving = rules.leaving(folder, now)
     assert set(leaving.files) == leaving.lines == {record.file for record in old}
-    let_go(leaving)
+    remove_leaving(leaving)
     assert [path.name for path in folder.glob("*.wav")] == [new[0].file]
     assert await deliver(settings)
     assert len(listed(s3)) == 3, "what was delivered stays delivered"
     assert is_all_there(s3, old + new)
-    let_go(rules.leaving(folder, now + timedelta(days=30)))
+    remove_leaving(rules.leaving(folder, now + timedelta(days=30)))
     assert not folder.exists()
 
 

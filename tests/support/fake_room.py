@@ -15,7 +15,7 @@ from livekit.rtc._proto.stats_pb2 import RtcStats
 
 from core import heartbeat, supervised
 from core.records import RoomInfo
-from core.worker_state import Vitals
+from core.worker_state import WorkerState
 from devtools.room_folders import STUDENT
 from recording import people, room_recorder, track_watch, tracks
 from recording.gaps import CurrentGap
@@ -47,9 +47,9 @@ class Detector:
         return 0.0
 
 
-def vitals_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Vitals:
+def vitals_of_its_own(monkeypatch: pytest.MonkeyPatch) -> WorkerState:
     """What the recorder of this test tells of itself."""
-    made = Vitals()
+    made = WorkerState()
     for module in (heartbeat, room_recorder, supervised, tracks, track_watch):
         monkeypatch.setattr(module, "vitals", made)
     return made
@@ -67,7 +67,7 @@ class FakeRoom:
         self._numbers = itertools.count(1)
         self.is_wire_cut = False
         """Nothing comes in any more; streams go on, as a jitter buffer does."""
-        self.held_seconds = 0.0
+        self.jitter_delay_seconds = 0.0
         """How long the jitter buffer holds each sample."""
         self._packets = 0
 
@@ -151,7 +151,7 @@ class FakeRoom:
         reports[1].inbound_rtp.received.packets_received = self._packets
         samples = self._packets * 960
         reports[1].inbound_rtp.inbound.jitter_buffer_emitted_count = samples
-        reports[1].inbound_rtp.inbound.jitter_buffer_delay = samples * self.held_seconds
+        reports[1].inbound_rtp.inbound.jitter_buffer_delay = samples * self.jitter_delay_seconds
         return reports
 
     def unsubscribed(self, participant: MagicMock, sid: str) -> None:

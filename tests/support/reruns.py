@@ -16,7 +16,7 @@ from _pytest.runner import runtestprotocol
 from devtools import speakers
 from devtools.check_all import STALL
 
-LEAST_STALL_SECONDS = 0.05
+MIN_STALL_SECONDS = 0.05
 """A shorter gap does not cost a marker its shape (devtools/sound.py, STRETCH)."""
 
 
@@ -26,7 +26,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     speakers.stalls.clear()
     reports = runtestprotocol(item, log=False, nextitem=nextitem)
     stall = max(speakers.stalls, default=0.0)
-    if stall >= LEAST_STALL_SECONDS and any(report.failed for report in reports):
+    if stall >= MIN_STALL_SECONDS and any(report.failed for report in reports):
         _log(item, [_as_rerun(report, stall) for report in reports if report.failed])
         _as_new(item, stall)
         reports = runtestprotocol(item, log=False, nextitem=nextitem)

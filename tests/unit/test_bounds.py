@@ -13,10 +13,10 @@ import pytest
 from livekit import rtc
 
 from config import Settings
-from core.worker_state import Vitals
+from core.worker_state import WorkerState
 from devtools.room_folders import STUDENT, TEACHER, gaps, until
 from recording import captions, people, roles, streams, track_watch
-from recording.gaps import SHORTEST_GAP_SECONDS
+from recording.gaps import MIN_GAP_SECONDS
 from recording.room_recorder import RoomRecorder
 from support.fake_room import (
     ROOM,
@@ -47,7 +47,7 @@ NewRecorder = Callable[..., RoomRecorder]
 
 
 @pytest.fixture
-def vitals(monkeypatch: pytest.MonkeyPatch) -> Vitals:
+def vitals(monkeypatch: pytest.MonkeyPatch) -> WorkerState:
     return vitals_of_its_own(monkeypatch)
 
 
@@ -58,7 +58,7 @@ def room() -> FakeRoom:
 
 @pytest.fixture
 async def recording(
-    tmp_path: Path, room: FakeRoom, vitals: Vitals, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, room: FakeRoom, vitals: WorkerState, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[NewRecorder]:
     """Starts a recorder in the room, with these settings."""
     monkeypatch.setattr(streams, "open_stream", lambda *_: Stream())
@@ -89,7 +89,7 @@ def left_out(caplog: pytest.LogCaptureFixture) -> list[str]:
 async def test_a_teacher_too_many_is_named_and_gets_the_next_free_place(
     recording: NewRecorder,
     room: FakeRoom,
-    vitals: Vitals,
+    vitals: WorkerState,
     caplog: pytest.LogCaptureFixture,
     tmp_path: Path,
     end: str,
@@ -113,7 +113,7 @@ async def test_a_teacher_too_many_is_named_and_gets_the_next_free_place(
     assert vitals.registry.get_sample_value("recorder_tracks_over_bound_total") == 2
     assert is_asked_for(anna, "TR_anna") and is_asked_for(ben, "TR_ben")
     assert not is_asked_for(cleo, "TR_cleo")
-    await asyncio.sleep(SHORTEST_GAP_SECONDS)
+    await asyncio.sleep(MIN_GAP_SECONDS)
 
     if end == "leaves":
         room.leaves(anna)
@@ -174,12 +174,12 @@ async def test_who_loses_the_place_by_a_reconnect_is_named_and_waits(
     for teacher in (ben, cleo):
         room.leaves(teacher)
     room.tell("reconnecting")
-    await asyncio.sleep(SHORTEST_GAP_SECONDS)
+    await asyncio.sleep(MIN_GAP_SECONDS)
     room.comes_back(cleo, of_cleo)
     room.comes_back(ben, of_ben)
     room.tell("reconnected")
     assert left_out(caplog)[-1] == "NOT RECORDED: TR_ben is over MAX_TEACHERS_PER_ROOM=1"
-    await asyncio.sleep(SHORTEST_GAP_SECONDS)
+    await asyncio.sleep(MIN_GAP_SECONDS)
     of_ben.set_subscribed.reset_mock()
     room.leaves(cleo)
     assert is_asked_for(ben, "TR_ben")

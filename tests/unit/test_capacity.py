@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from worker import capacity
-from worker.capacity import MOST_ROOMS, default_max_rooms
+from worker.capacity import MAX_ROOMS, default_max_rooms
 
 V2_MEMORY = "/sys/fs/cgroup/memory.max"
 V1_MEMORY = "/sys/fs/cgroup/memory/memory.limit_in_bytes"
@@ -32,7 +32,7 @@ def rooms(
         (512, 8, 44),
         (240, 8, 10),
         (64_000, 4, 64),
-        (64_000, 64, MOST_ROOMS),
+        (64_000, 64, MAX_ROOMS),
         (16_000, None, 16),
     ],
 )
@@ -128,4 +128,4 @@ def test_a_file_that_is_not_there_is_no_limit() -> None:
 
 
 def test_this_machine_takes_at_least_one() -> None:
-    assert 1 <= default_max_rooms() <= MOST_ROOMS
+    assert 1 <= default_max_rooms() <= MAX_ROOMS

@@ -310,13 +310,13 @@ def test_each_language_is_shown_once_and_the_original_first() -> None:
         (["zh"], ("zh-Hant", "zh-Hans"), ("zh-Hant",)),
     ],
 )
-def test_wishes_are_checked(wishes: list[str], allowed: tuple[str, ...], wanted: tuple[str, ...]) -> None:
-    assert wanted_languages(wishes, allowed) == wanted
+def test_wishes_are_checked(requested: list[str], allowed: tuple[str, ...], wanted: tuple[str, ...]) -> None:
+    assert wanted_languages(requested, allowed) == wanted
 
 
 def test_a_room_cannot_ask_for_everything() -> None:
-    wishes = [*KNOWN_LANGUAGES, "uk", "zh-Hant"]
-    wanted = wanted_languages(wishes, ())
+    requested = [*KNOWN_LANGUAGES, "uk", "zh-Hant"]
+    wanted = wanted_languages(requested, ())
     assert len(wanted) == MAX_LANGUAGES
     assert wanted[:2] == ("uk", "zh-Hant")
 
@@ -471,7 +471,7 @@ async def test_a_ring_is_heard_at_once(
     shown.segment_saved(record(1), tmp_path / "segment.wav")
     await asyncio.sleep(0.05)
     add(tmp_path / "texts.jsonl", line(1))
-    notify.ring(tmp_path / "texts.jsonl")
+    notify.notify(tmp_path / "texts.jsonl")
     await until(lambda: len(room.shown()) == 2, "the caption")
 
 

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from archive.handover_note import Before, Hearing, Word
+from archive.handover_note import EarlierRecorders, HandoverNote, TrackProgress
 
 NOON = datetime(2025, 10, 8, 12, tzinfo=timezone.utc)
 
@@ -16,14 +16,16 @@ def after(seconds: float) -> datetime:
     return NOON + timedelta(seconds=seconds)
 
 
-WORD = Word("RM_1", after(10), {"TR_1": Hearing(after(9), 0.25), "TR_2": Hearing(after(3))}, after(10))
+WORD = HandoverNote(
+    "RM_1", after(10), {"TR_1": TrackProgress(after(9), 0.25), "TR_2": TrackProgress(after(3))}, after(10)
+)
 
 
 def test_a_word_is_what_was_said() -> None:
     line = WORD.to_line()
     assert line.count(b"\n") == 1
-    assert Word.in_line(line) == WORD
-    assert Word.in_line(line + b'2}, "TR_9": {"until"') == WORD, "the end of a longer, older one"
+    assert HandoverNote.in_line(line) == WORD
+    assert HandoverNote.in_line(line + b'2}, "TR_9": {"until"') == WORD, "the end of a longer, older one"
 
 
 @pytest.mark.parametrize(
@@ -46,29 +48,29 @@ def test_a_word_is_what_was_said() -> None:
     ],
 )
 def test_what_is_none_of_ours_is_no_word(line: bytes) -> None:
-    assert Word.in_line(line) is None
+    assert HandoverNote.in_line(line) is None
 
 
 def test_a_hand_that_holds_too_long_is_no_reason_to_believe_nothing() -> None:
-    word = Word("RM_1", after(10), {"TR_1": Hearing(after(9), 1e9)})
-    read = Word.in_line(word.to_line())
+    note = HandoverNote("RM_1", after(10), {"TR_1": TrackProgress(after(9), 1e9)})
+    read = HandoverNote.in_line(note.to_line())
     assert read is not None
-    assert read.tracks["TR_1"].held_seconds == 60
+    assert read.tracks["TR_1"].jitter_delay_seconds == 60
 
 
 def test_what_was_heard_in_the_future_was_heard_by_a_clock_that_has_been_set_back_since() -> None:
     ends = {"TR_1": after(-4_000), "TR_2": after(9)}
-    before = Before(WORD, ends)
-    assert before.hearing("TR_1", after(-3_600)) == Hearing(after(-4_000))
-    assert Before(WORD, {}).hearing("TR_1", after(-3_600)) is None
-    assert before.hearing("TR_1", after(9.9)) == WORD.tracks["TR_1"], (
+    before = EarlierRecorders(WORD, ends)
+    assert before.progress("TR_1", after(-3_600)) == TrackProgress(after(-4_000))
+    assert EarlierRecorders(WORD, {}).progress("TR_1", after(-3_600)) is None
+    assert before.progress("TR_1", after(9.9)) == WORD.tracks["TR_1"], (
         "two machines' clocks are never quite the same"
     )
 
 
 def test_a_gap_begins_where_each_track_was_heard_last() -> None:
-    before = Before(WORD, {})
-    heard = {sid: before.hearing(sid, after(20)) for sid in ("TR_1", "TR_2", "TR_new")}
+    before = EarlierRecorders(WORD, {})
+    heard = {sid: before.progress(sid, after(20)) for sid in ("TR_1", "TR_2", "TR_new")}
     assert {sid: one.everything_until for sid, one in heard.items() if one} == {
         "TR_1": after(8.75),
         "TR_2": after(3),
@@ -77,21 +79,27 @@ def test_a_gap_begins_where_each_track_was_heard_last() -> None:
 
 
 def test_a_crash_leaves_more_than_it_had_said() -> None:
-    before = Before(WORD, {"TR_1": after(10.5), "TR_2": after(9.5), "TR_3": after(11)})
-    assert before.hearing("TR_1", after(20)) == Hearing(after(10.5), 0.25)
-    assert before.hearing("TR_2", after(20)) == Hearing(after(3)), "the word knew better"
-    assert before.hearing("TR_3", after(20)) == Hearing(after(11))
-    assert before.hearing("TR_new", after(20)) == Hearing(after(10)), "not another track's end"
+    before = EarlierRecorders(WORD, {"TR_1": after(10.5), "TR_2": after(9.5), "TR_3": after(11)})
+    assert before.progress("TR_1", after(20)) == TrackProgress(after(10.5), 0.25)
+    assert before.progress("TR_2", after(20)) == TrackProgress(after(3)), "the word knew better"
+    assert before.progress("TR_3", after(20)) == TrackProgress(after(11))
+    assert before.progress("TR_new", after(20)) == TrackProgress(after(10)), "not another track's end"
 
 
 def test_whoever_was_away_had_heard_of_segments_that_ended_since() -> None:
     """Its word speaks of when it went, and was left later."""
-    before = Before(Word("RM_1", after(0), {"TR_1": Hearing(after(-1))}, after(6)), {"TR_1": after(0.4)})
-    assert before.hearing("TR_1", after(20)) == Hearing(after(-1))
-    before = Before(Word("RM_1", after(0), {"TR_1": Hearing(after(20))}, after(20)), {"TR_1": after(10)})
-    assert before.hearing("TR_1", after(30)) == Hearing(after(20))
+    before = EarlierRecorders(
+        HandoverNote("RM_1", after(0), {"TR_1": TrackProgress(after(-1))}, after(6)), {"TR_1": after(0.4)}
+    )
+    assert before.progress("TR_1", after(20)) == TrackProgress(after(-1))
+    before = EarlierRecorders(
+        HandoverNote("RM_1", after(0), {"TR_1": TrackProgress(after(20))}, after(20)), {"TR_1": after(10)}
+    )
+    assert before.progress("TR_1", after(30)) == TrackProgress(after(20))
 
 
 def test_without_a_word_the_last_segment_counts_and_without_both_nobody_knows() -> None:
-    assert Before(None, {"TR_1": after(1), "TR_2": after(2)}).hearing("TR_1", after(20)) == Hearing(after(2))
-    assert Before(None, {}).hearing("TR_1", after(20)) is None
+    assert EarlierRecorders(None, {"TR_1": after(1), "TR_2": after(2)}).progress(
+        "TR_1", after(20)
+    ) == TrackProgress(after(2))
+    assert EarlierRecorders(None, {}).progress("TR_1", after(20)) is None

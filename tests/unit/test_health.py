@@ -19,7 +19,7 @@ from archive.outbox import Backlog
 from config import Settings
 from core import heartbeat, supervised
 from core import worker_state as worker_state_module
-from core.worker_state import Vitals
+from core.worker_state import WorkerState
 from delivery.status import DeliveryMetrics, Status
 from support import ROOT
 from support.program import sources
@@ -29,16 +29,16 @@ from worker.health import exposition, health_answer
 
 
 @pytest.fixture(autouse=True)
-def vitals(monkeypatch: pytest.MonkeyPatch) -> Vitals:
+def vitals(monkeypatch: pytest.MonkeyPatch) -> WorkerState:
     """One for each test, in place of the process's own."""
-    made = Vitals()
+    made = WorkerState()
     for module in (health, heartbeat, supervised, worker_state_module):
         monkeypatch.setattr(module, "vitals", made)
     return made
 
 
 @pytest.fixture
-def clock(vitals: Vitals, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[float], None]]:
+def clock(vitals: WorkerState, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[float], None]]:
     """``clock(40)``: so much time has passed."""
     moved = 0.0
 
@@ -91,23 +91,23 @@ async def test_nothing_else_is_told(tmp_path: Path) -> None:
             assert (await ask(f"{url}/{path}"))[0] == 404
 
 
-async def test_a_sick_worker_says_why_in_one_line(tmp_path: Path, vitals: Vitals) -> None:
+async def test_a_sick_worker_says_why_in_one_line(tmp_path: Path, vitals: WorkerState) -> None:
     async with answering(tmp_path) as url:
         room = heartbeat.start_room("RM_1")
         vitals.disk_refuses("RM_1", "No space left on device")
-        vitals.deaf("RM_1", time.monotonic() - 35)
+        vitals.no_audio("RM_1", time.monotonic() - 35)
         assert await ask(url) == (
             503,
             "the disk refuses: No space left on device; no audio from a recorded track in 1 room for 35 s\n",
         )
         vitals.disk_works("RM_1")
-        vitals.hears("RM_1")
+        vitals.has_audio("RM_1")
         assert await ask(url) == (200, "OK\n")
         room.cancel()
 
 
 async def test_only_what_a_restart_cures_asks_for_one(
-    tmp_path: Path, vitals: Vitals, clock: Callable[[float], None]
+    tmp_path: Path, vitals: WorkerState, clock: Callable[[float], None]
 ) -> None:
     """While the disk refuses, a restart would lose what memory holds."""
     async with answering(tmp_path, is_connected=False) as url:
@@ -116,15 +116,15 @@ async def test_only_what_a_restart_cures_asks_for_one(
         clock(130)
         await until_status(url, 503, "no connection")
         await until_status(f"{url}/live", 200, "OK")
-        vitals.deaf("RM_1", time.monotonic() + 130 - 61)
+        vitals.no_audio("RM_1", time.monotonic() + 130 - 61)
         await until_status(f"{url}/live", 503, "no audio from a recorded track in 1 room")
-        vitals.hears("RM_1")
+        vitals.has_audio("RM_1")
         await until_status(f"{url}/live", 200, "OK")
         room.cancel()
 
 
 async def test_a_room_whose_loop_is_stuck_is_a_sickness_until_it_ends(
-    tmp_path: Path, vitals: Vitals, clock: Callable[[float], None]
+    tmp_path: Path, vitals: WorkerState, clock: Callable[[float], None]
 ) -> None:
     async with answering(tmp_path) as url:
         vitals.room_opened("RM_1")  # and nobody says that it is alive
@@ -186,7 +186,7 @@ async def test_an_address_that_is_not_ours_is_no_reason_to_stop(
 # --- metrics ---
 
 
-async def test_metrics_tell_what_happened(tmp_path: Path, vitals: Vitals) -> None:
+async def test_metrics_tell_what_happened(tmp_path: Path, vitals: WorkerState) -> None:
     async with answering(tmp_path) as url:
         room = heartbeat.start_room("RM_1")
         vitals.teachers("RM_1", 2)
@@ -257,7 +257,7 @@ async def test_text_and_delivery_have_metrics() -> None:
     assert (seen["recorder_text_calls_total"], seen["recorder_text_waiting"]) == (9, 3)
 
 
-async def test_the_guide_has_every_metric_and_no_other(tmp_path: Path, vitals: Vitals) -> None:
+async def test_the_guide_has_every_metric_and_no_other(tmp_path: Path, vitals: WorkerState) -> None:
     guide = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`(recorder_\w+)`", guide.partition("## What the log says")[0]))
     for part in part_metrics():

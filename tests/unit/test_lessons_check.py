@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from archive import delivery_log
-from archive.handover_note import Heard
+from archive.handover_note import RoomProgress
 from archive.manifest import append_manifest
-from archive.names import HEARD_FILE, MANIFEST
+from archive.names import HANDOVER_NOTE, MANIFEST
 from archive.rooms import Room
 from core.records import EndReason, GapReason, GapRecord, RoomInfo, SegmentRecord, TextRecord, TrackInfo
 from devtools.sample_room import ANNA, BOB, CLOCK, ROOM, noise, open_room, segment_of
@@ -289,9 +289,9 @@ def test_a_room_that_is_being_recorded_is_told_apart_and_left_alone(folder: Room
 
 
 def test_a_room_in_which_nobody_speaks_just_now_is_being_recorded(folder: RoomFolder) -> None:
-    folder.hear(Heard(datetime.now(timezone.utc), {}))
+    folder.write_progress(RoomProgress(datetime.now(timezone.utc), {}))
     assert kinds(look(folder)) == [Kind.BEING_RECORDED]
-    os.utime(folder.path / HEARD_FILE, (0, 0))
+    os.utime(folder.path / HANDOVER_NOTE, (0, 0))
     assert kinds(look(folder)) == []
 
 

@@ -282,7 +282,7 @@ async def test_the_worker_keeps_the_index_fresh(
     await asyncio.sleep(0)
 
     def is_fresh() -> bool:
-        notify.ring(room.path / "texts.jsonl")
+        notify.notify(room.path / "texts.jsonl")
         with SearchIndex(tmp_path) as index:
             return index.stale() == []
 

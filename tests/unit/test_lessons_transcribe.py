@@ -21,7 +21,7 @@ from devtools.room_folders import until
 from devtools.sample_room import ANNA, CLOCK, noise, open_room, segment_of, settings_for
 from lesson_tools import batches
 from lesson_tools.batches import Batches
-from lesson_tools.transcription import Wish, estimate, is_in_shard, tasks_of, transcribe
+from lesson_tools.transcription import TranscriptionOptions, estimate, is_in_shard, tasks_of, transcribe
 from support import ROOT
 from support.commands import Result, environment, run_process
 from translator import GeminiTranslator
@@ -75,9 +75,13 @@ def lines(room: Room) -> list[dict[str, object]]:
     )
 
 
-async def do(settings: Settings, room: Room, wish: Wish) -> None:
+async def do(settings: Settings, room: Room, options: TranscriptionOptions) -> None:
     await transcribe(
-        settings, GeminiTranslator(settings), tasks_of(room, wish), lambda _: None, is_forced=wish.is_forced
+        settings,
+        GeminiTranslator(settings),
+        tasks_of(room, options),
+        lambda _: None,
+        is_forced=options.is_forced,
     )
 
 
@@ -96,15 +100,17 @@ def test_what_is_done_is_left_out_and_what_is_forced_is_what_differs(tmp_path: P
     ]
     (room.path / "texts.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
 
-    def numbers(wish: Wish) -> list[int]:
-        return [task.record.number for task in tasks_of(room, wish)]
+    def numbers(options: TranscriptionOptions) -> list[int]:
+        return [task.record.number for task in tasks_of(room, options)]
 
-    assert numbers(Wish("new", ("es",))) == [5]
-    assert numbers(Wish("new", ("es",), is_forced=True)) == [1, 3, 5]
-    assert numbers(Wish("new", ("es", "ar"), is_forced=True)) == [1, 2, 3, 5]
-    assert next(tasks_of(room, Wish("new", ("ar",), is_forced=True))).record.caption_languages == ("en", "es")
+    assert numbers(TranscriptionOptions("new", ("es",))) == [5]
+    assert numbers(TranscriptionOptions("new", ("es",), is_forced=True)) == [1, 3, 5]
+    assert numbers(TranscriptionOptions("new", ("es", "ar"), is_forced=True)) == [1, 2, 3, 5]
+    assert next(
+        tasks_of(room, TranscriptionOptions("new", ("ar",), is_forced=True))
+    ).record.caption_languages == ("en", "es")
     (room.path / files[4]).unlink()
-    assert numbers(Wish("new", ("es",))) == []
+    assert numbers(TranscriptionOptions("new", ("es",))) == []
 
 
 def test_a_text_of_another_recorders_segment_is_not_taken_for_this_ones(tmp_path: Path) -> None:
@@ -115,21 +121,21 @@ def test_a_text_of_another_recorders_segment_is_not_taken_for_this_ones(tmp_path
     (room.path / "segments.jsonl").write_text(lists)
     entry = {"number": 1, "file": ours["file"], "language": "en", "transcript": "Hi", "translations": {}}
     (room.path / "texts.jsonl").write_text(json.dumps(entry) + "\n")
-    assert [task.record.file for task in tasks_of(room, Wish("new", ()))] == [theirs["file"]]
+    assert [task.record.file for task in tasks_of(room, TranscriptionOptions("new", ()))] == [theirs["file"]]
 
 
 def test_the_estimate_counts_and_prices(tmp_path: Path) -> None:
     room = record_room(tmp_path)
-    wish = Wish("gemini-3.8-flash", ("es", "ar"))
-    cost = estimate(tasks_of(room, wish), wish)
+    options = TranscriptionOptions("gemini-3.8-flash", ("es", "ar"))
+    cost = estimate(tasks_of(room, options), options)
     assert cost.segments == 3
     assert cost.audio_seconds == pytest.approx(
         sum(record.duration_seconds for record in room.records()), abs=0.01
     )
     assert cost.dollars is not None
-    half = estimate(tasks_of(room, wish), wish, batch=True).dollars
+    half = estimate(tasks_of(room, options), options, batch=True).dollars
     assert half == pytest.approx(cost.dollars / 2)
-    assert estimate(tasks_of(room, wish), Wish("another", ())).dollars is None
+    assert estimate(tasks_of(room, options), TranscriptionOptions("another", ())).dollars is None
 
 
 def test_every_room_is_in_one_shard() -> None:
@@ -157,10 +163,10 @@ async def test_all_segments_get_their_texts_once(tmp_path: Path, gemini: GeminiS
 async def test_more_languages_are_added_to_those_there(tmp_path: Path, gemini: GeminiServer) -> None:
     room = record_room(tmp_path)
     settings = settings_of(tmp_path, gemini, TARGET_LANGUAGES="es")
-    wish = Wish(settings.gemini_model, ("es",))
-    await do(settings, room, wish)
+    options = TranscriptionOptions(settings.gemini_model, ("es",))
+    await do(settings, room, options)
     more = settings_of(tmp_path, gemini, TARGET_LANGUAGES="fr")
-    forced = Wish(settings.gemini_model, ("fr",), is_forced=True)
+    forced = TranscriptionOptions(settings.gemini_model, ("fr",), is_forced=True)
     await do(more, room, forced)
     assert [sorted(one) for one in texts(room).values()] == [["en", "es", "fr"]] * 3
     assert list(tasks_of(room, forced)) == [], "a forced run is done, too"
@@ -170,14 +176,14 @@ async def test_more_languages_are_added_to_those_there(tmp_path: Path, gemini: G
 async def test_one_that_was_stopped_in_the_middle_goes_on(tmp_path: Path, gemini: GeminiServer) -> None:
     room = record_room(tmp_path, count=8)
     settings = settings_of(tmp_path, gemini, GEMINI_MAX_AT_ONCE="1")
-    wish = Wish(settings.gemini_model, settings.target_languages)
+    options = TranscriptionOptions(settings.gemini_model, settings.target_languages)
     gemini.latency_seconds = 0.1
-    task = asyncio.create_task(do(settings, room, wish))
+    task = asyncio.create_task(do(settings, room, options))
     await until(lambda: lines(room), "a first text")
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert 0 < len(lines(room)) < 8
-    await do(settings, room, wish)
+    await do(settings, room, options)
     assert sorted(int(str(line["number"])) for line in lines(room)) == list(range(1, 9))
 
 
@@ -252,12 +258,12 @@ async def test_a_batch_is_submitted_and_collected_later(tmp_path: Path, gemini: 
 async def test_large_archives_go_in_several_batches(
     tmp_path: Path, gemini: GeminiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "MOST_SEGMENTS", 2)
+    monkeypatch.setattr(batches, "MAX_SEGMENTS", 2)
     for name in ("art", "math101"):
         record_room(tmp_path, name)
     settings = settings_of(tmp_path, gemini)
-    wish = Wish(settings.gemini_model, settings.target_languages)
-    assert await submitted(settings, wish) == 6
+    options = TranscriptionOptions(settings.gemini_model, settings.target_languages)
+    assert await submitted(settings, options) == 6
     assert len(gemini.batches) == 3
     service = Batches(settings)
     assert service.waiting() == 6
@@ -266,11 +272,11 @@ async def test_large_archives_go_in_several_batches(
     assert [len(texts(room)) for room in rooms(tmp_path)] == [3, 3]
 
 
-async def submitted(settings: Settings, wish: Wish) -> int:
+async def submitted(settings: Settings, options: TranscriptionOptions) -> int:
     service = Batches(settings)
     try:
-        tasks = (task for room in rooms(Path(settings.output_dir)) for task in tasks_of(room, wish))
-        return await service.submit(service.not_submitted(tasks), wish, lambda _: None)
+        tasks = (task for room in rooms(Path(settings.output_dir)) for task in tasks_of(room, options))
+        return await service.submit(service.not_submitted(tasks), options, lambda _: None)
     finally:
         await service.aclose()
 
@@ -289,14 +295,14 @@ async def test_killed_while_submitting_it_is_sent_once(
 ) -> None:
     room = record_room(tmp_path)
     settings = settings_of(tmp_path, gemini)
-    wish = Wish(settings.gemini_model, settings.target_languages)
+    options = TranscriptionOptions(settings.gemini_model, settings.target_languages)
     gemini.batch_mishap = lambda now: "500" if now == step else ""
     with pytest.raises(RetryLater):
-        await submitted(settings, wish)
+        await submitted(settings, options)
     gemini.batch_mishap = lambda now: ""
     assert len(gemini.batches) == is_there
     assert await collected(settings) == ((3, 0) if is_there else (0, 0))
-    assert await submitted(settings, wish) == (0 if is_there else 3)
+    assert await submitted(settings, options) == (0 if is_there else 3)
     await collected(settings)
     assert len(gemini.batches) == 1
     assert len(lines(room)) == 3
@@ -342,7 +348,7 @@ async def test_killed_while_collecting_nothing_is_twice(
 ) -> None:
     room = record_room(tmp_path)
     settings = settings_of(tmp_path, gemini)
-    await submitted(settings, Wish(settings.gemini_model, settings.target_languages))
+    await submitted(settings, TranscriptionOptions(settings.gemini_model, settings.target_languages))
     save_one = Batches._save_one
 
     async def killed_after_one(self: Batches, *arguments: object) -> bool:
@@ -364,24 +370,24 @@ async def test_killed_while_collecting_nothing_is_twice(
 async def test_what_a_batch_could_not_do_is_asked_for_again(tmp_path: Path, gemini: GeminiServer) -> None:
     room = record_room(tmp_path)
     settings = settings_of(tmp_path, gemini)
-    wish = Wish(settings.gemini_model, settings.target_languages)
+    options = TranscriptionOptions(settings.gemini_model, settings.target_languages)
     shortest = min(record.duration_seconds for record in room.records())
 
     def spoil(call: Call) -> str:
         return "500" if call.seconds == pytest.approx(shortest, abs=0.001) else ""
 
     gemini.spoil = spoil
-    await submitted(settings, wish)
+    await submitted(settings, options)
     assert await collected(settings) == (2, 1)
     gemini.spoil = lambda call: ""
-    assert await submitted(settings, wish) == 1
+    assert await submitted(settings, options) == 1
     assert await collected(settings) == (1, 0)
 
 
 async def test_answers_from_nowhere_are_nobodys(tmp_path: Path, gemini: GeminiServer) -> None:
     room = record_room(tmp_path)
     settings = settings_of(tmp_path, gemini)
-    await submitted(settings, Wish(settings.gemini_model, settings.target_languages))
+    await submitted(settings, TranscriptionOptions(settings.gemini_model, settings.target_languages))
     (results,) = [name for name, content in gemini._files.items() if b'"response"' in content]
     gemini._files[results] += (
         b'{"key": "99", "response": {}}\n{"key": "-1"}\nnot JSON\n[]\n{"key": "../../x"}\n'
@@ -395,15 +401,15 @@ async def test_answers_from_nowhere_are_nobodys(tmp_path: Path, gemini: GeminiSe
 async def test_a_batch_that_nobody_knows_any_more_is_said(tmp_path: Path, gemini: GeminiServer) -> None:
     record_room(tmp_path)
     settings = settings_of(tmp_path, gemini)
-    wish = Wish(settings.gemini_model, settings.target_languages)
-    await submitted(settings, wish)
+    options = TranscriptionOptions(settings.gemini_model, settings.target_languages)
+    await submitted(settings, options)
     gemini.batches.clear()
     assert await collected(settings) == (0, 3)
-    assert await submitted(settings, wish) == 3
+    assert await submitted(settings, options) == 3
 
 
 async def test_a_segment_without_sound_spoils_no_batch(tmp_path: Path, gemini: GeminiServer) -> None:
     room = record_room(tmp_path)
     (room.path / next(room.records()).file).write_bytes(noise(100).tobytes())
     settings = settings_of(tmp_path, gemini)
-    assert await submitted(settings, Wish(settings.gemini_model, ())) == 2
+    assert await submitted(settings, TranscriptionOptions(settings.gemini_model, ())) == 2

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from archive import outbox
-from archive.manifest_reader import ManifestFeed
+from archive.manifest_reader import ManifestReader
 from archive.names import MANIFEST
 from archive.outbox import Order, Outbox
 from archive.outbox_file import OUTBOX
@@ -41,7 +41,7 @@ async def test_every_line_of_every_room_is_added_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     (tmp_path / "empty").mkdir()
     async with opened(tmp_path) as box:
-        feed = ManifestFeed(box, tmp_path, "text", everything)
+        feed = ManifestReader(box, tmp_path, "text", everything)
         await feed.look_everywhere()
         assert await waiting(box) == [("a", 1), ("a", 2), ("b", 1)]
         commit(tmp_path / "a", 3)
@@ -52,14 +52,14 @@ async def test_every_line_of_every_room_is_added_once(tmp_path: Path) -> None:
         await feed.look_everywhere()
         assert await waiting(box) == [("b", 2)]
     async with opened(tmp_path) as box:
-        await ManifestFeed(box, tmp_path, "text", everything).look_everywhere()
+        await ManifestReader(box, tmp_path, "text", everything).look_everywhere()
         assert len(await waiting(box)) == 5, "given back, and not added again"
 
 
 async def test_only_what_is_wanted_is_added(tmp_path: Path) -> None:
     commit(tmp_path / "a", 1, 2, 3, 4)
     async with opened(tmp_path) as box:
-        feed = ManifestFeed(box, tmp_path, "text", lambda folder, segment: segment.number % 2 == 0)
+        feed = ManifestReader(box, tmp_path, "text", lambda folder, segment: segment.number % 2 == 0)
         await feed.look_everywhere()
         assert await waiting(box) == [("a", 2), ("a", 4)]
 
@@ -67,16 +67,16 @@ async def test_only_what_is_wanted_is_added(tmp_path: Path) -> None:
 async def test_a_long_manifest_is_read_to_its_end(tmp_path: Path) -> None:
     commit(tmp_path / "a", *range(1, 5_001))
     async with opened(tmp_path) as box:
-        await ManifestFeed(box, tmp_path, "text", everything).look_everywhere()
+        await ManifestReader(box, tmp_path, "text", everything).look_everywhere()
         assert (await box.backlog("text")).count == 5_000
 
 
 async def test_what_has_no_room_comes_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outbox, "MOST_WAITING", 3)
+    monkeypatch.setattr(outbox, "MAX_WAITING", 3)
     commit(tmp_path / "a", 1, 2, 3)
     commit(tmp_path / "b", 1, 2)
     async with opened(tmp_path) as box:
-        feed = ManifestFeed(box, tmp_path, "text", everything)
+        feed = ManifestReader(box, tmp_path, "text", everything)
         await feed.look_everywhere()
         seen = []
         for _ in range(3):
@@ -103,7 +103,7 @@ async def test_lines_that_are_not_ours_are_skipped(tmp_path: Path, caplog: pytes
         file.writelines(line + "\n" for line in bad)
     commit(tmp_path / "a", 3)
     async with opened(tmp_path) as box:
-        await ManifestFeed(box, tmp_path, "text", everything).look_everywhere()
+        await ManifestReader(box, tmp_path, "text", everything).look_everywhere()
         assert await waiting(box) == [("a", 1), ("a", 3)]
     assert caplog.text.count("is broken and was skipped") == len(bad)
 
@@ -113,14 +113,14 @@ async def test_foreign_folders_are_left_alone(tmp_path: Path) -> None:
     commit(tmp_path / "a", 1)
     commit(Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff")), 1)
     async with opened(tmp_path) as box:
-        await ManifestFeed(box, tmp_path, "text", everything).look_everywhere()
+        await ManifestReader(box, tmp_path, "text", everything).look_everywhere()
         assert await waiting(box) == [("a", 1)]
 
 
 async def test_a_manifest_that_was_rewritten_is_read_anew(tmp_path: Path) -> None:
     commit(tmp_path / "a", 1, 2)
     async with opened(tmp_path) as box:
-        feed = ManifestFeed(box, tmp_path, "text", everything)
+        feed = ManifestReader(box, tmp_path, "text", everything)
         await feed.look_everywhere()
         (tmp_path / "a" / MANIFEST).unlink()
         await feed.look_everywhere()
@@ -133,7 +133,7 @@ async def test_a_manifest_that_was_rewritten_is_read_anew(tmp_path: Path) -> Non
 async def test_a_lost_outbox_is_noticed(tmp_path: Path) -> None:
     commit(tmp_path / "a", 1, 2)
     async with opened(tmp_path) as box:
-        feed = ManifestFeed(box, tmp_path, "text", everything)
+        feed = ManifestReader(box, tmp_path, "text", everything)
         await feed.look_everywhere()
         assert len(await waiting(box)) == 2
         for path in tmp_path.glob(OUTBOX + "*"):

@@ -13,15 +13,15 @@ from devtools.room_folders import until
 async def test_a_ring_is_heard_from_any_thread_on_the_listeners_loop(tmp_path: Path) -> None:
     heard: list[tuple[Path, threading.Thread]] = []
     stop = notify.listen("a.jsonl", lambda path: heard.append((path, threading.current_thread())))
-    ringer = threading.Thread(target=notify.ring, args=(tmp_path / "a.jsonl",))
+    ringer = threading.Thread(target=notify.notify, args=(tmp_path / "a.jsonl",))
     ringer.start()
     ringer.join()
-    notify.ring(tmp_path / "b.jsonl")
+    notify.notify(tmp_path / "b.jsonl")
     await until(lambda: heard, "the ring is heard")
     assert heard == [(tmp_path / "a.jsonl", threading.current_thread())]
     stop()
     stop()
-    notify.ring(tmp_path / "a.jsonl")
+    notify.notify(tmp_path / "a.jsonl")
     await asyncio.sleep(0)
     assert len(heard) == 1
 
@@ -31,4 +31,4 @@ def test_who_has_gone_disturbs_nobody(tmp_path: Path) -> None:
         notify.listen("gone.jsonl", lambda path: None)
 
     asyncio.run(listen())
-    notify.ring(tmp_path / "gone.jsonl")
+    notify.notify(tmp_path / "gone.jsonl")

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from archive.delivery_log import Key, Ledger, note
+from archive.delivery_log import DeliveryLog, Key, note
 from archive.jsonl import Bookmark
 from archive.manifest import read_gaps
-from archive.manifest_reader import ManifestFeed
+from archive.manifest_reader import ManifestReader
 from archive.outbox import Order
 from archive.outbox_file import OUTBOX
 from archive.rooms import Archive
@@ -125,15 +125,15 @@ def test_the_lists_are_read(folder: Path, tmp_path: Path) -> None:
         text = texts.get(records[0])
         assert text is not None and dict(text.by_language) == {"en": "Sentence 1.", "ar": "جملة"}
     assert [gap.seconds for gap in read_gaps(folder)] == [2.0]
-    ledger = Ledger(folder)
-    assert ledger.is_delivered("s3://lessons", Key(FILES[0], "abc"))
-    assert ledger.refused() == {("s3://lessons", Key(FILES[1], "abc")): "too large"}
+    delivery_log = DeliveryLog(folder)
+    assert delivery_log.is_delivered("s3://lessons", Key(FILES[0], "abc"))
+    assert delivery_log.refused() == {("s3://lessons", Key(FILES[1], "abc")): "too large"}
 
 
 def test_the_lists_go_on(folder: Path, tmp_path: Path) -> None:
     opened = open_room(tmp_path)
     assert opened.path == folder
-    assert opened.heard_before("TR_1", utc_now()) is not None
+    assert opened.received_before("TR_1", utc_now()) is not None
     clock = StreamClock(ROOM.started_at)
     record = opened.begin(ANNA, clock, 0, 0).commit(segment_of(noise(1_600), 0))
     assert record.number == 4
@@ -141,7 +141,7 @@ def test_the_lists_go_on(folder: Path, tmp_path: Path) -> None:
     first, second, *_ = Archive.from_settings(settings_for(tmp_path)).one("math101").records()
     assert texts.has(first) and not texts.has(second)
     note(folder, "s3://lessons", Key(FILES[2], "abc"))
-    assert Ledger(folder).is_delivered("s3://lessons", Key(FILES[2], "abc"))
+    assert DeliveryLog(folder).is_delivered("s3://lessons", Key(FILES[2], "abc"))
     assert b"s3://les{" not in (folder / "delivered.jsonl").read_bytes()
 
 
@@ -150,7 +150,7 @@ async def test_the_outbox_goes_on(folder: Path, tmp_path: Path) -> None:
         assert await box.generation() == 7
         bookmark = await box.bookmark("text", "math101/segments.jsonl")
         assert bookmark == Bookmark(len(manifest_line(1)) * 2, bookmark.digest)
-        await ManifestFeed(box, tmp_path, "text", lambda folder, segment: True).look_everywhere()
+        await ManifestReader(box, tmp_path, "text", lambda folder, segment: True).look_everywhere()
         works = await box.claim("text", Order.NEWEST_FIRST, 10)
         assert [(work.file, work.attempts) for work in works] == [(FILES[2], 0), (FILES[1], 1)]
         assert json.loads(manifest_line(2)) == works[1].payload

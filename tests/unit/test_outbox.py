@@ -124,7 +124,7 @@ async def test_kinds_know_nothing_of_each_other(tmp_path: Path) -> None:
 async def test_what_was_finished_long_ago_is_forgotten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox, "MOST_FINISHED", 2)
+    monkeypatch.setattr(outbox, "MAX_FINISHED", 2)
     monkeypatch.setattr(outbox, "FORGET_EVERY", 1)
     async with opened(tmp_path) as box:
         await box.add([item(number) for number in range(5)])
@@ -161,7 +161,7 @@ async def test_what_two_workers_read_is_added_by_one(tmp_path: Path) -> None:
 async def test_a_full_outbox_leaves_the_rest_in_the_manifest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox, "MOST_WAITING", 2)
+    monkeypatch.setattr(outbox, "MAX_WAITING", 2)
     async with opened(tmp_path) as box:
         assert await box.add_read("text", "m", [item(1), item(2)], Bookmark(), Bookmark(1))
         assert not await box.add_read("text", "m", [item(3)], Bookmark(1), Bookmark(2))

@@ -155,7 +155,7 @@ async def test_a_recorder_that_answers_is_left_alone() -> None:
     assert server.rooms["lesson"].recorder == "PA_1"
 
 
-@pytest.mark.parametrize("answer", [None, recorder_ping.DEAF], ids=["silent", "deaf"])
+@pytest.mark.parametrize("answer", [None, recorder_ping.NO_FRAMES], ids=["silent", "deaf"])
 async def test_a_recorder_that_does_not_answer_or_hear_is_replaced(answer: str | None) -> None:
     server = Server({"lesson": Room(recorder="PA_1", answer=answer)})
     await one_round(reconciler(server))
@@ -252,9 +252,9 @@ async def test_a_crowd_of_rooms_is_looked_at_a_part_at_a_time_those_not_seen_fir
     server = Server({f"room-{number}": Room(recorder="PA_1") for number in range(50)})
     looking = reconciler(server)
     await one_round(looking)
-    assert len(looking._seen) == worker_reconciler.LEAST_LOOKS
+    assert len(looking._seen) == worker_reconciler.MIN_LOOKS
     await one_round(looking)
-    assert len(looking._seen) == 2 * worker_reconciler.LEAST_LOOKS
+    assert len(looking._seen) == 2 * worker_reconciler.MIN_LOOKS
 
 
 @pytest.mark.parametrize(

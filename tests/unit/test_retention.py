@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from archive.delivery_log import DELIVERED, Key, Ledger, forget, note
+from archive.delivery_log import DELIVERED, DeliveryLog, Key, forget, note
 from archive.jsonl import new_lines
 from archive.manifest import read_gaps
 from archive.outbox import Outbox
@@ -21,7 +21,7 @@ from core.backoff import Backoff
 from core.errors import RetryLater
 from core.records import SegmentRecord
 from delivery.items import Item, Lists, Selection, Sound
-from delivery.retention import Housekeeping, Rules, let_go
+from delivery.retention import Housekeeping, Rules, remove_leaving
 from delivery.service import DeliveryService
 from devtools.room_folders import until
 from support.lessons_on_disk import NOW, spoken, with_gap, with_texts
@@ -114,7 +114,7 @@ async def test_the_worker_lets_go_of_what_is_delivered_and_keeps_the_rest(tmp_pa
 async def test_a_backlog_larger_than_the_outbox_is_delivered_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("archive.outbox.MOST_WAITING", 4)
+    monkeypatch.setattr("archive.outbox.MAX_WAITING", 4)
     monkeypatch.setattr("delivery.feed.new_lines", lambda path, mark: new_lines(path, mark, most=2))
     settings = settings_for(tmp_path)
     records = spoken(settings, "math", 9)
@@ -154,12 +154,12 @@ async def test_a_gap_noticed_later_is_delivered_and_goes_when_it_is_old(
     assert await deliver(settings, shelf)
     assert isinstance(shelf.items[-1], Lists)
     assert shelf.items[-1].gaps_bytes == (folder / "gaps.jsonl").stat().st_size
-    let_go(rules.leaving(folder, now))
+    remove_leaving(rules.leaving(folder, now))
     assert [gap.start for gap in read_gaps(folder)] == [new[0].start]
-    let_go(rules.leaving(folder, now + timedelta(days=30)))
+    remove_leaving(rules.leaving(folder, now + timedelta(days=30)))
     assert folder.exists(), "its lists have changed and are delivered first"
     assert await deliver(settings, shelf)
-    let_go(rules.leaving(folder, now + timedelta(days=30)))
+    remove_leaving(rules.leaving(folder, now + timedelta(days=30)))
     assert not folder.exists()
 
 
@@ -195,7 +195,7 @@ def test_without_targets_age_alone_counts(tmp_path: Path, monkeypatch: pytest.Mo
     assert not rules.leaving(tmp_path / "math", NOW + timedelta(days=29)).files
     leaving = rules.leaving(tmp_path / "math", NOW + timedelta(days=31))
     assert leaving.is_whole
-    let_go(leaving)
+    remove_leaving(leaving)
     assert [path.name for path in (tmp_path / "math").iterdir()] == ["notes.doc"]
 
 
@@ -233,17 +233,17 @@ def test_a_ledger_survives_torn_and_foreign_lines(tmp_path: Path) -> None:
         file.write(b'[1]\n{"item": "x"}\n\xff\n{"target": "a", "item": "tor')
     note(tmp_path, "a", Key("two.wav", "2"), "too large")
     note(tmp_path, "b", Key("two.wav", "2"))
-    ledger = Ledger(tmp_path)
-    assert ledger.is_delivered("a", Key("one.wav", "1"))
-    assert not ledger.is_settled("a", Key("one.wav", "other content"))
-    assert ledger.is_settled("a", Key("two.wav", "2"))
-    assert not ledger.is_delivered("a", Key("two.wav", "2"))
+    delivery_log = DeliveryLog(tmp_path)
+    assert delivery_log.is_delivered("a", Key("one.wav", "1"))
+    assert not delivery_log.is_settled("a", Key("one.wav", "other content"))
+    assert delivery_log.is_settled("a", Key("two.wav", "2"))
+    assert not delivery_log.is_delivered("a", Key("two.wav", "2"))
     forget(tmp_path, only_refused=True)
-    ledger = Ledger(tmp_path)
-    assert not ledger.is_settled("a", Key("two.wav", "2"))
-    assert ledger.is_delivered("b", Key("two.wav", "2"))
+    delivery_log = DeliveryLog(tmp_path)
+    assert not delivery_log.is_settled("a", Key("two.wav", "2"))
+    assert delivery_log.is_delivered("b", Key("two.wav", "2"))
     forget(tmp_path, items={"two.wav"})
-    assert not Ledger(tmp_path).is_settled("b", Key("two.wav", "2"))
-    assert Ledger(tmp_path).is_delivered("a", Key("one.wav", "1"))
+    assert not DeliveryLog(tmp_path).is_settled("b", Key("two.wav", "2"))
+    assert DeliveryLog(tmp_path).is_delivered("a", Key("one.wav", "1"))
     if sys.platform != "win32":
         assert (tmp_path / DELIVERED).stat().st_mode & 0o777 == 0o600

@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 
 from archive import files, handover_note
-from archive.handover_note import Heard, Hearing, Word
+from archive.handover_note import HandoverNote, RoomProgress, TrackProgress
 from archive.manifest import read_gaps
-from archive.names import HEARD_FILE
+from archive.names import HANDOVER_NOTE
 from archive.recovery import recover_all
 from audio_processor import Closed, Grown, Opened
 from core import notify, supervised
@@ -33,16 +33,16 @@ from core.records import (
     Pcm,
     SegmentRecord,
     StreamClock,
-    TextWishes,
+    TextOptions,
     TrackInfo,
     utc_now,
 )
-from core.worker_state import Vitals
+from core.worker_state import WorkerState
 from devtools.room_folders import samples, until
 from devtools.sample_room import ANNA, BOB, CLOCK, ROOM, noise, segment_of, settings_for
 from recording import disk_thread, segment_writer, track_sink
 from recording.gaps import Gap
-from recording.segment_writer import RoomPipeline, Totals
+from recording.segment_writer import SegmentWriter, Totals
 from recording.track_sink import TrackSink
 from storage import PartFile, RoomFolder
 from support.disk import RefusingDisk, assert_sound, leftovers, manifest, place
@@ -107,7 +107,7 @@ def lecture(segments: int, seconds: float = 1.0) -> dict[int, Pcm]:
 
 
 async def test_segments_are_saved_in_the_order_told(tmp_path: Path) -> None:
-    room = RoomPipeline(settings_for(tmp_path), ROOM)
+    room = SegmentWriter(settings_for(tmp_path), ROOM)
     sink, wanted = room.sink(ANNA), lecture(5)
     for start, pcm in wanted.items():
         speak(sink, pcm, start)
@@ -119,7 +119,7 @@ async def test_segments_are_saved_in_the_order_told(tmp_path: Path) -> None:
 
 
 async def test_two_teachers_share_one_numbering_and_nothing_else(tmp_path: Path) -> None:
-    room = RoomPipeline(settings_for(tmp_path), ROOM)
+    room = SegmentWriter(settings_for(tmp_path), ROOM)
     anna, bob = room.sink(ANNA), room.sink(BOB)
     of_anna, of_bob = noise(32_000, seed=1), noise(24_000, seed=2)
     grow(anna, of_anna, 0)
@@ -135,7 +135,7 @@ async def test_two_teachers_share_one_numbering_and_nothing_else(tmp_path: Path)
 
 async def test_two_streams_of_one_track_are_two_segments(tmp_path: Path) -> None:
     """A full reconnect: the same track, counted from a new beginning."""
-    room = RoomPipeline(settings_for(tmp_path), ROOM)
+    room = SegmentWriter(settings_for(tmp_path), ROOM)
     sink = room.sink(ANNA)
     later = StreamClock(CLOCK.anchor.replace(minute=30))
     grow(sink, noise(16_000), 0)
@@ -148,12 +148,12 @@ async def test_two_streams_of_one_track_are_two_segments(tmp_path: Path) -> None
 
 
 async def test_a_room_in_which_nobody_speaks_saves_nothing(tmp_path: Path) -> None:
-    assert await RoomPipeline(settings_for(tmp_path), ROOM).aclose() == Totals()
+    assert await SegmentWriter(settings_for(tmp_path), ROOM).aclose() == Totals()
     assert manifest(tmp_path / "math101") == []
 
 
 async def test_a_room_that_is_silent_in_the_end_closes_at_once(tmp_path: Path) -> None:
-    room = RoomPipeline(settings_for(tmp_path), ROOM)
+    room = SegmentWriter(settings_for(tmp_path), ROOM)
     speak(room.sink(ANNA), noise(16_000))
     await until(lambda: room.totals.segments == 1, "the segment is saved")
     await asyncio.sleep(0.05)
@@ -162,7 +162,7 @@ async def test_a_room_that_is_silent_in_the_end_closes_at_once(tmp_path: Path) -
 
 
 async def test_a_saved_segment_is_held_no_longer(tmp_path: Path) -> None:
-    room = RoomPipeline(settings_for(tmp_path), ROOM)
+    room = SegmentWriter(settings_for(tmp_path), ROOM)
     for start, pcm in lecture(5).items():
         speak(room.sink(ANNA), pcm, start)
     await until(lambda: room.totals.segments == 5, "the segments are saved")
@@ -178,7 +178,7 @@ def disk_threads() -> list[str]:
 async def test_the_log_says_what_was_begun_and_saved(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    room = RoomPipeline(settings_for(tmp_path), ROOM)
+    room = SegmentWriter(settings_for(tmp_path), ROOM)
     sink = room.sink(ANNA)
     grow(sink, noise(40_000), 0)
     close(sink, noise(40_000), 0, EndReason.MUTED)
@@ -198,7 +198,7 @@ async def test_what_comes_after_saving_is_told_of_files_that_are_there(tmp_path:
         def segment_saved(self, record: SegmentRecord, path: Path) -> None:
             told.append((record.number, path.exists() and path.name == record.file))
 
-    room = RoomPipeline(settings_for(tmp_path), ROOM, [Listener(), Listener()])
+    room = SegmentWriter(settings_for(tmp_path), ROOM, [Listener(), Listener()])
     for start, pcm in lecture(2).items():
         speak(room.sink(ANNA), pcm, start)
     await room.aclose()
@@ -214,7 +214,7 @@ async def part_has_grown(folder: Path, pcm: Pcm) -> Path:
 
 
 async def test_speech_is_on_disk_before_it_ends(tmp_path: Path) -> None:
-    room = RoomPipeline(settings_for(tmp_path), ROOM)
+    room = SegmentWriter(settings_for(tmp_path), ROOM)
     sink, pcm = room.sink(ANNA), noise(48_000)
     grow(sink, pcm, 0)
     part = await part_has_grown(tmp_path / "math101", pcm)
@@ -225,7 +225,7 @@ async def test_speech_is_on_disk_before_it_ends(tmp_path: Path) -> None:
 
 
 async def test_at_a_split_each_part_has_its_own(tmp_path: Path) -> None:
-    room = RoomPipeline(settings_for(tmp_path), ROOM)
+    room = SegmentWriter(settings_for(tmp_path), ROOM)
     sink, pcm, middle = room.sink(ANNA), noise(64_000), 32_000
     grow(sink, pcm[:48_000], 0)
     sink.take(Opened(middle, middle), CLOCK)
@@ -262,7 +262,7 @@ async def test_a_disk_that_stalls_delays_nothing_but_the_saving(
             longest_gap = max(longest_gap, time.monotonic() - before)
 
     ticking = asyncio.create_task(tick())
-    room = RoomPipeline(settings_for(tmp_path), ROOM)
+    room = SegmentWriter(settings_for(tmp_path), ROOM)
     sink, wanted = room.sink(ANNA), lecture(4)
     for start, pcm in wanted.items():
         grow(sink, pcm, start)
@@ -315,7 +315,7 @@ async def test_what_waits_to_grow_is_dropped_when_the_segment_brings_it_all(
         append(self, pcm)
 
     monkeypatch.setattr(PartFile, "append", watched)
-    room = RoomPipeline(settings_for(tmp_path), ROOM)
+    room = SegmentWriter(settings_for(tmp_path), ROOM)
     anna, bob = room.sink(ANNA), room.sink(BOB)
     speak(anna, noise(32_000), 0)
     grow(bob, noise(32_000, seed=1), 0)
@@ -331,7 +331,7 @@ async def test_what_waits_to_grow_is_dropped_when_the_segment_brings_it_all(
 async def test_when_memory_is_full_the_oldest_speech_goes_and_the_log_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, gate: Gate
 ) -> None:
-    room = RoomPipeline(settings_for(tmp_path, max_unsaved_seconds=3.0), ROOM)
+    room = SegmentWriter(settings_for(tmp_path, max_unsaved_seconds=3.0), ROOM)
     sink, wanted = room.sink(ANNA), lecture(8)
     for start, pcm in wanted.items():
         speak(sink, pcm, start)
@@ -354,7 +354,7 @@ async def test_when_memory_is_full_the_oldest_speech_goes_and_the_log_says_so(
 
 
 async def test_speech_that_memory_let_go_leaves_nothing_behind(tmp_path: Path, gate: Gate) -> None:
-    room = RoomPipeline(settings_for(tmp_path, max_unsaved_seconds=3.0), ROOM)
+    room = SegmentWriter(settings_for(tmp_path, max_unsaved_seconds=3.0), ROOM)
     for start, pcm in lecture(8).items():
         speak(room.sink(ANNA), pcm, start)
     gate.open()
@@ -365,7 +365,7 @@ async def test_speech_that_memory_let_go_leaves_nothing_behind(tmp_path: Path, g
 async def test_a_segment_longer_than_the_bound_is_kept_while_it_is_the_last(
     tmp_path: Path, gate: Gate
 ) -> None:
-    room = RoomPipeline(settings_for(tmp_path, max_unsaved_seconds=1.0), ROOM)
+    room = SegmentWriter(settings_for(tmp_path, max_unsaved_seconds=1.0), ROOM)
     for start, pcm in (wanted := lecture(2, seconds=2)).items():
         speak(room.sink(ANNA), pcm, start)
     gate.open()
@@ -382,7 +382,7 @@ async def test_a_disk_that_refuses_for_a_while_costs_nothing(
 ) -> None:
     disk, wanted = RefusingDisk(monkeypatch), lecture(4)
     disk.refuse(errno.ENOSPC, 0, FOR_EVER)
-    room = RoomPipeline(settings_for(tmp_path), ROOM)
+    room = SegmentWriter(settings_for(tmp_path), ROOM)
     for start, pcm in wanted.items():
         speak(room.sink(ANNA), pcm, start)
         await asyncio.sleep(0.03)
@@ -401,13 +401,13 @@ async def test_a_disk_that_refuses_for_a_while_costs_nothing(
 async def test_while_the_disk_refuses_the_worker_knows_that_it_is_sick(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vitals = Vitals()
+    vitals = WorkerState()
     for module in (disk_thread, segment_writer):
         monkeypatch.setattr(module, "vitals", vitals)
     vitals.room_opened(ROOM.sid)
     disk = RefusingDisk(monkeypatch)
     disk.refuse(errno.ENOSPC, 0, FOR_EVER)
-    room = RoomPipeline(settings_for(tmp_path), ROOM)
+    room = SegmentWriter(settings_for(tmp_path), ROOM)
     for start, pcm in lecture(4).items():
         speak(room.sink(ANNA), pcm, start)
     await until(lambda: vitals.snapshot().problems, "the worker is sick")
@@ -429,7 +429,7 @@ async def test_a_disk_that_fills_up_in_mid_sentence_costs_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk, pcm = RefusingDisk(monkeypatch), noise(80_000)
-    room = RoomPipeline(settings_for(tmp_path), ROOM)
+    room = SegmentWriter(settings_for(tmp_path), ROOM)
     sink, folder = room.sink(ANNA), tmp_path / "math101"
     sink.take(Opened(0, 0), CLOCK)
     for index, first in enumerate(range(0, len(pcm), 16_000)):
@@ -451,7 +451,7 @@ async def test_an_hour_without_a_disk_leaves_no_gap_in_the_numbers_and_no_file_o
 ) -> None:
     """A full disk often still makes a file, and then takes nothing into it."""
     disk, wanted = RefusingDisk(monkeypatch), lecture(3)
-    room = RoomPipeline(settings_for(tmp_path), ROOM)
+    room = SegmentWriter(settings_for(tmp_path), ROOM)
     await until(lambda: (tmp_path / "math101").is_dir(), "the folder is there")
     refuses = disk.refuses
     monkeypatch.setattr(disk, "refuses", lambda step: step == "write" and refuses(step))
@@ -471,7 +471,7 @@ async def test_a_disk_that_refuses_to_the_end_holds_nobody_up_and_the_log_says_w
 ) -> None:
     disk = RefusingDisk(monkeypatch)
     disk.refuse(errno.EROFS, 0, FOR_EVER)
-    room = RoomPipeline(settings_for(tmp_path), ROOM)
+    room = SegmentWriter(settings_for(tmp_path), ROOM)
     for start, pcm in lecture(3).items():
         speak(room.sink(ANNA), pcm, start)
     began = time.monotonic()
@@ -500,7 +500,7 @@ async def test_a_disk_that_hangs_to_the_end_holds_nobody_up_and_the_log_says_wha
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(PartFile, "commit", hang)
-    room, wanted = RoomPipeline(settings_for(tmp_path), ROOM), lecture(3)
+    room, wanted = SegmentWriter(settings_for(tmp_path), ROOM), lecture(3)
     sink, folder = room.sink(ANNA), tmp_path / "math101"
     grow(sink, wanted[0], 0)
     await part_has_grown(folder, wanted[0])
@@ -522,7 +522,7 @@ async def test_a_disk_that_dies_in_mid_sentence_leaves_no_file_open(
 ) -> None:
     """The part stays locked as long as it is open, and would never be recovered by this process."""
     disk, pcm = RefusingDisk(monkeypatch), noise(32_000)
-    room = RoomPipeline(settings_for(tmp_path), ROOM)
+    room = SegmentWriter(settings_for(tmp_path), ROOM)
     sink, folder = room.sink(ANNA), tmp_path / "math101"
     grow(sink, pcm, 0)
     await part_has_grown(folder, pcm)
@@ -547,7 +547,7 @@ async def test_a_bug_on_the_disk_thread_is_a_refusal_like_any_other(
         return commit(self, *arguments)
 
     monkeypatch.setattr(PartFile, "commit", buggy)
-    room = RoomPipeline(settings_for(tmp_path), ROOM)
+    room = SegmentWriter(settings_for(tmp_path), ROOM)
     speak(room.sink(ANNA), noise(16_000))
     await room.aclose()
     assert_spoken(tmp_path / "math101", {0: noise(16_000)})
@@ -556,7 +556,7 @@ async def test_a_bug_on_the_disk_thread_is_a_refusal_like_any_other(
 
 
 async def test_the_folder_of_a_hostile_room_is_below_the_output_folder(tmp_path: Path) -> None:
-    room = RoomPipeline(settings_for(tmp_path), replace(ROOM, name="../../x\x00\n"))
+    room = SegmentWriter(settings_for(tmp_path), replace(ROOM, name="../../x\x00\n"))
     speak(room.sink(ANNA), noise(16_000))
     await room.aclose()
     (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
@@ -564,11 +564,13 @@ async def test_the_folder_of_a_hostile_room_is_below_the_output_folder(tmp_path:
 
 
 async def test_the_wishes_are_those_of_the_moment_a_segment_ended(tmp_path: Path) -> None:
-    wishes = {"anna": TextWishes("ar-EG", ("es",)), "bob": TextWishes()}
-    room = RoomPipeline(settings_for(tmp_path), ROOM, wishes=lambda track: wishes[track.participant_identity])
+    text_options = {"anna": TextOptions("ar-EG", ("es",)), "bob": TextOptions()}
+    room = SegmentWriter(
+        settings_for(tmp_path), ROOM, text_options=lambda track: text_options[track.participant_identity]
+    )
     sink = room.sink(ANNA)
     speak(sink, noise(16_000))
-    wishes["anna"] = TextWishes("ar-EG", ("es", "de"))
+    text_options["anna"] = TextOptions("ar-EG", ("es", "de"))
     speak(sink, noise(16_000), 32_000)
     speak(room.sink(BOB), noise(16_000))
     await room.aclose()
@@ -581,10 +583,10 @@ async def test_the_wishes_are_those_of_the_moment_a_segment_ended(tmp_path: Path
 async def test_wishes_that_cannot_be_found_out_cost_no_segment(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(_: TrackInfo) -> TextWishes:
+    def broken(_: TrackInfo) -> TextOptions:
         raise RuntimeError("no such participant")
 
-    room = RoomPipeline(settings_for(tmp_path), ROOM, wishes=broken)
+    room = SegmentWriter(settings_for(tmp_path), ROOM, text_options=broken)
     speak(room.sink(ANNA), noise(16_000))
     await room.aclose()
     assert_spoken(tmp_path / "math101", {0: noise(16_000)})
@@ -592,14 +594,14 @@ async def test_wishes_that_cannot_be_found_out_cost_no_segment(
 
 
 async def test_a_saved_segment_rings(tmp_path: Path) -> None:
-    heard: list[Path] = []
-    stop = notify.listen("segments.jsonl", heard.append)
-    room = RoomPipeline(settings_for(tmp_path), ROOM)
+    received: list[Path] = []
+    stop = notify.listen("segments.jsonl", received.append)
+    room = SegmentWriter(settings_for(tmp_path), ROOM)
     speak(room.sink(ANNA), noise(16_000))
     await room.aclose()
-    await until(lambda: heard, "the ring")
+    await until(lambda: received, "the ring")
     stop()
-    assert heard == [tmp_path / "math101" / "segments.jsonl"]
+    assert received == [tmp_path / "math101" / "segments.jsonl"]
 
 
 # --- what may be missing ---
@@ -611,8 +613,8 @@ def gaps_of(folder: Path) -> list[tuple[float, GapReason]]:
 
 async def test_a_recorder_owns_up_to_what_nobody_heard_between_it_and_the_one_before(tmp_path: Path) -> None:
     settings, now = settings_for(tmp_path), CLOCK.anchor
-    RoomFolder.open(settings, ROOM).hear(Heard(now, {}))
-    room = RoomPipeline(settings, ROOM)
+    RoomFolder.open(settings, ROOM).write_progress(RoomProgress(now, {}))
+    room = SegmentWriter(settings, ROOM)
     room.record_gap(ANNA, Gap(None, now + timedelta(seconds=7), GapReason.NO_RECORDER))
     assert (await room.aclose()).gap_seconds == 7
     (gap,) = read_gaps(tmp_path / "math101")
@@ -622,55 +624,61 @@ async def test_a_recorder_owns_up_to_what_nobody_heard_between_it_and_the_one_be
 
 async def test_an_earlier_session_of_the_same_room_is_no_gap(tmp_path: Path) -> None:
     settings = settings_for(tmp_path)
-    RoomFolder.open(settings, replace(ROOM, sid="RM_before")).hear(Heard(CLOCK.anchor, {}))
-    room = RoomPipeline(settings, replace(ROOM, started_at=CLOCK.anchor))
+    RoomFolder.open(settings, replace(ROOM, sid="RM_before")).write_progress(RoomProgress(CLOCK.anchor, {}))
+    room = SegmentWriter(settings, replace(ROOM, started_at=CLOCK.anchor))
     room.record_gap(ANNA, Gap(None, CLOCK.anchor + timedelta(seconds=1), GapReason.NO_RECORDER))
     await room.aclose()
     assert not gaps_of(tmp_path / "math101"), "a room that has just opened"
 
 
 async def test_a_room_that_is_older_than_its_first_recorder_has_a_gap(tmp_path: Path) -> None:
-    room = RoomPipeline(settings_for(tmp_path), replace(ROOM, started_at=CLOCK.anchor))
+    room = SegmentWriter(settings_for(tmp_path), replace(ROOM, started_at=CLOCK.anchor))
     room.record_gap(ANNA, Gap(None, CLOCK.anchor + timedelta(seconds=90), GapReason.NO_RECORDER))
     await room.aclose()
     assert gaps_of(tmp_path / "math101") == [(90.0, GapReason.NO_RECORDER)]
 
 
 async def test_while_it_listens_a_recorder_leaves_word_until_when(tmp_path: Path) -> None:
-    room = RoomPipeline(settings_for(tmp_path), ROOM)
+    room = SegmentWriter(settings_for(tmp_path), ROOM)
     room.listen()
-    heard = tmp_path / "math101" / ".heard"
-    await until(heard.exists, "the disk is told")
+    received = tmp_path / "math101" / ".heard"
+    await until(received.exists, "the disk is told")
     room.stop_listening()
     stopped = utc_now()
     await room.aclose()
     successor = RoomFolder.open(settings_for(tmp_path), ROOM)
-    before = successor.heard_before("TR_any", stopped)
+    before = successor.received_before("TR_any", stopped)
     assert before is not None
     assert before <= stopped
-    successor.hear(Heard(stopped + timedelta(hours=1), {}))
-    assert successor.heard_before("TR_any", stopped) == before, "its own hearing is not the one before"
+    successor.write_progress(RoomProgress(stopped + timedelta(hours=1), {}))
+    assert successor.received_before("TR_any", stopped) == before, "its own hearing is not the one before"
 
 
-def word_in(folder: Path) -> Word | None:
-    path = folder / "math101" / HEARD_FILE
-    return Word.in_line(path.read_bytes()) if path.exists() else None
+def word_in(folder: Path) -> HandoverNote | None:
+    path = folder / "math101" / HANDOVER_NOTE
+    return HandoverNote.in_line(path.read_bytes()) if path.exists() else None
 
 
 async def test_the_word_says_how_far_each_track_has_been_heard(tmp_path: Path) -> None:
     settings, now = settings_for(tmp_path), CLOCK.anchor
     seconds = timedelta(seconds=1)
-    RoomFolder.open(settings, ROOM).hear(Heard(now, {"TR_before": Hearing(now - 5 * seconds, 0.5)}))
-    told = {"TR_1": Hearing(now + seconds), "TR_late": Hearing(now + seconds, 0.25), "TR_before": None}
-    room = RoomPipeline(settings, ROOM, how_far=lambda: Heard(now + seconds, told))
+    RoomFolder.open(settings, ROOM).write_progress(
+        RoomProgress(now, {"TR_before": TrackProgress(now - 5 * seconds, 0.5)})
+    )
+    told = {
+        "TR_1": TrackProgress(now + seconds),
+        "TR_late": TrackProgress(now + seconds, 0.25),
+        "TR_before": None,
+    }
+    room = SegmentWriter(settings, ROOM, how_far=lambda: RoomProgress(now + seconds, told))
     room.listen()
     await until(lambda: (word := word_in(tmp_path)) is not None and "TR_1" in word.tracks, "the disk is told")
     room.stop_listening()
     await room.aclose()
     successor = RoomFolder.open(settings, ROOM)
-    assert successor.heard_before("TR_1", now + 9 * seconds) == now + seconds
-    assert successor.heard_before("TR_late", now + 9 * seconds) == now + 0.75 * seconds
-    assert successor.heard_before("TR_before", now + 9 * seconds) == now - 5.5 * seconds, (
+    assert successor.received_before("TR_1", now + 9 * seconds) == now + seconds
+    assert successor.received_before("TR_late", now + 9 * seconds) == now + 0.75 * seconds
+    assert successor.received_before("TR_before", now + 9 * seconds) == now - 5.5 * seconds, (
         "as the one before us had said"
     )
 
@@ -686,7 +694,7 @@ async def test_no_word_is_left_of_what_is_not_on_disk(
         append(part, pcm)
 
     monkeypatch.setattr(PartFile, "append", stall)
-    room = RoomPipeline(settings_for(tmp_path), ROOM)
+    room = SegmentWriter(settings_for(tmp_path), ROOM)
     sink, pcm = room.sink(ANNA), noise(1_600)
     grow(sink, pcm, 0)
     room.listen()
@@ -705,7 +713,7 @@ async def test_while_the_disk_refuses_no_word_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = RefusingDisk(monkeypatch)
-    room = RoomPipeline(settings_for(tmp_path), ROOM)
+    room = SegmentWriter(settings_for(tmp_path), ROOM)
     sink, pcm = room.sink(ANNA), noise(16_000)
     room.listen()
     await until(lambda: word_in(tmp_path), "the disk is told")
@@ -745,7 +753,7 @@ async def test_one_track_on_disk_does_not_speak_for_another(
     monkeypatch.setattr(PartFile, "_write_behind_what_is_safe", refusing_write)
     for how in ("begin", "write"):
         refused["anna"] = how
-        room = RoomPipeline(settings_for(tmp_path / how), ROOM)
+        room = SegmentWriter(settings_for(tmp_path / how), ROOM)
         anna, bob = room.sink(ANNA), room.sink(BOB)
         grow(anna, noise(16_000), 0)
         grow(bob, noise(16_000), 0)
@@ -766,7 +774,7 @@ async def test_one_track_on_disk_does_not_speak_for_another(
 async def test_whatever_stands_where_the_word_should_speech_comes_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
-    path = tmp_path / "math101" / HEARD_FILE
+    path = tmp_path / "math101" / HANDOVER_NOTE
     path.parent.mkdir()
     if kind == "folder":
         path.mkdir()
@@ -782,7 +790,9 @@ async def test_whatever_stands_where_the_word_should_speech_comes_first(
     else:
         until_then = "0001-01-01T00:00:00+14:00" if kind == "year 1" else 5
         path.write_text(json.dumps({"room_sid": ROOM.sid, "until": until_then, "tracks": {}}) + "\n")
-    room = RoomPipeline(settings_for(tmp_path), ROOM, how_far=lambda: Heard(utc_now(), {"TR_9": None}))
+    room = SegmentWriter(
+        settings_for(tmp_path), ROOM, how_far=lambda: RoomProgress(utc_now(), {"TR_9": None})
+    )
     room.listen()
     room.record_gap(ANNA, Gap(None, utc_now(), GapReason.NO_RECORDER))
     speak(room.sink(ANNA), noise(16_000))
@@ -794,11 +804,11 @@ async def test_whatever_stands_where_the_word_should_speech_comes_first(
 
 async def test_the_word_of_an_older_version_counts(tmp_path: Path) -> None:
     settings = settings_for(tmp_path)
-    path = RoomFolder.open(settings, ROOM).path / HEARD_FILE
+    path = RoomFolder.open(settings, ROOM).path / HANDOVER_NOTE
     path.parent.mkdir(exist_ok=True)
     path.write_text(ROOM.sid)
     os.utime(path, (1_700_000_000, 1_700_000_000))
-    before = RoomFolder.open(settings, ROOM).heard_before("TR_any", utc_now())
+    before = RoomFolder.open(settings, ROOM).received_before("TR_any", utc_now())
     assert before is not None
     assert before.timestamp() == 1_700_000_000
 
@@ -820,7 +830,7 @@ async def test_a_segment_that_was_let_go_ends_no_word(
 ) -> None:
     """What is missing of it on disk is a gap by then."""
     disk = RefusingDisk(monkeypatch)
-    room = RoomPipeline(settings_for(tmp_path, max_unsaved_seconds=10), ROOM)
+    room = SegmentWriter(settings_for(tmp_path, max_unsaved_seconds=10), ROOM)
     anna, bob = room.sink(ANNA), room.sink(BOB)
     for sink in (anna, bob) if has_file else ():
         grow(sink, noise(16_000), 0)
@@ -864,7 +874,7 @@ async def test_a_stage_that_breaks_costs_no_segment_and_is_told_of_the_next(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first, second = Odd(), Odd()
-    room = RoomPipeline(settings_for(tmp_path), ROOM, [first, second])
+    room = SegmentWriter(settings_for(tmp_path), ROOM, [first, second])
     wanted = lecture(3)
     for start, pcm in wanted.items():
         speak(room.sink(ANNA), pcm, start)
@@ -877,15 +887,15 @@ async def test_a_stage_that_breaks_costs_no_segment_and_is_told_of_the_next(
 async def test_one_segment_that_cannot_be_handled_is_named_and_ends_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    save, wanted = RoomPipeline._save, lecture(3)
+    save, wanted = SegmentWriter._save, lecture(3)
 
-    async def odd(room: RoomPipeline, item: Any, segment: Any) -> None:
+    async def odd(room: SegmentWriter, item: Any, segment: Any) -> None:
         if segment.start_sample == list(wanted)[1]:
             raise RuntimeError("odd")
         await save(room, item, segment)
 
-    monkeypatch.setattr(RoomPipeline, "_save", odd)
-    room = RoomPipeline(settings_for(tmp_path), ROOM)
+    monkeypatch.setattr(SegmentWriter, "_save", odd)
+    room = SegmentWriter(settings_for(tmp_path), ROOM)
     for start, pcm in wanted.items():
         close(room.sink(ANNA), pcm, start)
     totals = await room.aclose()
@@ -901,12 +911,12 @@ async def test_a_note_that_cannot_be_made_once_is_made_again(
     monkeypatch.setattr(supervised, "RESTART_SECONDS", (0.01,))
     failures = iter([KeyError("odd")])
 
-    def how_far() -> Heard:
+    def how_far() -> RoomProgress:
         for error in failures:
             raise error
-        return Heard(utc_now(), {})
+        return RoomProgress(utc_now(), {})
 
-    room = RoomPipeline(settings_for(tmp_path), ROOM, how_far=how_far)
+    room = SegmentWriter(settings_for(tmp_path), ROOM, how_far=how_far)
     room.listen()
     await until(lambda: word_in(tmp_path), "the disk is told")
     await room.aclose()

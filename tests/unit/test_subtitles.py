@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from lesson_tools.export.subtitles import (
     LINE_WIDTH,
-    LONGEST_SECONDS,
+    MAX_SECONDS,
+    MIN_SECONDS,
     RIGHT_TO_LEFT_MARK,
-    SHORTEST_SECONDS,
     WORD_JOINER,
     Cue,
     Spoken,
@@ -84,7 +84,7 @@ def test_each_part_gets_its_share_of_the_time() -> None:
 
 def test_slow_speech_does_not_stand_still() -> None:
     parts = cues([Spoken(0.0, 20.0, "Think about it for a while, and then tell me what you see, everyone.")])
-    assert max(cue.end - cue.start for cue in parts) <= LONGEST_SECONDS + 0.5
+    assert max(cue.end - cue.start for cue in parts) <= MAX_SECONDS + 0.5
 
 
 def test_a_cue_stays_until_it_is_read_if_there_is_a_pause() -> None:
@@ -130,7 +130,7 @@ def test_whatever_is_said_cues_are_in_order_and_whole(spoken: list[Spoken]) -> N
     made = cues(spoken)
     for before, after in pairwise(made):
         assert before.end <= after.start
-    assert all(cue.end - cue.start >= SHORTEST_SECONDS - 1e-9 for cue in made)
+    assert all(cue.end - cue.start >= MIN_SECONDS - 1e-9 for cue in made)
     assert all(width(line) <= LINE_WIDTH and line.strip() for cue in made for line in cue.lines)
     said = "".join(visible(one.text) for one in spoken)
     assert sorted(letters("".join(cue.text for cue in made))) == sorted(letters(said))

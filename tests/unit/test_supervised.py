@@ -13,14 +13,14 @@ import pytest
 from core import supervised as module
 from core.supervised import pauses, supervised
 from core.trouble import Trouble, trouble_of
-from core.worker_state import WORKER, Vitals
+from core.worker_state import WORKER, WorkerState
 from devtools.room_folders import until
 from support import ROOT
 
 
 @pytest.fixture(autouse=True)
-def vitals(monkeypatch: pytest.MonkeyPatch) -> Vitals:
-    made = Vitals()
+def vitals(monkeypatch: pytest.MonkeyPatch) -> WorkerState:
+    made = WorkerState()
     made.room_opened(WORKER)
     made.room_opened("RM_1")
     monkeypatch.setattr(module, "vitals", made)
@@ -54,7 +54,7 @@ async def ended(task: asyncio.Task[None]) -> None:
 
 
 async def test_what_raises_is_logged_restarted_and_a_problem_until_it_works(
-    vitals: Vitals, caplog: pytest.LogCaptureFixture
+    vitals: WorkerState, caplog: pytest.LogCaptureFixture
 ) -> None:
     loop = Loop(KeyError("odd"), ValueError("odder"))
     task = supervised(loop.run, "texts")
@@ -70,7 +70,7 @@ async def test_what_raises_is_logged_restarted_and_a_problem_until_it_works(
 
 
 async def test_the_same_failure_is_logged_once_and_its_end_once(
-    vitals: Vitals, caplog: pytest.LogCaptureFixture
+    vitals: WorkerState, caplog: pytest.LogCaptureFixture
 ) -> None:
     loop = Loop(*(KeyError("odd") for _ in range(5)))
     task = supervised(loop.run, "watch", room="RM_1", room_name="math101")
@@ -83,7 +83,7 @@ async def test_the_same_failure_is_logged_once_and_its_end_once(
     assert {getattr(record, "room", None) for record in caplog.records} == {"math101"}
 
 
-async def test_the_health_answer_names_no_room(vitals: Vitals) -> None:
+async def test_the_health_answer_names_no_room(vitals: WorkerState) -> None:
     task = supervised(Loop(KeyError("odd")).run, "watch", room="RM_1", room_name="math101")
     await until(lambda: vitals.snapshot().problems, "it has failed")
     assert vitals.snapshot().problems == ["failing and being restarted: watch"]
@@ -91,7 +91,7 @@ async def test_the_health_answer_names_no_room(vitals: Vitals) -> None:
     assert vitals.snapshot().problems == [], "a task that is over is no problem"
 
 
-async def test_a_task_that_returns_is_over(vitals: Vitals) -> None:
+async def test_a_task_that_returns_is_over(vitals: WorkerState) -> None:
     async def run() -> None:
         pass
 

@@ -15,17 +15,17 @@ from unittest.mock import AsyncMock, MagicMock, call
 import pytest
 from livekit import rtc
 
-from archive.handover_note import Hearing, Word
-from archive.names import HEARD_FILE
+from archive.handover_note import HandoverNote, TrackProgress
+from archive.names import HANDOVER_NOTE
 from audio_processor import open_stream
 from config import Settings
 from core import supervised
 from core.records import SAMPLE_RATE, GapReason, format_utc, parse_utc, utc_now
-from core.worker_state import Vitals
+from core.worker_state import WorkerState
 from devtools.room_folders import STUDENT, TEACHER, gaps, until
 from recording import packet_stats, streams, track_watch, tracks
 from recording.encryption import UNDECIPHERABLE_SECONDS
-from recording.gaps import SHORTEST_GAP_SECONDS
+from recording.gaps import MIN_GAP_SECONDS
 from recording.room_recorder import RoomRecorder
 from support.fake_room import (
     ROOM,
@@ -41,7 +41,7 @@ from support.fake_room import (
 
 
 @pytest.fixture
-def vitals(monkeypatch: pytest.MonkeyPatch) -> Vitals:
+def vitals(monkeypatch: pytest.MonkeyPatch) -> WorkerState:
     monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 0.5)
     monkeypatch.setattr(track_watch, "WATCH_SECONDS", 0.02)
     return vitals_of_its_own(monkeypatch)
@@ -80,7 +80,9 @@ class Lesson:
 
 
 @pytest.fixture
-async def lesson(tmp_path: Path, vitals: Vitals, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Lesson]:
+async def lesson(
+    tmp_path: Path, vitals: WorkerState, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Lesson]:
     """Its first stream brings nothing, every later one does."""
     made = itertools.chain([Stream(is_silent=True)], iter(Stream, None))
     monkeypatch.setattr(streams, "open_stream", lambda *_: next(made))
@@ -100,7 +102,7 @@ def begins(lesson: Lesson) -> None:
 
 
 async def test_a_deaf_room_is_sick_until_it_hears(
-    lesson: Lesson, vitals: Vitals, monkeypatch: pytest.MonkeyPatch
+    lesson: Lesson, vitals: WorkerState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begins(lesson)
     lesson.subscribed()
@@ -118,7 +120,7 @@ async def test_a_deaf_room_is_sick_until_it_hears(
 
 
 async def test_a_track_that_goes_without_having_brought_sound_is_a_gap(
-    lesson: Lesson, vitals: Vitals
+    lesson: Lesson, vitals: WorkerState
 ) -> None:
     begins(lesson)
     lesson.subscribed()
@@ -129,7 +131,7 @@ async def test_a_track_that_goes_without_having_brought_sound_is_a_gap(
 
 
 async def test_a_clock_that_is_set_back_hides_no_gap(
-    lesson: Lesson, vitals: Vitals, monkeypatch: pytest.MonkeyPatch
+    lesson: Lesson, vitals: WorkerState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begins(lesson)
     lesson.subscribed()
@@ -157,7 +159,7 @@ async def test_a_reconnect_is_a_gap_of_each_track_that_comes_back_or_does_not(
         lesson.room.leaves(lesson.teacher)
         if not is_resumed_first:
             lesson.room.tell("reconnecting")
-        await asyncio.sleep(SHORTEST_GAP_SECONDS)
+        await asyncio.sleep(MIN_GAP_SECONDS)
         if comes_back:
             lesson.room.comes_back(lesson.teacher, lesson.publication)
             lesson.subscribed()
@@ -189,7 +191,7 @@ async def test_what_was_asked_for_while_the_connection_broke_is_asked_for_again(
 
 
 async def test_a_track_that_was_asked_for_and_does_not_come_is_asked_for_anew(
-    lesson: Lesson, vitals: Vitals, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    lesson: Lesson, vitals: WorkerState, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Named once. It makes nobody sick: perhaps its publisher lets us not have it, which no restart would change."""
     monkeypatch.setattr(track_watch, "OVERDUE_SECONDS", 0.1)
@@ -247,7 +249,7 @@ async def test_the_word_lags_behind_by_what_the_jitter_buffer_holds(
     lesson: Lesson, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
-    lesson.room.held_seconds = 0.4
+    lesson.room.jitter_delay_seconds = 0.4
     begins(lesson)
     asked = lesson.recorder._tracks.progress().tracks["TR_1"]
     assert asked is not None, "it is waited for"
@@ -255,20 +257,21 @@ async def test_the_word_lags_behind_by_what_the_jitter_buffer_holds(
     for _ in range(2):  # the second stream brings sound
         lesson.subscribed()
 
-    def heard() -> Hearing | None:
+    def heard() -> TrackProgress | None:
         return lesson.recorder._tracks.progress().tracks["TR_1"]
 
     await until(
-        lambda: (one := heard()) is not None and one.held_seconds == pytest.approx(0.4), "it is measured"
+        lambda: (one := heard()) is not None and one.jitter_delay_seconds == pytest.approx(0.4),
+        "it is measured",
     )
     ((processor, _),) = recorded_streams(lesson.recorder).values()
     await lesson.recorder.aclose()
     last = heard()
     assert last is not None
     assert last.until == processor.received_until
-    word = Word.in_line((lesson.folder / HEARD_FILE).read_bytes())
+    word = HandoverNote.in_line((lesson.folder / HANDOVER_NOTE).read_bytes())
     assert word is not None
-    assert word.tracks["TR_1"].held_seconds == pytest.approx(0.4)
+    assert word.tracks["TR_1"].jitter_delay_seconds == pytest.approx(0.4)
     assert list(word.tracks) == ["TR_1"]
 
 
@@ -283,7 +286,7 @@ async def test_what_a_cut_wire_brings_is_not_heard(lesson: Lesson, monkeypatch: 
     await asyncio.sleep(0.5)
     assert not open_gaps(lesson.recorder), "not noticed yet"
     await lesson.recorder.aclose()
-    word = Word.in_line((lesson.folder / HEARD_FILE).read_bytes())
+    word = HandoverNote.in_line((lesson.folder / HANDOVER_NOTE).read_bytes())
     assert word is not None
     assert word.tracks["TR_1"].until <= cut_at
 
@@ -339,14 +342,14 @@ async def test_a_client_that_cannot_tell_ends_a_gap_all_the_same(
 
 
 async def test_what_brought_nothing_when_we_left_is_a_gap_until_then_and_no_more(
-    lesson: Lesson, vitals: Vitals
+    lesson: Lesson, vitals: WorkerState
 ) -> None:
     begins(lesson)
     lesson.subscribed()
     await until(lambda: open_gaps(lesson.recorder), "it is deaf")
     assert await lesson.gaps() == [("TR_1", "deaf")]
     (gap,) = gaps(lesson.folder)
-    word = Word.in_line((lesson.folder / HEARD_FILE).read_bytes())
+    word = HandoverNote.in_line((lesson.folder / HANDOVER_NOTE).read_bytes())
     assert word is not None
     assert not word.tracks
     assert word.until - parse_utc(gap["end"]) < timedelta(seconds=0.1)
@@ -362,7 +365,7 @@ async def test_who_leaves_long_before_a_reconnect_leaves_no_gap(
     lesson.unpublished()
     await asyncio.sleep(0.2)
     lesson.room.tell("reconnecting")
-    await asyncio.sleep(SHORTEST_GAP_SECONDS)
+    await asyncio.sleep(MIN_GAP_SECONDS)
     lesson.room.tell("reconnected")
     assert await lesson.gaps() == []
 
@@ -397,7 +400,7 @@ async def test_an_encrypted_track_without_a_passphrase_is_a_gap_until_it_ends(
     lesson.publication.encryption_type = rtc.EncryptionType.GCM
     begins(lesson)
     lesson.publication.set_subscribed.assert_not_called()
-    await asyncio.sleep(SHORTEST_GAP_SECONDS)
+    await asyncio.sleep(MIN_GAP_SECONDS)
     if end == "unpublished":
         lesson.unpublished()
     elif end == "demoted":
@@ -445,10 +448,10 @@ async def test_packets_that_cannot_be_deciphered_end_no_gap(
     lesson.room.is_wire_cut = True
     lesson.begins()
     lesson.subscribed()
-    await asyncio.sleep(SHORTEST_GAP_SECONDS)
+    await asyncio.sleep(MIN_GAP_SECONDS)
     lesson.deciphers("DECRYPTION_FAILED")
     lesson.room.is_wire_cut = False
-    await asyncio.sleep(SHORTEST_GAP_SECONDS)
+    await asyncio.sleep(MIN_GAP_SECONDS)
     assert open_gaps(lesson.recorder)["TR_1"].reason is GapReason.ENCRYPTED
     assert await lesson.gaps() == [("TR_1", "no_recorder"), ("TR_1", "encrypted")]
 
@@ -602,7 +605,7 @@ async def test_a_track_that_is_wanted_again_has_no_gap_twice(lesson: Lesson) -> 
     lesson.publication.encryption_type = rtc.EncryptionType.GCM
     lesson.begins()  # the track was there before
     for metadata in (STUDENT, TEACHER, STUDENT):
-        await asyncio.sleep(SHORTEST_GAP_SECONDS)
+        await asyncio.sleep(MIN_GAP_SECONDS)
         lesson.room.becomes(lesson.teacher, metadata)
     await lesson.gaps()
     first, second = gaps(lesson.folder)
@@ -610,7 +613,7 @@ async def test_a_track_that_is_wanted_again_has_no_gap_twice(lesson: Lesson) -> 
 
 
 async def test_a_deaf_track_that_is_no_longer_recorded_makes_nobody_sick(
-    lesson: Lesson, vitals: Vitals
+    lesson: Lesson, vitals: WorkerState
 ) -> None:
     begins(lesson)
     lesson.subscribed()
@@ -624,7 +627,7 @@ async def test_a_deaf_track_that_is_no_longer_recorded_makes_nobody_sick(
 
 
 async def test_a_client_that_refuses_to_subscribe_is_asked_again_and_ends_no_watch(
-    lesson: Lesson, vitals: Vitals, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    lesson: Lesson, vitals: WorkerState, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(track_watch, "OVERDUE_SECONDS", 0.1)
     monkeypatch.setattr(tracks, "ASK_AGAIN_SECONDS", 0.05)
@@ -652,18 +655,18 @@ async def test_a_stream_that_cannot_be_opened_is_a_gap_and_asked_for_again(
     monkeypatch.setattr(streams, "open_stream", MagicMock(side_effect=RuntimeError("odd")))
     begins(lesson)
     lesson.subscribed()
-    assert open_gaps(lesson.recorder)["TR_1"].reason is GapReason.DEAF
+    assert open_gaps(lesson.recorder)["TR_1"].reason is GapReason.NO_FRAMES
     monkeypatch.setattr(streams, "open_stream", opened)
     lesson.publication.set_subscribed.reset_mock()
     await until(lambda: is_asked_for(lesson.teacher, "TR_1"), "it is asked for again")
-    await asyncio.sleep(SHORTEST_GAP_SECONDS)
+    await asyncio.sleep(MIN_GAP_SECONDS)
     lesson.subscribed()
     await until(lambda: not open_gaps(lesson.recorder), "the first packet")
     assert await lesson.gaps() == [("TR_1", "deaf")]
 
 
 async def test_a_watch_that_breaks_begins_again_and_the_health_answer_says_so(
-    lesson: Lesson, vitals: Vitals, monkeypatch: pytest.MonkeyPatch
+    lesson: Lesson, vitals: WorkerState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervised, "RESTART_SECONDS", (0.01,))
     monkeypatch.setattr(supervised, "WELL_SECONDS", 0.3)

@@ -26,9 +26,9 @@ from translator import (
     accompanying_text,
     answer_schema,
     checked,
+    cleaned_text,
     compressed,
     operators_file,
-    plain,
     system_instruction,
 )
 
@@ -60,15 +60,15 @@ JSON = st.recursive(
     ],
 )
 def test_text_is_one_bounded_plain_paragraph(text: str, expected: str) -> None:
-    assert plain(text) == expected
+    assert cleaned_text(text) == expected
 
 
 @given(st.text())
 def test_whatever_comes_is_plain(text: str) -> None:
-    shown = plain(text)
+    shown = cleaned_text(text)
     assert len(shown) <= MAX_TEXT_CHARACTERS
     assert not any(unicodedata.category(character).startswith(("C", "Zl", "Zp")) for character in shown)
-    assert plain(shown) == shown
+    assert cleaned_text(shown) == shown
     shown.encode("utf-8")
 
 
@@ -226,7 +226,7 @@ def test_credentials_that_are_none_are_said_in_one_line(tmp_path: Path, content:
     ("details", "seconds"),
     [
         ({"error": {"details": [{"@type": "x"}, {"retryDelay": "2.5s"}]}}, 2.5),
-        ({"error": {"details": [{"retryDelay": "1e9s"}]}}, translator.LONGEST_HINT_SECONDS),
+        ({"error": {"details": [{"retryDelay": "1e9s"}]}}, translator.MAX_HINT_SECONDS),
         ({"error": {"details": [{"retryDelay": "-3s"}]}}, 0.0),
         ({"error": {"details": [{"retryDelay": "soon"}]}}, None),
         ({"error": {"details": None}}, None),

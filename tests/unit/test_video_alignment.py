@@ -16,7 +16,7 @@ from devtools.sound import SAMPLE_RATE, FloatArray
 from devtools.videos import between, music, noise, stretched, write_video
 from lesson_tools.decoding import Recording
 from lesson_tools.export.command import _heard
-from lesson_tools.export.video_alignment import Alignment, CannotAlign, Line, Part, Sound, align
+from lesson_tools.export.video_alignment import AlignedSpan, Alignment, CannotAlign, Sound, TimeMap, align
 
 pytestmark = pytest.mark.slow
 
@@ -290,9 +290,9 @@ def test_an_offset_is_taken_at_its_word() -> None:
 
 
 def test_between_two_parts_nothing_is_in_the_video_that_does_not_fit() -> None:
-    parts = (Part(Line(10), 0, 100), Part(Line(-40), 150, 300))
+    parts = (AlignedSpan(TimeMap(10), 0, 100), AlignedSpan(TimeMap(-40), 150, 300))
     cut = Alignment(parts, "sound", video_seconds=250)
     assert [cut.video_time(at) for at in (0, 100, 125, 150, 290, 291)] == [10, 110, None, 110, 250, None]
-    paused = Alignment((Part(Line(0), 0, 100), Part(Line(60), 103, 300)), "sound")
+    paused = Alignment((AlignedSpan(TimeMap(0), 0, 100), AlignedSpan(TimeMap(60), 103, 300)), "sound")
     assert paused.video_time(101) == 101
     assert math.isinf(paused.video_seconds)
