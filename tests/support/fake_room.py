@@ -51,7 +51,7 @@ def vitals_of_its_own(monkeypatch: pytest.MonkeyPatch) -> WorkerState:
     """What the recorder of this test tells of itself."""
     made = WorkerState()
     for module in (heartbeat, room_recorder, supervised, tracks, track_watch):
-        monkeypatch.setattr(module, "vitals", made)
+        monkeypatch.setattr(module, "worker_state", made)
     return made
 
 

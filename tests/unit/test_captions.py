@@ -298,7 +298,7 @@ def test_each_language_is_shown_once_and_the_original_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wishes", "allowed", "wanted"),
+    ("requested", "allowed", "wanted"),
     [
         ([], (), ()),
         (["es", "ar", "es"], (), ("es", "ar")),

@@ -33,7 +33,7 @@ def vitals(monkeypatch: pytest.MonkeyPatch) -> WorkerState:
     """One for each test, in place of the process's own."""
     made = WorkerState()
     for module in (health, heartbeat, supervised, worker_state_module):
-        monkeypatch.setattr(module, "vitals", made)
+        monkeypatch.setattr(module, "worker_state", made)
     return made
 
 

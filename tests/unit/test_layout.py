@@ -24,8 +24,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "audio_processor": BELOW | {"livekit", "numpy"},
     "translator": BELOW | {"google", "soundfile"},
     "storage": BELOW | {"archive", "numpy", "soundfile"},
-    "text": BELOW | {"translator", "archive"},
-    "delivery": BELOW | {"archive", "obstore", "psycopg"},
+    "text": BELOW | {"translator", "archive", "prometheus_client"},
+    "delivery": BELOW | {"archive", "obstore", "prometheus_client", "psycopg"},
     "search": BELOW | {"delivery", "archive", "psycopg"},
     "recording": BELOW | {"storage", "audio_processor", "archive", "livekit", "numpy"},
     "worker": BELOW

@@ -44,14 +44,9 @@ def archive(tmp_path: Path) -> Path:
     room = open_room(tmp_path)
     for at in (0, 32_000, 64_000, 160_000):
         speak(room, at)
-    text = {
-        "number": 1,
-        "file": "x.wav",
-        "language": "en",
-        "transcript": "Hi",
-        "translations": {"es": "Hola"},
-    }
-    note(room, text, {"number": 2, "file": "x.wav", "refused": "blocked"}, {**text, "number": 3})
+    said = {"language": "en", "transcript": "Hi", "translations": {"es": "Hola"}}
+    first, second, third, _ = ({"number": one.number, "file": one.file} for one in Room(room.path).records())
+    note(room, {**first, **said}, {**second, "refused": "blocked"}, {**third, **said})
     left = room.begin(ANNA, CLOCK, 96_000, 96_000)
     left.append(noise(8_000))
     left.abandon()

@@ -207,7 +207,7 @@ async def test_who_is_on_its_way_for_too_long_is_not_waited_for(monkeypatch: pyt
     server = Server({"lesson": Room()})
     looking = reconciler(server)
     await one_round(looking)
-    for name in ("UNANSWERED_SECONDS", "PATIENCE_SECONDS"):
+    for name in ("UNANSWERED_SECONDS", "MAX_JOIN_SECONDS"):
         monkeypatch.setattr(worker_reconciler, name, 0.0)
     await one_round(looking)
     assert server.asked_for == ["lesson"] * 2

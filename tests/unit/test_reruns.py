@@ -53,7 +53,7 @@ def test_only_a_speaker_that_stood_still_gives_a_second_run(tmp_path: Path, proc
     (tmp_path / "test_cases.py").write_text(CASES, encoding="utf-8")
     (tmp_path / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "reruns", "-p", "no:cacheprovider", *processes],
+        [sys.executable, "-m", "pytest", "-p", "support.reruns", "-p", "no:cacheprovider", *processes],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])},
         capture_output=True,

@@ -403,7 +403,7 @@ async def test_while_the_disk_refuses_the_worker_knows_that_it_is_sick(
 ) -> None:
     vitals = WorkerState()
     for module in (disk_thread, segment_writer):
-        monkeypatch.setattr(module, "vitals", vitals)
+        monkeypatch.setattr(module, "worker_state", vitals)
     vitals.room_opened(ROOM.sid)
     disk = RefusingDisk(monkeypatch)
     disk.refuse(errno.ENOSPC, 0, FOR_EVER)

@@ -23,7 +23,7 @@ def vitals(monkeypatch: pytest.MonkeyPatch) -> WorkerState:
     made = WorkerState()
     made.room_opened(WORKER)
     made.room_opened("RM_1")
-    monkeypatch.setattr(module, "vitals", made)
+    monkeypatch.setattr(module, "worker_state", made)
     monkeypatch.setattr(module, "RESTART_SECONDS", (0.01, 0.02))
     monkeypatch.setattr(module, "WELL_SECONDS", 0.1)
     return made
