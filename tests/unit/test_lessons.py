@@ -205,7 +205,7 @@ def test_list_shows_what_the_targets_have_not_got(archive: Path) -> None:
     assert run("deliver", "--retry-refused", output_dir=archive, STORE_URL=store.as_uri()).code == 0
     said, session = listed()
     assert said.endswith("1 without text; 1 refused")
-    assert (session["undelivered"], session["set_aside"], session["without_text"]) == (0, 0, 1)
+    assert (session["undelivered"], session["dead_letters"], session["without_text"]) == (0, 0, 1)
 
 
 def test_list_says_so_where_no_text_is_there_but_wanted(tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ SHORT_LIVED = {
     "stop.requested.wait()",
     "self._http_server.aclose()",
     "self._listen()",
-    "self._deliver(work)",
+    "self._attempts.deliver(work)",
     "service.drain(patience)",
     "self._look_at(room)",
     "supervisor.run()",
@@ -194,6 +194,7 @@ SHORT_LIVED = {
     "service.run()",
     "self._announce()",
     "work",
+    "guard",
 }
 """Tasks that are not long-lived: each ends with one room, track, item or command, and whoever starts it looks at what
 it came to."""
