@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
-from config import DEVICE_NAME, Settings
+from config import Settings
 from core.records import RoomInfo, TrackInfo
+from core.setting_kinds import DEVICE_NAME
 
 MANIFEST = "segments.jsonl"
 GAPS = "gaps.jsonl"

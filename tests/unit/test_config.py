@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from config import Settings, env_example, environment, readme_table
+from config import Settings, environment
 from core.errors import ConfigError
-from support import ROOT
 
 REQUIRED = {
     "LIVEKIT_URL": "wss://school.example",
@@ -193,8 +190,8 @@ def test_every_wrong_value_has_its_line() -> None:
     assert [line.split("=")[0].split(" ")[0] for line in lines] == [
         "LIVEKIT_URL",
         "SAVE_AUDIO",
-        "MAX_ROOMS",
         "LOG_LEVEL",
+        "MAX_ROOMS",
     ]
 
 
@@ -395,42 +392,3 @@ def test_a_name_without_a_value_is_not_set(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("LOG_LEVEL\nRECORD=\n")
     values = {**REQUIRED, **environment(tmp_path)}
     assert Settings.from_env(values) == settings()
-
-
-# --- what documents them ---
-
-
-def test_the_example_is_a_file_that_works_once_the_first_three_are_filled_in(tmp_path: Path) -> None:
-    example = env_example()
-    for name, value in REQUIRED.items():
-        assert example.count(f"\n{name}=\n") == 1
-        example = example.replace(f"\n{name}=\n", f"\n{name}={value}\n")
-    (tmp_path / ".env").write_text(example)
-    from dotenv import dotenv_values
-
-    found = {name: value or "" for name, value in dotenv_values(tmp_path / ".env").items()}
-    assert Settings.from_env(found) == settings()
-    assert set(found) == set(REQUIRED)
-
-
-def test_every_default_in_the_example_is_the_default(tmp_path: Path) -> None:
-    lines = [line.removeprefix("#") for line in env_example().splitlines()]
-    values = dict(line.split("=", 1) for line in lines if line[:1].isupper() and "=" in line)
-    assert set(values) == {field.name.upper() for field in dataclasses.fields(Settings)}
-    assert Settings.from_env({**values, **REQUIRED}) == settings()
-
-
-def test_the_table_has_a_row_for_each_setting() -> None:
-    rows = readme_table().splitlines()[2:]
-    assert [row.split("`")[1] for row in rows] == [
-        field.name.upper() for field in dataclasses.fields(Settings)
-    ]
-    assert all(row.count("|") == 5 for row in rows)
-
-
-@pytest.mark.parametrize(("command", "text"), [("readme", readme_table()), ("env", env_example())])
-def test_a_command_writes_what_documents_them(command: str, text: str) -> None:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "config.py"), command], capture_output=True, text=True, check=True
-    )
-    assert done.stdout == text

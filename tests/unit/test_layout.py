@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from config import env_example, readme_table
 from support import ROOT
 from support.program import PACKAGES, sources
 
@@ -138,14 +137,8 @@ def document(name: str) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def test_the_readme_has_every_setting() -> None:
-    assert readme_table() in document("README.md"), (
-        "put the output of `python config.py readme` into README.md"
-    )
-
-
 def test_every_command_in_the_readme_is_one() -> None:
-    commands = set(re.findall(r"python (agent|dev|config|lessons)\.py (\w+)", document("README.md")))
+    commands = set(re.findall(r"python (agent|dev|lessons)\.py (\w+)", document("README.md")))
     assert {("dev", "demo"), ("dev", "test"), ("agent", "dev"), ("agent", "start")} <= commands
     for program, command in commands:
         assert f'"{command}"' in (ROOT / f"{program}.py").read_text(encoding="utf-8"), (
@@ -153,6 +146,25 @@ def test_every_command_in_the_readme_is_one() -> None:
         )
 
 
-def test_the_example_has_every_setting() -> None:
-    example = document(".env.example")
-    assert example == env_example(), "put the output of `python config.py env` into .env.example"
+def test_the_readme_is_read_in_two_minutes() -> None:
+    assert len(document("README.md").splitlines()) <= 150
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+)
+def test_every_link_and_file_that_a_document_names_exists(page: str) -> None:
+    text = document(page)
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
+    for link in links:
+        assert ((ROOT / page).parent / link).exists(), link
+    for name in re.findall(r"`((?:[a-z_]+/)*[a-z_]+\.py)`", text):
+        assert (ROOT / name).exists() or any(ROOT.glob(f"*/{name}")), name
+
+
+def test_every_fact_that_is_cited_is_on_the_page_of_facts() -> None:
+    page = document("docs/platform-facts.md")
+    known = set(re.findall(r"^\*\*(\d+[a-e]?)\.\*\*", page, re.MULTILINE))
+    for path in [*sources(), *(ROOT / "tests").rglob("*.py")]:
+        cited = set(re.findall(r"\bfact (\d+[a-e]?)\b", path.read_text(encoding="utf-8")))
+        assert cited <= known, f"{path}: {sorted(cited - known)}"

@@ -1,0 +1,219 @@
+"""Kinds of settings: how the text of a setting is read, and what it may be.
+
+Each function such as :func:`text` or :func:`number` makes one field of :class:`config.Settings`: its default, and a
+:class:`Kind` in the field's metadata. A ``parse`` function turns text into the value and raises ValueError where
+the text is not allowed; ``allowed`` says in one phrase what is. ``group`` is the heading under which the setting is
+documented.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import string
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
+
+from core.language_tags import language_tags
+
+DEVICE_NAME = re.compile(
+    r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³]) *(\..*)?", re.IGNORECASE
+)
+"""File names that Windows takes for a device, with any extension."""
+
+MAX_LANGUAGES = 20
+
+_TRUE = ("true", "yes", "on", "1")
+_FALSE = ("false", "no", "off", "0")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a value is read: ``parse`` raises ValueError, ``allowed`` says what it would have accepted."""
+
+    parse: Callable[[str], Any]
+    allowed: str
+    group: str
+    help: str
+    secret: bool = False
+    required: bool = False
+
+    def message(self, name: str, given: str) -> str:
+        """What is said when the setting ``name`` has the value ``given``, which is not allowed."""
+        shown = "(hidden)" if self.secret else shortened(given)
+        return f"{name}={shown} is wrong: it must be {self.allowed}"
+
+
+def shortened(given: str) -> str:
+    """A value as it is shown in a message: one line of printable characters, at most 80 of them."""
+    printable = given.encode("unicode_escape").decode() if not given.isprintable() else given
+    return printable if len(printable) <= 80 else printable[:77] + "..."
+
+
+def removed_problems(environ: Mapping[str, str], removed: Mapping[str, str]) -> list[str]:
+    """A line for each ``removed`` setting that is set to anything but its fixed value."""
+    return [
+        f"{name}={shortened(given)} is wrong: this setting is gone, it is always {fixed}"
+        for name, fixed in removed.items()
+        if (given := environ.get(name, "").strip()) and not _is_same_value(given, fixed)
+    ]
+
+
+def _is_same_value(given: str, fixed: str) -> bool:
+    """Whether two texts mean the same value: as numbers, else without regard to case."""
+    try:
+        return float(given) == float(fixed)
+    except ValueError:
+        return given.casefold() == fixed
+
+
+# --- one function for each kind ---
+
+
+def _setting(default: Any, kind: Kind) -> Any:
+    return dataclasses.field(default=default, metadata={"kind": kind}, repr=not kind.secret)
+
+
+def text(
+    group: str,
+    default: str,
+    help: str,
+    *,
+    allowed: str = "any text",
+    parse: Callable[[str], str] = str,
+    secret: bool = False,
+    required: bool = False,
+) -> Any:
+    return _setting(default, Kind(parse, allowed, group, help, secret, required))
+
+
+def number(group: str, default: float, low: float, high: float, unit: str, help: str) -> Any:
+    def parse(text: str) -> float:
+        value = float(text)
+        if not math.isfinite(value) or not low <= value <= high:
+            raise ValueError
+        return value
+
+    return _setting(default, Kind(parse, f"a number from {low:g} to {high:g} ({unit})", group, help))
+
+
+def integer(group: str, default: int, low: int, high: int, unit: str, help: str) -> Any:
+    def parse(text: str) -> int:
+        value = int(text)
+        if not low <= value <= high:
+            raise ValueError
+        return value
+
+    return _setting(default, Kind(parse, f"a whole number from {low} to {high} ({unit})", group, help))
+
+
+def flag(group: str, default: bool, help: str) -> Any:
+    def parse(text: str) -> bool:
+        word = text.casefold()
+        if word not in _TRUE + _FALSE:
+            raise ValueError
+        return word in _TRUE
+
+    return _setting(default, Kind(parse, "true or false", group, help))
+
+
+def choice(group: str, default: str, choices: tuple[str, ...], help: str) -> Any:
+    def parse(text: str) -> str:
+        by_word = {choice.casefold(): choice for choice in choices}
+        if text.casefold() not in by_word:
+            raise ValueError
+        return by_word[text.casefold()]
+
+    return _setting(default, Kind(parse, " or ".join(choices), group, help))
+
+
+def words(group: str, default: tuple[str, ...], help: str, *, required: bool = False) -> Any:
+    def parse(text: str) -> tuple[str, ...]:
+        words = tuple(word.strip() for word in text.split(",") if word.strip())
+        if required and not words:
+            raise ValueError
+        return words
+
+    return _setting(default, Kind(parse, "words separated by commas", group, help))
+
+
+def languages(group: str, help: str) -> Any:
+    def parse(text: str) -> tuple[str, ...]:
+        tags = language_tags(word for word in text.split(",") if word.strip())
+        if len(tags) > MAX_LANGUAGES:
+            raise ValueError
+        return tags
+
+    allowed = f"at most {MAX_LANGUAGES} BCP 47 tags separated by commas, such as es,ar,pt-BR"
+    return _setting((), Kind(parse, allowed, group, help))
+
+
+# --- what a text may be ---
+
+
+def web_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
+        raise ValueError
+    _ = parts.port  # raises ValueError where it is not a number
+    return text
+
+
+def cloud_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.:_@/-]{0,255}", text) or ".." in text:
+        raise ValueError
+    return text
+
+
+def server_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("ws", "wss", "http", "https") or not parts.hostname:
+        raise ValueError
+    _ = parts.port  # raises ValueError where it is not a number
+    return text
+
+
+def time_zone(text: str) -> str:
+    try:
+        ZoneInfo(text)
+    except Exception as error:  # ZoneInfo raises KeyError, ValueError, OSError and IsADirectoryError
+        raise ValueError from error
+    return text
+
+
+def template(placeholders: tuple[str, ...], one_of: tuple[str, ...]) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        pieces = list(string.Formatter().parse(text))
+        names = [name for _, name, _, _ in pieces if name is not None]
+        if any(spec or conversion for _, _, spec, conversion in pieces) or not set(names) <= set(
+            placeholders
+        ):
+            raise ValueError
+        literals = "".join(literal for literal, _, _, _ in pieces)
+        if len(literals.encode()) > 24 or not literals.isprintable() or set(literals) & set('<>:"/\\|?*{}'):
+            raise ValueError
+        if text[0] in ". " or text[-1] in ". " or DEVICE_NAME.fullmatch(text):
+            raise ValueError
+        if not set(names) & set(one_of):
+            raise ValueError
+        if any(character.isdigit() or character in "{}" for character in _neighbours(text, "{number}")):
+            raise ValueError  # such a number could not be read back from a name
+        return text
+
+    return parse
+
+
+def _neighbours(text: str, part: str) -> str:
+    """The characters directly before and behind each ``part`` of ``text``."""
+    pieces = text.split(part)
+    return "".join(piece[-1:] for piece in pieces[:-1]) + "".join(piece[:1] for piece in pieces[1:])
+
+
+def identity(text: str) -> str:
+    if not text or len(text.encode()) > 128 or not text.isprintable():
+        raise ValueError
+    return text
