@@ -21,7 +21,8 @@ from devtools import sound
 from devtools.sample_lesson import made_lesson
 from devtools.videos import between, music, noise, stretched, write_video
 from lesson_tools.decoding import Recording
-from lesson_tools.export.video_alignment import Alignment, CannotAlign, Sound, align
+from lesson_tools.export.alignment import Alignment, CannotAlign, Sound
+from lesson_tools.export.video_alignment import align
 
 NAME = "video"
 

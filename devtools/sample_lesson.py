@@ -14,7 +14,7 @@ from core.records import RoomInfo, SegmentRecord, StreamClock, TrackInfo
 from devtools import sound
 from devtools.sample_room import ANNA, CLOCK, ROOM, open_room, segment_of
 from devtools.sound import SAMPLE_RATE
-from lesson_tools.export.video_alignment import Sound
+from lesson_tools.export.alignment import Sound
 
 STUDENT = TrackInfo("sam", "Sam", "TR_S", "microphone")
 

@@ -24,7 +24,7 @@ from devtools.sample_lesson import Recorded, Said, record, school_lesson, senten
 from devtools.videos import between, write_video
 from lesson_tools.export import page as export_page
 from lesson_tools.export import subtitles
-from lesson_tools.export.command import _as_data
+from lesson_tools.export.sound import as_data
 from lesson_tools.export.subtitles import Spoken
 from lesson_tools.lesson import Lesson, Utterance, read_lesson
 
@@ -325,7 +325,7 @@ def _share_in(heard: Any, wanted: Any) -> float:
 
 async def test_embedded_sound_plays(browser: Browser, tmp_path: Path, recorded: Recorded) -> None:
     lesson = lesson_of(recorded)
-    media = export_page.Media(None, lambda one: _as_data(one.wav) if one.wav else None)
+    media = export_page.Media(None, lambda one: as_data(one.wav) if one.wav else None)
     path = tmp_path / "alone.html"
     path.write_text(export_page.page(lesson, media, timezone.utc), encoding="utf-8")
     watched = Watched(await (await browser.new_context()).new_page())

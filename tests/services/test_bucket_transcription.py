@@ -22,7 +22,7 @@ from devtools.gemini_server import KEY, GeminiServer
 from devtools.room_folders import until
 from devtools.s3_server import BUCKET, Request, S3Server
 from lesson_tools.bucket import Bucket
-from lesson_tools.bucket_transcription import NOTES
+from lesson_tools.bucket_room import NOTES
 from support import ROOT
 from support.commands import Result, environment
 from support.lessons_on_disk import spoken

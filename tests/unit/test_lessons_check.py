@@ -20,7 +20,9 @@ from archive.names import HANDOVER_NOTE, MANIFEST
 from archive.rooms import Room
 from core.records import EndReason, GapReason, GapRecord, RoomInfo, SegmentRecord, TextRecord, TrackInfo
 from devtools.sample_room import ANNA, BOB, CLOCK, ROOM, noise, open_room, segment_of
-from lesson_tools.check import Kind, Report, Wanted, inspect, mended
+from lesson_tools.findings import Kind, Report
+from lesson_tools.inspection import Wanted, inspect
+from lesson_tools.repair import repaired
 from storage import RoomFolder
 from support.commands import run
 from support.disk import NAMES, assert_sound
@@ -56,9 +58,9 @@ def kinds(report: Report) -> list[Kind]:
     return [finding.kind for finding in report.findings]
 
 
-def repaired(folder: RoomFolder) -> Report:
+def after_repair(folder: RoomFolder) -> Report:
     report = look(folder)
-    return mended(Room(folder.path), NAMES, Wanted(), report)
+    return repaired(Room(folder.path), NAMES, Wanted(), report)
 
 
 def wav(folder: RoomFolder, number: int) -> Path:
@@ -83,7 +85,7 @@ def test_a_folder_as_the_recorder_leaves_it_is_in_order(folder: RoomFolder) -> N
 def test_a_missing_wav_is_found_and_nothing_is_made_up(folder: RoomFolder) -> None:
     wav(folder, 2).unlink()
     assert kinds(look(folder)) == [Kind.MISSING_WAV]
-    assert kinds(repaired(folder)) == [Kind.MISSING_WAV]
+    assert kinds(after_repair(folder)) == [Kind.MISSING_WAV]
 
 
 def test_a_wav_may_be_gone_where_only_text_is_kept(folder: RoomFolder) -> None:
@@ -103,7 +105,7 @@ def test_changed_sound_is_found_by_its_checksum(folder: RoomFolder) -> None:
         file.write(b"\x00\x01\x02")
     assert kinds(look(folder)) == [Kind.CHECKSUM]
     assert kinds(look(folder, Wanted(checksums=False))) == []
-    assert kinds(repaired(folder)) == [Kind.CHECKSUM]
+    assert kinds(after_repair(folder)) == [Kind.CHECKSUM]
 
 
 def test_a_damaged_header_is_restored(folder: RoomFolder) -> None:
@@ -113,7 +115,7 @@ def test_a_damaged_header_is_restored(folder: RoomFolder) -> None:
     report = look(folder)
     assert kinds(report) == [Kind.WAV_HEADER]
     assert report.findings[0].can_be_mended
-    assert kinds(repaired(folder)) == []
+    assert kinds(after_repair(folder)) == []
     assert wav(folder, 2).read_bytes() == whole
 
 
@@ -121,7 +123,7 @@ def test_what_was_added_behind_a_wav_is_taken_off(folder: RoomFolder) -> None:
     whole = wav(folder, 2).read_bytes()
     wav(folder, 2).write_bytes(whole + b"junk" * 3)
     assert kinds(look(folder)) == [Kind.WAV_LENGTH]
-    assert kinds(repaired(folder)) == []
+    assert kinds(after_repair(folder)) == []
     assert wav(folder, 2).read_bytes() == whole
 
 
@@ -140,7 +142,7 @@ def test_broken_lines_are_set_aside_and_their_wavs_listed_anew(folder: RoomFolde
     path.write_bytes(lines[0] + lines[1][:60] + b"\n" + b"\xff\n" + lines[2])
     report = look(folder)
     assert kinds(report) == [Kind.BROKEN_LINE, Kind.BROKEN_LINE, Kind.UNLISTED_WAV]
-    assert kinds(repaired(folder)) == []
+    assert kinds(after_repair(folder)) == []
     assert_sound_but(folder, f"{MANIFEST}.broken")
     assert (folder.path / f"{MANIFEST}.broken").read_bytes() == lines[1][:60] + b"\n\xff\n"
 
@@ -158,7 +160,7 @@ def test_what_a_crash_left_is_found_and_recovered(folder: RoomFolder) -> None:
     part.append(noise(8_000))
     part.abandon()
     assert kinds(look(folder)) == [Kind.PART_LEFT]
-    report = repaired(folder)
+    report = after_repair(folder)
     assert report.findings == []
     assert report.mended == [f"{part.name}: recovered, 0.5 s"]
     assert_sound(folder.path)
@@ -167,7 +169,7 @@ def test_what_a_crash_left_is_found_and_recovered(folder: RoomFolder) -> None:
 def test_a_lost_manifest_is_made_anew(folder: RoomFolder) -> None:
     (folder.path / MANIFEST).unlink()
     assert kinds(look(folder)) == [Kind.UNLISTED_WAV] * 3
-    assert kinds(repaired(folder)) == []
+    assert kinds(after_repair(folder)) == []
     assert_sound(folder.path)
 
 
@@ -237,7 +239,7 @@ def test_texts_are_missed_where_there_should_be_some(folder: RoomFolder) -> None
         Kind.BROKEN_TEXT_LINE,
     ]
     assert [finding.kind for finding in report.faults] == [Kind.TEXT_FILE_MISSING, Kind.TEXT_MISSING]
-    assert Kind.TEXT_FILE_MISSING not in kinds(repaired(folder))
+    assert Kind.TEXT_FILE_MISSING not in kinds(after_repair(folder))
     assert (folder.path / f"{stem}_en.txt").read_text() == "Hi\n"
     if sys.platform != "win32":
         assert (folder.path / f"{stem}_en.txt").stat().st_mode & 0o777 == 0o600
@@ -279,7 +281,7 @@ def test_a_room_that_is_being_recorded_is_told_apart_and_left_alone(folder: Room
     left.append(noise(4_000))
     left.abandon()
     assert sorted(kinds(look(folder))) == sorted([Kind.BEING_RECORDED, Kind.PART_LEFT])
-    report = repaired(folder)
+    report = after_repair(folder)
     assert kinds(report) == [Kind.BEING_RECORDED]
     assert report.faults == []
     record = living.commit(segment_of(pcm, 320_000))

@@ -306,10 +306,10 @@ def test_embedded_sound_is_the_segment(lesson: Recorded) -> None:
     import base64
     import io
 
-    from lesson_tools.export.command import _as_data
+    from lesson_tools.export.sound import as_data
 
     wav = lesson.folder / lesson.records[2].file
-    data = _as_data(wav)
+    data = as_data(wav)
     assert data is not None
     pcm, rate = soundfile.read(io.BytesIO(base64.b64decode(data.partition(",")[2])))
     assert (rate, len(pcm) / rate) == (16_000, pytest.approx(lesson.records[2].duration_seconds, abs=0.2))

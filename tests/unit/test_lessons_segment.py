@@ -21,9 +21,9 @@ from core.records import SAMPLE_RATE, EndReason, Pcm, SpeechSegment, StreamClock
 from devtools import sound
 from devtools.room_folders import recorded, samples
 from devtools.sample_room import segment_of, settings_for
-from lesson_tools.check import inspect
 from lesson_tools.decoding import Recording
 from lesson_tools.importing import Covered, fingerprint, segment_file
+from lesson_tools.inspection import inspect
 from support import ROOT
 from support.commands import environment, run
 from support.disk import NAMES, assert_sound, manifest, place

@@ -15,8 +15,9 @@ from devtools.sample_lesson import made_lesson, sentences
 from devtools.sound import SAMPLE_RATE, FloatArray
 from devtools.videos import between, music, noise, stretched, write_video
 from lesson_tools.decoding import Recording
-from lesson_tools.export.command import _heard
-from lesson_tools.export.video_alignment import AlignedSpan, Alignment, CannotAlign, Sound, TimeMap, align
+from lesson_tools.export.alignment import AlignedSpan, Alignment, CannotAlign, Sound, TimeMap
+from lesson_tools.export.video import sound_of
+from lesson_tools.export.video_alignment import align
 
 pytestmark = pytest.mark.slow
 
@@ -51,7 +52,7 @@ def find(spoken: Spoken, video: FloatArray) -> Alignment:
 
 def find_in_file(sounds: list[Sound], path: Path) -> Alignment:
     with Recording(path) as recording:
-        return align(sounds, _heard(recording, lambda seconds: None))
+        return align(sounds, sound_of(recording, lambda seconds: None))
 
 
 def assert_close(found: Alignment, spoken: Spoken, truth: Callable[[float], float | None]) -> None:

@@ -1,0 +1,112 @@
+"""What each exported file of a lesson contains."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import tzinfo
+from pathlib import Path
+from typing import Any
+
+from core.records import format_utc
+from lesson_tools.console import progress
+from lesson_tools.export import page, subtitles
+from lesson_tools.export.alignment import Alignment
+from lesson_tools.export.sound import as_data
+from lesson_tools.export.video import Film
+from lesson_tools.lesson import Lesson, Utterance
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which files of a session, and where."""
+
+    folder: Path
+    stem: str
+    """What their names begin with."""
+    formats: Sequence[str]
+    zone: tzinfo
+    embed: bool
+    """Whether the page holds the sound itself."""
+
+
+def contents(lesson: Lesson, film: Film | None, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
+    """Each file's ending and what is in it."""
+    formats = wanted.formats
+    if "html" in formats:
+        yield "html", _page(lesson, film, wanted).encode()
+    for language in lesson.languages:
+        said = lesson.said(language, in_video=film is not None)
+        if "vtt" in formats:
+            yield f"{language}.vtt", subtitles.webvtt(said, language, lesson.room).encode()
+        if "srt" in formats:  # with a byte order mark: the format does not say which encoding it is in
+            yield f"{language}.srt", subtitles.srt(said).encode("utf-8-sig")
+        if "txt" in formats:
+            yield f"{language}.txt", subtitles.plain_text(lesson.said(language)).encode()
+    if "json" in formats:
+        document = json.dumps(_document(lesson, film), ensure_ascii=False, indent=1)
+        yield "json", f"{document}\n".encode("utf-8", "replace")
+
+
+def _page(lesson: Lesson, film: Film | None, wanted: Wanted) -> str:
+    video = film.video.address(wanted.folder) if film is not None else None
+
+    def beside(one: Utterance) -> str | None:
+        return None if one.wav is None else page.address(one.wav.resolve(), wanted.folder)
+
+    if not wanted.embed:
+        return page.page(lesson, page.Media(video, beside), wanted.zone)
+    with progress("Compressing", len(lesson.utterances), "segments") as advance:
+
+        def embedded(one: Utterance) -> str | None:
+            advance(1)
+            return None if one.wav is None else as_data(one.wav)
+
+        return page.page(lesson, page.Media(video, embedded), wanted.zone)
+
+
+def _document(lesson: Lesson, film: Film | None) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "room": lesson.room,
+        "session": lesson.session,
+        "started_at": format_utc(lesson.started_at),
+        "duration_seconds": round(lesson.seconds, 3),
+        "languages": list(lesson.languages),
+        "speakers": list(lesson.speakers),
+    }
+    if film is not None:
+        document["video"] = {"name": film.video.name, **alignment_json(film.alignment)}
+    document["lines"] = [
+        {
+            "number": one.number,
+            "start_seconds": round(one.start, 3),
+            "end_seconds": round(one.end, 3),
+            **({} if film is None else {"video_seconds": None if one.video is None else round(one.video, 3)}),
+            "speaker": one.speaker,
+            "file": one.file if one.wav is not None else None,
+            "language": one.spoken,
+            "texts": dict(one.texts),
+        }
+        for one in lesson.utterances
+    ]
+    return document
+
+
+def alignment_json(alignment: Alignment) -> dict[str, Any]:
+    return {
+        "aligned_by": alignment.source,
+        "parts": [
+            {
+                "offset_seconds": round(part.line.offset, 4),
+                "drift_seconds_an_hour": round(part.line.drift * 3600, 4),
+                "from_seconds": round(part.first, 3) if math.isfinite(part.first) else None,
+                "to_seconds": round(part.last, 3) if math.isfinite(part.last) else None,
+            }
+            for part in alignment.parts
+        ],
+        "segments_agreeing": alignment.agreeing,
+        "segments_compared": alignment.measured,
+        "residual_milliseconds": round(alignment.residual_seconds * 1000, 1),
+    }

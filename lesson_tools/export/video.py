@@ -1,0 +1,168 @@
+"""Where a lesson lies in a video: told by the user, noted by egress, or found by its sound."""
+
+from __future__ import annotations
+
+import math
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from core.errors import InputError
+from core.records import SAMPLE_RATE, Pcm
+from lesson_tools import console
+from lesson_tools.console import progress, tell
+from lesson_tools.decoding import Recording
+from lesson_tools.export import egress_times, page
+from lesson_tools.export.alignment import AlignedSpan, Alignment, CannotAlign, Sound, TimeMap
+from lesson_tools.export.sound import loader
+from lesson_tools.export.video_alignment import align
+from lesson_tools.lesson import Lesson
+
+LARGEST_SIDE_FILE = 1 << 24
+"""Bytes of a playlist or of egress' JSON; ten hours of HLS are some hundred thousand."""
+FETCH_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Video:
+    """The video as it was named: a file's path, or an http(s) address."""
+
+    name: str
+
+    @property
+    def is_remote(self) -> bool:
+        return urlsplit(self.name).scheme.casefold() in ("http", "https")
+
+    @property
+    def is_playlist(self) -> bool:
+        return urlsplit(self.name).path.casefold().endswith(".m3u8")
+
+    @property
+    def source(self) -> Path | str:
+        """What can be opened."""
+        return self.name if self.is_remote else Path(self.name)
+
+    def address(self, folder: Path) -> str:
+        """How a page in ``folder`` names it."""
+        return self.name if self.is_remote else page.address(Path(self.name).resolve(), folder)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A video, and what was said of where the lesson is in it."""
+
+    video: Video
+    offset: float | None
+    egress_file: Path | None
+
+
+@dataclass(frozen=True)
+class Film:
+    """A video and where the lesson is in it."""
+
+    video: Video
+    alignment: Alignment
+
+
+def source_of(video: str | None, offset: float | None, egress_file: Path | None) -> Source | None:
+    if offset is not None and (egress_file is not None or not math.isfinite(offset)):
+        raise InputError("--offset must be a number of seconds, and without --egress")
+    if video is not None:
+        return Source(Video(video), offset, egress_file)
+    if offset is not None or egress_file is not None:
+        raise InputError("--offset and --egress say where a --video begins: name it, too")
+    return None
+
+
+def film_of(source: Source, lesson: Lesson) -> Film:
+    video = source.video
+    if not video.is_remote and not Path(video.name).is_file():
+        state = "is no file" if Path(video.name).exists() else "is not there"
+        raise InputError(f"--video={video.name} {state}")
+    alignment = _aligned(source, lesson)
+    if all(alignment.video_time(one.start) is None for one in lesson.utterances):
+        raise InputError(
+            f"--video={video.name} was made at another time than this lesson, by {alignment.source}"
+        )
+    return Film(video, alignment)
+
+
+def _aligned(source: Source, lesson: Lesson) -> Alignment:
+    """The surest way there is: what we were told, else what egress noted, else what can be heard."""
+    video, egress_file = source.video, source.egress_file
+    if source.offset is not None:
+        return _bounded(Alignment.from_offset(source.offset), video)
+    if egress_file is not None:
+        return _bounded(_by_egress(_side_file(str(egress_file), False), egress_file.name, lesson), video)
+    if video.is_playlist:
+        try:
+            return _by_egress(_side_file(video.name, video.is_remote), "the playlist", lesson)
+        except InputError as without_date:
+            tell(f"{without_date}: listening instead")
+    return _by_sound(video, lesson)
+
+
+def _bounded(alignment: Alignment, video: Video) -> Alignment:
+    if video.is_remote or video.is_playlist:
+        return alignment
+    with Recording(video.source) as recording:
+        return replace(alignment, video_seconds=recording.about.duration_seconds or math.inf)
+
+
+def _by_egress(text: str, name: str, lesson: Lesson) -> Alignment:
+    try:
+        found = egress_times.stretches(text)
+    except InputError as problem:
+        raise InputError(f"{name}: {problem}") from None
+    parts = []
+    for one in found:
+        began = (one.recorded_at - lesson.started_at).total_seconds()
+        parts.append(AlignedSpan(TimeMap(one.video - began), began, began + one.seconds))
+    return Alignment(tuple(parts), "egress", max(one.video + one.seconds for one in found))
+
+
+def _side_file(name: str, is_remote: bool) -> str:
+    try:
+        if is_remote:
+            with urllib.request.urlopen(name, timeout=FETCH_SECONDS) as answer:
+                data = answer.read(LARGEST_SIDE_FILE)
+        else:
+            with open(name, "rb") as file:
+                data = file.read(LARGEST_SIDE_FILE)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    return str(data.decode("utf-8-sig", "replace"))
+
+
+def _by_sound(video: Video, lesson: Lesson) -> Alignment:
+    sounds = [
+        Sound(one.start, one.end - one.start, loader(one.wav))
+        for one in lesson.utterances
+        if one.wav is not None
+    ]
+    if not sounds:
+        raise InputError("the lesson has no WAVs to find in the video: say where it begins with --offset")
+    with Recording(video.source) as recording:
+        length = recording.about.duration_seconds or 0.0
+        with progress("Listening to the video", length, "s") as advance:
+            try:
+                return align(sounds, sound_of(recording, advance))
+            except CannotAlign as reason:
+                raise CannotAlign(
+                    f"{video.name}: {reason}. If it is the right one, use --offset or --egress"
+                ) from None
+
+
+def sound_of(recording: Recording, advance: console.Advance) -> Iterator[Pcm]:
+    for piece in recording.sound(from_start=True):
+        advance(len(piece) / SAMPLE_RATE)
+        yield piece
+
+
+def in_video_time(lesson: Lesson, alignment: Alignment) -> Lesson:
+    return replace(
+        lesson,
+        utterances=tuple(replace(one, video=alignment.video_time(one.start)) for one in lesson.utterances),
+    )

@@ -1,0 +1,80 @@
+"""What `lessons.py check` can find in a room's folder, and its report on one room."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class Kind(str, Enum):
+    """What can be wrong. The value is what scripts read."""
+
+    BROKEN_LINE = "broken_line"
+    BROKEN_TEXT_LINE = "broken_text_line"
+    """Costs nothing: the segment it spoke of counts as one without text."""
+    DUPLICATE_NUMBER = "duplicate_number"
+    MISSING_NUMBER = "missing_number"
+    TIMES = "times"
+    OVERLAP = "overlap"
+    GAP = "gap"
+    MISSING_WAV = "missing_wav"
+    WAV_HEADER = "wav_header"
+    WAV_LENGTH = "wav_length"
+    CHECKSUM = "checksum"
+    UNLISTED_WAV = "unlisted_wav"
+    PART_LEFT = "part_left"
+    BEING_RECORDED = "being_recorded"
+    SPEECH_MISSED = "speech_missed"
+    """The recorder has owned up to it itself: it was not there, or could not save it."""
+    UNDELIVERED = "undelivered"
+    TEXT_MISSING = "text_missing"
+    TEXT_REFUSED = "text_refused"
+    TEXT_FILE_MISSING = "text_file_missing"
+
+
+_NO_FAULT = (Kind.BEING_RECORDED, Kind.SPEECH_MISSED, Kind.TEXT_REFUSED, Kind.BROKEN_TEXT_LINE)
+_MENDABLE = (
+    Kind.BROKEN_LINE,
+    Kind.WAV_HEADER,
+    Kind.WAV_LENGTH,
+    Kind.UNLISTED_WAV,
+    Kind.PART_LEFT,
+    Kind.TEXT_FILE_MISSING,
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is not as it should be, or is worth knowing."""
+
+    kind: Kind
+    what: str
+    """A sentence for people."""
+    file: str = ""
+    samples: int | None = None
+    """How many samples a WAV that can be mended should have."""
+
+    @property
+    def is_fault(self) -> bool:
+        return self.kind not in _NO_FAULT
+
+    @property
+    def can_be_mended(self) -> bool:
+        is_wav = self.kind in (Kind.WAV_HEADER, Kind.WAV_LENGTH)
+        return self.kind in _MENDABLE and (self.samples is not None or not is_wav)
+
+
+@dataclass
+class Report:
+    """What a room came to."""
+
+    room: str
+    folder: str
+    segments: int = 0
+    speech_seconds: float = 0.0
+    findings: list[Finding] = field(default_factory=list)
+    mended: list[str] = field(default_factory=list)
+
+    @property
+    def faults(self) -> list[Finding]:
+        return [finding for finding in self.findings if finding.is_fault]

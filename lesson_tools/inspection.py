@@ -1,0 +1,209 @@
+"""Compares a room's folder with its manifest. Reads only.
+
+A room may be recorded at the same time: the files that a recorder is writing are no fault, and what changes during the
+look is read again under the folder's lock.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from archive.delivery_log import DeliveryLog, keys_of, sound_key
+from archive.files import FolderLock
+from archive.jsonl import Lines
+from archive.manifest import read_gaps
+from archive.names import MANIFEST, TEXTS, SegmentNames, is_plain_name
+from archive.rooms import Room
+from archive.texts import Text, Texts
+from config import Settings
+from core.errors import StorageError
+from core.records import SegmentRecord, TextRecord, format_utc
+from delivery.targets import names_of_targets
+from lesson_tools.console import Advance, tell
+from lesson_tools.findings import Finding, Kind, Report
+from lesson_tools.series_check import Series
+from lesson_tools.wav_check import look_at_wav, samples_for_readers
+
+FILES_AT_ONCE = min(4, os.cpu_count() or 1)
+FILES_AHEAD = 64
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a folder should have besides its sound."""
+
+    texts: bool = False
+    """SAVE_TRANSLATIONS, CAPTIONS: every segment has a text. A room that has texts should have all of them anyway."""
+    checksums: bool = True
+    targets: tuple[str, ...] = ()
+    """Where everything should have been delivered, by the targets' names."""
+    audio: bool = True
+    """SAVE_AUDIO: the sound is delivered, too."""
+
+    @classmethod
+    def from_settings(cls, settings: Settings, *, checksums: bool = True) -> Wanted:
+        targets = names_of_targets(settings, tell)
+        return cls(settings.wants_text, checksums, targets, settings.save_audio)
+
+
+def inspect(
+    room: Room, names: SegmentNames, wanted: Wanted | None = None, advance: Advance = lambda _: None
+) -> Report:
+    """Looks at everything in a room's folder. Reads only.
+
+    Raises:
+        StorageError: the folder cannot be read.
+    """
+    wanted = wanted or Wanted()
+    report = Report(room.name, room.path.name)
+    lines, series, listed = Lines(), Series(), set[str]()
+    with room.texts() as texts, ThreadPoolExecutor(FILES_AT_ONCE, thread_name_prefix="check") as pool:
+        segments = _Segments(room, texts, wanted)
+        for record, of_wav in _in_order(pool, segments.look_at_wav, room.records(lines=lines)):
+            series.add(record)
+            listed.add(record.file)
+            report.segments += 1
+            report.speech_seconds += record.duration_seconds
+            report.findings += segments.findings(record, of_wav)
+            advance(1)
+        report.findings += [_broken(Kind.BROKEN_LINE, MANIFEST, line) for line in lines.broken]
+        report.findings += [_broken(Kind.BROKEN_TEXT_LINE, TEXTS, line) for line in texts.lines.broken]
+    # After the manifest: whatever was begun before the last line has a file by now.
+    files = _names_in(room.path)
+    report.findings += series.findings(_numbers_of(files, names))
+    report.findings += _leftovers(room, names, files, listed)
+    report.findings += _missed(room)
+    return report
+
+
+class _Segments:
+    """Looks at one segment after another: its WAV, its text, and where both have been delivered."""
+
+    def __init__(self, room: Room, texts: Texts, wanted: Wanted) -> None:
+        self._room = room
+        self._texts = texts
+        self._wanted = wanted
+        self._wants_texts = wanted.texts or len(texts) > 0
+        self._delivery_log = DeliveryLog(room.path)
+
+    def look_at_wav(self, record: SegmentRecord) -> list[Finding]:
+        """The part that takes long, and may be done in any thread."""
+        return look_at_wav(self._room, record, checksum=self._wanted.checksums)
+
+    def findings(self, record: SegmentRecord, of_wav: list[Finding]) -> Iterator[Finding]:
+        text = self._texts.get(record) if self._wants_texts else None
+        of_text = list(_look_at_text(self._room, record, text)) if self._wants_texts else []
+        if any(finding.kind is Kind.MISSING_WAV for finding in of_wav):
+            if self._delivery_log.is_anywhere(
+                sound_key(record)
+            ):  # it has left, and its text with it (KEEP_LOCAL)
+                of_wav, of_text = [], [one for one in of_text if one.kind is not Kind.TEXT_FILE_MISSING]
+            elif text is not None and not text.is_audio_kept:
+                of_wav = []
+        yield from of_wav
+        yield from of_text
+        if self._wanted.targets:
+            yield from _look_at_deliveries(
+                record, self._texts.entry(record), self._delivery_log, self._wanted
+            )
+
+
+def _broken(kind: Kind, file: str, number: int) -> Finding:
+    return Finding(kind, f"line {number} of {file} is broken", file)
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be read: {error.strerror or error}") from None
+
+
+def _numbers_of(files: Iterable[str], names: SegmentNames) -> set[int]:
+    return {number for name in files if (number := names.number_in(name)) is not None}
+
+
+def _in_order(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
+    """Each item with what came of it, in order; only some items ahead, so that memory stays flat."""
+    waiting: deque[tuple[T, Future[R]]] = deque()
+    for item in items:
+        waiting.append((item, pool.submit(work, item)))
+        if len(waiting) >= FILES_AHEAD:
+            first, future = waiting.popleft()
+            yield first, future.result()
+    for item, future in waiting:
+        yield item, future.result()
+
+
+def _look_at_deliveries(
+    record: SegmentRecord, text: TextRecord | None, delivery_log: DeliveryLog, wanted: Wanted
+) -> Iterator[Finding]:
+    keys = keys_of(record, text, save_audio=wanted.audio)
+    for one in delivery_log.undelivered(keys, wanted.targets):
+        what = record.file if one.item == record.file else f"the text of {record.file}"
+        state = (
+            f"was refused by {one.target}: {one.refused}"
+            if one.refused
+            else f"is not delivered to {one.target} yet"
+        )
+        yield Finding(Kind.UNDELIVERED, f"{what} {state}", record.file)
+
+
+def _look_at_text(room: Room, record: SegmentRecord, text: Text | None) -> Iterator[Finding]:
+    if text is None:
+        yield Finding(Kind.TEXT_MISSING, f"{record.file} has no text yet", record.file)
+    elif text.refused is not None:
+        yield Finding(Kind.TEXT_REFUSED, f"{record.file} gets no text: {text.refused}", record.file)
+    else:
+        for file in text.files.values():
+            if not (room.path / file).is_file():
+                yield Finding(Kind.TEXT_FILE_MISSING, f"{file} is missing", file)
+
+
+def _leftovers(room: Room, names: SegmentNames, files: Sequence[str], listed: set[str]) -> Iterator[Finding]:
+    parts = [path.name for path in room.parts()]
+    living = room.parts_being_written()
+    if room.is_being_recorded():
+        yield Finding(Kind.BEING_RECORDED, f"is being recorded, people who speak just now: {len(living)}")
+    for name in parts:
+        if name not in living and (room.path / name).exists():
+            yield Finding(Kind.PART_LEFT, f"{name} was left by a crash", name)
+    unlisted = [name for name in files if name.endswith(".wav") and name not in listed]
+    for name in _still_unlisted(room, [name for name in unlisted if _is_sound(room.path / name)]):
+        yield Finding(Kind.UNLISTED_WAV, f"{name} is not in the manifest", name)
+
+
+def _missed(room: Room) -> Iterator[Finding]:
+    """Times from which the recorder itself says that speech may be missing."""
+    try:
+        for gap in read_gaps(room.path):
+            times = f"from {format_utc(gap.start)} to {format_utc(gap.end)}"
+            who = gap.participant_identity or "somebody"
+            yield Finding(Kind.SPEECH_MISSED, f"speech of {who} may be missing {times} ({gap.reason.value})")
+    except OSError as error:
+        raise StorageError(f"{room.path} cannot be read: {error.strerror or error}") from None
+
+
+def _is_sound(path: Path) -> bool:
+    """Whether recovery would take it for a segment of ours."""
+    return is_plain_name(path.name) and not path.is_symlink() and bool(samples_for_readers(path))
+
+
+def _still_unlisted(room: Room, names: list[str]) -> list[str]:
+    """Those that were not just about to be listed when we looked: that happens under the lock."""
+    if not names:
+        return []
+    try:
+        with FolderLock(room.path):
+            listed = {record.file for record in room.records()}
+    except OSError:  # a disk that cannot be written, and so no recorder either
+        return names
+    return [name for name in names if name not in listed]
