@@ -184,6 +184,15 @@ class Room:
             return abs(time.time() - (self.path / HANDOVER_NOTE).stat().st_mtime) < NOTE_FRESH_SECONDS
         return False
 
+    def may_gain_segments(self) -> bool:
+        """Whether a segment may still be added: a recorder is in the room, or a part left by a crash can be recovered.
+
+        Raises:
+            OSError: the folder cannot be read.
+        """
+        has_parts = any(name.endswith(PART_SUFFIX) for name in os.listdir(self.path))
+        return has_parts or self.is_being_recorded()
+
     def parts_being_written(self) -> list[str]:
         """Names of the files that a recorder has its hand on at this moment."""
         parts = self.parts()

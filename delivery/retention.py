@@ -22,7 +22,8 @@ from archive.delivery_log import DELIVERED, DeliveryLog, forget, keys_of, words_
 from archive.files import LOCK_FILE, FolderLock
 from archive.jsonl import end_of
 from archive.manifest import gap_in, read_manifest, record_in
-from archive.names import GAPS, MANIFEST, PART_SUFFIX, TEXTS, is_plain_name
+from archive.names import GAPS, MANIFEST, TEXTS, is_plain_name
+from archive.rooms import Room
 from archive.texts import read_texts, text_in
 from config import Settings
 from core.errors import RecorderError
@@ -163,13 +164,8 @@ def room_folders(output_dir: Path) -> list[Path]:
     return sorted(folder for folder in folders if (folder / MANIFEST).is_file())
 
 
-def is_being_recorded(folder: Path) -> bool:
-    """Whether speech is on its way to this folder just now."""
-    return any(name.endswith(PART_SUFFIX) for name in os.listdir(folder))
-
-
 def _is_quiet(folder: Path) -> bool:
-    if is_being_recorded(folder):
+    if Room(folder).may_gain_segments():
         return False
     times = [path.stat().st_mtime for name in (MANIFEST, TEXTS, GAPS) if (path := folder / name).exists()]
     return time.time() - max(times, default=0.0) > QUIET_SECONDS

@@ -16,6 +16,7 @@ from archive.delivery_log import DeliveryLog, forget
 from archive.files import FolderLock
 from archive.manifest import read_manifest
 from archive.outbox import Outbox
+from archive.rooms import Room
 from archive.texts import read_texts
 from config import Settings
 from core.errors import ConfigError, InputError, RecorderError, StorageError
@@ -25,7 +26,6 @@ from delivery.retention import (
     Leaving,
     Rules,
     files_of,
-    is_being_recorded,
     remove_folder,
     remove_leaving,
     remove_lines,
@@ -295,7 +295,7 @@ def _chosen(settings: Settings, selection: Selection) -> list[_Erasing]:
         chosen = tuple(record for record in records if selection.has(folder.name, record))
         if not chosen:
             continue
-        if is_being_recorded(folder):
+        if Room(folder).may_gain_segments():
             raise StorageError(f"{folder.name} is being recorded just now: erase it when the lesson is over")
         found.append(_Erasing(folder, chosen, len(chosen) == len(records)))
     return found

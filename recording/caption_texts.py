@@ -32,11 +32,11 @@ class TextsFollower:
                 return []
             self._bookmark = bookmark_before_end(self._path, TAIL_BYTES)
         lines, self._bookmark = new_lines(self._path, self._bookmark)
-        found = (text_in(line) for line in lines)
+        found = (caption_text_in(line) for line in lines)
         return [text for text in found if text is not None]
 
 
-def text_in(line: bytes) -> tuple[int, Translation | None] | None:
+def caption_text_in(line: bytes) -> tuple[int, Translation | None] | None:
     """What a line of ``texts.jsonl`` says, checked. None: it is no such line."""
     entry = entry_in(line)
     if entry is None:

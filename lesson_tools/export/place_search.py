@@ -112,7 +112,7 @@ class _Search:
         return np.fft.rfft(values, self._size).astype(np.complex64)
 
     def best(self, wanted: Changes, known: npt.NDArray[np.bool_]) -> Iterator[tuple[float, float]]:
-        """Yields where in the video it may begin (seconds, negative before the start) and the normalised correlation."""
+        """Yields where in the video it may begin (seconds, may be negative) and the normalised correlation there."""
         wanted = wanted[: self._longest] * known[: self._longest, None]
         correlation = self._correlated(self._products(wanted))
         local = self._correlated(

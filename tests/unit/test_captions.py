@@ -26,7 +26,7 @@ from devtools.room_folders import until
 from recording import caption_sender, captions
 from recording.caption_languages import MAX_LANGUAGES, wanted_languages
 from recording.caption_order import MAX_EARLY_TEXTS, Caption, CaptionOrder, milliseconds
-from recording.caption_texts import MAX_TEXT_CHARACTERS, TextsFollower, text_in
+from recording.caption_texts import MAX_TEXT_CHARACTERS, TextsFollower, caption_text_in
 from recording.captions import Captions
 
 BEGAN = datetime(2025, 10, 8, 14, 5, 23, 120_000, timezone.utc)
@@ -255,7 +255,7 @@ def test_a_line_without_end_does_not_stop_the_reading(
     [b"", b"{", b"[]", b"null", b"{}", b'{"number": "1"}', b'{"number": true}', b"[" * 5000, b"\xff\xfe"],
 )
 def test_a_foreign_line_says_nothing(found: bytes) -> None:
-    assert text_in(found) is None
+    assert caption_text_in(found) is None
 
 
 @pytest.mark.parametrize(
@@ -271,20 +271,20 @@ def test_a_foreign_line_says_nothing(found: bytes) -> None:
     ],
 )
 def test_what_cannot_be_shown_is_as_good_as_refused(fields: dict[str, object]) -> None:
-    assert text_in(line(7, **fields)) == (7, None)
+    assert caption_text_in(line(7, **fields)) == (7, None)
 
 
 def test_only_good_translations_are_shown() -> None:
     translations = {"es": "Hola", "../x": "a", "ar": 5, "fr": "", "pt-br": "Olá"}
-    assert text_in(line(7, translations=translations)) == (
+    assert caption_text_in(line(7, translations=translations)) == (
         7,
         Translation("en", "Sentence 7.", {"es": "Hola", "pt-BR": "Olá"}),
     )
-    assert text_in(line(7, translations="none")) == (7, Translation("en", "Sentence 7.", {}))
+    assert caption_text_in(line(7, translations="none")) == (7, Translation("en", "Sentence 7.", {}))
 
 
 def test_text_is_bounded() -> None:
-    found = text_in(line(7, transcript="x" * 100_000, translations={"es": "y" * 100_000}))
+    found = caption_text_in(line(7, transcript="x" * 100_000, translations={"es": "y" * 100_000}))
     assert found is not None and found[1] is not None
     assert len(found[1].transcript) == len(found[1].translations["es"]) == MAX_TEXT_CHARACTERS
 
