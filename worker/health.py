@@ -28,6 +28,7 @@ from config import Settings
 from core.heartbeat import beat_for_worker
 from core.metrics import gauge
 from core.supervised import supervised
+from core.trouble import Trouble, trouble_of
 from core.worker_state import WORKER, WorkerState, worker_state
 
 logger = logging.getLogger("recorder")
@@ -124,7 +125,7 @@ class _DiskProof:
         self._registry = registry
         self._free_bytes = gauge(None, "disk_free_bytes", "Free space where OUTPUT_DIR is")
         self._is_measured = False
-        self._trouble = ""
+        self._trouble = Trouble()
         # Of its own: the default one is waited for at the end, and a disk may hang for ever.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="proof")
 
@@ -143,9 +144,9 @@ class _DiskProof:
                 loop = asyncio.get_running_loop()
                 free_bytes = await loop.run_in_executor(self._thread, prove_disk, self._folder)
         except OSError as error:
-            self._report(error.strerror or type(error).__name__)
+            self._refused(trouble_of(error))
         else:
-            self._report("")
+            self._worked()
             self._show(free_bytes)
 
     def _show(self, free_bytes: int) -> None:
@@ -154,13 +155,15 @@ class _DiskProof:
             self._is_measured = True
             self._registry.register(self._free_bytes)
 
-    def _report(self, trouble: str) -> None:
-        if trouble and trouble != self._trouble:
+    def _refused(self, trouble: str) -> None:
+        if self._trouble.begins(trouble):
             logger.error("OUTPUT_DIR cannot be written: %s. What is said now is held in memory", trouble)
-        if self._trouble and not trouble:
+        worker_state.disk_refuses(WORKER, trouble)
+
+    def _worked(self) -> None:
+        if self._trouble.ends():
             logger.warning("OUTPUT_DIR can be written again")
-        self._trouble = trouble
-        worker_state.disk_refuses(WORKER, trouble)  # an empty one: it works
+        worker_state.disk_refuses(WORKER, "")  # an empty text: the disk works
 
 
 # --- metrics ---
