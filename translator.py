@@ -11,7 +11,6 @@ import io
 import json
 import logging
 import time
-import unicodedata
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import soundfile
 
 from config import Settings
+from core.answers import answer_schema, checked
 from core.errors import ConfigError, Refused, RetryLater
-from core.language_tags import is_same_language, language_tag
 from core.records import Translation
 
 if TYPE_CHECKING:
@@ -33,9 +32,6 @@ logger = logging.getLogger("recorder")
 
 MAX_OUTPUT_TOKENS = 8192
 """A minute of the fastest speech in twenty languages, and the model's own thinking."""
-
-MAX_TEXT_CHARACTERS = 4000
-"""A minute of the fastest speech is some 2000 characters; far more is not a transcript."""
 
 MAX_FILE_CHARACTERS = 20_000
 """Of the glossary and of the prompt file: both go along with every call, and cost."""
@@ -144,19 +140,6 @@ def accompanying_text(request: TextRequest) -> str:
     return "\n".join(lines)
 
 
-def answer_schema(languages: Sequence[str]) -> dict[str, Any]:
-    """The JSON schema of an answer."""
-    text = {"type": "string"}
-    properties: dict[str, Any] = {"spoken_language": text, "transcript": text}
-    if languages:
-        properties["translations"] = {
-            "type": "object",
-            "properties": dict.fromkeys(languages, text),
-            "required": list(languages),
-        }
-    return {"type": "object", "properties": properties, "required": list(properties)}
-
-
 def compressed(wav: Path) -> bytes:
     """The same sound as FLAC: lossless, about half the bytes.
 
@@ -191,47 +174,6 @@ def operators_file(setting: str, path: str) -> str:
     if len(text) > MAX_FILE_CHARACTERS:
         raise ConfigError(f"{setting}={path} is too long: {len(text)} characters of {MAX_FILE_CHARACTERS}")
     return text
-
-
-# --- what is answered ---
-
-
-def checked(answer: str, languages: Sequence[str]) -> Translation:
-    """The answer as a translation, if it is what was asked for.
-
-    A language that was asked for and is the one spoken needs no translation: it names the transcript.
-
-    Raises:
-        ValueError, KeyError, TypeError, RecursionError: it is not.
-    """
-    found = json.loads(answer)
-    transcript = cleaned_text(found["transcript"])
-    translations = found["translations"] if languages else {}
-    texts = {language: cleaned_text(translations[language]) for language in languages}
-    if not transcript:
-        return Translation("", "", {})
-    spoken = language_tag(found["spoken_language"])
-    language = next((one for one in languages if is_same_language(one, spoken)), spoken)
-    return Translation(
-        language, transcript, {one: text for one, text in texts.items() if text and one != language}
-    )
-
-
-def cleaned_text(text: object) -> str:
-    """One paragraph of plain text: no control or direction characters, bounded in length.
-
-    Raises:
-        TypeError: it is not text.
-    """
-    if not isinstance(text, str):
-        raise TypeError
-    kept = (" " if character.isspace() else character for character in text)
-    visible = "".join(
-        character
-        for character in kept
-        if unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co", "Cn")
-    )
-    return " ".join(visible.split())[:MAX_TEXT_CHARACTERS]
 
 
 # --- Gemini ---

@@ -7,28 +7,25 @@ and not for a full disk. A file goes before its line in the manifest, or recover
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from archive import jsonl
-from archive.delivery_log import DELIVERED, DeliveryLog, forget, keys_of, words_key
-from archive.files import LOCK_FILE, FolderLock
+from archive.delivery_log import DELIVERED, DeliveryLog, keys_of
 from archive.jsonl import end_of
-from archive.manifest import gap_in, read_manifest, record_in
-from archive.names import GAPS, MANIFEST, TEXTS, is_plain_name
+from archive.manifest import read_manifest
+from archive.names import GAPS, MANIFEST, TEXTS
 from archive.rooms import Room
-from archive.texts import read_texts, text_in
+from archive.texts import read_texts
 from config import Settings
 from core.errors import RecorderError
 from core.records import SegmentRecord, TextRecord
-from delivery.feed import is_ours, key_of_lists
+from delivery.erasure import files_of, remove_folder, remove_lines, room_folders
+from delivery.feed import key_of_lists
 from delivery.items import Selection, Target
 
 logger = logging.getLogger("recorder")
@@ -124,44 +121,6 @@ def remove_leaving(leaving: Leaving) -> None:
         remove_lines(leaving.folder, leaving.lines, Selection(before=leaving.before))
     if leaving.is_whole:
         remove_folder(leaving.folder)
-
-
-def remove_lines(folder: Path, sounds: Iterable[str], selection: Selection) -> None:
-    """Takes the segments of these WAVs out of all lists of the folder, and the gaps that are chosen with them. Blocks;
-    raises OSError."""
-    names = set(sounds)
-    items = {*names, *(words_key(text).item for text in read_texts(folder).values() if text.file in names)}
-    with FolderLock(folder):
-        jsonl.rewrite(folder / TEXTS, lambda line: (text := text_in(line)) is None or text.file not in names)
-        jsonl.rewrite(
-            folder / GAPS, lambda line: (gap := gap_in(line)) is None or not selection.has(folder.name, gap)
-        )
-        jsonl.rewrite(
-            folder / MANIFEST, lambda line: (one := record_in(line)) is None or one.file not in names
-        )
-    if (folder / DELIVERED).exists():
-        forget(folder, items=items)
-
-
-def remove_folder(folder: Path) -> None:
-    """Removes a room's lists, and its folder unless something is in it that is not ours."""
-    for name in (DELIVERED, TEXTS, GAPS, MANIFEST, LOCK_FILE):
-        (folder / name).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        folder.rmdir()
-
-
-def files_of(record: SegmentRecord, text: TextRecord | None) -> list[str]:
-    """The names of a segment's files."""
-    texts = list(text.files) if text is not None and text.file == record.file and is_ours(text) else []
-    return [name for name in (record.file, *texts) if is_plain_name(name)]
-
-
-def room_folders(output_dir: Path) -> list[Path]:
-    """Every room's folder with a manifest, sorted. Blocks; raises OSError."""
-    with os.scandir(output_dir) as entries:
-        folders = [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
-    return sorted(folder for folder in folders if (folder / MANIFEST).is_file())
 
 
 def _is_quiet(folder: Path) -> bool:

@@ -29,6 +29,7 @@ from archive import jsonl
 from archive.files import PRIVATE_FOLDER, write_private
 from archive.outbox import Outbox
 from config import Settings
+from core.answers import answer_schema, checked
 from core.errors import ConfigError, Refused, RetryLater, StorageError
 from core.records import SegmentRecord
 from lesson_tools.console import Advance
@@ -38,8 +39,6 @@ from translator import (
     GeminiTranslator,
     Rejected,
     TextResult,
-    answer_schema,
-    checked,
     compressed,
     text_of,
     usage_of,

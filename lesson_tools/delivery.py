@@ -4,40 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from archive import jsonl
 from archive.delivery_log import DeliveryLog, forget
-from archive.files import FolderLock
-from archive.manifest import read_manifest
 from archive.outbox import Outbox
-from archive.rooms import Room
-from archive.texts import read_texts
 from config import Settings
-from core.errors import ConfigError, InputError, RecorderError, StorageError
+from core.errors import ConfigError, InputError, RecorderError
 from core.records import SegmentRecord, format_utc
+from delivery.erasure import Erasure, erase_files, erase_lines, erasures, record_erasure, room_folders
 from delivery.items import Selection, Target
-from delivery.retention import (
-    Leaving,
-    Rules,
-    files_of,
-    remove_folder,
-    remove_leaving,
-    remove_lines,
-    room_folders,
-)
+from delivery.retention import Leaving, Rules, remove_leaving
 from delivery.service import DeliveryService, kind_of
 from delivery.targets import open_targets
 from lesson_tools import console
 from lesson_tools.console import TROUBLE, AsJson, progress, say, say_json, tell
 from search.index import INDEX
 
-ERASURES = "erasures.jsonl"
 PROGRESS_SECONDS = 0.2
 MAX_LINK_MINUTES = 7 * 24 * 60
 """Longer ones S3 does not sign."""
@@ -232,15 +218,6 @@ def link(
 # --- erase ---
 
 
-@dataclass(frozen=True)
-class _Erasing:
-    """What is to go from one folder here."""
-
-    folder: Path
-    records: tuple[SegmentRecord, ...]
-    is_whole: bool
-
-
 def erase(
     room: Annotated[str, typer.Argument(help="The room's name, or its folder's.")],
     participant: Annotated[
@@ -257,7 +234,7 @@ def erase(
     settings = console.settings()
     targets = _targets(settings, may_be_none=True)
     selection = Selection(room, participant)
-    here = _chosen(settings, selection)
+    here = erasures(_folders(settings), selection)
     count = sum(len(one.records) for one in here)
     if not yes:
         _ask(selection, count, len(targets))
@@ -270,7 +247,7 @@ def erase(
         "segments_in_targets": remote,
         "is_complete": is_well,
     }
-    _record(Path(settings.output_dir) / ERASURES, outcome)
+    record_erasure(Path(settings.output_dir), outcome)
     if as_json:
         say_json(outcome)
     else:
@@ -288,35 +265,17 @@ def _ask(selection: Selection, count: int, targets: int) -> None:
     typer.confirm(question, abort=True, err=True)
 
 
-def _chosen(settings: Settings, selection: Selection) -> list[_Erasing]:
-    found = []
-    for folder in _folders(settings):
-        records = list(read_manifest(folder))
-        chosen = tuple(record for record in records if selection.has(folder.name, record))
-        if not chosen:
-            continue
-        if Room(folder).may_gain_segments():
-            raise StorageError(f"{folder.name} is being recorded just now: erase it when the lesson is over")
-        found.append(_Erasing(folder, chosen, len(chosen) == len(records)))
-    return found
-
-
 async def _erase(
-    settings: Settings, targets: Sequence[Target], selection: Selection, here: Sequence[_Erasing]
+    settings: Settings, targets: Sequence[Target], selection: Selection, here: Sequence[Erasure]
 ) -> tuple[dict[str, int], bool]:
     """Files here first, so that nothing is delivered any more; then the targets; lists last."""
     for one in here:
-        texts = read_texts(one.folder)
-        for record in one.records:
-            for file in files_of(record, texts.get(record.file)):
-                (one.folder / file).unlink(missing_ok=True)
+        erase_files(one)
     known = {one.folder.name: one.records for one in here}
     remote, is_well = await _remove_from(targets, selection, known)
     if is_well:
         for one in here:
-            remove_lines(one.folder, {record.file for record in one.records}, selection)
-            if one.is_whole:
-                remove_folder(one.folder)
+            erase_lines(one, selection)
         await _forget(Path(settings.output_dir), [one.folder.name for one in here])
     return remote, is_well
 
@@ -331,11 +290,6 @@ async def _forget(output_dir: Path, folders: Sequence[str]) -> None:
         await outbox.aclose()
     for ending in ("", "-wal", "-shm"):
         (output_dir / f"{INDEX}{ending}").unlink(missing_ok=True)
-
-
-def _record(path: Path, outcome: dict[str, Any]) -> None:
-    with FolderLock(path.parent):
-        jsonl.append(path, outcome)
 
 
 # --- what they share ---

@@ -22,7 +22,8 @@ from archive.delivery_log import DELIVERED, DeliveryLog, sound_key
 from archive.outbox_file import OUTBOX
 from config import Settings
 from core.records import SegmentRecord
-from delivery.retention import Rules, remove_leaving, room_folders
+from delivery.erasure import room_folders
+from delivery.retention import Rules, remove_leaving
 from delivery.targets import open_targets, problems_of
 from devtools.room_folders import until
 from devtools.s3_server import BUCKET, Request, S3Server

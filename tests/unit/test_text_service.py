@@ -25,6 +25,7 @@ from archive.outbox import Order, Outbox, State, Work
 from archive.outbox_file import OUTBOX
 from config import Settings
 from core import notify
+from core.answers import MAX_TEXT_CHARACTERS
 from core.backoff import Backoff
 from core.records import (
     NO_TEXT_OPTIONS,
@@ -577,7 +578,7 @@ async def test_output_is_plain_and_bounded(tmp_path: Path, gemini: GeminiServer)
     gemini.mishaps.extend(["control characters", "endless"])
     async with service(settings):
         lines = await outcomes_of(tmp_path, 2)
-    assert sorted(len(line["transcript"]) for line in lines) == [7, translator.MAX_TEXT_CHARACTERS]
+    assert sorted(len(line["transcript"]) for line in lines) == [7, MAX_TEXT_CHARACTERS]
     assert "One two" in {line["transcript"] for line in lines}
 
 

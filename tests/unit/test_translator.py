@@ -16,17 +16,14 @@ from hypothesis import strategies as st
 
 import translator
 from config import Settings
+from core.answers import MAX_TEXT_CHARACTERS, answer_schema, checked, cleaned_text
 from core.errors import ConfigError, Refused
 from translator import (
     INSTRUCTION,
     MAX_FILE_CHARACTERS,
-    MAX_TEXT_CHARACTERS,
     GeminiTranslator,
     TextRequest,
     accompanying_text,
-    answer_schema,
-    checked,
-    cleaned_text,
     compressed,
     operators_file,
     system_instruction,
