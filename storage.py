@@ -1,15 +1,15 @@
-"""From speech segments to WAV files and manifest lines, safe at every moment.
+"""Writes speech segments as WAV files and manifest lines. A crash at any moment loses nothing that was written.
 
-A segment lives through these files, all in the room's folder:
+These files exist for a segment, one after the other, all in the room's folder:
 
-    .segment_007_20251008_140951.json      who speaks since when (so that a crash forgets nothing); then
+    .segment_007_20251008_140951.json      who speaks and since when, for recovery; then
     segment_007_20251008_140951.wav.part   the audio so far: a valid WAV at every moment (fact 29), locked; then
     segment_007_20251008_140951.wav        the same file renamed, when the segment has ended; then
-    segments.jsonl                         one line more, and the first file goes.
+    segments.jsonl                         one more line; the first file is deleted.
 
-Each step is on the disk before the next begins, so whatever stops the process, :meth:`RoomFolder.recover` can tell
-from the files alone how far it came. Everything here blocks and belongs on a disk thread; nothing here is shared
-between threads, and :class:`FolderLock` keeps other processes and threads of the same folder apart.
+Each step is on the disk before the next begins, so after a crash :meth:`RoomFolder.recover` can tell from the files
+alone how far the segment got. Everything here blocks and belongs on a disk thread. No object is shared between threads;
+:class:`FolderLock` separates processes and threads that use the same folder.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ from core.records import (
 
 
 class RoomFolder:
-    """The folder of one room: gives out numbers, begins segments, and mends what a crash left."""
+    """The folder of one room: assigns segment numbers, begins segments, and recovers what a crash left."""
 
     def __init__(self, path: Path, room: RoomInfo, names: SegmentNames) -> None:
         self.path = path
@@ -82,10 +82,10 @@ class RoomFolder:
 
     @classmethod
     def open(cls, settings: Settings, room: RoomInfo) -> RoomFolder:
-        """The room's folder, created if need be, with everything that a crash left in it recovered.
+        """Opens the room's folder, creates it if necessary, and recovers what a crash left in it.
 
         Raises:
-            OSError: the disk does not let it.
+            OSError: the disk refuses.
         """
         names = SegmentNames.from_settings(settings)
         folder = cls(_folder_for(settings, room, names.zone), room, names)
@@ -100,7 +100,7 @@ class RoomFolder:
         """Writes the handover note.
 
         Raises:
-            OSError: the disk does not let it.
+            OSError: the disk refuses.
         """
         before, now = self._look_back(), progress.now or progress.until
         self._has_written_note = True
@@ -109,7 +109,7 @@ class RoomFolder:
         write_note(self.path, HandoverNote(self.room.sid, progress.until, tracks, now))
 
     def received_before(self, track_sid: str, now: datetime) -> datetime | None:
-        """Until when other recorders have received a track of this session on this disk; None: there was none."""
+        """Until when earlier recorders of this session on this disk received a track; None: there was none."""
         progress = self._look_back().progress(track_sid, now)
         return progress.everything_until if progress else None
 
@@ -132,7 +132,7 @@ class RoomFolder:
         """Reserves the next number and creates the files of a segment that is being spoken.
 
         Raises:
-            OSError: the disk does not let it; nothing is left behind that could be mistaken for a segment.
+            OSError: the disk refuses; no file is left that could be mistaken for a segment.
         """
         self.path.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
         with FolderLock(self.path):
@@ -151,7 +151,7 @@ class RoomFolder:
         return OpenNote(number, f"{stem}.wav", self.room, track, clock.anchor, start_sample)
 
     def _highest_known(self, names: list[str]) -> int:
-        """The highest number in what is new in the manifest and in the names (other recorders write too)."""
+        """The highest number in the file names and in the manifest's new lines (other recorders write too)."""
         highest = max(self._highest_number, *(self._names.number_in(name) or 0 for name in names), 0)
         while True:
             lines, self._bookmark = new_lines(self.path / MANIFEST, self._bookmark)
@@ -161,7 +161,7 @@ class RoomFolder:
 
 
 def _folder_for(settings: Settings, room: RoomInfo, zone: ZoneInfo) -> Path:
-    """The folder that belongs to this room alone, even where "Room" and "room" are one name to the disk."""
+    """The folder of this room alone, even if the disk does not distinguish "Room" from "room". Creates it."""
     output_dir = Path(settings.output_dir)
     name = settings.room_dir.format(
         room=safe_name(room.name),
@@ -179,10 +179,10 @@ def _folder_for(settings: Settings, room: RoomInfo, zone: ZoneInfo) -> Path:
 
 
 class PartFile:
-    """A segment on its way to disk: grows while it is spoken, and becomes a WAV with a manifest line at the end.
+    """A segment that is being written: it grows while it is spoken, and ends as a WAV with a manifest line.
 
-    Every method may raise OSError. Growing is only for the case of a crash, so after an error there the caller just
-    goes on; :meth:`commit` brings the whole PCM, and can be called again until it succeeds.
+    Every method may raise OSError. :meth:`append` only protects against a crash, so after an error there the caller
+    continues; :meth:`commit` gets the whole PCM, and can be repeated until it succeeds.
     """
 
     def __init__(self, folder: Path, note: OpenNote, file: IO[bytes] | None) -> None:
@@ -190,9 +190,9 @@ class PartFile:
         self._note = note
         self._file = file
         self._safe_samples = 0
-        """How many samples are certain to be on the disk."""
+        """How many samples are known to be on the disk."""
         self._unsafe: list[Pcm] = []
-        """What came after them: a refused write or sync leaves it open what of it is on the disk."""
+        """The samples after them: after a failed write or sync it is unknown which of them are on the disk."""
         self._may_be_listed = False
 
     @classmethod
@@ -226,32 +226,32 @@ class PartFile:
 
     @property
     def is_all_on_disk(self) -> bool:
-        """Whether everything that was appended is certain to be there."""
+        """Whether everything that was appended is known to be on the disk."""
         return not self._unsafe
 
     def append(self, pcm: Pcm) -> None:
-        """Adds PCM and makes it last. The header is patched after the samples: it never promises what is not there."""
+        """Adds PCM and syncs it. The header is updated after the samples, so it never counts a sample that is missing."""
         assert self._file is not None, "a committed segment cannot grow"
         self._unsafe.append(pcm)
         self._write_behind_what_is_safe(np.concatenate(self._unsafe))
 
     def abandon(self) -> None:
-        """Lets go of the file; recovery makes a segment of what is in it."""
+        """Closes the file without committing it; recovery makes a segment of its content."""
         if self._file is not None:
             file, self._file = self._file, None
             with contextlib.suppress(OSError):
                 file.close()
 
     def commit(self, segment: SpeechSegment, text_options: TextOptions = NO_TEXT_OPTIONS) -> SegmentRecord:
-        """Gives the segment its final bounds, its name and its line in the manifest.
+        """Gives the segment its final length and name, and adds its line to the manifest.
 
-        Safe to repeat after an error: whatever had been done is done over from the segment's own PCM.
+        It can be repeated after an error: everything is then written again from ``segment.pcm``.
         """
         self._folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
         self._bring_to(segment.pcm)
         with FolderLock(self._folder):
             if sys.platform == "win32":
-                self.abandon()  # Windows renames no open file; elsewhere ours stays locked to the end
+                self.abandon()  # Windows cannot rename an open file; other systems keep it locked to the end
             os.replace(self._part_path, self._final_path)
             sync_folder(self._folder)
             record = self._note.record(
@@ -262,13 +262,13 @@ class PartFile:
                 text_options,
             )
             self._list(record)
-            with contextlib.suppress(OSError):  # a note that stays is cleared away by the next recovery
+            with contextlib.suppress(OSError):  # the next recovery removes a note that is left
                 (self._folder / self._note.path_name).unlink(missing_ok=True)
         self.abandon()
         return record
 
     def _list(self, record: SegmentRecord) -> None:
-        """Adds the line, once: a refused attempt may have written it all the same."""
+        """Adds the manifest line once: an attempt that failed may have written it."""
         if self._may_be_listed and any(one.file == record.file for one in read_manifest(self._folder)):
             sync_file(self._folder / MANIFEST)
             return
@@ -276,7 +276,7 @@ class PartFile:
         append_manifest(self._folder, record)
 
     def _bring_to(self, pcm: Pcm) -> None:
-        """Makes the part hold exactly ``pcm``: shorter after a split, else by what had not been written yet."""
+        """Makes the file contain exactly ``pcm``: truncates it after a split, otherwise adds the missing samples."""
         if not self._is_still_there():
             self.abandon()
             self._file = self._create_file()
@@ -304,7 +304,7 @@ class PartFile:
         return file
 
     def _write_behind_what_is_safe(self, pcm: Pcm) -> None:
-        """Adds samples, then lets the header say so, then syncs. What fails is written over by the next call."""
+        """Adds samples, updates the header, then syncs. After an error the next call overwrites these samples."""
         assert self._file is not None
         self._file.seek(WAV_HEADER_BYTES + self._safe_samples * BYTES_PER_SAMPLE)
         write_all(self._file, pcm_bytes(pcm))

@@ -1,7 +1,7 @@
-"""Gemini: one call a segment, from sound to transcript and all translations.
+"""Gets a segment's transcript and all its translations from Gemini, with one call.
 
-Speech is data: nothing said in it is an instruction. What comes back is checked against the schema that was asked for,
-bounded, and reduced to plain text. ``google-genai`` is imported only when text is wanted.
+Speech is data: nothing said in it is an instruction. :mod:`core.answers` checks an answer against the schema, bounds it
+and reduces it to plain text. ``google-genai`` is imported only when text is wanted.
 """
 
 from __future__ import annotations
@@ -31,18 +31,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger("recorder")
 
 MAX_OUTPUT_TOKENS = 8192
-"""A minute of the fastest speech in twenty languages, and the model's own thinking."""
+"""Enough for a minute of the fastest speech in twenty languages and the model's thinking."""
 
 MAX_FILE_CHARACTERS = 20_000
-"""Of the glossary and of the prompt file: both go along with every call, and cost."""
+"""Maximum length of the glossary and of the prompt file. Both are sent, and paid for, with every call."""
 
 CALL_TIMEOUT_SECONDS = 60.0
-"""What one call may take."""
+"""Time limit of one call."""
 
 OPERATOR_PAUSE_SECONDS = 60.0
-"""How long to wait where only the operator can help: a wrong key or model."""
+"""How long to wait when only the operator can fix the problem: a wrong key or model."""
 
 MAX_HINT_SECONDS = 3600.0
+"""Longest wait that the service can ask for."""
 SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 
 INSTRUCTION = """\
@@ -55,20 +56,20 @@ If nothing intelligible is said, leave all texts empty.
 
 @dataclass(frozen=True)
 class TextRequest:
-    """One segment, and what is wanted of its text."""
+    """One segment, and the text that is wanted for it."""
 
     wav: Path
     languages: tuple[str, ...]
     """BCP 47 tags to translate into."""
     hint: str = ""
-    """BCP 47 tag of what the speaker says to be speaking; empty: not known."""
+    """BCP 47 tag of the language that the speaker's settings name; empty: not known."""
     context: tuple[str, ...] = ()
-    """The sentences before it."""
+    """The sentences said before it, oldest first."""
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What one answer took. Thinking counts as output: it costs the same."""
+    """Tokens and time of one call. The model's thinking counts as output, since it costs the same."""
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -77,7 +78,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class TextResult:
-    """A translation and what it took."""
+    """A transcript with its translations, and what the call used."""
 
     translation: Translation
     model: str
@@ -85,7 +86,7 @@ class TextResult:
 
 
 class BadAnswer(RetryLater):
-    """The service answered, but not what was asked for. Models are not deterministic: asking again may help."""
+    """The answer is not usable. Models are not deterministic, so another call may succeed."""
 
     def __init__(self, message: str, usage: Usage) -> None:
         super().__init__(message)
@@ -93,24 +94,24 @@ class BadAnswer(RetryLater):
 
 
 class Rejected(RetryLater):
-    """The service does not take the request: the segment's fault if it takes others, else that of the settings."""
+    """The service rejects the request. If it accepts others, the segment is at fault, otherwise the settings are."""
 
 
 class Translator(Protocol):
-    """Turns a segment's sound into text."""
+    """A text engine: makes text from a segment's audio."""
 
     async def translate(self, request: TextRequest) -> TextResult:
-        """Text for a WAV file.
+        """Gets the text of a WAV file.
 
         Raises:
-            FileNotFoundError: the WAV is gone.
+            FileNotFoundError: the WAV does not exist.
             RetryLater: the service cannot answer now.
-            Refused: it will never answer this.
+            Refused: the service will never answer this request.
         """
         ...
 
     async def aclose(self) -> None:
-        """Lets go of connections."""
+        """Closes the connections."""
         ...
 
 
@@ -118,7 +119,7 @@ class Translator(Protocol):
 
 
 def system_instruction(glossary: str, prompt: str) -> str:
-    """Our own instruction, then what the operator adds to it."""
+    """The fixed instruction, followed by the operator's glossary and prompt."""
     parts = [INSTRUCTION]
     if glossary:
         parts.append(f"Terms and names of this school, as they are to be written:\n{glossary}")
@@ -128,7 +129,7 @@ def system_instruction(glossary: str, prompt: str) -> str:
 
 
 def accompanying_text(request: TextRequest) -> str:
-    """What is said about the audio; empty if there is nothing to say."""
+    """The text that is sent with the audio: language hint and context; empty if there is neither."""
     lines = []
     if request.hint:
         lines.append(
@@ -141,11 +142,11 @@ def accompanying_text(request: TextRequest) -> str:
 
 
 def compressed(wav: Path) -> bytes:
-    """The same sound as FLAC: lossless, about half the bytes.
+    """Encodes a WAV as FLAC: lossless, about half the bytes.
 
     Raises:
-        FileNotFoundError: the WAV is gone.
-        Refused: it is no WAV.
+        FileNotFoundError: the WAV does not exist.
+        Refused: the file is not a WAV.
     """
     with open(wav, "rb") as file:
         try:
@@ -158,10 +159,10 @@ def compressed(wav: Path) -> bytes:
 
 
 def operators_file(setting: str, path: str) -> str:
-    """The content of a file that a setting names; empty if it names none.
+    """Reads the text file that a setting names; empty if ``path`` is empty.
 
     Raises:
-        ConfigError: it cannot be read, is no UTF-8 text, or is too long.
+        ConfigError: the file cannot be read, is not UTF-8 text, or is too long.
     """
     if not path:
         return ""
@@ -180,7 +181,7 @@ def operators_file(setting: str, path: str) -> str:
 
 
 class GeminiTranslator:
-    """Google's Gemini through ``google-genai``: AI Studio with a key, else Vertex AI with a project.
+    """Gemini through ``google-genai``: AI Studio if there is an API key, otherwise Vertex AI.
 
     Raises:
         ConfigError: a file that the settings name cannot be used.
@@ -227,10 +228,10 @@ class GeminiTranslator:
         return TextResult(translation, self._settings.gemini_model, usage)
 
     async def find_model(self) -> None:
-        """Asks for the model's description, which costs nothing and takes the same key as a transcript.
+        """Checks key and model by requesting the model's description, which costs nothing.
 
         Raises:
-            google.genai.errors.APIError: the service answers, but not that.
+            google.genai.errors.APIError: the service rejects the request.
         """
         await self._client.aio.models.get(model=self._settings.gemini_model)
 
@@ -257,7 +258,7 @@ class GeminiTranslator:
             raise RetryLater("The credentials for Vertex AI are refused", OPERATOR_PAUSE_SECONDS) from None
         except asyncio.TimeoutError:
             raise RetryLater(f"Gemini did not answer within {CALL_TIMEOUT_SECONDS:g} s") from None
-        except Exception as error:  # every transport's own: cut connection, name not found, no answer of HTTP
+        except Exception as error:  # each transport has its own: connection lost, host not found, invalid HTTP
             raise RetryLater(f"Gemini cannot be reached: {type(error).__name__}") from None
 
     def _http_options(self, base_url: str) -> types.HttpOptions:
@@ -266,7 +267,7 @@ class GeminiTranslator:
         return types.HttpOptions(
             base_url=base_url or None,
             timeout=int(CALL_TIMEOUT_SECONDS * 1000),
-            retry_options=types.HttpRetryOptions(attempts=1),  # waiting is the caller's business
+            retry_options=types.HttpRetryOptions(attempts=1),  # the caller retries
         )
 
     def _config(self, languages: Sequence[str]) -> types.GenerateContentConfig:
@@ -286,10 +287,10 @@ class GeminiTranslator:
 
 
 def credentials_from(path: str) -> Credentials | None:
-    """Google credentials from a file; None without one: the SDK then looks where Google's tools put them.
+    """Reads Google credentials from a file; None without a path: the SDK then uses its default locations.
 
     Raises:
-        ConfigError: the file holds none.
+        ConfigError: the file does not contain credentials.
     """
     if not path:
         return None
@@ -298,10 +299,10 @@ def credentials_from(path: str) -> Credentials | None:
     try:
         with (
             warnings.catch_warnings()
-        ):  # it warns of files that come from strangers; this one is the operator's
+        ):  # it warns about files from untrusted sources; this one is the operator's
             warnings.simplefilter("ignore", DeprecationWarning)
             credentials, _ = google.auth.load_credentials_from_file(path, scopes=SCOPES)  # type: ignore[no-untyped-call]
-    except Exception:  # a file may hold anything, and the library is not ready for all of it
+    except Exception:  # the library raises many kinds of errors for files of other content
         raise ConfigError(
             f"GOOGLE_APPLICATION_CREDENTIALS={path} cannot be used: it must be a file with Google credentials"
         ) from None
@@ -309,6 +310,7 @@ def credentials_from(path: str) -> Credentials | None:
 
 
 def usage_of(response: types.GenerateContentResponse, seconds: float) -> Usage:
+    """The tokens that a response reports, with the call's duration."""
     found = response.usage_metadata
     if found is None:
         return Usage(seconds=seconds)
@@ -317,7 +319,12 @@ def usage_of(response: types.GenerateContentResponse, seconds: float) -> Usage:
 
 
 def text_of(response: types.GenerateContentResponse, usage: Usage) -> str:
-    """The answer's text. A block is final; an answer that is empty or cut short is asked for again."""
+    """The text of a response.
+
+    Raises:
+        Refused: the service blocks the request; this is final.
+        BadAnswer: the answer is empty or cut off.
+    """
     feedback = response.prompt_feedback
     if feedback is not None and feedback.block_reason is not None:
         raise Refused(f"blocked: {feedback.block_reason.value}")
@@ -335,8 +342,8 @@ def text_of(response: types.GenerateContentResponse, usage: Usage) -> str:
 
 
 def classify_error(error: Any) -> RetryLater | Refused:
-    """Who must act. A wrong key or model may be mended; only what is wrong with the segment itself is refused. The
-    text is shortened and never holds the key (that travels as a header)."""
+    """Converts an API error into an error that says who must act. The operator can fix a wrong key or model; only a
+    fault of the segment itself is refused. The text is shortened and never contains the key (that is a header)."""
     said = f"{error.code} {error.status}: {' '.join(str(error.message).split())[:200]}"
     if error.code in (401, 403) or "API_KEY_INVALID" in str(error.details):
         return RetryLater(f"Gemini refuses the key or credentials ({said})", OPERATOR_PAUSE_SECONDS)
@@ -352,7 +359,7 @@ def classify_error(error: Any) -> RetryLater | Refused:
 
 
 def _retry_hint(details: Any) -> float | None:
-    """Seconds from a google.rpc.RetryInfo in the error's details."""
+    """Seconds to wait by the google.rpc.RetryInfo in an error's details; None without one."""
     try:
         for detail in details["error"]["details"]:
             if "retryDelay" in detail:

@@ -1,5 +1,5 @@
-"""The folders on disk: what a room's folder holds, and the files beside it, read and written in one place.
+"""The rooms' folders on disk: every file in them, and the files beside them, is read and written here.
 
-Imports ``config`` and ``core``. Begin with ``rooms``, which reads what lessons have left, and ``outbox``, which knows
-what is still to be done with each segment.
+Imports ``config`` and ``core``. Begin with ``rooms``, which reads recorded lessons; then ``outbox``, which lists the
+work that is still to be done for each segment.
 """

@@ -1,6 +1,6 @@
-"""The delivery log: ``delivered.jsonl`` beside each manifest, one line for each item and target.
+"""Reads and writes the delivery log: ``delivered.jsonl`` beside each manifest, one line for each item and target.
 
-The outbox can be rebuilt from it and the manifest. Lost, it costs a second delivery that changes nothing.
+The outbox can be rebuilt from it and the manifest. If it is lost, everything is delivered again, which changes nothing.
 """
 
 from __future__ import annotations
@@ -25,29 +25,31 @@ REFUSED = "refused"
 
 @dataclass(frozen=True)
 class Key:
-    """Names one item of a folder. Other content is another item."""
+    """Identifies one item of a folder. The same name with other content is another item."""
 
     item: str
     sha256: str = ""
 
 
 def sound_key(record: SegmentRecord) -> Key:
+    """The key of a segment's WAV."""
     return Key(record.file, record.sha256)
 
 
 def words_key(text: TextRecord) -> Key:
+    """The key of a segment's text files, with a digest of their content."""
     content = json.dumps([text.files, text.language, text.transcript, text.translations], ensure_ascii=False)
     digest = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
     return Key(f"{Path(text.file).stem}.txt#{digest[:16]}")
 
 
 def lists_key(*states: str) -> Key:
-    """Of all lists together, by what tells their states apart."""
+    """The key of all lists together. ``states`` identify the present content of each list."""
     return Key(f"segments.jsonl#{hashlib.sha256('|'.join(states).encode()).hexdigest()[:16]}")
 
 
 def keys_of(record: SegmentRecord, text: TextRecord | None, *, save_audio: bool = True) -> list[Key]:
-    """What a target should have of a segment by now: its sound, unless that is not kept, and its texts."""
+    """The keys of what a target should have of a segment by now: the WAV, unless it is not kept, and the texts."""
     is_kept = save_audio and (text is None or text.is_audio_kept)
     sounds = [sound_key(record)] if is_kept else []
     return sounds + ([words_key(text)] if text is not None and text.files else [])
@@ -55,16 +57,16 @@ def keys_of(record: SegmentRecord, text: TextRecord | None, *, save_audio: bool 
 
 @dataclass(frozen=True)
 class Undelivered:
-    """One item that one target has not got."""
+    """One item that is missing in one target."""
 
     item: str
     target: str
     refused: str
-    """Why it has been set aside; empty while it is still on its way."""
+    """Why it is a dead letter; empty if it is still to be delivered."""
 
 
 class DeliveryLog:
-    """The delivery log of one folder, as it was when it was read. Everything blocks."""
+    """The delivery log of one folder, as it was when it was read. Every method blocks."""
 
     def __init__(self, folder: Path) -> None:
         self._settled: dict[tuple[str, Key], str] = {}
@@ -78,30 +80,30 @@ class DeliveryLog:
                     self._delivered.add(key)
 
     def is_settled(self, target: str, key: Key) -> bool:
-        """Delivered, or set aside for good."""
+        """Whether the item is delivered or a dead letter."""
         return (target, key) in self._settled
 
     def is_delivered(self, target: str, key: Key) -> bool:
         return self._settled.get((target, key)) == ""
 
     def is_anywhere(self, key: Key) -> bool:
-        """Whether some target has it."""
+        """Whether any target has the item."""
         return key in self._delivered
 
     def undelivered(self, keys: Sequence[Key], targets: Sequence[str]) -> Iterator[Undelivered]:
-        """What of these items some target has not got."""
+        """Those of these items that are missing in any of these targets."""
         for key in keys:
             for target in targets:
                 if not self.is_delivered(target, key):
                     yield Undelivered(key.item, target, self._settled.get((target, key), ""))
 
     def refused(self) -> dict[tuple[str, Key], str]:
-        """What has been set aside, and why."""
+        """The dead letters, with the reasons."""
         return {one: reason for one, reason in self._settled.items() if reason}
 
 
 def note(folder: Path, target: str, key: Key, refused: str = "") -> None:
-    """Adds a line. A crash right after may lose it. Blocks; raises OSError."""
+    """Adds a line to the delivery log, without a sync: a crash may lose it. Blocks; raises OSError."""
     line: dict[str, Any] = {"target": target, "item": key.item}
     if key.sha256:
         line["sha256"] = key.sha256
@@ -113,7 +115,7 @@ def note(folder: Path, target: str, key: Key, refused: str = "") -> None:
 
 
 def forget(folder: Path, *, items: set[str] | None = None, only_refused: bool = False) -> None:
-    """Removes lines: those about these items (all, if None), or only the refusals among them."""
+    """Removes the lines about these items (None: about all), or only the dead letters among them. Blocks."""
 
     def is_kept(line: bytes) -> bool:
         entry = jsonl.entry_in(line)

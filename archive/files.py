@@ -1,4 +1,4 @@
-"""Locks, and small files that are there whole or not at all. Everything here blocks."""
+"""File locks, and writing small files completely or not at all. Everything here blocks."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ PRIVATE_FOLDER = 0o700
 
 
 def try_lock(file: IO[bytes]) -> bool:
-    """Locks an open file for this handle; False if another handle holds it. The system unlocks it at a crash."""
+    """Locks an open file for this handle; False if another handle holds the lock. A crash releases it."""
     try:
         if sys.platform == "win32":
             import msvcrt
 
-            # Windows' locks forbid reading, so a byte that no file has is locked.
+            # A lock on Windows prevents reading, so a byte far beyond the end of any file is locked.
             position = file.tell()
             file.seek(0x7FFF_FFFF)
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
@@ -46,7 +46,7 @@ def try_lock(file: IO[bytes]) -> bool:
 
 
 class FolderLock:
-    """``with FolderLock(folder):`` keeps every other process and thread out of the folder's names and manifest."""
+    """``with FolderLock(folder):`` excludes other processes and threads from the folder's names and lists."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / LOCK_FILE
@@ -68,10 +68,10 @@ class FolderLock:
 
 
 class Reservation:
-    """``with Reservation(folder, "FILE_1"):`` keeps that work for this process; another one is turned away.
+    """``with Reservation(folder, "FILE_1"):`` reserves a piece of work for this process.
 
     Raises:
-        InputError: somebody else is at it.
+        InputError: another process has reserved it.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -88,18 +88,18 @@ class Reservation:
                 )
             if is_still_at(file, self._path):
                 self._file = file
-            else:  # whoever had it has just finished, and removed it
+            else:  # the process that held it has just finished and removed the file
                 file.close()
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         if self._file is not None:
-            with contextlib.suppress(OSError):  # Windows removes no open file
+            with contextlib.suppress(OSError):  # Windows cannot remove an open file
                 self._path.unlink()
             self._file.close()
 
 
 def is_still_at(file: IO[bytes], path: Path) -> bool:
-    """Whether the name still means this open file."""
+    """Whether ``path`` still names this open file."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
     except OSError:
@@ -107,7 +107,7 @@ def is_still_at(file: IO[bytes], path: Path) -> bool:
 
 
 def open_private(path: Path, flags: int) -> IO[bytes]:
-    """An unbuffered binary file, 0600 if it is new."""
+    """Opens an unbuffered binary file; a new one gets the mode 0600. Follows no symbolic link."""
     descriptor = os.open(
         path, flags | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0), PRIVATE_FILE
     )
@@ -115,7 +115,7 @@ def open_private(path: Path, flags: int) -> IO[bytes]:
 
 
 def is_ordinary_or_none(path: Path) -> bool:
-    """Whether a name is free or an ordinary file's: what else there may be is not ours, and might be waited for."""
+    """Whether there is a regular file or nothing at ``path``. Opening anything else, such as a pipe, may block."""
     try:
         return stat.S_ISREG(os.lstat(path).st_mode)
     except FileNotFoundError:
@@ -123,19 +123,20 @@ def is_ordinary_or_none(path: Path) -> bool:
 
 
 def write_all(file: IO[bytes], data: bytes) -> None:
-    """Writes everything: a full disk may take a part of it, without an error, before it refuses the rest."""
+    """Writes all of ``data``: one write to a nearly full disk may take only a part of it, without an error."""
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]
 
 
 def sync_file(path: Path) -> None:
+    """Makes a file's content durable."""
     with open_private(path, os.O_RDWR) as file:
         os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes renames and new names in ``folder`` last. Windows and some network disks cannot; they need not."""
+    """Makes renames and new names in ``folder`` durable. Does nothing on Windows and on disks without this."""
     if sys.platform == "win32":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -149,10 +150,10 @@ def sync_folder(folder: Path) -> None:
 
 
 def prepare_output_dir(path: Path) -> None:
-    """Makes sure that the output folder is there and can be written.
+    """Creates the output folder if necessary, and checks that it can be written.
 
     Raises:
-        StorageError: it is not, with the reason in one line.
+        StorageError: it cannot be written; the reason in one line.
     """
     try:
         path.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
@@ -163,12 +164,12 @@ def prepare_output_dir(path: Path) -> None:
 
 
 def prove_disk(folder: Path) -> int:
-    """Does in ``folder`` what a segment takes: writes, syncs, renames. Returns the free bytes there.
+    """Tests a folder with the operations that a segment needs: write, sync, rename. Returns its disk's free bytes.
 
     Raises:
-        OSError: one of these was refused.
+        OSError: one of these failed.
     """
-    name = f".proof-{secrets.token_hex(4)}"  # workers of other machines may have this disk, too
+    name = f".proof-{secrets.token_hex(4)}"  # workers on other machines may use the same disk
     part, proof = folder / f"{name}{PART_SUFFIX}", folder / name
     folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
     try:
@@ -183,6 +184,7 @@ def prove_disk(folder: Path) -> int:
 
 
 def write_whole(path: Path, data: bytes) -> None:
+    """Writes and syncs a file. A crash may leave it incomplete; see :func:`write_private`."""
     file = open_private(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     with file:
         write_all(file, data)
@@ -190,7 +192,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Writes a small file, 0600, that is there whole or not at all, and lasts."""
+    """Writes a small durable file, 0600, completely or not at all."""
     whole = path.with_name(f".{path.name}.new")
     write_whole(whole, data)
     os.replace(whole, path)
@@ -198,6 +200,6 @@ def write_private(path: Path, data: bytes) -> None:
 
 
 def is_abandoned(path: Path) -> bool:
-    """Whether no recorder, this one or another, has its hand on the file."""
+    """Whether no recorder, in this process or another, is writing the file."""
     with open_private(path, os.O_RDWR) as file:
         return try_lock(file)

@@ -1,7 +1,8 @@
-"""The handover note: until when each track has been received, for the recorder that comes next.
+"""Reads and writes the handover note: until when each track has been received, for the next recorder of the room.
 
-A recorder rewrites it every second, in the room's folder. Where it ends, a gap begins. So it never says more than what
-is on disk by then, and it says so for each track: one whose connection is cut must not make the others look missed.
+A recorder rewrites it every second in the room's folder. The next recorder records a gap from that time on. So the note
+never goes beyond what is on disk, and it has a time for each track: a track whose connection is cut must not cause gaps
+in the others.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ logger = logging.getLogger("recorder")
 MAX_NOTE_BYTES = 2**20
 MAX_JITTER_DELAY_SECONDS = 60.0
 PLAUSIBLE_YEARS = range(1970, 9000)
-"""Of dates from files: no calculation with them overflows."""
+"""Years of dates from files that are accepted: calculations with them do not overflow."""
 
 MAX_CLOCK_DIFFERENCE = timedelta(seconds=5)
-"""A note from farther in the future was written by another clock: this one has been set back since."""
+"""A note from farther in the future is ignored: the clock has been set back since."""
 
 
 @dataclass(frozen=True)
@@ -35,41 +36,41 @@ class TrackProgress:
     """Until when a track has been received."""
 
     until: datetime
-    """The date of its last sample that is on disk, or is known not to be speech."""
+    """The time of its last sample that is on disk or known not to be speech."""
     jitter_delay_seconds: float = 0.0
-    """The jitter buffer's delay: what that sample brought was so much older."""
+    """The jitter buffer's delay: the sample was spoken this much earlier."""
 
     @property
     def everything_until(self) -> datetime:
-        """All that was said before this has been received."""
+        """Everything said before this time has been received."""
         return self.until - timedelta(seconds=self.jitter_delay_seconds)
 
 
 class RoomProgress(NamedTuple):
-    """Until when the tracks of a room have been received, as this recorder knows it."""
+    """Until when this recorder has received the tracks of a room."""
 
     until: datetime
-    """Of all tracks that are not named."""
+    """For all tracks that are not in ``tracks``."""
     tracks: Mapping[str, TrackProgress | None]
-    """By sid. None: nothing since the recorder before this one."""
+    """By track sid. None: this recorder has received nothing of it yet."""
     now: datetime | None = None
-    """When that was so; else at ``until``."""
+    """When this was the state; None: at ``until``."""
 
 
 @dataclass(frozen=True)
 class HandoverNote:
-    """The handover note."""
+    """The content of the note."""
 
     room_sid: str
     until: datetime
-    """Of all tracks that are not named."""
+    """For all tracks that are not in ``tracks``."""
     tracks: Mapping[str, TrackProgress] = field(default_factory=dict)
-    """By sid."""
+    """By track sid."""
     left_at: datetime | None = None
-    """When that was so; else at ``until``."""
+    """When this was the state; None: at ``until``."""
 
     def to_line(self) -> bytes:
-        """One line of JSON."""
+        """Encodes the note as one line of JSON."""
         tracks = {
             sid: {
                 "until": format_utc(progress.until),
@@ -89,7 +90,7 @@ class HandoverNote:
 
     @classmethod
     def in_line(cls, text: bytes) -> HandoverNote | None:
-        """The note in the first line; a crash may leave the end of an older one behind it. None: it is none of ours."""
+        """Decodes the note in the first line; the rest may be the end of an older note. None: it is not a note."""
         line, is_complete, _ = text.partition(b"\n")
         return jsonl.parsed(line, cls._from_json) if is_complete else None
 
@@ -103,9 +104,9 @@ class HandoverNote:
 
 
 def read_note(folder: Path, room_sid: str) -> HandoverNote | None:
-    """The note in a room's folder, if it is of this session. Blocks.
+    """Reads the note in a room's folder; None if there is none of this session. Blocks.
 
-    None as well if it cannot be read: speech must not wait for it, and a gap is then too long.
+    Also None if it cannot be read: recording must not wait for it, and a gap that is recorded is then too long.
     """
     path = folder / HANDOVER_NOTE
     try:
@@ -113,7 +114,7 @@ def read_note(folder: Path, room_sid: str) -> HandoverNote | None:
             return None
         with open_private(path, os.O_RDONLY) as file:
             text, changed_at = file.read(MAX_NOTE_BYTES), os.fstat(file.fileno()).st_mtime
-        if text == room_sid.encode():  # by a version that said only so much
+        if text == room_sid.encode():  # written by an older version
             return HandoverNote(room_sid, datetime.fromtimestamp(changed_at, timezone.utc))
     except (OSError, ValueError, OverflowError) as error:
         logger.warning("%s cannot be read: %s", path, error)
@@ -123,17 +124,17 @@ def read_note(folder: Path, room_sid: str) -> HandoverNote | None:
 
 
 def write_note(folder: Path, note: HandoverNote) -> None:
-    """Replaces the note in a room's folder. It may be lost with the power, but not with the process. Blocks.
+    """Replaces the note in a room's folder, without a sync: a power cut may lose it, a crash does not. Blocks.
 
     Raises:
-        OSError: the disk does not let it.
+        OSError: the disk refuses.
     """
     path = folder / HANDOVER_NOTE
     if not is_ordinary_or_none(path):
         return
     line = note.to_line()
     with open_private(path, os.O_RDWR | os.O_CREAT) as file:
-        write_all(file, line)  # over what was there: at no moment is there no note
+        write_all(file, line)  # overwritten in place, so that there is a note at every moment
         file.truncate(len(line))
 
 
@@ -145,7 +146,7 @@ def _date(value: object) -> datetime:
 
 
 def is_plausible(moment: datetime) -> bool:
-    """Whether a date from a file can be calculated with."""
+    """Whether calculations with a date from a file do not overflow."""
     return moment.year in PLAUSIBLE_YEARS
 
 
@@ -157,14 +158,14 @@ def _jitter_delay(value: object) -> float:
 
 @dataclass(frozen=True)
 class EarlierRecorders:
-    """What the recorders before this one have left of this session."""
+    """What earlier recorders of this session left: the note, and the ends of their segments."""
 
     note: HandoverNote | None
     last_ends: Mapping[str, datetime]
-    """When the last segment of each track ends. After a crash that may be later than the note."""
+    """When the last segment of each track ends, by track sid. After a crash this may be later than the note."""
 
     def progress(self, track_sid: str, now: datetime) -> TrackProgress | None:
-        """Until when they have received a track; None: there was none."""
+        """Until when they received a track; None: there was no earlier recorder."""
         latest = now + MAX_CLOCK_DIFFERENCE
         ends = {sid: end for sid, end in self.last_ends.items() if end < latest}
         note = self.note
@@ -174,5 +175,6 @@ class EarlierRecorders:
         noted = note.tracks.get(track_sid, TrackProgress(note.until))
         left_at = note.left_at or note.until
         end = ends.get(track_sid, left_at)
-        # An end from before the note was known to its writer; a segment's last silence may be that of a cut connection.
+        # The note includes every end before it. A segment may end with the silence of a cut connection, so its end counts
+        # only if it is later than the note.
         return TrackProgress(end, noted.jitter_delay_seconds) if end > left_at else noted

@@ -1,5 +1,5 @@
-"""The vocabulary that everything else speaks: records, errors, language tags, search tokens, clocks, time limits.
+"""What all other packages use: records, errors, language tags, search tokens, clocks, supervised tasks, metrics.
 
-Imports nothing else of the project. Begin with ``records`` (what travels from a room to a file) and ``errors`` (who
-must act); ``worker_state`` holds what the worker knows of itself.
+Imports nothing else of the project. Begin with ``records`` (what is stored about rooms, tracks and segments) and
+``errors`` (who must act); ``worker_state`` counts what the worker does and lists its problems.
 """

@@ -1,4 +1,4 @@
-"""Answers with a segment's text, as JSON: the schema that is asked for, and the checks of what comes back. Pure."""
+"""The JSON answer of a text engine: the schema that it is asked for, and the checks of what it returns. No I/O."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_TEXT_CHARACTERS = 4000
 
 
 def answer_schema(languages: Sequence[str]) -> dict[str, Any]:
-    """The JSON schema of an answer."""
+    """The JSON schema of an answer with a transcript and translations into ``languages`` (BCP 47 tags)."""
     text = {"type": "string"}
     properties: dict[str, Any] = {"spoken_language": text, "transcript": text}
     if languages:
@@ -28,12 +28,12 @@ def answer_schema(languages: Sequence[str]) -> dict[str, Any]:
 
 
 def checked(answer: str, languages: Sequence[str]) -> Translation:
-    """The answer as a translation, if it is what was asked for.
+    """Parses an answer, checks it and cleans its texts.
 
-    A language that was asked for and is the one spoken needs no translation: it names the transcript.
+    If the language spoken is one of ``languages``, the transcript has that tag, and no translation into it is kept.
 
     Raises:
-        ValueError, KeyError, TypeError, RecursionError: it is not.
+        ValueError, KeyError, TypeError, RecursionError: the answer does not fit the schema.
     """
     found = json.loads(answer)
     transcript = cleaned_text(found["transcript"])
@@ -49,10 +49,11 @@ def checked(answer: str, languages: Sequence[str]) -> Translation:
 
 
 def cleaned_text(text: object) -> str:
-    """One paragraph of plain text: no control or direction characters, bounded in length.
+    """Makes one paragraph of plain text: without control and direction characters, at most
+    :data:`MAX_TEXT_CHARACTERS` long.
 
     Raises:
-        TypeError: it is not text.
+        TypeError: ``text`` is not a string.
     """
     if not isinstance(text, str):
         raise TypeError

@@ -1,5 +1,5 @@
-"""Recordings leave this disk: to a bucket, to Postgres, and after their time from everywhere.
+"""Delivery of recordings to object stores and Postgres, and their removal when they are old.
 
-Imports ``archive``, ``config`` and ``core``. Begin with ``service``, which moves ``items`` to ``targets``
-(``object_store``, ``postgres``); ``retention`` says what may go.
+Imports ``archive``, ``config`` and ``core``. Begin with ``service``, which delivers ``items`` to ``targets``
+(``object_store``, ``postgres``); ``retention`` decides what may be removed, and ``erasure`` removes it.
 """

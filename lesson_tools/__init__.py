@@ -1,5 +1,5 @@
-"""The commands behind lessons.py, for lessons that are over: one module a command, and what several of them share.
+"""The commands of lessons.py for recorded lessons: one module a command, and modules that several commands share.
 
-Imports everything but the worker. Begin with ``listing``, the simplest command; ``console`` is how all of them speak,
-and ``export`` makes a lesson something to read, hear and share.
+Imports everything but ``worker``. Begin with ``listing``, the simplest command; ``console`` prints for all of them,
+and ``export`` writes a lesson as a page, subtitles or audio.
 """

@@ -1,5 +1,5 @@
-"""Text for every segment: what is still without one gets it, with retries, across restarts.
+"""Gets the text of every segment that has none yet, with retries, also after a restart.
 
 Imports ``translator``, ``archive``, ``config`` and ``core``. Begin with ``service``.
-Text never touches a WAV: it is written beside it, and into ``texts.jsonl``.
+Text never changes a WAV: it is written beside it, and into ``texts.jsonl``.
 """

@@ -1,5 +1,5 @@
-"""The worker process around its rooms: which rooms lack a recorder, how many fit, how it is, and the first check.
+"""The worker process: which rooms lack a recorder, how many rooms it takes, its health, and the check of settings.
 
-Imports ``recording`` and what lies below it. Begin with ``reconciler``; ``health`` answers operators, and
+Imports ``recording`` and everything below it. Begin with ``reconciler``; ``health`` serves the health answer, and
 ``preflight`` is ``python agent.py check``.
 """
