@@ -230,7 +230,7 @@ class PartFile:
         return not self._unsafe
 
     def append(self, pcm: Pcm) -> None:
-        """Adds PCM and syncs it. The header is updated after the samples, so it never counts a sample that is missing."""
+        """Adds PCM and syncs it. The header is updated after the samples, so it never counts a missing sample."""
         assert self._file is not None, "a committed segment cannot grow"
         self._unsafe.append(pcm)
         self._write_behind_what_is_safe(np.concatenate(self._unsafe))

@@ -258,7 +258,9 @@ class GeminiTranslator:
             raise RetryLater("The credentials for Vertex AI are refused", OPERATOR_PAUSE_SECONDS) from None
         except asyncio.TimeoutError:
             raise RetryLater(f"Gemini did not answer within {CALL_TIMEOUT_SECONDS:g} s") from None
-        except Exception as error:  # each transport has its own: connection lost, host not found, invalid HTTP
+        except (
+            Exception
+        ) as error:  # each transport has its own: connection lost, host not found, invalid HTTP
             raise RetryLater(f"Gemini cannot be reached: {type(error).__name__}") from None
 
     def _http_options(self, base_url: str) -> types.HttpOptions:

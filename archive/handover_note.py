@@ -175,6 +175,6 @@ class EarlierRecorders:
         noted = note.tracks.get(track_sid, TrackProgress(note.until))
         left_at = note.left_at or note.until
         end = ends.get(track_sid, left_at)
-        # The note includes every end before it. A segment may end with the silence of a cut connection, so its end counts
-        # only if it is later than the note.
+        # The note includes every end before it. A segment may end with the silence of a cut connection, so its end
+        # counts only if it is later than the note.
         return TrackProgress(end, noted.jitter_delay_seconds) if end > left_at else noted

@@ -1,7 +1,7 @@
-"""Files of JSON lines: append a line, read them, follow a file that grows, rewrite it whole. Everything here blocks.
+"""Files of JSON lines: append a line, read lines, follow a growing file, rewrite a file. Everything here blocks.
 
-A line is complete when it ends in a line feed; what stands behind the last one is being written, or was torn by a
-crash. What is no regular file (a pipe or a folder of that name) is read as empty: a pipe would be waited for.
+A line is complete when it ends in a line feed; what follows the last line feed is being written, or was cut off by a
+crash. Anything but a regular file (a pipe or a folder of that name) is read as empty: opening a pipe may block.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import IO, Any, TypeVar
 from archive.files import open_private, sync_folder, write_all, write_private
 
 MAX_LINE_BYTES = 1 << 20
-"""No line of ours comes near; a file without line feeds must not fill the memory."""
+"""Far more than any line that is written here; a file without line feeds must not fill the memory."""
 MAX_LINES_AT_ONCE = 2_000
 MAX_BYTES_AT_ONCE = 8 << 20
 _DIGEST_BYTES = 256
@@ -30,23 +30,23 @@ T = TypeVar("T")
 
 @dataclass
 class Lines:
-    """How the reading of a file went; filled while it is read."""
+    """Counts of the lines of a file, updated while it is read."""
 
     read: int = 0
     broken: list[int] = field(default_factory=list)
-    """Numbers of the lines that are not ours, counted from 1."""
+    """Numbers of the invalid lines, counted from 1."""
 
 
 # --- one line ---
 
 
 def encoded(entry: Mapping[str, Any]) -> bytes:
-    """One line of UTF-8. Half a surrogate pair, which UTF-8 cannot say, is escaped as in JSON."""
+    """Encodes an entry as one line of UTF-8. Half a surrogate pair, which UTF-8 cannot encode, is escaped as in JSON."""
     return json.dumps(entry, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
 
 def parsed(line: bytes, from_json: Callable[[Any], T]) -> T | None:
-    """What ``from_json`` makes of a line; None if the line is not JSON, or not what ``from_json`` expects."""
+    """Parses a line with ``from_json``; None if the line is not JSON, or not what ``from_json`` expects."""
     try:
         return from_json(json.loads(line))
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
@@ -63,12 +63,12 @@ def entry_in(line: bytes) -> dict[str, Any] | None:
 
 
 def append(path: Path, entry: Mapping[str, Any], *, sync: bool = True) -> None:
-    """Adds a line, and makes it last unless ``sync`` is False. The caller holds the folder's lock.
+    """Adds a line, and syncs it unless ``sync`` is False. The caller holds the folder's lock.
 
-    A line that was torn before is taken back; one that only lacks its line feed gets it.
+    An incomplete last line is removed before; if it only lacks its line feed, it is completed.
 
     Raises:
-        OSError: the disk does not let it; the file ends with a complete line all the same, if the disk lets that.
+        OSError: the disk refuses. The file still ends with a complete line, unless the disk refuses that, too.
     """
     line = encoded(entry)
     with open_private(path, os.O_RDWR | os.O_CREAT) as file:
@@ -93,6 +93,7 @@ def append(path: Path, entry: Mapping[str, Any], *, sync: bool = True) -> None:
 
 
 def _end_of_complete_lines(file: IO[bytes]) -> int:
+    """The position after the last line feed."""
     position = file.seek(0, os.SEEK_END)
     while position:
         start = max(0, position - _BLOCK_BYTES)
@@ -105,13 +106,15 @@ def _end_of_complete_lines(file: IO[bytes]) -> int:
 
 
 def rewrite(path: Path, keep: Callable[[bytes], bool], *, removed_to: Path | None = None) -> int:
-    """Removes the lines that are not to be kept, and says how many. The file is there whole at every moment, the old
-    one or the new one. The caller holds the folder's lock.
+    """Removes the lines for which ``keep`` is false, and returns how many. The caller holds the folder's lock.
 
-    ``removed_to``: a file that the removed lines are added to before.
+    At every moment the file is complete, either the old one or the new one.
+
+    Args:
+        removed_to: a file to which the removed lines are added first.
 
     Raises:
-        OSError: the disk does not let it; the file is as it was.
+        OSError: the disk refuses; the file is unchanged.
     """
     file = open_regular(path)
     if file is None:
@@ -134,7 +137,7 @@ def rewrite(path: Path, keep: Callable[[bytes], bool], *, removed_to: Path | Non
 
 
 def open_regular(path: Path) -> IO[bytes] | None:
-    """The file, open for reading; None if there is none, or what is there is no regular file."""
+    """Opens a file for reading; None if there is none, or it is not a regular file."""
     try:
         return open(path, "rb") if stat.S_ISREG(os.stat(path).st_mode) else None
     except (FileNotFoundError, NotADirectoryError):
@@ -142,11 +145,11 @@ def open_regular(path: Path) -> IO[bytes] | None:
 
 
 def lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
-    """All lines, an incomplete last one as well, each with the byte it begins at. Of a line longer than
-    :data:`MAX_LINE_BYTES` only the beginning.
+    """Yields all lines, also an incomplete last one, each with its position in bytes. A line longer than
+    :data:`MAX_LINE_BYTES` is cut off there.
 
     Raises:
-        OSError: the file is there and cannot be read.
+        OSError: the file exists and cannot be read.
     """
     file = open_regular(path)
     if file is None:
@@ -162,7 +165,7 @@ def lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def line_count(path: Path) -> int:
-    """How many lines there are, counted quickly; 0 if the file cannot be read."""
+    """Counts the lines without parsing them; 0 if the file cannot be read."""
     with contextlib.suppress(OSError):
         file = open_regular(path)
         if file is not None:
@@ -172,7 +175,8 @@ def line_count(path: Path) -> int:
 
 
 def _next_line(file: IO[bytes]) -> tuple[bytes, int]:
-    """The next line, or its beginning, and its size. The last byte is a line feed only if the line has ended."""
+    """The next line, cut off at :data:`MAX_LINE_BYTES`, and its whole size. It ends in a line feed only if the line in
+    the file does."""
     line = file.readline(MAX_LINE_BYTES)
     size, piece = len(line), line
     while len(piece) == MAX_LINE_BYTES and not piece.endswith(b"\n"):
@@ -186,19 +190,19 @@ def _next_line(file: IO[bytes]) -> tuple[bytes, int]:
 
 @dataclass(frozen=True)
 class Bookmark:
-    """How far a growing file has been read: to ``bytes``, with a digest of what stands right before."""
+    """How far a growing file has been read: the position ``bytes``, and a digest of the bytes right before it."""
 
     bytes: int = 0
     digest: str = ""
 
 
 def new_lines(path: Path, bookmark: Bookmark, most: int = MAX_LINES_AT_ONCE) -> tuple[list[bytes], Bookmark]:
-    """The complete lines behind a bookmark, at most ``most``, and the bookmark behind them; no line: nothing is new.
+    """Reads the complete lines after a bookmark, at most ``most``. Returns them and the bookmark after them.
 
-    A file that is not the one that was marked (shorter, or other content) is read from its beginning.
+    If the file is not the one of the bookmark (it is shorter, or its content differs), it is read from its beginning.
 
     Raises:
-        OSError: the file is there and cannot be read.
+        OSError: the file exists and cannot be read.
     """
     _, lines, behind = lines_behind(path, bookmark, most)
     return lines, behind
@@ -207,8 +211,8 @@ def new_lines(path: Path, bookmark: Bookmark, most: int = MAX_LINES_AT_ONCE) -> 
 def lines_behind(
     path: Path, bookmark: Bookmark, most: int = MAX_LINES_AT_ONCE
 ) -> tuple[bool, list[bytes], Bookmark]:
-    """The same as :func:`new_lines`, and first whether the file is not the one that was marked, so that what was
-    made of its lines is void."""
+    """Does the same as :func:`new_lines`. The first result is whether the file is not the one of the bookmark, so that
+    everything derived from its earlier lines is invalid."""
     file = open_regular(path)
     if file is None:
         return bookmark != Bookmark(), [], Bookmark()
@@ -228,10 +232,10 @@ def lines_behind(
 
 
 def end_of(path: Path) -> Bookmark:
-    """Behind the last complete line.
+    """The bookmark after the last complete line.
 
     Raises:
-        OSError: the file is there and cannot be read.
+        OSError: the file exists and cannot be read.
     """
     file = open_regular(path)
     if file is None:
@@ -242,10 +246,10 @@ def end_of(path: Path) -> Bookmark:
 
 
 def bookmark_before_end(path: Path, size: int) -> Bookmark:
-    """At most ``size`` bytes before the end of the file, perhaps within a line.
+    """A bookmark at most ``size`` bytes before the end of the file, perhaps within a line.
 
     Raises:
-        OSError: the file is there and cannot be read.
+        OSError: the file exists and cannot be read.
     """
     file = open_regular(path)
     if file is None:

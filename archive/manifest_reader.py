@@ -1,7 +1,7 @@
-"""The manifest reader: every committed segment becomes an item of work in the outbox, once, whoever committed it.
+"""Reads the manifests: every committed segment, also of other workers, becomes one item of work in the outbox.
 
-A manifest is read on from the outbox's bookmark. A notification says where to look at once; rooms without one (other
-workers) are looked at by the size of their files.
+A manifest is read from the outbox's bookmark on. A notification names a folder that is to be read at once. The folders
+of other workers, which send none, are read when their files have grown.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from core.records import SegmentRecord
 logger = logging.getLogger("recorder")
 
 Wanted = Callable[[str, SegmentRecord], bool]
-"""Whether there is anything to do about a segment of a folder: side records know what has been done. Called on a
-thread."""
+"""Whether there is anything to do for a segment of a folder, by the records of what has been done. Called on a thread."""
 
 
 class ManifestReader:
@@ -34,13 +33,17 @@ class ManifestReader:
         self._kind = kind
         self._wanted = wanted
         self._sizes: dict[str, int] = {}
-        """How large each manifest was when it was last read to its end."""
+        """Bytes of each manifest when it was last read to its end, by folder."""
         self._generation = 0
 
     async def look_everywhere(self) -> None:
-        """Reads every manifest that has grown. Raises StorageError or OSError: the disk does not let it now."""
+        """Reads every manifest that has grown.
+
+        Raises:
+            StorageError, OSError: the disk refuses.
+        """
         generation = await self._outbox.generation()
-        if generation != self._generation:  # a new outbox: everything is read again
+        if generation != self._generation:  # the outbox was created anew: everything is read again
             self._generation = generation
             self._sizes.clear()
         folders = await asyncio.to_thread(self._folders)
@@ -48,7 +51,7 @@ class ManifestReader:
         await self.look_at(folders)
 
     async def look_at(self, folders: Iterable[str]) -> bool:
-        """The same for these folders (names relative to OUTPUT_DIR). Whether there was anything new."""
+        """Reads the manifests of these folders (relative to OUTPUT_DIR) that have grown; whether there were any."""
         grown = await asyncio.to_thread(self._grown, list(folders))
         for folder in grown:
             while await self._read(folder):
@@ -56,7 +59,7 @@ class ManifestReader:
         return bool(grown)
 
     async def _read(self, folder: str) -> bool:
-        """Reads a manifest on; whether there may be more."""
+        """Reads the next lines of a manifest; whether there may be more."""
         source = f"{folder}/{MANIFEST}"
         bookmark = await self._outbox.bookmark(self._kind, source)
         path = self._output_dir / folder / MANIFEST
@@ -64,13 +67,13 @@ class ManifestReader:
         if behind != bookmark and not await self._outbox.add_read(
             self._kind, source, works, bookmark, behind
         ):
-            self._sizes.pop(folder, None)  # another worker was faster, or the outbox is full
+            self._sizes.pop(folder, None)  # another worker has read them, or the outbox is full
             return False
         if not lines:
             self._sizes[folder] = size
         return bool(lines)
 
-    # The disk, on a thread.
+    # What reads the disk runs on a thread.
 
     def _folders(self) -> set[str]:
         """The rooms' folders."""
@@ -103,7 +106,7 @@ def _work(kind: str, folder: str, record: SegmentRecord) -> Work:
 
 
 def _record_in(line: bytes, path: Path) -> SegmentRecord | None:
-    """The segment of a line that is ours, and whose file is a plain name in the folder."""
+    """Parses a line; None, with a warning, if it is invalid or its file is not a plain name in the folder."""
     record = record_in(line)
     if record is None or not is_plain_name(record.file):
         logger.warning("A line of %s is broken and was skipped", path)
@@ -112,7 +115,7 @@ def _record_in(line: bytes, path: Path) -> SegmentRecord | None:
 
 
 def _is_text(name: str) -> bool:
-    """Not so: a foreign folder's name that is no Unicode."""
+    """Whether a folder's name is valid Unicode; names from other programs may not be."""
     try:
         name.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Names of files: of a segment's files after a template, and of any text as a name that every system takes."""
+"""File names: of a segment's files by a template, and of any text as a name that is valid on every system."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from core.setting_kinds import DEVICE_NAME
 
 MANIFEST = "segments.jsonl"
 GAPS = "gaps.jsonl"
-"""The manifest's other half, what may be missing: a file of its own, so that every line of MANIFEST is a segment."""
+"""The list of gaps, from which speech may be missing. A file of its own, so that every line of MANIFEST is a segment."""
 TEXTS = "texts.jsonl"
 HANDOVER_NOTE = ".heard"
 """The handover note: one line of JSON with how far each track has been received. Rewritten every second."""
@@ -24,23 +24,23 @@ PART_SUFFIX = ".part"
 
 _LOOKS_HASHED = re.compile(r"-[0-9a-f]{10}\Z", re.IGNORECASE)
 _NAME_BYTES = 80
-"""Leaves room for the rest of a file name within 255 bytes, and of a path within Windows' 260 characters."""
+"""Short enough for a file name of 255 bytes with its other parts, and for a path of 260 characters on Windows."""
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a name that a file gave us is the name of an ordinary file in the same folder."""
+    """Whether a name read from a file can only mean an ordinary file in the same folder."""
     try:
         length = len(name.encode())
-    except UnicodeEncodeError:  # half a character: no name of ours
+    except UnicodeEncodeError:  # half a surrogate pair: never written here
         return False
     return 0 < length <= 255 and not name.startswith(".") and not set(name) & set("/\\:\0")
 
 
 def safe_name(text: str) -> str:
-    """A file name for ``text`` that every system takes, and no other text has.
+    """Makes a file name of ``text`` that is valid on every system and differs from that of any other text.
 
-    A harmless text stays as it is. Any other is cleaned and gets a dash and ten digits of its SHA-256; a text that
-    already looks so gets them too, hence two texts never share a name. Letter case is not looked at here.
+    A text of harmless characters is unchanged. Any other is cleaned, and gets a dash and ten digits of its SHA-256; so
+    does a text that already ends like this, hence two texts never share a name. Letter case is not considered here.
     """
     cleaned = "".join(character if _is_harmless(character) else "_" for character in text)
     cleaned = _shortened(unicodedata.normalize("NFC", cleaned)).strip(" .") or "_"
@@ -52,7 +52,8 @@ def safe_name(text: str) -> str:
 
 
 def _is_harmless(character: str) -> bool:
-    """Letters, marks and digits of every script, and four signs. Not: controls, direction marks, separators."""
+    """Whether it is a letter, mark or digit of any script or one of ``-_. ``; not a control, direction mark or
+    separator."""
     return character in "-_. " or unicodedata.category(character)[0] in "LMN"
 
 
@@ -61,13 +62,13 @@ def _shortened(text: str) -> str:
 
 
 def digest_of(text: str) -> str:
-    """Ten digits of the SHA-256 of a text, to tell two apart that look the same as file names."""
+    """Ten digits of a text's SHA-256, which distinguish two texts that would have the same file name."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:10]
 
 
 @dataclass(frozen=True)
 class SegmentNames:
-    """The names of a room's files, after the template in the settings."""
+    """Makes and parses the names of a room's files, by the template in the settings."""
 
     template: str
     zone: ZoneInfo
@@ -77,6 +78,7 @@ class SegmentNames:
         return cls(settings.segment_name, ZoneInfo(settings.timezone))
 
     def stem(self, number: int, moment: datetime, room: RoomInfo, track: TrackInfo) -> str:
+        """The name of a segment's files without the suffix. ``moment`` is when the first word began."""
         return self.template.format(
             number=f"{number:03d}",
             time=f"{moment.astimezone(self.zone):%Y%m%d_%H%M%S}",
@@ -86,12 +88,12 @@ class SegmentNames:
         )
 
     def number_in(self, file_name: str) -> int | None:
-        """The segment number in the name of any of its files; None for a name that is not of this template."""
+        """The segment number in the name of any of the segment's files; None if the name does not fit the template."""
         pattern = ""
         for literal, name, _, _ in string.Formatter().parse(self.template):
             pattern += re.escape(literal)
             if name is not None:
-                # The same number may stand in a name twice; one of them is enough.
+                # A template may contain the number twice; one is enough.
                 pattern += r"\d{3,}" if name == "number" and "<number>" in pattern else _PLACEHOLDER[name]
         found = re.fullmatch(pattern + _ENDING, file_name.removeprefix("."))
         return int(found["number"]) if found else None

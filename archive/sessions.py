@@ -1,4 +1,4 @@
-"""Lessons: what a room's manifest comes to, by LiveKit's sessions of the room."""
+"""Sums up a room's manifest by LiveKit's sessions of the room: each is one lesson."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from core.records import SegmentRecord
 
 @dataclass(frozen=True)
 class Session:
-    """One lesson in a room: what was recorded between the room's creation and its end, as LiveKit counts them."""
+    """One lesson in a room: what was recorded between the room's creation and its end in LiveKit."""
 
     room_sid: str
-    """Empty for segments that a crash left without a name."""
+    """Empty for recovered segments whose session is not known."""
     room_name: str
     started_at: datetime
-    """When the room was created, where a segment tells, else the start of the first segment (UTC)."""
+    """When the room was created, if a segment has an offset, otherwise the start of the first segment (UTC)."""
     first: datetime
     """Start of the first segment."""
     last: datetime
-    """End of the last one."""
+    """End of the last segment."""
     segments: int
     speech_seconds: float
     participants: tuple[str, ...]
@@ -35,7 +35,7 @@ class Session:
 
 
 def sessions_of(records: Iterable[SegmentRecord]) -> list[Session]:
-    """The sessions by their start, from one pass over the records of a room."""
+    """The sessions sorted by their start, from one pass over the records of a room."""
     found: dict[str, _Sum] = {}
     for record in records:
         found.setdefault(record.room_sid, _Sum(record)).add(record)
@@ -43,7 +43,7 @@ def sessions_of(records: Iterable[SegmentRecord]) -> list[Session]:
 
 
 class _Sum:
-    """A session while it is being added up."""
+    """The sums of a session while its records are added."""
 
     def __init__(self, record: SegmentRecord) -> None:
         self._sid, self._name = record.room_sid, record.room_name

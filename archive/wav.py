@@ -1,4 +1,4 @@
-"""WAV files as they are recorded: PCM s16le, mono, 16 kHz, behind a header of 44 bytes."""
+"""Writes and reads the recorder's WAV files: a header of 44 bytes, then PCM s16le, mono, 16 kHz."""
 
 from __future__ import annotations
 
@@ -34,11 +34,12 @@ def wav_header(samples: int) -> bytes:
 
 
 def pcm_bytes(pcm: Pcm) -> bytes:
+    """The bytes of PCM (int16, shape (n,)) as they are in a WAV."""
     return pcm.astype("<i2", copy=False).tobytes()
 
 
 def mend_wav(path: Path, samples: int) -> None:
-    """Gives a WAV of ours the header it should have, and takes away what stands behind its last sample."""
+    """Repairs a recorded WAV: writes the header for ``samples`` samples, and truncates the file after them."""
     with open_private(path, os.O_RDWR) as file:
         file.truncate(WAV_HEADER_BYTES + samples * BYTES_PER_SAMPLE)
         write_all(file, wav_header(samples))
@@ -46,9 +47,9 @@ def mend_wav(path: Path, samples: int) -> None:
 
 
 def samples_in(path: Path) -> int:
-    """Samples in a WAV of ours, 0 for anything else.
+    """Counts the samples in a recorded WAV; 0 for any other file.
 
-    What a part holds beyond its header's promise was written just before the crash.
+    In a ``.part`` the size counts, not the header: more samples may have been written just before a crash.
     """
     if path.name.endswith(PART_SUFFIX):
         return max(0, path.stat().st_size - WAV_HEADER_BYTES) // BYTES_PER_SAMPLE
