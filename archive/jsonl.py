@@ -41,7 +41,7 @@ class Lines:
 
 
 def encoded(entry: Mapping[str, Any]) -> bytes:
-    """Encodes an entry as one line of UTF-8. Half a surrogate pair, which UTF-8 cannot encode, is escaped as in JSON."""
+    """Encodes an entry as one line of UTF-8. Half a surrogate pair, which UTF-8 cannot encode, is escaped."""
     return json.dumps(entry, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
 

@@ -21,7 +21,7 @@ from core.records import SegmentRecord
 logger = logging.getLogger("recorder")
 
 Wanted = Callable[[str, SegmentRecord], bool]
-"""Whether there is anything to do for a segment of a folder, by the records of what has been done. Called on a thread."""
+"""Whether there is anything to do for a segment of a folder, by the records of finished work. Called on a thread."""
 
 
 class ManifestReader:

@@ -16,7 +16,7 @@ from core.setting_kinds import DEVICE_NAME
 
 MANIFEST = "segments.jsonl"
 GAPS = "gaps.jsonl"
-"""The list of gaps, from which speech may be missing. A file of its own, so that every line of MANIFEST is a segment."""
+"""The list of gaps (times from which speech may be missing), apart from MANIFEST, whose lines are all segments."""
 TEXTS = "texts.jsonl"
 HANDOVER_NOTE = ".heard"
 """The handover note: one line of JSON with how far each track has been received. Rewritten every second."""

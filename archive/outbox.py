@@ -1,15 +1,16 @@
-"""The outbox: what is still to be done with segments that are safe on disk.
+"""The outbox: the queue of work that is still to be done for segments on disk.
 
-One small SQLite file in OUTPUT_DIR. It remembers, for every kind of work (text, a delivery), how far each manifest has
-been read, which items wait, which are refused for good and why, and who is at work on what. It is not the truth:
-manifests and side records are. Delete it, even while the worker runs, or break it: it is set aside, begun anew, and
-filled from the first line of every manifest on; who fills it leaves out what the side records call done.
+It is a small SQLite file in OUTPUT_DIR. For every kind of work (text, a delivery) it stores how far each manifest has
+been read, which items are pending, which are refused and why, and which worker has claimed an item. It is not the
+source of truth: the manifests, texts.jsonl and the delivery log are. It may be deleted or damaged, even while the worker
+runs: a damaged file is moved away, a new one is created, and every manifest is read again from its first line. Whoever
+adds items leaves out what is recorded as done.
 
-Several workers may share one OUTPUT_DIR on one machine (SQLite and file locks do not work across machines). An item is
-claimed by one of them; a worker shows that it lives by holding a lock on a file of its own, so what a killed worker had
-claimed is free again as soon as anybody asks, and what a living one has claimed never is.
+Several workers may share one OUTPUT_DIR on one machine (SQLite and file locks do not work across machines). One worker
+claims an item. A running worker holds a lock on a file of its own. So the items of a killed worker are free at the next
+claim, and those of a running worker are never given to another.
 
-Every method works on the outbox's own thread and may be called from any event loop.
+Every method runs on the outbox's own thread and may be called from any event loop.
 """
 
 from __future__ import annotations
@@ -31,19 +32,19 @@ from archive.outbox_file import OutboxFile, Presence
 from core.errors import StorageError
 
 MAX_WAITING = 50_000
-"""Items of one kind that wait, about 80 hours of speech. More stay in the manifests until there is room."""
+"""Pending items of one kind, about 80 hours of speech. More are not read from the manifests until there is room."""
 
 MAX_FINISHED = 50_000
-"""Finished items of one kind that are remembered."""
+"""Finished items of one kind that are kept."""
 FORGET_EVERY = 500
-"""How many more there may be until the oldest are forgotten: looking for them takes a while."""
+"""After this many more finished items the oldest are deleted; finding them is slow."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class State(str, Enum):
-    """How far an item is."""
+    """The state of an item."""
 
     PENDING = "pending"
     DONE = "done"
@@ -54,35 +55,33 @@ class Order(Enum):
     """Which item is claimed first."""
 
     NEWEST_FIRST = "newest first"
-    ROOMS_IN_ORDER = (
-        "oldest first; of each room only its oldest, and none while that one waits or is under way"
-    )
+    ROOMS_IN_ORDER = "oldest first; of each room only its oldest, and none while that one waits or is claimed"
 
 
 @dataclass(frozen=True)
 class Work:
-    """One thing to do. (kind, folder, file) names it: adding it again changes nothing."""
+    """One item of work, identified by (kind, folder, file): adding it again changes nothing."""
 
     kind: str
     folder: str
     """The room's folder, relative to OUTPUT_DIR."""
     file: str
-    """What it is about, relative to the folder: a segment's WAV, for instance."""
+    """The file it concerns, relative to the folder: for example a segment's WAV."""
     moment: float
-    """What orders it: seconds since 1970, when it was spoken."""
+    """The sort key: when it was spoken, in seconds since 1970."""
     payload: dict[str, Any]
-    """Whatever doing it takes, as JSON: the manifest's line, for instance."""
+    """The data that the work needs, as JSON: for example the manifest's line."""
     attempts: int = 0
     """How often it has been claimed before."""
 
 
 @dataclass(frozen=True)
 class Backlog:
-    """What waits of one kind."""
+    """The pending items of one kind."""
 
     count: int
     oldest_seconds: float
-    """How long ago the oldest of them was spoken; 0 if none waits."""
+    """How long ago the oldest of them was spoken; 0 if there is none."""
     refused: int
 
 
@@ -92,7 +91,7 @@ class Backlog:
 def _transaction(
     body: Callable[Concatenate[Outbox, P], T],
 ) -> Callable[Concatenate[Outbox, P], Coroutine[Any, Any, T]]:
-    """Makes a method's body one transaction on the outbox's thread, done anew where the file turns out to be broken."""
+    """Makes a method's body one transaction on the outbox's thread, repeated if the file turns out to be damaged."""
 
     async def method(self: Outbox, /, *args: P.args, **kwargs: P.kwargs) -> T:
         work = functools.partial(self._file.transaction, functools.partial(body, self, *args, **kwargs))
@@ -103,7 +102,7 @@ def _transaction(
 
 
 class Outbox:
-    """What waits to be done. Any method may raise StorageError: the disk does not let it now; nothing has changed."""
+    """The queue. Any method may raise StorageError if the disk refuses; then nothing has changed."""
 
     def __init__(self, output_dir: Path) -> None:
         self._presence = Presence(output_dir)
@@ -111,7 +110,7 @@ class Outbox:
         self._finished = 0
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="outbox")
 
-    # Filling it.
+    # Adding items.
 
     @_transaction
     def bookmark(self, kind: str, source: str) -> Bookmark:
@@ -121,16 +120,16 @@ class Outbox:
 
     @_transaction
     def add(self, works: Sequence[Work]) -> int:
-        """Adds what is not there yet, and says how many that were."""
+        """Adds the items that are not there yet, and returns how many were added."""
         return self._insert(works)
 
     @_transaction
     def add_read(
         self, kind: str, source: str, works: Sequence[Work], read_from: Bookmark, read_to: Bookmark
     ) -> bool:
-        """Adds what has been read from a growing file and moves its bookmark, both or neither.
+        """Adds items read from a growing file and moves its bookmark, both or neither.
 
-        False, and nothing is added, if another worker has moved the bookmark meanwhile, or too much waits already.
+        False if nothing was added: another worker has moved the bookmark, or too many items are pending.
         """
         row = self._file.one("SELECT bytes, digest FROM bookmark WHERE kind = ? AND source = ?", kind, source)
         if (Bookmark(*row) if row else Bookmark()) != read_from:
@@ -157,22 +156,22 @@ class Outbox:
 
     @_transaction
     def begin_anew(self, kind: str) -> None:
-        """Forgets all items of a kind that nobody is at, and how far files have been read for it."""
+        """Deletes all items of a kind that are not claimed, and its bookmarks, so that all files are read again."""
         self._file.run("DELETE FROM work WHERE kind = ? AND owner = ''", kind)
         self._file.run("DELETE FROM bookmark WHERE kind = ?", kind)
 
     @_transaction
     def forget(self, folder: str) -> None:
-        """Forgets all items of a folder, of every kind, that nobody is at; its lists are read from their beginning."""
+        """Deletes all items of a folder, of every kind, that are not claimed, and the bookmarks of its files."""
         self._file.run("DELETE FROM work WHERE folder = ? AND owner = ''", folder)
         prefix = f"{folder}/"
         self._file.run("DELETE FROM bookmark WHERE substr(source, 1, ?) = ?", len(prefix), prefix)
 
-    # Emptying it.
+    # Working on items.
 
     @_transaction
     def claim(self, kind: str, order: Order, most: int = 1) -> list[Work]:
-        """Takes up to ``most`` items that are due. Nobody else gets them until they are finished or given back."""
+        """Claims up to ``most`` items that are due. No other worker gets them until they are settled or given back."""
         self._free_what_the_dead_had(kind)
         rows = self._file.all(_DUE[order], kind=kind, now=time.time(), most=most)
         works = [
@@ -185,7 +184,7 @@ class Outbox:
 
     @_transaction
     def done(self, work: Work) -> None:
-        """It is done, and never claimed again."""
+        """Marks an item as done; it is never claimed again."""
         self._update(work, "state = 'done', owner = '', payload = '{}'")
         self._finished += 1
         if self._finished % FORGET_EVERY == 0:
@@ -193,24 +192,24 @@ class Outbox:
 
     @_transaction
     def refuse(self, work: Work, reason: str) -> None:
-        """It will never be done, and this is why."""
+        """Marks an item as refused, with the reason; it is never claimed again."""
         self._update(work, "state = 'refused', owner = '', reason = ?", reason)
 
     @_transaction
     def retry(self, work: Work, after_seconds: float) -> None:
-        """It is to be tried again later."""
+        """Releases an item that failed; it is due again after this time."""
         self._update(work, "owner = '', not_before = ?", time.time() + after_seconds)
 
     @_transaction
     def give_back(self, work: Work) -> None:
-        """It has not been tried."""
+        """Releases an item that has not been tried."""
         self._update(work, "owner = '', attempts = attempts - 1")
 
-    # Looking at it.
+    # Queries.
 
     @_transaction
     def state(self, kind: str, folder: str, file: str) -> State | None:
-        """How far one item is; None if it was never added (or has been done for long)."""
+        """The state of one item; None if it was never added, or was done long ago."""
         row = self._file.one(
             "SELECT state FROM work WHERE kind = ? AND folder = ? AND file = ?", kind, folder, file
         )
@@ -218,19 +217,19 @@ class Outbox:
 
     @_transaction
     def generation(self) -> int:
-        """A number that changes when the outbox was begun anew, and with it all bookmarks."""
+        """A number that changes when the outbox is created anew, without any bookmarks."""
         return int(self._file.one("PRAGMA application_id")[0])
 
     @_transaction
     def backlog(self, kind: str) -> Backlog:
-        """How much waits, and for how long."""
+        """How many items are pending, and since when."""
         oldest = self._file.one("SELECT MIN(moment) FROM work WHERE kind = ? AND state = 'pending'", kind)
         age = time.time() - oldest[0] if oldest and oldest[0] is not None else 0.0
         return Backlog(self._count(kind, State.PENDING), max(0.0, age), self._count(kind, State.REFUSED))
 
     @_transaction
     def due_in(self, kind: str) -> float | None:
-        """Seconds until the next item is due that is not due yet; None if there is none."""
+        """Seconds until the next item becomes due; None if no item is waiting for its time."""
         now = time.time()
         row = self._file.one(
             "SELECT MIN(not_before) FROM work WHERE kind = ? AND state = 'pending' AND not_before > ?",
@@ -243,8 +242,9 @@ class Outbox:
 
     @_transaction
     def spend(self, kind: str, per_minute: int, per_day: int) -> float:
-        """Takes one unit of a budget that all workers share and that survives restarts. 0: taken; else seconds until
-        one may be free, and nothing is taken. A limit of 0 is none."""
+        """Takes one unit of a budget that all workers share and that is kept over restarts.
+
+        Returns 0 if it was taken, otherwise the seconds until one may be free. A limit of 0 means no limit."""
         now = time.time()
         self._file.run(
             "DELETE FROM spent WHERE second <= ? OR second > ?", int(now) - 86_400, int(now) + 3_600
@@ -271,11 +271,11 @@ class Outbox:
             return 0.0
         return max(0.05, float(row[1]) + seconds + 1 - now)
 
-    # The end.
+    # Closing it.
 
     async def aclose(self) -> None:
-        """Gives back what is claimed and lets go of the files. Idempotent."""
-        if self._presence.is_shown:  # else it was never used, and need not be created now
+        """Releases the claimed items and closes the files. Idempotent."""
+        if self._presence.is_shown:  # otherwise the outbox was never used, and need not be created now
             with contextlib.suppress(StorageError):
                 await self._give_back_all()
         await asyncio.to_thread(self._thread.shutdown)
@@ -309,7 +309,7 @@ class Outbox:
         return int(row[0])
 
     def _forget_the_oldest(self, kind: str) -> None:
-        """What has been read is behind a bookmark and is not added again."""
+        """Deletes old finished items. They are before the bookmarks, so they are not added again."""
         self._file.run(
             "DELETE FROM work WHERE kind = ?1 AND state = 'done' AND moment < (SELECT moment FROM work"
             " WHERE kind = ?1 AND state = 'done' ORDER BY moment DESC LIMIT 1 OFFSET ?2)",
@@ -319,13 +319,13 @@ class Outbox:
 
 
 _COLUMNS = "folder, file, moment, payload, attempts"
-# What is due in more than a day was put off by a clock that has been set back since.
+# An item that is due in more than a day was put off before the clock was set back.
 _DUE = {
     Order.NEWEST_FIRST: f"""
         SELECT {_COLUMNS} FROM work
         WHERE kind = :kind AND state = 'pending' AND owner = '' AND (not_before <= :now OR not_before > :now + 86400)
         ORDER BY moment DESC, file DESC LIMIT :most""",
-    # From room to room by the index: a room's backlog may be long, and only its oldest item counts.
+    # Steps from room to room by the index: a room's backlog may be long, and only its oldest item counts.
     Order.ROOMS_IN_ORDER: f"""
         WITH RECURSIVE room (name) AS (
             SELECT MIN(folder) FROM work WHERE kind = :kind AND state = 'pending'

@@ -1,7 +1,7 @@
-"""The outbox's SQLite file, and how a worker shows that it lives.
+"""The outbox's SQLite file, and the lock files that show which workers are running.
 
-The file may be deleted or damaged at any moment: it is connected to anew, or set aside and begun anew. Everything here
-blocks, and belongs on one thread.
+The database may be deleted or damaged at any moment: then the new file is opened, or the damaged one is moved away and
+a new one created. Everything here blocks, and belongs on one thread.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ OUTBOX = ".outbox.sqlite"
 SET_ASIDE = ".outbox.broken.sqlite"
 SCHEMA_VERSION = 1
 BUSY_SECONDS = 10.0
-"""How long another worker's transaction is waited for."""
+"""How long to wait for another worker's transaction."""
 
 _SCHEMA = """
 CREATE TABLE work (
@@ -52,11 +52,11 @@ T = TypeVar("T")
 
 
 class Presence:
-    """A file that a worker keeps locked while it lives; the system unlocks it when the process ends."""
+    """A file that a worker keeps locked while it runs; the system releases the lock when the process ends."""
 
     def __init__(self, folder: Path) -> None:
         self.owner = secrets.token_hex(8)
-        """This worker's name among all that share the folder."""
+        """Identifies this worker among all that share the folder."""
         self._folder = folder
         self._file: IO[bytes] | None = None
 
@@ -65,20 +65,20 @@ class Presence:
         return self._file is not None
 
     def show(self) -> None:
-        """Creates and locks the file. The caller holds the folder's lock, so that nobody meets it unlocked."""
+        """Creates and locks the file. The caller holds the folder's lock, so that no other worker finds it unlocked."""
         if self._file is None:
             self._file = open_private(self._path(self.owner), os.O_RDWR | os.O_CREAT)
             try_lock(self._file)
 
     def remove_dead(self) -> None:
-        """Removes the files of workers that are gone."""
+        """Removes the files of workers that have ended."""
         for path in self._folder.glob(".outbox-*.lock"):
             owner = path.stem.removeprefix(".outbox-")
             if owner != self.owner:
                 self.is_dead(owner)
 
     def is_dead(self, owner: str) -> bool:
-        """Whether another worker is gone; if so, its file is removed."""
+        """Whether another worker has ended; if so, its file is removed."""
         path = self._path(owner)
         try:
             with open_private(path, os.O_RDWR) as file:
@@ -91,7 +91,7 @@ class Presence:
         return True
 
     def close(self) -> None:
-        """Ends it, and removes the file."""
+        """Releases the lock and removes the file."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -103,7 +103,7 @@ class Presence:
 
 
 class OutboxFile:
-    """The connection to the file that is there now."""
+    """The connection to the database at its path."""
 
     def __init__(self, folder: Path, presence: Presence) -> None:
         self._folder = folder
@@ -112,10 +112,10 @@ class OutboxFile:
         self._identity: tuple[int, int] | None = None
 
     def transaction(self, body: Callable[[], T]) -> T:
-        """What ``body`` returns, done in one transaction; done again where the file turned out to be broken.
+        """Runs ``body`` in one transaction and returns its result. Repeats it if the file turns out to be damaged.
 
         Raises:
-            StorageError: the disk does not let it now; nothing has changed.
+            StorageError: the disk refuses; nothing has changed.
         """
         try:
             try:
@@ -130,17 +130,17 @@ class OutboxFile:
             raise StorageError(f"{OUTBOX} cannot be used: {error}") from error
 
     def run(self, statement: str, *values: Any) -> int:
-        """Executes a statement within a transaction; how many rows it changed."""
+        """Executes a statement within a transaction, and returns how many rows it changed."""
         assert self._connection is not None
         return self._connection.execute(statement, values).rowcount
 
     def one(self, statement: str, *values: Any) -> Any:
-        """The first row."""
+        """Executes a query within a transaction, and returns the first row."""
         assert self._connection is not None
         return self._connection.execute(statement, values).fetchone()
 
     def all(self, statement: str, **values: Any) -> list[Any]:
-        """All rows."""
+        """Executes a query within a transaction, and returns all rows."""
         assert self._connection is not None
         return self._connection.execute(statement, values).fetchall()
 
@@ -163,10 +163,10 @@ class OutboxFile:
             raise
 
     def _connected(self) -> sqlite3.Connection:
-        """The connection to the file that is there now: it may have been deleted or set aside by another worker."""
+        """The connection, opened again if the file at the path is another one: it may have been deleted or replaced."""
         if self._connection is None or self._identity != _identity_of(self._folder / OUTBOX):
             self.disconnect()
-            with FolderLock(self._folder):  # so that nobody takes us for dead before we hold our lock
+            with FolderLock(self._folder):  # so that no other worker finds our file before it is locked
                 self._presence.show()
                 self._presence.remove_dead()
                 self._connect()
@@ -175,7 +175,7 @@ class OutboxFile:
 
     def _connect(self) -> None:
         path = self._folder / OUTBOX
-        # 0600 before SQLite writes; its -wal and -shm take that over.
+        # Created with 0600 before SQLite writes; its -wal and -shm get the same mode.
         open_private(path, os.O_RDWR | os.O_CREAT).close()
         self._identity = _identity_of(path)
         self._connection = sqlite3.connect(
@@ -188,7 +188,7 @@ class OutboxFile:
         self.disconnect()
         with FolderLock(self._folder):
             if _identity_of(path) != broken:
-                return  # another worker has done it
+                return  # another worker has replaced it
             logger.error("%s is broken (%s): set aside as %s and begun anew", OUTBOX, error, SET_ASIDE)
             for ending in ("-wal", "-shm"):
                 path.with_name(OUTBOX + ending).unlink(missing_ok=True)
@@ -210,7 +210,7 @@ def _prepare(connection: sqlite3.Connection) -> None:
 
 
 def _is_broken(error: sqlite3.DatabaseError) -> bool:
-    """Neither busy nor full nor read-only (those are OperationalError), but no database, or a damaged one."""
+    """Whether the file is no database, or a damaged one. Busy, full and read-only are OperationalError."""
     return type(error) is sqlite3.DatabaseError or "no such" in str(error)
 
 

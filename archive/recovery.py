@@ -1,4 +1,4 @@
-"""Makes segments of what a crash left in a room's folder: parts that nobody writes, and WAVs without a line."""
+"""Makes segments of what a crash left in a room's folder: abandoned parts, and WAVs without a manifest line."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ logger = logging.getLogger("recorder")
 
 @dataclass(frozen=True)
 class OpenNote:
-    """What is known of a segment when it begins; kept beside its audio until the manifest has its line."""
+    """What is known of a segment when it begins; a file beside its audio until the manifest has its line."""
 
     number: int
     file: str
@@ -48,7 +48,7 @@ class OpenNote:
         return f".{Path(self.file).stem}.json"
 
     def is_taken(self, names: list[str]) -> bool:
-        """Whether any file of this segment is there already. A template can make two numbers look alike."""
+        """Whether any of this segment's file names exists already: a template can give two numbers the same name."""
         return bool({self.file, self.file + PART_SUFFIX, self.path_name} & set(names))
 
     @property
@@ -109,7 +109,7 @@ class OpenNote:
 
 
 def recover_all(settings: Settings) -> list[SegmentRecord]:
-    """Recovers every room's folder below the output folder. One that cannot be read is named in the log, no more."""
+    """Recovers every room's folder below the output folder. One that cannot be read is only logged."""
     names = SegmentNames.from_settings(settings)
     recovered: list[SegmentRecord] = []
     for path in sorted(Path(settings.output_dir).iterdir()):
@@ -123,7 +123,7 @@ def recover_all(settings: Settings) -> list[SegmentRecord]:
 
 
 def recover_folder(folder: Path, names: SegmentNames) -> list[SegmentRecord]:
-    """Turns what a crash left into segments: parts that nobody writes any more, and WAVs without a manifest line.
+    """Makes segments of what a crash left: parts that no recorder is writing, and WAVs without a manifest line.
 
     Raises:
         OSError: the folder cannot be read or written.
@@ -135,7 +135,7 @@ def recover_folder(folder: Path, names: SegmentNames) -> list[SegmentRecord]:
 
 
 class _Recovery:
-    """One pass over one folder. Files that nothing shows to be ours are left alone."""
+    """One pass over one folder. Files that are not known to be from a recorder are left alone."""
 
     def __init__(self, folder: Path, names: SegmentNames) -> None:
         self._folder = folder
@@ -144,11 +144,11 @@ class _Recovery:
         self._is_ours = bool(self._records)
 
     def finds_anything(self) -> bool:
-        """Whether there is anything to do. Needs no lock: what changes meanwhile has a living owner."""
+        """Whether there is anything to do. Needs no lock: a file that changes meanwhile is being written by a recorder."""
         return bool(self._parts() or self._unlisted_wavs() or self._notes())
 
     def run(self) -> list[SegmentRecord]:
-        """Does it. The caller holds the folder's lock."""
+        """Recovers the segments. The caller holds the folder's lock."""
         recovered = [
             record for part in self._abandoned_parts() if (record := self._adopt_part(*part)) is not None
         ]
@@ -156,7 +156,8 @@ class _Recovery:
         self._remove_stale_notes()
         return recovered
 
-    # What is ours: it has a note, or a name like ours, or (a WAV) our format in a folder with our manifest.
+    # A file is from a recorder if it has a note, or a name by the template, or if it is a WAV of the recorder's format
+    # in a folder with a manifest.
 
     def _parts(self) -> list[Path]:
         found = _files(self._folder, ".wav" + PART_SUFFIX)
@@ -168,7 +169,7 @@ class _Recovery:
         return [path for path in unlisted if self._is_known(path.name, self._is_ours) and samples_in(path)]
 
     def _notes(self) -> list[Path]:
-        """Notes without a living part."""
+        """Notes without a part."""
         return [
             path
             for path in _files(self._folder, ".json")
@@ -181,7 +182,7 @@ class _Recovery:
         return is_ours or self._names.number_in(file) is not None or self._note_of(file) is not None
 
     def _abandoned_parts(self) -> list[tuple[Path, OpenNote, int]]:
-        """Parts that nobody writes, with their notes and lengths, overlaps resolved, in the order spoken."""
+        """Parts that no recorder is writing, in the order spoken, with their notes and their lengths without overlaps."""
         found = []
         for path in filter(is_abandoned, self._parts()):
             note = self._note_of(path.name.removesuffix(PART_SUFFIX)) or self._guessed_note(path)
@@ -193,7 +194,7 @@ class _Recovery:
         final = self._folder / note.file
         has_more = (
             final.exists() and samples_in(final) >= samples
-        )  # renamed before, and being written once more
+        )  # renamed by an earlier commit that was being repeated
         if samples == 0 or has_more or self._is_committed(note):
             path.unlink()
             return None
@@ -217,7 +218,7 @@ class _Recovery:
         return record
 
     def _is_committed(self, note: OpenNote) -> bool:
-        """Whether the manifest has this segment: the disk refused to let go of the part, not to take the WAV."""
+        """Whether the manifest has this segment: the WAV was written, but the disk refused to remove the part."""
         start = format_utc(note.start)
         return note.track.track_sid != "" and any(
             record.track_sid == note.track.track_sid and format_utc(record.start) == start
@@ -232,7 +233,7 @@ class _Recovery:
         return note if note.file == file else None
 
     def _guessed_note(self, path: Path) -> OpenNote:
-        """The best that can be said of audio that nobody has left a note about."""
+        """A note for audio that has none, from its name, its length and its time of change."""
         file = path.name.removesuffix(PART_SUFFIX)
         taken = {record.number for record in self._records}
         number = self._names.number_in(file)
@@ -256,13 +257,14 @@ class _Recovery:
 
 
 def _files(folder: Path, ending: str) -> list[Path]:
-    """Regular files whose names end so, sorted; neither folders that are called like one nor links."""
+    """The regular files whose names have this ending, sorted; neither folders nor links."""
     paths = (folder / name for name in sorted(os.listdir(folder)) if name.endswith(ending))
     return [path for path in paths if path.is_file() and not path.is_symlink()]
 
 
 def _without_overlaps(parts: list[tuple[Path, OpenNote, int]]) -> list[tuple[Path, OpenNote, int]]:
-    """At a split the next part takes over the end of the one before; a crash in between leaves it in both."""
+    """Cuts off what two parts of one stream have in common: at a split the next part takes over the end of the one
+    before, and a crash in between leaves it in both."""
     kept: list[tuple[Path, OpenNote, int]] = []
     last_of_stream: dict[tuple[TrackInfo, datetime], int] = {}
     for path, note, samples in parts:
