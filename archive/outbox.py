@@ -2,9 +2,9 @@
 
 It is a small SQLite file in OUTPUT_DIR. For every kind of work (text, a delivery) it stores how far each manifest has
 been read, which items are pending, which are refused and why, and which worker has claimed an item. It is not the
-source of truth: the manifests, texts.jsonl and the delivery log are. It may be deleted or damaged, even while the worker
-runs: a damaged file is moved away, a new one is created, and every manifest is read again from its first line. Whoever
-adds items leaves out what is recorded as done.
+source of truth: the manifests, texts.jsonl and the delivery log are. It may be deleted or damaged, even while the
+worker runs: a damaged file is moved away, a new one is created, and every manifest is read again from its first line.
+What the records call done is not added again.
 
 Several workers may share one OUTPUT_DIR on one machine (SQLite and file locks do not work across machines). One worker
 claims an item. A running worker holds a lock on a file of its own. So the items of a killed worker are free at the next

@@ -166,7 +166,7 @@ class OutboxFile:
         """The connection, opened again if the file at the path is another one: it may have been deleted or replaced."""
         if self._connection is None or self._identity != _identity_of(self._folder / OUTBOX):
             self.disconnect()
-            with FolderLock(self._folder):  # so that no other worker finds our file before it is locked
+            with FolderLock(self._folder):  # so that no other worker finds the lock file unlocked
                 self._presence.show()
                 self._presence.remove_dead()
                 self._connect()

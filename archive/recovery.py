@@ -144,7 +144,7 @@ class _Recovery:
         self._is_ours = bool(self._records)
 
     def finds_anything(self) -> bool:
-        """Whether there is anything to do. Needs no lock: a file that changes meanwhile is being written by a recorder."""
+        """Whether there is anything to do. Needs no lock: a file that changes now is being written by a recorder."""
         return bool(self._parts() or self._unlisted_wavs() or self._notes())
 
     def run(self) -> list[SegmentRecord]:
@@ -182,7 +182,7 @@ class _Recovery:
         return is_ours or self._names.number_in(file) is not None or self._note_of(file) is not None
 
     def _abandoned_parts(self) -> list[tuple[Path, OpenNote, int]]:
-        """Parts that no recorder is writing, in the order spoken, with their notes and their lengths without overlaps."""
+        """Parts that no recorder is writing, in the order spoken, with their notes and lengths without overlaps."""
         found = []
         for path in filter(is_abandoned, self._parts()):
             note = self._note_of(path.name.removesuffix(PART_SUFFIX)) or self._guessed_note(path)
@@ -192,9 +192,8 @@ class _Recovery:
 
     def _adopt_part(self, path: Path, note: OpenNote, samples: int) -> SegmentRecord | None:
         final = self._folder / note.file
-        has_more = (
-            final.exists() and samples_in(final) >= samples
-        )  # renamed by an earlier commit that was being repeated
+        # The WAV is there if an earlier commit renamed it, and the commit was being repeated.
+        has_more = final.exists() and samples_in(final) >= samples
         if samples == 0 or has_more or self._is_committed(note):
             path.unlink()
             return None

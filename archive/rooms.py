@@ -1,7 +1,7 @@
-"""Rooms' folders: which there are in OUTPUT_DIR, and what lies in each. Writes nothing.
+"""Finds the rooms' folders in OUTPUT_DIR and reads their content. Writes nothing.
 
-Everything is read line by line and when it is asked for, so a room may hold hundreds of thousands of segments. A line
-that is not one of ours is left out and counted; a name that leads out of the room's folder is no name.
+Everything is read line by line and only when it is needed, so a room may have hundreds of thousands of segments. An
+invalid line is skipped and counted; so is one whose file name leads out of the room's folder.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from core.records import SegmentRecord
 NOTE_FRESH_SECONDS = 10.0
 """A recorder rewrites its handover note every second; a busy disk may take longer."""
 
-LINES_TO_KNOW_IT_BY = 100
-"""A manifest has a line of ours among its first."""
+LINES_TO_CHECK = 100
+"""A file counts as a manifest only if one of its first lines is valid."""
 
 
 class Archive:
-    """The folder that holds one folder a room."""
+    """The output folder, with one folder a room."""
 
     def __init__(self, path: Path, names: SegmentNames) -> None:
         self.path = path
@@ -43,10 +43,10 @@ class Archive:
         return cls(Path(settings.output_dir), SegmentNames.from_settings(settings))
 
     def rooms(self) -> list[Room]:
-        """Every folder that holds something of ours, sorted by name.
+        """Every folder with recorded files, sorted by name.
 
         Raises:
-            InputError: there is no such folder.
+            InputError: the output folder does not exist.
             StorageError: it cannot be read.
         """
         try:
@@ -59,7 +59,7 @@ class Archive:
         return [Room(path) for path in folders if not path.name.startswith(".") and self._is_ours(path)]
 
     def find(self, name: str) -> list[Room]:
-        """The room's folders, by the room's name or the folder's: more than one if ROOM_DIR parts the sessions.
+        """The folders of a room, by its name or a folder's name: several if ROOM_DIR separates the sessions.
 
         Raises:
             InputError: there is none.
@@ -68,7 +68,7 @@ class Archive:
             path = self.path / wanted
             if is_plain_name(wanted) and path.is_dir() and not path.is_symlink():
                 if not self._is_ours(path):
-                    raise InputError(f"{path} holds no recording of ours")
+                    raise InputError(f"{path} contains no recording")
                 return [Room(path)]
         rooms = self.rooms()
         found = [room for room in rooms if room.name == name]
@@ -79,13 +79,13 @@ class Archive:
         return found
 
     def chosen(self, names: Iterable[str] | None) -> list[Room]:
-        """The folders of the named rooms, each once; of all rooms if none is named."""
+        """The folders of the named rooms, each once; of all rooms without a name."""
         if not names:
             return self.rooms()
         return list({room.path: room for name in names for room in self.find(name)}.values())
 
     def one(self, name: str) -> Room:
-        """The room's only folder.
+        """The only folder of a room.
 
         Raises:
             InputError: there is none, or more than one.
@@ -108,11 +108,11 @@ class Archive:
 
 
 def _is_manifest(path: Path) -> bool:
-    """Whether a file is ours, and not another program's that has the same name: empty, or with a line of ours."""
+    """Whether a file is a recorder's manifest and not another program's: it is empty or has a valid line."""
     if not path.is_file():
         return False
-    with contextlib.suppress(OSError):  # what cannot be read is said where it is needed
-        first = [line for _, line in itertools.islice(lines_of(path), LINES_TO_KNOW_IT_BY)]
+    with contextlib.suppress(OSError):  # reported when the manifest is read
+        first = [line for _, line in itertools.islice(lines_of(path), LINES_TO_CHECK)]
         return not first or any(record_in(line) is not None for line in first)
     return True
 
@@ -126,18 +126,18 @@ class Room:
 
     @property
     def name(self) -> str:
-        """The room's name as LiveKit has it; the folder's where no segment tells."""
+        """The room's name in LiveKit; the folder's name if there is no segment."""
         if self._name is None:
             first = next(self.records(), None)
             self._name = first.room_name if first else self.path.name
         return self._name
 
     def records(self, session: str | None = None, lines: Lines | None = None) -> Iterator[SegmentRecord]:
-        """The segments in the order of the manifest, which is the order they ended in; each file once.
+        """Yields the segments in the order of the manifest, which is the order they ended in; each file once.
 
         Args:
-            session: only those of the session with this room sid.
-            lines: told how many lines were read and which are broken.
+            session: yield only those of the session with this room sid.
+            lines: counts the lines that are read, and those that are invalid.
 
         Raises:
             StorageError: the manifest cannot be read.
@@ -160,11 +160,11 @@ class Room:
             raise StorageError(f"{self.path / MANIFEST} cannot be read: {error.strerror or error}") from None
 
     def sessions(self, records: Iterable[SegmentRecord] | None = None) -> list[Session]:
-        """The sessions by their start, from one pass over the manifest (or over ``records``)."""
+        """The sessions sorted by their start, from one pass over the manifest (or over ``records``)."""
         return sessions_of(self.records() if records is None else records)
 
     def texts(self) -> Texts:
-        """All texts of the room, each read when it is asked for.
+        """Opens the texts of the room; each is read when it is needed.
 
         Raises:
             StorageError: they cannot be read.
@@ -172,12 +172,12 @@ class Room:
         return Texts(self.path)
 
     def wav(self, record: SegmentRecord) -> Path | None:
-        """The segment's WAV, None if it is not there (SAVE_AUDIO=false, retention) or no ordinary file."""
+        """The segment's WAV; None if it does not exist (SAVE_AUDIO=false, retention) or is not an ordinary file."""
         path = self.path / record.file
         return path if is_plain_name(record.file) and path.is_file() and not path.is_symlink() else None
 
     def is_being_recorded(self) -> bool:
-        """Whether a recorder is in the room at this moment, in its silences, too."""
+        """Whether a recorder is in the room now, also while no one speaks."""
         if self.parts_being_written():
             return True
         with contextlib.suppress(OSError):
@@ -194,23 +194,22 @@ class Room:
         return has_parts or self.is_being_recorded()
 
     def parts_being_written(self) -> list[str]:
-        """Names of the files that a recorder has its hand on at this moment."""
+        """Names of the parts that a recorder is writing now."""
         parts = self.parts()
         if not parts:
             return []
         with contextlib.ExitStack() as stack:
             with contextlib.suppress(OSError):  # a folder that cannot be written has no recorder either
-                stack.enter_context(
-                    FolderLock(self.path)
-                )  # our look must not meet a part that is being begun
-            return [path.name for path in parts if not _is_let_go(path)]
+                # Without the lock, a part that is just being created could look abandoned.
+                stack.enter_context(FolderLock(self.path))
+            return [path.name for path in parts if not _is_abandoned(path)]
 
     def line_count(self) -> int:
-        """About how many segments there are: the manifest's lines, counted quickly."""
+        """The manifest's lines, counted without parsing: about the number of segments."""
         return jsonl.line_count(self.path / MANIFEST)
 
     def parts(self) -> list[Path]:
-        """What has not become a segment: being spoken right now, or left by a crash."""
+        """The parts: of segments that are being spoken, or left by a crash."""
         with contextlib.suppress(OSError), os.scandir(self.path) as entries:
             return sorted(
                 Path(entry.path)
@@ -220,7 +219,7 @@ class Room:
         return []
 
 
-def _is_let_go(path: Path) -> bool:
+def _is_abandoned(path: Path) -> bool:
     try:
         return is_abandoned(path)
     except FileNotFoundError:

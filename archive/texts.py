@@ -1,10 +1,10 @@
-"""Which text belongs to which WAV: ``texts.jsonl`` in a room's folder, and the text files beside the WAVs.
+"""Reads and writes the texts of segments: ``texts.jsonl`` in a room's folder, and the text files beside the WAVs.
 
-The key is a segment's number with the name of its WAV, never the number alone: two recorders that delivered to one
-bucket have both counted from 1. A line without a ``file`` belongs to the only segment of that number, and to none if
-there are several. The last line about a segment counts.
+The key is a segment's number with the name of its WAV, never the number alone: two recorders that deliver to one bucket
+both count from 1. A line without a ``file`` belongs to the only segment of that number, and to none if there are
+several. The last line about a segment counts.
 
-:class:`Texts` looks texts up, :class:`FolderTexts` adds them. Everything blocks but :func:`write_text`.
+:class:`Texts` finds texts, :class:`FolderTexts` adds them. Everything blocks except :func:`write_text`.
 """
 
 from __future__ import annotations
@@ -36,16 +36,17 @@ LANGUAGE_TAG = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 """BCP 47 as far as it names spoken languages; also what makes a tag safe as part of a file name."""
 
 MAX_REMEMBERED = 200
-"""Records of one folder that are kept in memory, for context."""
+"""Records of one folder that are kept in memory as context."""
 
 CONTEXT_SECONDS = 120.0
-"""What was said longer ago than this does not help to understand a sentence."""
+"""What was said longer ago than this is not used as context."""
 
 SegmentKey = tuple[int, str]
 """A segment's number and the name of its WAV."""
 
 
 def key_of(segment: SegmentRecord | TextRecord) -> SegmentKey:
+    """The key of a segment, or of the segment of a text."""
     return segment.number, segment.file
 
 
@@ -54,46 +55,47 @@ def key_of(segment: SegmentRecord | TextRecord) -> SegmentKey:
 
 @dataclass(frozen=True)
 class Text:
-    """What is known of a segment's words."""
+    """The text of a segment."""
 
     spoken: str | None
-    """BCP 47 tag of the language spoken; None where nothing tells."""
+    """BCP 47 tag of the language spoken; None if it is not known."""
     by_language: Mapping[str, str]
-    """Text by BCP 47 tag, the transcript among them; empty where nothing intelligible was said."""
+    """Texts by BCP 47 tag, including the transcript; empty if nothing intelligible was said."""
     refused: str | None = None
     """Why there will never be a text."""
     model: str | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     """Names of the text files beside the WAV, by language."""
     is_audio_kept: bool = True
-    """False: the WAV goes, or has gone, now that its text is safe (SAVE_AUDIO=false)."""
+    """False: the WAV is removed once its text is saved (SAVE_AUDIO=false)."""
 
     @property
     def transcript(self) -> str | None:
+        """The text in the language spoken."""
         return self.by_language.get(self.spoken) if self.spoken is not None else None
 
 
 def entry_in(line: bytes) -> dict[str, Any] | None:
-    """A line of texts.jsonl as a dictionary with a ``number``; None for anything else."""
+    """Parses a line of texts.jsonl as a dictionary with a ``number``; None for anything else."""
     entry = jsonl.entry_in(line)
     return entry if entry is not None and type(entry.get("number")) is int else None
 
 
 def file_in(entry: Mapping[str, Any]) -> str | None:
-    """The name of the WAV that an entry is about; None where it does not say."""
+    """The name of the WAV that an entry is about; None if it does not name one."""
     file = entry.get("file")
     return file if isinstance(file, str) else None
 
 
 def text_in(line: bytes) -> TextRecord | None:
-    """The record that a line of texts.jsonl describes, if it is as we write it; None for anything else."""
+    """Parses a line of texts.jsonl that has all fields of a record; None for anything else."""
     return jsonl.parsed(line, TextRecord.from_json)
 
 
 def text_of_entry(folder: Path, wav: str, entry: Mapping[str, Any], tags: Iterable[str] = ()) -> Text:
-    """What a line of texts.jsonl says of a segment's words.
+    """The text of a segment by its line in texts.jsonl.
 
-    Where it does not quote them, the text files in these languages (and those that it names) are read.
+    If the line does not contain the text, the text files in the languages ``tags`` and those that it names are read.
     """
     if entry.get("refused") is not None:
         return Text(None, {}, refused=str(entry["refused"]))
@@ -112,7 +114,7 @@ def text_of_entry(folder: Path, wav: str, entry: Mapping[str, Any], tags: Iterab
 
 
 def _quoted(entry: Mapping[str, Any], spoken: str | None) -> dict[str, str]:
-    """The texts that an entry quotes, the transcript first."""
+    """The texts that an entry contains, the transcript first."""
     texts = {spoken: entry["transcript"]} if spoken is not None and entry["transcript"] else {}
     translations = entry.get("translations")
     for tag, text in translations.items() if isinstance(translations, dict) else ():
@@ -147,7 +149,7 @@ def _files_of(wav: str, tags: Iterable[str]) -> dict[str, str]:
 
 
 def _named_files(wav: str, entry: Mapping[str, Any]) -> dict[str, str]:
-    """Those of the files that an entry names whose names are this segment's, by language."""
+    """The text files that an entry names, by language, without names that are not this segment's."""
     names = entry.get("files")
     stem = f"{Path(wav).stem}_"
     texts = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
@@ -158,7 +160,7 @@ def _named_files(wav: str, entry: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _tags_by_stem(folder: Path) -> dict[str, list[str]]:
-    """Languages of the .txt files, by what stands before the language in their names."""
+    """Languages of the .txt files, by the part of their names before the language."""
     found: dict[str, list[str]] = {}
     with contextlib.suppress(OSError):
         for name in sorted(os.listdir(folder)):
@@ -169,7 +171,7 @@ def _tags_by_stem(folder: Path) -> dict[str, list[str]]:
 
 
 async def write_text(path: Path, text: str) -> None:
-    """Writes a private file that is there whole or not at all. Does not block."""
+    """Writes a private file completely or not at all. Does not block."""
     part = path.with_name(path.name + PART_SUFFIX)
     async with aiofiles.open(part, "w", encoding="utf-8", newline="\n", opener=_private) as file:
         await file.write(text)
@@ -182,13 +184,13 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), PRIVATE_FILE)
 
 
-# --- looking texts up ---
+# --- finding texts ---
 
 
 class Texts:
-    """The texts of one room. Memory holds where each one lies, not what it says.
+    """The texts of one room. Only their positions in texts.jsonl are kept in memory.
 
-    Where a segment has no line in texts.jsonl, or one that does not quote the text, the ``.txt`` files beside the WAV
+    If a segment has no line in texts.jsonl, or one that does not contain the text, the ``.txt`` files beside the WAV
     are read.
 
     Raises:
@@ -197,12 +199,12 @@ class Texts:
 
     def __init__(self, folder: Path) -> None:
         self.lines = Lines()
-        """How the reading of texts.jsonl went."""
+        """Counts of the lines of texts.jsonl."""
         self._folder = folder
         self._positions: dict[SegmentKey, int] = {}
-        """Where in texts.jsonl the last line about each segment begins."""
+        """Position in texts.jsonl of the last line about each segment."""
         self._positions_by_number: dict[int, int] = {}
-        """The same for lines that name no file, where the manifest has only one segment of that number."""
+        """The same for lines that name no file, if the manifest has only one segment of that number."""
         self._tags_of_stem: dict[str, list[str]] | None = None
         self._file: IO[bytes] | None = None
         with _as_storage_error(folder / TEXTS):
@@ -213,13 +215,13 @@ class Texts:
         return len(self._positions) + len(self._positions_by_number)
 
     def __contains__(self, record: object) -> bool:
-        """Whether a segment's text is settled: there, or refused for good."""
+        """Whether a segment has a text or is refused."""
         return isinstance(record, SegmentRecord) and (
             self._position(record) is not None or bool(self._tags(record))
         )
 
     def get(self, record: SegmentRecord) -> Text | None:
-        """What is known of a segment's words; None if its text is still to come."""
+        """The text of a segment; None if there is none yet."""
         line = self._line(record)
         entry = entry_in(line) if line is not None else None
         if entry is not None:
@@ -228,7 +230,7 @@ class Texts:
         return Text(None, _contents(self._folder, files), files=files) if files else None
 
     def entry(self, record: SegmentRecord) -> TextRecord | None:
-        """The segment's line in texts.jsonl as its writer had it."""
+        """The record in the segment's line in texts.jsonl."""
         line = self._line(record)
         return text_in(line) if line is not None else None
 
@@ -291,22 +293,22 @@ def _as_storage_error(path: Path) -> Iterator[None]:
 
 
 def read_texts(folder: Path) -> dict[str, TextRecord]:
-    """The last line about each segment, by the name of its WAV.
+    """Reads the last line about each segment, by the name of its WAV.
 
     Raises:
-        OSError: texts.jsonl is there and cannot be read.
+        OSError: texts.jsonl exists and cannot be read.
     """
     texts = (text_in(line) for _, line in lines_of(folder / TEXTS))
     return {text.file: text for text in texts if text is not None}
 
 
-# --- adding them ---
+# --- adding texts ---
 
 
 class FolderTexts:
-    """Adds the texts of one room's folder, each once. May be used by several threads at once.
+    """Adds texts to one room's folder, each once. May be used by several threads at once.
 
-    The line in texts.jsonl is written last and says what there is.
+    The line in texts.jsonl is written last, when the text files it names are on disk.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -314,7 +316,7 @@ class FolderTexts:
         self._lock = threading.RLock()
         self._bookmark = Bookmark()
         self._done: dict[SegmentKey, bool] = {}
-        """What is done, and whether its audio is kept."""
+        """The segments that have a line, and whether their audio is kept."""
         self._latest: OrderedDict[SegmentKey, TextRecord] = OrderedDict()
 
     @property
@@ -322,18 +324,18 @@ class FolderTexts:
         return self.folder / TEXTS
 
     def has(self, segment: SegmentRecord) -> bool:
-        """Whether this segment is done, or refused for good."""
+        """Whether this segment has a text or is refused."""
         with self._lock:
             self._read_on()
             return key_of(segment) in self._done
 
     def may_remove_audio(self, segment: SegmentRecord) -> bool:
-        """Whether its text is safe, its WAV is not to be kept (SAVE_AUDIO=false) and still there."""
+        """Whether its text is saved, and its WAV still exists but is not to be kept (SAVE_AUDIO=false)."""
         is_kept = self._done.get(key_of(segment), True)
         return not is_kept and (self.folder / segment.file).exists()
 
     def before(self, segment: SegmentRecord, most: int) -> tuple[str, ...]:
-        """The last ``most`` sentences that the same person said before this segment, as far as they are known."""
+        """The last texts that are known of what the same person said before this segment, at most ``most``."""
         with self._lock:
             self._read_on()
             known = list(self._latest.values())
@@ -349,12 +351,12 @@ class FolderTexts:
         return tuple(record.transcript for record in said[-most:]) if most else ()
 
     def save(self, record: TextRecord) -> bool:
-        """Adds the record's line, once. False: there is one already (another worker was faster)."""
+        """Adds the record's line. False: the segment has one already, from another worker."""
         with self._lock, FolderLock(self.folder):
             self._read_on()
             if key_of(record) in self._done:
                 return False
-            sync_folder(self.folder)  # the text files' names last before the line that says they are there
+            sync_folder(self.folder)  # the text files' names are durable before the line that names them
             jsonl.append(self.path, record.to_json())
             self._read_on()
         notify.notify(self.path)
