@@ -1,4 +1,4 @@
-"""One attempt at the text of one segment, and what came of it."""
+"""One attempt to get the text of one segment, and its outcome."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from translator import BadAnswer, Rejected, TextRequest, TextResult, Translator
 
 MAX_BAD_ANSWERS = 3
 CONTEXT_SENTENCES = 3
-"""What was said before that goes along with each segment."""
+"""How many earlier texts are sent as context with each segment."""
 
 
 # --- outcomes ---
@@ -29,35 +29,35 @@ CONTEXT_SENTENCES = 3
 
 @dataclass(frozen=True)
 class Done:
-    """There is a text already."""
+    """The segment has a text already."""
 
 
 @dataclass(frozen=True)
 class NotTried:
-    """Neither asked for nor failed: it is due again at once."""
+    """No call was made: the item is due again at once."""
 
 
 @dataclass(frozen=True)
 class Answered:
-    """A text that is to be saved."""
+    """The engine returned a text, which is to be saved."""
 
     result: TextResult
 
 
 @dataclass(frozen=True)
 class TryAgain:
-    """It failed, and may succeed later."""
+    """The attempt failed, and may succeed later."""
 
     after_seconds: float
 
 
 @dataclass(frozen=True)
 class NeverAgain:
-    """There will be no text."""
+    """The segment is refused: it will never have a text."""
 
     reason: str
     is_recorded: bool = True
-    """Whether the list of texts is to say so."""
+    """Whether the refusal is added to texts.jsonl."""
 
 
 Outcome = Done | NotTried | Answered | TryAgain | NeverAgain
@@ -67,7 +67,7 @@ Outcome = Done | NotTried | Answered | TryAgain | NeverAgain
 
 
 class TextAttempts:
-    """Asks the engine for texts, and decides what a failure means for the segment."""
+    """Calls the text engine, and decides what a failure means for the segment."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class TextAttempts:
         self._bad_answers: Counter[tuple[str, str]] = Counter()
 
     async def attempt(self, work: Work) -> Outcome:
-        """Gets one text.
+        """Gets the text of one segment.
 
         Raises:
             StorageError, OSError: the disk refuses.
@@ -108,7 +108,7 @@ class TextAttempts:
         return Answered(result)
 
     def forget(self, work: Work) -> None:
-        """The segment's text is settled."""
+        """Drops what is counted about a segment that is settled."""
         self._bad_answers.pop((work.folder, work.file), None)
 
     def _request(self, texts: FolderTexts, segment: SegmentRecord, context: tuple[str, ...]) -> TextRequest:
@@ -124,18 +124,18 @@ class TextAttempts:
         if isinstance(error, BadAnswer):
             return self._after_bad_answer(work, segment, error)
         if isinstance(error, Rejected) and self._gate.has_answered:
-            # Should the next one be rejected as well, it is hardly the segments' fault.
+            # If the next one is rejected as well, the settings are at fault, not the segments.
             self._gate.has_answered = False
             return NeverAgain(str(error))
         if isinstance(error, RetryLater):
             pause = self._gate.failed(error, began)
-            # It waits longer than the others, and more so each time: if the fault is its own, they show it.
+            # It waits longer than the others, and longer each time: if the others succeed, it was its own fault.
             longest = 2 * self._gate.backoff.max_seconds
             return TryAgain(min(longest, 2 * pause * 2 ** min(work.attempts, 10)))
         return NeverAgain("its WAV is gone" if isinstance(error, FileNotFoundError) else str(error))
 
     def _after_bad_answer(self, work: Work, segment: SegmentRecord, answer: BadAnswer) -> Outcome:
-        """Only this segment's trouble. It is tried a few times, not for ever: every call costs."""
+        """A bad answer concerns only this segment. It is retried a few times only, since every call costs."""
         self._gate.answered()
         self._costs.add_usage(work.folder, segment, answer.usage)
         self._bad_answers[work.folder, work.file] += 1

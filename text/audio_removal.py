@@ -1,4 +1,4 @@
-"""SAVE_AUDIO=false: WAVs go when their text is safe and they are delivered wherever they are to be delivered."""
+"""With SAVE_AUDIO=false, removes WAVs whose text is saved and that are delivered to every target."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from archive.outbox import Order, Outbox, State, Work
 from core.backoff import Backoff
 
 REMOVE_AUDIO = "remove_audio"
-"""Kind of work in the outbox; it names a segment by its WAV."""
+"""Kind of work in the outbox; its items are named after the WAVs."""
 
 REMOVALS_AT_ONCE = 50
 BACKOFF = Backoff(2.0, 3600.0)
 
 
 class AudioRemoval:
-    """Removes WAVs, through the outbox.
+    """Removes WAVs, as work in the outbox.
 
-    ``deliver_first`` names the kinds of work in the outbox that must be done with a WAV before it may go.
+    ``deliver_first`` lists the kinds of work in the outbox that must be done for a WAV before it is removed.
     """
 
     def __init__(self, outbox: Outbox, output_dir: Path, deliver_first: Sequence[str]) -> None:
@@ -28,11 +28,11 @@ class AudioRemoval:
         self._deliver_first = deliver_first
 
     async def plan(self, work: Work) -> None:
-        """The text of this segment is safe: its WAV may go."""
+        """Adds the removal of this segment's WAV, since its text is saved."""
         await self._outbox.add([Work(REMOVE_AUDIO, work.folder, work.file, work.moment, {})])
 
     async def run_once(self) -> None:
-        """Removes what may go now.
+        """Removes the WAVs that may be removed now.
 
         Raises:
             StorageError, OSError: the disk refuses.

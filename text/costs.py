@@ -1,4 +1,4 @@
-"""What text has cost: in all, for each lesson, and as metrics."""
+"""Counts what text costs: in total, for each lesson, and as metrics."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from translator import Usage
 logger = logging.getLogger("recorder")
 
 MAX_LESSONS = 256
-"""So many are remembered; of more, those go whose costs have been logged."""
+"""If more lessons are counted, those whose costs have been logged are dropped."""
 
 _COUNTERS = {
     "texts": ("texts", "Texts written"),
     "calls": ("text_calls", "Calls of Gemini"),
-    "failed_calls": ("text_failed_calls", "Calls that brought no text"),
+    "failed_calls": ("text_failed_calls", "Calls that returned no text"),
     "audio_seconds": ("text_audio_seconds", "Audio sent"),
     "input_tokens": ("text_input_tokens", "Tokens sent"),
     "output_tokens": ("text_output_tokens", "Tokens received"),
 }
-"""By the field of :class:`TextCosts`: name and help of its metric."""
+"""Name and help of each metric, by the field of :class:`TextCosts`."""
 
 
 @dataclass
 class TextCosts:
-    """What text has taken since the worker started."""
+    """What text has cost since the worker started."""
 
     calls: int = 0
     failed_calls: int = 0
     audio_seconds: float = 0.0
-    """Sent, over all calls."""
+    """Seconds of audio sent, over all calls."""
     input_tokens: int = 0
     output_tokens: int = 0
     texts: int = 0
@@ -55,7 +55,7 @@ class TextCosts:
 
 
 class TextMetrics:
-    """The counters of :class:`TextCosts`, and gauges for what waits."""
+    """The counters of :class:`TextCosts`, and gauges of the backlog."""
 
     def __init__(self, backlog: Callable[[], Awaitable[Backlog]]) -> None:
         self.registry = CollectorRegistry()
@@ -91,7 +91,7 @@ class _Lesson:
 
 
 class CostsByLesson:
-    """Counts for the whole service and for each lesson, and logs a lesson's costs when it has become quiet."""
+    """Counts for the whole service and for each lesson, and logs a lesson's costs when no more calls are made."""
 
     def __init__(self, metrics: TextMetrics) -> None:
         self.total = TextCosts()
@@ -109,7 +109,7 @@ class CostsByLesson:
         self.add(folder, segment, input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
 
     def log(self, quiet_seconds: float) -> None:
-        """One line for each lesson for which nothing has been asked for so long."""
+        """Logs one line for each lesson without a call for ``quiet_seconds``."""
         now = time.monotonic()
         for lesson in self._lessons.values():
             if not lesson.is_logged and now - lesson.last_call_at >= quiet_seconds:

@@ -1,4 +1,4 @@
-"""When the text service may call the engine: not while it is in trouble, and not beyond the budget."""
+"""Decides when the text service may call the engine: not during a pause after an error, and not beyond the budget."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from translator import OPERATOR_PAUSE_SECONDS
 logger = logging.getLogger("recorder")
 
 TEXT = "text"
-"""Kind of work in the outbox, and what its budget is counted under."""
+"""Kind of work in the outbox, and the name of its budget."""
 
 BACKOFF = Backoff(1.0, 300.0)
 
 
 class CallGate:
-    """The state of the engine as its answers show it, and the budget for calls.
+    """The state of the engine by its last answers, and the budget for calls.
 
-    All calls share it: what troubles one troubles the next.
+    All calls share one gate, since an error of one would also affect the next.
     """
 
     def __init__(self, settings: Settings, budget: Outbox) -> None:
         self.backoff = BACKOFF
         self.fatal = ""
-        """What only the operator can mend, if that came before any answer."""
+        """An error that only the operator can fix and that came before any answer; empty: there was none."""
         self.has_answered = False
         """Whether there was an answer since the last rejected request."""
         self._settings = settings
@@ -41,16 +41,16 @@ class CallGate:
 
     @property
     def seconds_closed(self) -> float:
-        """How long until the next call may be made; 0 or less: one may be made now."""
+        """Seconds until the next call may be made; 0 or less: a call may be made now."""
         return self._closed_until - time.monotonic()
 
     @property
     def max_calls(self) -> int:
-        """How many may be under way. One while the engine is in trouble: that is enough to see whether it is over."""
+        """How many calls may run at once. After an error one call, to find out whether the engine works again."""
         return 1 if self._failures else self._settings.gemini_max_at_once
 
     async def may_call(self) -> bool:
-        """Takes one call from the budget. If there is none left, the gate is closed until there is."""
+        """Takes one call from the budget; False if none is left: the gate is then closed until there is one."""
         per_minute, per_day = self._settings.gemini_max_per_minute, self._settings.gemini_max_per_day
         if not per_minute and not per_day:
             return True
@@ -66,19 +66,19 @@ class CallGate:
         return False
 
     def answered(self) -> None:
-        """The engine works."""
+        """Notes that the engine has answered."""
         if self._trouble.ends():
             logger.info("Gemini answers again")
         self._failures, self.has_answered = 0, True
 
     def failed(self, error: RetryLater, began: float) -> float:
-        """Closes the gate for a call that began at this moment of ``time.monotonic()``.
+        """Closes the gate after a call failed that began at ``began`` (of ``time.monotonic()``).
 
-        Returns the seconds: with jitter, and at least as long as the engine says.
+        Returns for how many seconds: with jitter, and at least as long as the engine asks for.
         """
         if error.after_seconds == OPERATOR_PAUSE_SECONDS and not self.has_answered:
             self.fatal = str(error)
-        if began >= self._failed_at:  # calls that were under way together fail together, and count once
+        if began >= self._failed_at:  # calls that ran at the same time fail together, and count once
             self._failures += 1
             self._failed_at = time.monotonic()
         pause = max(self.backoff.pause(self._failures), error.after_seconds or 0)

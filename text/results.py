@@ -1,4 +1,4 @@
-"""Texts into the folders of their rooms: the files beside the WAV, and the line in the list of texts."""
+"""Saves texts in the rooms' folders: the files beside the WAV, and the line in texts.jsonl."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_FOLDERS = 256
 
 
 class TextFolders:
-    """The lists of texts of all folders; those used last are kept in memory."""
+    """The texts of all folders; the folders used last are kept in memory."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class TextFolders:
         self._lock = threading.Lock()
 
     def texts_of(self, folder: str) -> FolderTexts:
-        """The texts of one folder. From any thread."""
+        """The texts of one folder. May be called on any thread."""
         with self._lock:
             if folder not in self._folders:
                 self._folders[folder] = self._opened(self._output_dir / folder)
@@ -48,7 +48,7 @@ class TextFolders:
             return texts
 
     def is_wanted(self, folder: str, segment: SegmentRecord) -> bool:
-        """Whether there is something to do for a segment: its text, or the removal of its audio."""
+        """Whether a segment still needs its text, or the removal of its audio."""
         texts = self.texts_of(folder)
         return not texts.has(segment) or texts.may_remove_audio(segment)
 
@@ -60,7 +60,7 @@ class TextFolders:
 async def save_text(
     texts: FolderTexts, segment: SegmentRecord, result: TextResult, *, with_files: bool, is_audio_kept: bool
 ) -> bool:
-    """Writes a segment's text. False: there was one already.
+    """Writes a segment's text. False: the segment had one already.
 
     Raises:
         StorageError, OSError: the disk refuses.
@@ -95,7 +95,7 @@ async def save_text(
 
 
 async def save_refusal(texts: FolderTexts, segment: SegmentRecord, reason: str) -> bool:
-    """Writes down why a segment will never have a text. False: there was a line about it already.
+    """Records why a segment will never have a text. False: the segment had a line already.
 
     Raises:
         StorageError, OSError: the disk refuses.
@@ -107,7 +107,7 @@ async def save_refusal(texts: FolderTexts, segment: SegmentRecord, reason: str) 
 
 
 def _text_files(segment: SegmentRecord, translation: Translation) -> dict[str, str]:
-    """What is written beside the WAV: texts by the names of their files."""
+    """The texts that are written beside the WAV, by their file names."""
     if not translation.transcript:
         return {}
     by_language = {translation.language: translation.transcript, **translation.translations}
@@ -115,7 +115,7 @@ def _text_files(segment: SegmentRecord, translation: Translation) -> dict[str, s
 
 
 def _record_of(segment: SegmentRecord) -> TextRecord:
-    """The beginning of the line about a segment's text: whose it is."""
+    """A record of a segment's text with only what the segment determines."""
     return TextRecord(
         number=segment.number,
         file=segment.file,

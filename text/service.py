@@ -1,8 +1,8 @@
-"""Text for every segment that is on disk: beside the recording, never in its way.
+"""The text service: gets the text of every segment on disk, without delaying the recording.
 
-The manifests say what there is, ``texts.jsonl`` in each folder what has been done, and the outbox what is left. So
-unfinished work survives anything: after an outage, a restart or a room's end it is caught up on, the newest first, so
-that a lesson that is being given never waits for an old one.
+The manifests list the segments, ``texts.jsonl`` in each folder the finished texts, and the outbox the open work. So open
+work is done after an outage, a restart or the end of the room. The newest segments come first, so that a lesson in
+progress never waits for an old one.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ from translator import Translator
 logger = logging.getLogger("recorder")
 
 SCAN_SECONDS = 2.0
-"""How often all folders are looked through."""
+"""How often all folders are checked for new segments."""
 
 DISK_PAUSE_SECONDS = 1.0
 QUIET_SECONDS = 120.0
-"""After so long without a call the log says what a lesson's text has taken so far."""
+"""After this long without a call, the costs of a lesson are logged."""
 
 
 class TextService:
-    """Gets the text of segments and writes it down; one service a worker.
+    """Gets and saves the texts of segments; one service a worker.
 
     Args:
-        deliver_first: the kinds of work in the outbox that must be done with a WAV before it may go (SAVE_AUDIO=false).
-        budget: where calls are counted, if not in the outbox: one budget for everybody who shares a disk.
-        folders: where texts are, if not in OUTPUT_DIR as the worker keeps them.
-        removes_audio: False: WAVs stay, whatever SAVE_AUDIO says.
+        deliver_first: kinds of work in the outbox that must be done for a WAV before it is removed (SAVE_AUDIO=false).
+        budget: the outbox that counts the calls, if it is another one: all processes that use a disk share one budget.
+        folders: the texts, if they are not those in OUTPUT_DIR.
+        removes_audio: False: WAVs are kept, whatever SAVE_AUDIO is.
     """
 
     def __init__(
@@ -70,19 +70,19 @@ class TextService:
         self._costs = CostsByLesson(self.metrics)
         self._attempts = TextAttempts(settings, translator, self.gate, self._costs, self._folders)
         self._removal = AudioRemoval(outbox, self._output_dir, deliver_first) if removes_audio else None
-        self._feed = ManifestReader(outbox, self._output_dir, TEXT, self._folders.is_wanted)
+        self._manifests = ManifestReader(outbox, self._output_dir, TEXT, self._folders.is_wanted)
         self._calls: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
         self._notified: set[str] = set()
-        """Folders whose manifests have grown."""
+        """Folders with a notification that their manifests have grown."""
         self._may_claim = True
         self._scan_at = 0.0
         self._disk = Trouble()
         self._unsaved = 0
-        """Answers in memory that the disk does not take."""
+        """Outcomes in memory that are not stored yet."""
 
     async def run(self) -> None:
-        """Works until cancelled. What is under way then is done by the next start."""
+        """Works until cancelled. Calls that are running then are repeated after the next start."""
         stop_listening = notify.listen(MANIFEST, self._on_notified)
         try:
             while True:
@@ -91,7 +91,7 @@ class TextService:
                     self._disk_works()
                 except (StorageError, OSError) as error:
                     self._disk_refuses(error)
-                except Exception as error:  # not foreseen: the next round tries again
+                except Exception as error:  # unexpected: the next round tries again
                     logger.error("Looking for missing text failed", exc_info=error)
                 self._costs.log(QUIET_SECONDS)
                 await self._until_news()
@@ -105,14 +105,14 @@ class TextService:
 
     @property
     def costs(self) -> TextCosts:
-        """What all text has taken since the start."""
+        """What all text has cost since the start."""
         return self._costs.total
 
     async def backlog(self) -> Backlog:
-        """What waits for its text."""
+        """The segments that wait for their text."""
         return await self._outbox.backlog(TEXT)
 
-    # What there is to do.
+    # Finding work.
 
     async def _round(self) -> None:
         await self._find_work()
@@ -128,19 +128,19 @@ class TextService:
             is_first = self._scan_at == 0
             self._scan_at = time.monotonic() + SCAN_SECONDS
             self._may_claim = True
-            await self._feed.look_everywhere()
+            await self._manifests.look_everywhere()
             if is_first:
                 _log_backlog(await self.backlog())
         elif notified:
-            self._may_claim |= await self._feed.look_at(notified)
+            self._may_claim |= await self._manifests.look_at(notified)
 
     async def _until_news(self) -> None:
-        patience, closed = SCAN_SECONDS, self.gate.seconds_closed
+        timeout, closed = SCAN_SECONDS, self.gate.seconds_closed
         if closed > 0:
-            self._may_claim = True  # as soon as it is over
-            patience = min(patience, closed)
+            self._may_claim = True  # as soon as the gate opens
+            timeout = min(timeout, closed)
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(timeout):
                 await self._news.wait()
         except asyncio.TimeoutError:
             pass
@@ -168,22 +168,22 @@ class TextService:
         self._calls.discard(call)
         self._wake()
         if not call.cancelled() and call.exception() is not None:
-            logger.error("What came of a text could not be stored", exc_info=call.exception())
+            logger.error("The outcome of a text could not be stored", exc_info=call.exception())
 
     async def _work_on(self, work: Work) -> None:
-        """Whatever happens, what was claimed is settled in the end: done, refused, or to be tried again."""
+        """Attempts a claimed item and stores the outcome. Whatever happens, the item does not stay claimed."""
         try:
             outcome = await self._attempts.attempt(work)
         except (StorageError, OSError) as error:
             self._disk_refuses(error)
             outcome = NotTried()
-        except Exception as error:  # not foreseen: the others go on
+        except Exception as error:  # unexpected: the other items continue
             logger.error("Getting a text failed", exc_info=error, extra={"room": work.folder})
             outcome = TryAgain(self.gate.backoff.max_seconds)
         await self._until_stored(work, outcome)
 
     async def _until_stored(self, work: Work, outcome: Outcome) -> None:
-        """An answer has been paid for: it is kept in memory until it can be written down."""
+        """Stores an outcome, and retries while the disk refuses: an answer has been paid for, so it is kept in memory."""
         self._unsaved += 1
         try:
             while True:

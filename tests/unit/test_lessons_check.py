@@ -346,6 +346,6 @@ def test_the_command_mends(tmp_path: Path, folder: RoomFolder) -> None:
 def test_a_room_that_is_none_is_one_line(tmp_path: Path, folder: RoomFolder) -> None:
     (tmp_path / "photos").mkdir()
     result = run("check", "photos", output_dir=tmp_path)
-    assert (result.code, result.err) == (2, f"{tmp_path / 'photos'} holds no recording of ours\n")
+    assert (result.code, result.err) == (2, f"{tmp_path / 'photos'} contains no recording\n")
     result = run("check", "math", output_dir=tmp_path)
     assert (result.code, result.err) == (2, f"There is no room 'math' in {tmp_path} (perhaps 'math101')\n")

@@ -67,7 +67,7 @@ def test_a_room_that_is_not_there_is_said_so(tmp_path: Path, name: str) -> None:
 
 def test_a_folder_of_another_program_is_no_room(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
-    with pytest.raises(InputError, match="holds no recording of ours"):
+    with pytest.raises(InputError, match="contains no recording"):
         archive(tmp_path).find("photos")
 
 
@@ -77,7 +77,7 @@ def test_another_programs_list_of_the_same_name_makes_no_room(tmp_path: Path) ->
     theirs.parent.mkdir()
     theirs.write_text('{"audio": "a.flac"}\n' * 3 + "no JSON\n")
     assert archive(tmp_path).rooms() == []
-    with pytest.raises(InputError, match="holds no recording of ours"):
+    with pytest.raises(InputError, match="contains no recording"):
         archive(tmp_path).find("dataset")
     speak(open_room(tmp_path))
     manifest = tmp_path / "math101" / "segments.jsonl"
