@@ -1,4 +1,4 @@
-"""One item on its way: from the outbox to the target, and what came of it into the record and the outbox."""
+"""Delivers one item from the outbox to a target, and stores the outcome in the delivery log and the outbox."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ class DeliveryAttempts:
         self._backoff = backoff
 
     async def deliver(self, work: Work) -> None:
-        """Delivers, then writes the record of it, then settles it in the outbox. Raises nothing."""
+        """Delivers an item, then adds it to the delivery log, then settles it in the outbox. Raises nothing."""
         try:
             item, key = _item_of(work, self._output_dir)
             refusal = await self._put(item)
             await asyncio.to_thread(_note, item, self._target.name, key, refusal)
         except (RecorderError, asyncio.TimeoutError) as error:
             self._state.fails(error)
-        except Exception as error:  # whatever it was, the item is not lost for it
+        except Exception as error:  # unexpected: the item must not be lost
             logger.error("Delivery failed unexpectedly", exc_info=error)
             self._state.fails(RetryLater("unexpected error"))
         else:
             await self._settle(work, item, refusal)
             return
-        await self._until_taken(self._outbox.retry, work, self._backoff.pause(work.attempts + 1))
+        await self._until_stored(self._outbox.retry, work, self._backoff.pause(work.attempts + 1))
 
     async def _put(self, item: Item) -> str:
-        """Why the item is refused for good; empty: it is there."""
+        """Puts the item into the target. Returns why it is refused for good; empty: it is delivered."""
         try:
             async with asyncio.timeout(CALL_TIMEOUT_SECONDS * 2):
                 await self._target.put(item)
@@ -62,7 +62,7 @@ class DeliveryAttempts:
         return ""
 
     async def _prove_it_takes_others(self, refusal: Refused) -> None:
-        """It is the item's own fault only if the target takes something else."""
+        """Raises ConfigError if the target also refuses its test item: then the refusal is not the item's fault."""
         try:
             await self._target.check()
         except Refused:
@@ -77,14 +77,14 @@ class DeliveryAttempts:
                 refusal,
                 extra=_room(item),
             )
-            await self._until_taken(self._outbox.refuse, work, refusal)
+            await self._until_stored(self._outbox.refuse, work, refusal)
         else:
             self._state.delivered()
             logger.debug("%s delivered to %s", work.file, self._target.name, extra=_room(item))
-            await self._until_taken(self._outbox.done, work)
+            await self._until_stored(self._outbox.done, work)
 
-    async def _until_taken(self, step: Callable[..., Awaitable[None]], *values: object) -> None:
-        """Until the outbox takes it: an item that stays claimed would block its room."""
+    async def _until_stored(self, step: Callable[..., Awaitable[None]], *values: object) -> None:
+        """Repeats a step of the outbox until it succeeds: an item that stays claimed would block its room."""
         while True:
             try:
                 await step(*values)
@@ -109,11 +109,9 @@ def _note(item: Item, target: str, key: Key, refusal: str) -> None:
     try:
         note(item.folder, target, key, refusal)
     except FileNotFoundError:
-        pass  # the whole room has been erased meanwhile
+        pass  # the whole room has been erased in the meantime
     except OSError as error:
-        raise StorageError(
-            f"the record of deliveries cannot be written: {error.strerror or error}"
-        ) from error
+        raise StorageError(f"the delivery log cannot be written: {error.strerror or error}") from error
 
 
 def _room(item: Item) -> dict[str, str]:

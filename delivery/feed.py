@@ -1,4 +1,4 @@
-"""What there is to deliver: manifests and lists of texts are read into the outbox, for one target."""
+"""Finds what is to be delivered to one target: reads manifests and lists of texts, and adds items to the outbox."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from config import Settings
 from core.records import TextRecord
 
 LOOK_AGAIN_SECONDS = 60.0
-"""How often also those folders are looked at that have not grown: the outbox may have been begun anew."""
+"""How often folders are read that have not grown: the outbox may have been created anew."""
 LISTS_SECONDS = 60.0
 """How often a room's lists are delivered while they grow."""
 
 _Sizes = tuple[int, int, int]
-"""Of the manifest, the list of texts and that of gaps, in bytes."""
+"""Bytes of the manifest, the list of texts and the list of gaps."""
 
 
 @dataclass
 class _Seen:
-    """What is known of one folder."""
+    """How far one folder has been read."""
 
     sizes: _Sizes = (0, 0, 0)
-    """When they were last read to their ends."""
+    """The lists' sizes when they were last read to their ends."""
     gaps_bytes: int = 0
     grown_at: float | None = None
-    """When something came that the delivered lists do not name yet, 0 if before the start; None: they name all."""
+    """When the lists grew after their last delivery (of ``time.monotonic()``; 0: before the start); None: they did not."""
 
     def note_growth(self) -> None:
         if self.grown_at is None:
@@ -48,7 +48,7 @@ class _Seen:
 
 
 class DeliveryFeed:
-    """Reads manifests and lists of texts into the outbox, for one target."""
+    """Reads manifests and lists of texts, and adds what is to be delivered to one target to the outbox."""
 
     def __init__(self, settings: Settings, outbox: Outbox, target: str, kind: str) -> None:
         self._output_dir = Path(settings.output_dir)
@@ -58,14 +58,17 @@ class DeliveryFeed:
         self._kind = kind
         self._seen: dict[str, _Seen] = {}
         self._behind: set[str] = set()
-        """Folders of which the outbox has not taken all: it is full, or another worker was faster."""
+        """Folders with items that were not added: the outbox is full, or another worker has read the same lines."""
         self._looked_again_at = time.monotonic()
 
     async def look(self, *, with_lists: bool) -> bool:
-        """Adds what is new, and says whether there was anything. With the lists even if they have just been sent.
+        """Adds what is new, and returns whether there was anything.
+
+        Args:
+            with_lists: add lists that have grown at once, even if they have just been delivered.
 
         Raises:
-            OSError, StorageError: the disk does not let it now.
+            OSError, StorageError: the disk refuses.
         """
         if time.monotonic() - self._looked_again_at > LOOK_AGAIN_SECONDS:
             self._looked_again_at = time.monotonic()
@@ -82,7 +85,7 @@ class DeliveryFeed:
         return has_news
 
     async def _read_on(self, folder: str, seen: _Seen, sizes: _Sizes) -> bool:
-        """Reads what has grown to its end; whether there was anything that is to be delivered."""
+        """Reads the lists that have grown to their ends; whether there was anything to deliver."""
         has_news = False
         if sizes[2] != seen.gaps_bytes:
             seen.gaps_bytes = sizes[2]
@@ -110,7 +113,7 @@ class DeliveryFeed:
     async def _read(
         self, folder: str, file: str, works_in: Callable[[str, list[bytes]], Iterable[Work]]
     ) -> bool:
-        """Reads one list on; whether there was more."""
+        """Reads the next lines of one list; whether there were any."""
         source = f"{folder}/{file}"
         before = await self._outbox.bookmark(self._kind, source)
         lines, behind = await asyncio.to_thread(new_lines, self._output_dir / folder / file, before)
@@ -154,10 +157,8 @@ class DeliveryFeed:
         key = key_of_lists(manifest, texts, gaps)
         if not manifest.bytes or DeliveryLog(self._output_dir / folder).is_settled(self._target, key):
             return None
-        if (
-            next(read_manifest(self._output_dir / folder), None) is None
-        ):  # another program's, of the same name
-            return None
+        if next(read_manifest(self._output_dir / folder), None) is None:
+            return None  # another program's file of the same name
         payload = {
             "manifest_bytes": manifest.bytes,
             "texts_bytes": texts.bytes,
@@ -167,12 +168,12 @@ class DeliveryFeed:
 
 
 def key_of_lists(*ends: Bookmark) -> Key:
-    """What identifies the state of the lists, from their ends."""
+    """The key of the lists in their present state, from the bookmarks at their ends."""
     return lists_key(*(f"{end.bytes} {end.digest}" for end in ends))
 
 
 def is_ours(text: TextRecord) -> bool:
-    """Whether its files are plain names that belong to its segment: a list may not make us send anything else."""
+    """Whether all files of a text are plain names that belong to its segment; no other file may be delivered."""
     stem = Path(text.file).stem
     return all(
         is_plain_name(file) and file.startswith(f"{stem}_") and file.endswith(".txt") for file in text.files

@@ -1,8 +1,8 @@
-"""What is delivered, and what every target (an object store, a database) can do with it.
+"""The items that are delivered, and the interface of every target (an object store, a database).
 
-A target sorts its errors by who must act: :class:`~core.errors.RetryLater` (the other side, later),
+A target's errors say who must act: :class:`~core.errors.RetryLater` (the other side, later),
 :class:`~core.errors.ConfigError` (the operator: a wrong key, a missing bucket) and :class:`~core.errors.Refused`
-(nobody: this item will never be taken). Their libraries are large, and imported by those who use them.
+(no one: this item will never be accepted). The targets' libraries are large, so they are imported only when used.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from core.errors import Refused, StorageError
 from core.records import GapRecord, SegmentRecord, TextRecord
 
 CALL_TIMEOUT_SECONDS = 60.0
-"""How long one item may take on its way."""
+"""Time limit for the delivery of one item."""
 
 
-# --- what is delivered ---
+# --- items ---
 
 
 @dataclass(frozen=True)
 class Sound:
-    """A segment's WAV, with what the manifest says of it."""
+    """A segment's WAV, with its record in the manifest."""
 
     folder: Path
     record: SegmentRecord
@@ -43,7 +43,7 @@ class Words:
 
 @dataclass(frozen=True)
 class Lists:
-    """The manifest, the list of texts and that of gaps, as far as what they name has been delivered."""
+    """The manifest, the list of texts and that of gaps, up to the last line whose files have been delivered."""
 
     folder: Path
     manifest_bytes: int
@@ -56,7 +56,8 @@ Item = Sound | Words | Lists
 
 @dataclass(frozen=True)
 class Selection:
-    """Which segments: those of a room (by its name or its folder's), of one participant, that ended before a moment."""
+    """Selects segments: of a room (by its name or its folder's), of one participant, that ended before a time. Empty
+    fields select all."""
 
     room: str = ""
     participant: str = ""
@@ -71,36 +72,37 @@ class Selection:
 
 
 class Target(Protocol):
-    """One place where lessons last. Every method may raise RetryLater or ConfigError."""
+    """One place to which recordings are delivered. Every method may raise RetryLater or ConfigError."""
 
     @property
     def name(self) -> str:
-        """What records of deliveries call it: the same after every restart, and without secrets."""
+        """Its name in the delivery log: the same after every restart, and without secrets."""
         ...
 
     async def check(self) -> None:
-        """Proves that it would take something just now."""
+        """Tests that the target accepts data now."""
         ...
 
     async def put(self, item: Item) -> None:
-        """Delivers, once in effect: what is there already, whole, counts as delivered.
+        """Delivers an item. One that is complete in the target already counts as delivered.
 
         Raises:
-            Refused: it will never take this item.
+            Refused: the target will never accept this item.
         """
         ...
 
     async def remove(
         self, selection: Selection, known: Mapping[str, Sequence[SegmentRecord]], *, only_count: bool = False
     ) -> int:
-        """Removes segments with everything that belongs to them, and says how many there were.
+        """Removes segments with everything that belongs to them, and returns how many there were.
 
-        ``known`` are the chosen segments that this machine's manifests know, by folder: some may be there unlisted.
+        ``known`` are the selected segments in this machine's manifests, by folder: the target may have some of them that
+        its own lists do not name.
         """
         ...
 
     async def aclose(self) -> None:
-        """Lets go of connections. Idempotent."""
+        """Closes the connections. Idempotent."""
         ...
 
 
@@ -108,14 +110,14 @@ class Target(Protocol):
 
 
 class Unusable(Refused):
-    """The item itself is not what it should be; the target has not been asked."""
+    """The item's file is missing or wrong; the target has not been asked."""
 
 
 def sound_bytes(item: Sound) -> bytes:
-    """The WAV, if it is what the manifest says. Blocks.
+    """Reads the WAV and checks it against the manifest's SHA-256. Blocks.
 
     Raises:
-        Unusable: it is gone, or another one.
+        Unusable: it does not exist, or its content is another.
         StorageError: it cannot be read now.
     """
     data = file_bytes(item.folder / item.record.file)
@@ -125,10 +127,10 @@ def sound_bytes(item: Sound) -> bytes:
 
 
 def file_bytes(path: Path) -> bytes:
-    """A whole file. Blocks.
+    """Reads a whole file. Blocks.
 
     Raises:
-        Unusable: it is gone, or no file.
+        Unusable: it does not exist, or is not an ordinary file.
         StorageError: it cannot be read now.
     """
     if path.is_symlink():

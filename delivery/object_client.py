@@ -1,7 +1,7 @@
-"""The objects of one bucket, container or folder: S3 and its kin, and what else obstore speaks to.
+"""Reads and writes the objects of one bucket, container or folder: S3, compatible stores, and others that obstore has.
 
-An object is written whole or not at all. S3 gets a SHA-256 with every object and checks it before it says yes; a store
-that cannot check, or has no conditional writes, is noticed at its first refusal and used without.
+An object is written completely or not at all. S3 gets a SHA-256 with every object and checks it before it confirms the
+write. A store without this check, or without conditional writes, is detected at its first refusal and used without.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ CONTENT_TYPES = {
     ".jsonl": "application/x-ndjson",
 }
 MAX_MERGES = 5
-"""Another worker may write the same list at the same moment; so often it is read again at once."""
+"""How often a list is read and merged again at once, if another worker writes it at the same moment."""
 
 CONNECT_SECONDS = 10
 
 
 class Objects:
-    """The objects below a prefix, by their keys without it.
+    """The objects below a prefix. Keys are without the prefix.
 
     Every method raises RetryLater, ConfigError or Refused, by who must act.
     """
@@ -51,15 +51,19 @@ class Objects:
         """The URL, without secrets."""
         self.store = store
         self._plain = plain
-        """The same without a checksum's header, for servers that do not know it: the signature covers SHA-256, too."""
+        """The same store without a checksum header, for servers that reject it. The signature covers the SHA-256, too."""
         self._keeps_types = keeps_types
         self._is_conditional = True
-        """Whether the store can create without overwriting, and replace only what has been read."""
+        """Whether the store has conditional writes: create only if absent, replace only the version that was read."""
 
     # Reading and writing.
 
     async def create(self, key: str, data: bytes) -> None:
-        """Writes what must not be there yet, or be the same."""
+        """Writes an object that must not exist yet, or must be the same.
+
+        Raises:
+            Refused: another object has this key.
+        """
         from obstore.exceptions import AlreadyExistsError
 
         if self._is_conditional:
@@ -75,7 +79,7 @@ class Objects:
             raise Refused("another object of this name is there; it is not overwritten")
 
     async def replace_lines(self, key: str, change: Callable[[list[bytes]], list[bytes]]) -> None:
-        """Changes an object that is a list of lines, and begins anew if another worker does so at the same time."""
+        """Changes the lines of an object; repeated if another worker changes it at the same time."""
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
         for _ in range(MAX_MERGES):
@@ -96,9 +100,10 @@ class Objects:
         raise RetryLater(f"{key} is being written by others")
 
     async def _seen(self, key: str) -> tuple[bytes | None, str | None, Refused | None]:
-        """An object, its version, and why it may not be read.
+        """Reads an object: its content, its version, and the refusal if it may not be read.
 
-        To a key that may not list its bucket S3 forbids also what is not there; whether it is, creating it tells.
+        If the key may not list the bucket, S3 also answers "forbidden" for an object that does not exist. Creating it
+        then shows whether it exists.
         """
         try:
             return *(await self.read(key)), None
@@ -108,7 +113,12 @@ class Objects:
             return None, None, refusal
 
     async def write(self, key: str, data: bytes, *, mode: Any) -> str | None:
-        """One object, whole or not at all; its version. Lets AlreadyExistsError and PreconditionError through."""
+        """Writes one object completely or not at all, and returns its version.
+
+        Raises:
+            AlreadyExistsError, PreconditionError: of obstore, for conditional writes.
+            Unconditional: the store has no conditional writes.
+        """
         from obstore import put_async
         from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
@@ -132,10 +142,10 @@ class Objects:
             raise classify_error(error) from None
 
     async def read(self, key: str, max_bytes: int = sys.maxsize) -> tuple[bytes | None, str | None]:
-        """An object and its version; (None, None) if there is none.
+        """Reads an object: its content and its version; (None, None) if it does not exist.
 
         Raises:
-            Unusable: it is larger than that.
+            Unusable: it is larger than ``max_bytes``.
         """
         from obstore import get_async
         from obstore.exceptions import BaseError
@@ -152,13 +162,13 @@ class Objects:
         except (BaseError, OSError, ValueError) as error:
             raise classify_error(error) from None
 
-    # Looking and removing.
+    # Listing and deleting.
 
     async def link(self, key: str, seconds: float) -> str:
-        """A URL that lets whoever has it read one object for so long.
+        """Makes a URL with which anyone can read one object for this long.
 
         Raises:
-            Refused: there is no such object, or the store has no such links.
+            Refused: there is no such object, or the store has no such URLs.
         """
         from obstore import head_async, sign_async
         from obstore.exceptions import BaseError
@@ -174,7 +184,7 @@ class Objects:
             raise classify_error(error) from None
 
     async def folders(self) -> list[str]:
-        """The names of all folders."""
+        """Lists the names of all folders."""
         from obstore import list_with_delimiter_async
         from obstore.exceptions import BaseError
 
@@ -185,7 +195,7 @@ class Objects:
         return sorted(prefix.rstrip("/").rpartition("/")[2] for prefix in found["common_prefixes"])
 
     async def names_in(self, folder: str) -> list[str]:
-        """The names of all objects of a folder."""
+        """Lists the names of all objects in a folder."""
         from obstore import list as list_objects
         from obstore.exceptions import BaseError
 
@@ -199,7 +209,7 @@ class Objects:
             raise classify_error(error) from None
 
     async def delete(self, keys: Iterable[str]) -> None:
-        """Deletes these objects; those that are not there count as deleted."""
+        """Deletes these objects; one that does not exist counts as deleted."""
         from obstore import delete_async
         from obstore.exceptions import BaseError
 
@@ -213,10 +223,10 @@ class Objects:
 
 
 def open_s3(settings: Settings) -> Objects:
-    """The bucket in the settings.
+    """Opens the bucket in the settings.
 
     Raises:
-        ConfigError: the settings make no store.
+        ConfigError: the settings are not valid.
     """
     from obstore.exceptions import BaseError
     from obstore.store import S3Store
@@ -227,7 +237,7 @@ def open_s3(settings: Settings) -> Objects:
     options: dict[str, Any] = {
         "prefix": prefix or None,
         "region": settings.s3_region,
-        # Neither credentials nor an address that the environment may hold for other programs.
+        # The environment may have credentials and an address for other programs; they are not used.
         "credential_provider": lambda: {**key, "token": None, "expires_at": None},
         **({"aws_endpoint_url_s3": endpoint} if endpoint else {}),
         "client_options": {
@@ -235,7 +245,7 @@ def open_s3(settings: Settings) -> Objects:
             "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
             "timeout": timedelta(seconds=CALL_TIMEOUT_SECONDS),
         },
-        "retry_config": {"max_retries": 0},  # waiting is the caller's business
+        "retry_config": {"max_retries": 0},  # the caller retries
     }
     try:
         store = S3Store(settings.s3_bucket, checksum_algorithm="SHA256", **options)
@@ -248,10 +258,10 @@ def open_s3(settings: Settings) -> Objects:
 
 
 def open_url(url: str) -> Objects:
-    """The store of a URL; credentials come from the variables that its maker has named.
+    """Opens the store of a URL; its credentials come from the provider's own environment variables.
 
     Raises:
-        ConfigError: there is no such store.
+        ConfigError: the URL does not name a store.
     """
     from obstore.exceptions import BaseError
     from obstore.store import LocalStore, from_url
@@ -269,6 +279,6 @@ def open_url(url: str) -> Objects:
 
 
 def whole_lines(data: bytes) -> list[bytes]:
-    """The lines of a list that end; a torn last one is left out."""
+    """The complete lines of a list, without an incomplete last one."""
     whole, newline, _ = data.rpartition(b"\n")
     return (whole + newline).splitlines(keepends=True)

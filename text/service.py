@@ -1,8 +1,8 @@
 """The text service: gets the text of every segment on disk, without delaying the recording.
 
-The manifests list the segments, ``texts.jsonl`` in each folder the finished texts, and the outbox the open work. So open
-work is done after an outage, a restart or the end of the room. The newest segments come first, so that a lesson in
-progress never waits for an old one.
+The manifests list the segments, ``texts.jsonl`` in each folder the finished texts, and the outbox the open work. So
+open work is done after an outage, a restart or the end of the room. The newest segments come first, so that a lesson
+in progress never waits for an old one.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ class TextService:
         await self._until_stored(work, outcome)
 
     async def _until_stored(self, work: Work, outcome: Outcome) -> None:
-        """Stores an outcome, and retries while the disk refuses: an answer has been paid for, so it is kept in memory."""
+        """Stores an outcome, and retries while the disk refuses: an answer that has been paid for is kept in memory."""
         self._unsaved += 1
         try:
             while True:
