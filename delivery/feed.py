@@ -35,7 +35,7 @@ class _Seen:
     """The lists' sizes when they were last read to their ends."""
     gaps_bytes: int = 0
     grown_at: float | None = None
-    """When the lists grew after their last delivery (of ``time.monotonic()``; 0: before the start); None: they did not."""
+    """When the lists grew after their last delivery (``time.monotonic()``; 0: before the start); None: they did not."""
 
     def note_growth(self) -> None:
         if self.grown_at is None:

@@ -96,8 +96,8 @@ class Target(Protocol):
     ) -> int:
         """Removes segments with everything that belongs to them, and returns how many there were.
 
-        ``known`` are the selected segments in this machine's manifests, by folder: the target may have some of them that
-        its own lists do not name.
+        ``known`` are the selected segments in this machine's manifests, by folder: the target may have some of them
+        that its own lists do not name.
         """
         ...
 

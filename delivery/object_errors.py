@@ -1,4 +1,4 @@
-"""What errors of an object store mean, and who must act."""
+"""Converts errors of an object store into errors that say who must act."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _OPERATOR = {
     "AccountProblem": "the account cannot be used",
     "AllAccessDisabled": "the account cannot be used",
 }
-"""What only the operator can mend, by S3's error code."""
+"""What only the operator can fix, by S3's error code."""
 
 _ITSELF = {
     "EntityTooLarge": "too large",
@@ -34,11 +34,11 @@ _ITSELF = {
     "InvalidObjectName": "its name is refused",
     "MetadataTooLarge": "its metadata is too large",
 }
-"""What is wrong with one object, if the store takes others."""
+"""What is wrong with one object, if the store accepts others, by S3's error code."""
 
 
 class Unconditional(Exception):
-    """The store has no conditional writes: whoever wants one must look first."""
+    """The store has no conditional writes: the caller must read the object first."""
 
 
 def knows_no_checksums(error: Exception, mode: Any) -> bool:
@@ -56,7 +56,7 @@ def has_no_conditional_writes(error: Exception) -> bool:
 
 
 def classify_error(error: Exception) -> RecorderError:
-    """An error of ours that says who must act. Keys are never in its text: they do not travel."""
+    """Converts an error of obstore into one that says who must act. Its text never contains keys: they are not sent."""
     text = str(error)
     code = _found(r"<Code>([A-Za-z0-9.]{1,60})</Code>", text)
     status = int(_found(r"status code: (\d{3})", text) or 0)
@@ -76,7 +76,7 @@ def classify_error(error: Exception) -> RecorderError:
 
 
 _ON_THE_WAY = ("BadDigest", "XAmzContentSHA256Mismatch", "IncompleteBody", "RequestTimeout", "InvalidDigest")
-"""Damaged in transit: the next attempt brings it whole."""
+"""Error codes for data that was damaged or cut off in transit: the next attempt may succeed."""
 
 
 def _reason(text: str) -> str:
@@ -91,4 +91,5 @@ def _found(pattern: str, text: str) -> str:
 
 
 def first_line(error: object) -> str:
+    """The first line of an error's text, at most 200 characters."""
     return str(error).partition("\n")[0][:200]

@@ -1,9 +1,8 @@
 """An object store as a target of delivery.
 
-Objects have the names that the files have on disk, below the prefix. A WAV is created and never overwritten: where an
-object of its name is already, it is read back and must be the same, byte for byte. A text file is written over. The
-lists are merged line by line with what is there, so workers that recorded a room on different disks lose nothing of
-each other's.
+Objects have the same names as the files on disk, below the prefix. A WAV is never overwritten: an object that has its
+name already is read and must be the same, byte for byte. A text file is overwritten. The lists are merged line by line
+with those in the store, so workers that recorded a room on different disks do not lose each other's lines.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from delivery.items import Item, Lists, Selection, Sound, Words, file_bytes, sou
 from delivery.object_client import Objects, open_s3, open_url, whole_lines
 
 PROBE = ".delivery-check"
-"""An empty object below the prefix: that it can be written is the proof that anything can."""
+"""An empty object below the prefix; writing it tests the store."""
 
 _LISTS = (MANIFEST, TEXTS, GAPS)
 
@@ -38,24 +37,24 @@ class ObjectTarget:
 
     @classmethod
     def s3(cls: type[T], settings: Settings) -> T:
-        """The bucket in the settings.
+        """Opens the bucket in the settings.
 
         Raises:
-            ConfigError: the settings make no store.
+            ConfigError: the settings are not valid.
         """
         return cls(open_s3(settings))
 
     @classmethod
     def from_url(cls: type[T], url: str) -> T:
-        """A store by its URL; credentials come from the variables that its maker has named.
+        """Opens the store of a URL; its credentials come from the provider's own environment variables.
 
         Raises:
-            ConfigError: there is no such store.
+            ConfigError: the URL does not name a store.
         """
         return cls(open_url(url))
 
     async def aclose(self) -> None:
-        """Connections are obstore's own."""
+        """Does nothing: obstore closes its connections itself."""
 
     async def link(self, key: str, seconds: float) -> str:
         """See :meth:`delivery.object_client.Objects.link`."""
@@ -64,7 +63,7 @@ class ObjectTarget:
     # Delivering.
 
     async def check(self) -> None:
-        """Writes the probe."""
+        """See :class:`~delivery.items.Target`. Writes :data:`PROBE`."""
         await self.objects.write(PROBE, b"", mode="overwrite")
 
     async def put(self, item: Item) -> None:
@@ -113,7 +112,7 @@ class ObjectTarget:
         chosen |= {record.file for record in known if record.file in there}
         is_room = not selection.participant and selection.before is None
         if is_room and (chosen or folder in (selection.room, safe_name(selection.room))):
-            chosen |= {name for name in there if name.endswith(".wav")}  # also what no list names yet
+            chosen |= {name for name in there if name.endswith(".wav")}  # also those that no list names yet
         if not chosen or only_count:
             return len(chosen)
         is_empty_then = is_room or chosen >= {record.file for record in listed}
@@ -144,7 +143,7 @@ class ObjectTarget:
 
 
 def merged(ours: list[bytes], there: list[bytes]) -> list[bytes]:
-    """What is there, in its order, and behind it what is new. A list's last word about a segment counts."""
+    """The lines of the store in their order, then the new ones. Of several lines about a segment the last counts."""
     known = set(there)
     return there + [line for line in ours if line not in known]
 

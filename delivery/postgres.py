@@ -1,10 +1,9 @@
-"""Postgres (Supabase's too): one row a segment, its texts in a second table, by the schema of
-:mod:`delivery.postgres_schema`.
+"""Postgres (also Supabase) as a target of delivery: one row a segment, its texts in a second table.
 
-A row's id is made from folder, file and SHA-256, so the same segment is the same row whoever inserts it and however
-often. The server itself checks the sound against its SHA-256 before it says yes. Every statement is one round trip
-without a named prepared statement, so a pooler in transaction mode (Supabase's port 6543) may hand each to another
-connection.
+:mod:`delivery.postgres_schema` has the tables. A row's id is made from folder, file and SHA-256, so a segment is the
+same row, no matter which worker inserts it and how often. The server itself checks the audio against its SHA-256 before
+it accepts the row. Every statement is one round trip without a named prepared statement, so a pooler in transaction
+mode (Supabase's port 6543) may run each on another connection.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _COLUMNS = (
     " lowest_probability, end_reason, speaking_language, sha256"
 )
 _ADD_SEGMENT = (
-    # Without naming the constraint: with it, the right to SELECT would be needed.
+    # The constraint is not named, since that would need the right to SELECT.
     f"INSERT INTO audio_segments ({_COLUMNS}) VALUES ({', '.join(['%b'] * 21)}) ON CONFLICT DO NOTHING"
 )
 _ADD_TEXT = """
@@ -53,21 +52,21 @@ class PostgresTarget:
     """One database."""
 
     def __init__(self, url: str) -> None:
-        """Reads the URL and connects to nothing.
+        """Parses the URL; connects only when used.
 
         Raises:
-            ConfigError: it cannot be read.
+            ConfigError: the URL is not valid.
         """
         from psycopg import Error
         from psycopg.conninfo import conninfo_to_dict
 
         try:
             parts = conninfo_to_dict(url)
-        except Error:  # what it says may hold the password
+        except Error:  # its text may contain the password
             raise ConfigError(
                 "DATABASE_URL=(hidden) is wrong: Postgres cannot read it (is a sign in the password not escaped?)"
             ) from None
-        # With the user: at Supabase's pooler it is what tells projects apart.
+        # With the user, which distinguishes the projects at Supabase's pooler.
         self.name = "postgres://{user}@{host}:{port}/{dbname}".format(
             **{"user": "", "host": "", "port": 5432, "dbname": "", **parts}
         )
@@ -76,11 +75,11 @@ class PostgresTarget:
     # Delivering.
 
     async def check(self) -> None:
-        """Inserts a row and takes it back."""
+        """See :class:`~delivery.items.Target`. Inserts a row and rolls it back."""
         await self._connections.run(self._try_insert())
 
     async def put(self, item: Item) -> None:
-        """See :class:`~delivery.items.Target`. The lists are in the rows' columns."""
+        """See :class:`~delivery.items.Target`. Lists are not stored: the rows have the same data."""
         if not isinstance(item, Lists):
             await self._connections.run(self._put(item))
 
@@ -129,12 +128,12 @@ class PostgresTarget:
     # Migrating.
 
     async def migrate(self, role: str = "", *, may_remove: bool = False) -> list[int]:
-        """Creates the tables or brings them up to date; with ``role``, gives it the least rights that it needs.
+        """Creates the tables or brings them up to date; with ``role``, grants it the least rights that it needs.
 
-        Returns the migrations that were applied. All of it happens, or nothing.
+        Returns the versions of the migrations that were applied. Everything is one transaction.
 
         Raises:
-            ConfigError: the database does not let us.
+            ConfigError: the database refuses.
         """
         return await self._connections.run(self._migrate(role, may_remove))
 
@@ -151,7 +150,8 @@ class PostgresTarget:
 
 
 def id_of(folder: str, record: SegmentRecord) -> uuid.UUID:
-    """The same for the same segment, and different for any other: also of a room recorded anew on another disk."""
+    """The id of a segment's row: the same for the same segment, and different for any other, also one of the same name
+    that was recorded on another disk."""
     return uuid.uuid5(_NAMESPACE, _storable(f"{folder}/{record.file}/{record.sha256}"))
 
 
@@ -182,7 +182,7 @@ def _row(folder: str, record: SegmentRecord, audio: bytes | None) -> tuple[Any, 
 
 
 def _texts(text: TextRecord) -> list[tuple[str, str, bool]]:
-    """Language, text, and whether it is what was said."""
+    """The texts to store: language, text, and whether it is the transcript."""
     if not text.transcript:
         return []
     texts = [
@@ -196,5 +196,5 @@ def _texts(text: TextRecord) -> list[tuple[str, str, bool]]:
 
 
 def _storable(text: str) -> str:
-    """Text as Postgres takes it: neither NUL nor half a character."""
+    """Makes text valid for Postgres: replaces NUL and halves of surrogate pairs."""
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()

@@ -1,10 +1,10 @@
-"""Connections to Postgres: a few, kept open between uses, on an event loop of their own.
+"""A small pool of connections to Postgres, on an event loop of its own thread.
 
-psycopg's asyncio side does not run on Windows' event loop, so all connections live on a loop of their own thread, on
-every system alike.
+psycopg's asyncio interface does not run on the default event loop of Windows, so on every system all connections use a
+loop of their own thread.
 
-A pool of our own, as psycopg_pool's connects in the background: whoever waits for a connection learns after its whole
-timeout that there is none, and not why (a wrong password: after 10 s instead of 0.1 s, and as PoolTimeout).
+psycopg_pool is not used because it connects in the background: its caller gets a PoolTimeout after the whole timeout,
+without the reason (a wrong password: after 10 s instead of 0.1 s).
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class Connections:
         self._thread = _LoopThread()
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Does work that uses :meth:`connection` or :meth:`execute`, on their loop. Cancelling this cancels that.
+        """Runs a coroutine that uses :meth:`connection` or :meth:`execute` on their loop. Cancelling this cancels it.
 
         Raises:
-            RecorderError: it failed, or took too long; the kind says who must act.
+            RecorderError: it failed, or took too long; the class says who must act.
         """
         return await self._thread.run(self._in_time(work))
 
@@ -57,7 +57,7 @@ class Connections:
             raise RetryLater(f"the database does not answer ({type(error).__name__})") from None
 
     async def execute(self, statement: str, values: Sequence[Any]) -> None:
-        """Runs one statement, a second time if the connection was closed by the other side while it was idle."""
+        """Runs one statement, and repeats it once if the server had closed the idle connection."""
         import psycopg
 
         for attempt in (1, 2):
@@ -67,13 +67,13 @@ class Connections:
                     await connection.execute(statement, values)
                 return
             except psycopg.OperationalError as error:
-                # A connection that the other side has closed while it was idle is no trouble worth a pause.
+                # The server may close an idle connection; this is no reason to report an error and wait.
                 if attempt == 2 or not was_idle or error.sqlstate is not None:
                     raise
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
-        """A connection for one use. One whose use was cancelled is closed."""
+        """Takes a connection from the pool for one use. If the use is cancelled, the connection is closed."""
         async with self._slots:
             connection = self._idle.pop() if self._idle else await self._connect()
             try:
@@ -92,7 +92,7 @@ class Connections:
         return await psycopg.AsyncConnection.connect(
             self._url,
             autocommit=True,
-            prepare_threshold=None,  # poolers in transaction mode know no prepared statements
+            prepare_threshold=None,  # poolers in transaction mode do not support prepared statements
             connect_timeout=CONNECT_SECONDS,
             application_name="voice-segmenter",
         )
@@ -107,14 +107,14 @@ class Connections:
 
 
 class _LoopThread:
-    """An event loop that psycopg can live on, whatever the caller's is."""
+    """An event loop on a thread of its own, of a kind that psycopg supports."""
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Does it there. Cancelling this cancels that."""
+        """Runs a coroutine on that loop. Cancelling this cancels it."""
         if self._loop is None:
             self._loop = asyncio.SelectorEventLoop()
             self._thread = threading.Thread(target=self._loop.run_forever, name="postgres", daemon=True)

@@ -1,4 +1,4 @@
-"""What errors of Postgres mean, and who must act."""
+"""Converts errors of Postgres into errors that say who must act."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ _CONNECTING = {
     "no password supplied": "the password is missing",
     "does not exist": "there is no such database or user",
     "Tenant or user not found": "user or project is wrong (Supabase's pooler wants postgres.PROJECT as user)",
-    "no pg_hba.conf entry": "the server does not let us in from here",
+    "no pg_hba.conf entry": "the server does not accept connections from this address",
     "SSL": "the encryption is not what the server wants (sslmode)",
 }
-"""What a refused connection says, and what it means."""
+"""Phrases in the errors of refused connections, and what they mean."""
 
 
 def classify_error(error: psycopg.Error) -> RecorderError:
-    """An error of ours that says who must act. The server's own text is left out: it may hold what was said."""
+    """Converts an error of psycopg into one that says who must act. The server's text is left out: it may quote what
+    was said."""
     from psycopg import DataError, IntegrityError
 
     state = error.sqlstate or ""
@@ -30,7 +31,7 @@ def classify_error(error: psycopg.Error) -> RecorderError:
     if state == "42501":
         return Refused("the user may not do this (see docs/delivery.md for the rights it needs)")
     if state == "25006":
-        return ConfigError("the database takes no writes (read-only: is it full?)")
+        return ConfigError("the database is read-only (is it full?)")
     if state[:2] == "28" or state == "3D000":
         return ConfigError("user, password or database is wrong")
     if isinstance(error, (DataError, IntegrityError)) or state[:2] in ("22", "23", "54"):

@@ -1,4 +1,4 @@
-"""The tables in Postgres, the migrations that make them, and the least rights that a role needs."""
+"""The migrations that create the tables in Postgres, and the least rights that a role needs."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ MIGRATIONS = (
     ALTER TABLE segment_texts ENABLE ROW LEVEL SECURITY;
     """,
 )
-"""In the order in which they are applied; one that has been released is never changed."""
+"""The migrations in their order; one that has been released is never changed."""
 
 _RIGHTS = """
     GRANT USAGE ON SCHEMA {schema} TO {role};
@@ -74,9 +74,9 @@ _RIGHT_TO_REMOVE = """
 async def apply_migrations(
     connection: psycopg.AsyncConnection[Any], role: str, *, may_remove: bool
 ) -> list[int]:
-    """Creates the tables or brings them up to date; with ``role``, gives it the least rights that it needs.
+    """Creates the tables or brings them up to date; with ``role``, grants it the least rights that it needs.
 
-    Returns the migrations that were applied. All of it happens, or nothing.
+    Returns the versions of the migrations that were applied. Everything is one transaction.
     """
     from psycopg import sql
 

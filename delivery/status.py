@@ -1,4 +1,4 @@
-"""How the delivery to each target stands: whether it takes anything, in plain numbers, and as metrics."""
+"""The state of the delivery to each target: whether it works, its figures, and its metrics."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ logger = logging.getLogger("recorder")
 
 @dataclass
 class Status:
-    """Plain numbers about one target."""
+    """The figures of one target."""
 
     target: str
     waiting: int = 0
     oldest_seconds: float = 0.0
-    """How long ago the oldest of what waits was spoken."""
+    """How long ago the oldest waiting item was spoken."""
     delivered: int = 0
     """Since the start."""
     refused: int = 0
@@ -36,7 +36,7 @@ class Status:
 
 
 class DeliveryMetrics:
-    """The same for Prometheus, with the target's name as label."""
+    """The figures as Prometheus metrics, with the target's name as label."""
 
     def __init__(self, statuses: Callable[[], Iterable[Status]]) -> None:
         self.registry = CollectorRegistry()
@@ -52,7 +52,7 @@ class DeliveryMetrics:
         return gauge(self.registry, f"delivery_{name}", help, "target")
 
     async def refresh(self) -> None:
-        """Takes the gauges over from the statuses."""
+        """Sets the gauges to the present figures."""
         for status in self._statuses():
             self._waiting.labels(status.target).set(status.waiting)
             self._oldest.labels(status.target).set(status.oldest_seconds)
@@ -66,14 +66,14 @@ class DeliveryMetrics:
 
 
 class TargetState:
-    """Whether a target takes anything, as the last attempts show it. All items wait for a target in trouble."""
+    """Whether a target works, by the last attempts. After a failure all items for it wait."""
 
     def __init__(self, target: str, backoff: Backoff, metrics: DeliveryMetrics) -> None:
         self.status = Status(target)
         self.failures = 0
-        """In a row, of any items."""
+        """Failed attempts in a row, of any items."""
         self.is_operators = False
-        """Whether only the operator can end the trouble."""
+        """Whether only the operator can fix the last failure."""
         self._backoff = backoff
         self._metrics = metrics
         self._trouble = Trouble()
@@ -82,22 +82,24 @@ class TargetState:
 
     @property
     def seconds_to_wait(self) -> float:
-        """Until it may be tried again; 0 or less: now."""
+        """Seconds until the next attempt may be made; 0 or less: now."""
         return self._not_before - time.monotonic()
 
     def has_failed_for(self, seconds: float) -> bool:
-        """Whether it has taken nothing for so long, since it was begun to be used or last worked."""
+        """Whether all attempts have failed for this long, counted from the last success or :meth:`begin`."""
         return bool(self.failures) and time.monotonic() - self._well_at >= seconds
 
     def begin(self) -> None:
-        """It is counted from now on how long it takes nothing."""
+        """Starts the time that :meth:`has_failed_for` measures."""
         self._well_at = time.monotonic()
 
     def delivered(self) -> None:
+        """Counts a delivered item."""
         self.status.delivered += 1
         self._metrics.add(self.status.target, delivered=1)
 
     def works(self) -> None:
+        """Notes a success, and logs it after failures."""
         if self.failures:
             logger.warning("Delivery to %s works again", self.status.target)
         self.failures, self._not_before, self.is_operators = 0, 0.0, False
@@ -106,7 +108,7 @@ class TargetState:
         self.status.trouble = ""
 
     def fails(self, error: Exception) -> None:
-        """What troubles one item troubles the next. Logged when it begins, and when it changes."""
+        """Notes a failure: all items wait. It is logged when it is new or differs from the last one."""
         self.failures += 1
         self.status.failures += 1
         self._metrics.add(self.status.target, failures=1)

@@ -1,4 +1,4 @@
-"""Which targets the settings name. Wrong settings are one line each, and never the end of a recording."""
+"""Creates the targets that the settings name. Wrong settings are reported, one line each; recording continues."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _S3_NAMES = ("s3_bucket", "s3_key_id", "s3_key_secret")
 
 
 def problems_of(settings: Settings) -> list[str]:
-    """What is wrong with the targets' settings, a line each. Recording never ends for it."""
+    """Checks the targets' settings, and returns one line for each problem."""
     problems = []
     given = [name for name in _S3_NAMES if getattr(settings, name)]
     missing = [name.upper() for name in _S3_NAMES if not getattr(settings, name)]
@@ -35,7 +35,7 @@ def problems_of(settings: Settings) -> list[str]:
 
 
 def open_targets(settings: Settings) -> tuple[list[Target], list[str]]:
-    """Every target whose settings are whole, and a line for each whose are not. Nothing is connected to yet."""
+    """Creates every target whose settings are complete and valid, without connecting. Returns them and the problems."""
     problems = problems_of(settings)
     wrong = " ".join(problems)
     targets: list[Target] = []
@@ -61,12 +61,12 @@ def open_targets(settings: Settings) -> tuple[list[Target], list[str]]:
 
 
 def names_of_targets(settings: Settings, report: Callable[[str], None]) -> tuple[str, ...]:
-    """The names of these targets; ``report`` is told the same lines. Not for use in an event loop."""
+    """The names of these targets; ``report`` is called with each problem. Must not be called in an event loop."""
     targets, problems = open_targets(settings)
     for problem in problems:
         report(problem)
     if targets:
-        import asyncio  # most who ask have none
+        import asyncio  # imported only if there are targets
 
         asyncio.run(_closed(targets))
     return tuple(target.name for target in targets)
