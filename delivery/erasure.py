@@ -1,4 +1,4 @@
-"""Erasing segments from rooms' folders: their files, then their lines, then a folder in which nothing is left.
+"""Erases segments from rooms' folders: their files, then their lines, then a folder without any segment.
 
 A file goes before its line in the manifest, or recovery would list it again as an unlisted WAV. Everything here blocks
 and raises OSError where the disk refuses.
@@ -58,7 +58,7 @@ def erasures(folders: Iterable[Path], selection: Selection) -> list[Erasure]:
 
 
 def erase_files(erasure: Erasure) -> None:
-    """Removes the WAVs and the text files."""
+    """Removes the segments' WAVs and text files."""
     texts = read_texts(erasure.folder)
     for record in erasure.records:
         for file in files_of(record, texts.get(record.file)):
@@ -82,8 +82,7 @@ def record_erasure(output_dir: Path, outcome: dict[str, Any]) -> None:
 
 
 def remove_lines(folder: Path, sounds: Iterable[str], selection: Selection) -> None:
-    """Takes the segments of these WAVs out of all lists of the folder, and the gaps that are chosen with them. Blocks;
-    raises OSError."""
+    """Removes the lines of these WAVs' segments from all lists of the folder, and those of the selected gaps."""
     names = set(sounds)
     items = {*names, *(words_key(text).item for text in read_texts(folder).values() if text.file in names)}
     with FolderLock(folder):
@@ -99,7 +98,7 @@ def remove_lines(folder: Path, sounds: Iterable[str], selection: Selection) -> N
 
 
 def remove_folder(folder: Path) -> None:
-    """Removes a room's lists, and its folder unless something is in it that is not ours."""
+    """Removes a room's lists, and its folder unless it contains other files."""
     for name in (DELIVERED, TEXTS, GAPS, MANIFEST, LOCK_FILE):
         (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
@@ -107,13 +106,13 @@ def remove_folder(folder: Path) -> None:
 
 
 def files_of(record: SegmentRecord, text: TextRecord | None) -> list[str]:
-    """The names of a segment's files."""
+    """The names of a segment's WAV and text files."""
     texts = list(text.files) if text is not None and text.file == record.file and is_ours(text) else []
     return [name for name in (record.file, *texts) if is_plain_name(name)]
 
 
 def room_folders(output_dir: Path) -> list[Path]:
-    """Every room's folder with a manifest, sorted. Blocks; raises OSError."""
+    """Every room's folder with a manifest, sorted."""
     with os.scandir(output_dir) as entries:
         folders = [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
     return sorted(folder for folder in folders if (folder / MANIFEST).is_file())

@@ -51,7 +51,7 @@ class Objects:
         """The URL, without secrets."""
         self.store = store
         self._plain = plain
-        """The same store without a checksum header, for servers that reject it. The signature also covers the SHA-256."""
+        """The same store without a checksum header, for servers that reject it. The signature covers the SHA-256."""
         self._keeps_types = keeps_types
         self._is_conditional = True
         """Whether the store has conditional writes: create only if absent, replace only the version that was read."""

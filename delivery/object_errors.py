@@ -14,7 +14,7 @@ _OPERATOR = {
     "InvalidToken": "S3_KEY_ID or S3_KEY_SECRET is wrong",
     "ExpiredToken": "the key has expired",
     "NoSuchBucket": "there is no such bucket (S3_BUCKET)",
-    "InvalidBucketName": "S3_BUCKET is no bucket's name",
+    "InvalidBucketName": "S3_BUCKET is not a valid bucket name",
     "RequestTimeTooSkewed": "this machine's clock is wrong by more than 15 minutes",
     "AuthorizationHeaderMalformed": "S3_REGION is wrong",
     "InvalidRegionName": "S3_REGION is wrong",

@@ -1,7 +1,7 @@
-"""How long recordings stay, here and where they were delivered; and a warning while the disk still has room.
+"""Removes old recordings from this disk and from the targets, and warns before the disk is full.
 
-Nothing goes that is not delivered to every target, text and lists too, or whose text is still to come: not for its age
-and not for a full disk. A file goes before its line in the manifest, or recovery would take it for a lost one.
+A segment is removed only when it is delivered to every target, with its text and the lists, and has its text if text is
+wanted; neither its age nor a full disk changes that. :mod:`delivery.erasure` removes the files and lines.
 """
 
 from __future__ import annotations
@@ -34,44 +34,44 @@ LOOK_SECONDS = 30.0
 PRUNE_SECONDS = 3600.0
 REMOTE_SECONDS = 86_400.0
 QUIET_SECONDS = 3600.0
-"""Lists are shortened only in folders where nothing has happened for so long."""
+"""Lines are removed only in folders that have not changed for this long."""
 BYTES_AN_HOUR = 32_000 * 3600
-"""What one hour of speech takes."""
+"""Size of one hour of speech."""
 
 
 @dataclass(frozen=True)
 class Leaving:
-    """What may go from one folder."""
+    """What may be removed from one folder."""
 
     folder: Path
     files: tuple[str, ...]
-    """Names of WAVs and text files that are there."""
+    """Names of existing WAVs and text files."""
     bytes: int
     lines: frozenset[str]
-    """Names of the segments (their WAVs) whose lines go, too."""
+    """The segments, by their WAVs, whose lines are removed as well."""
     before: datetime | None
-    """What ended before this is old."""
+    """A segment that ended before this is old; None: none is."""
     is_whole: bool
-    """Whether nothing of the room is left then."""
+    """Whether no segment of the folder is left afterwards."""
 
 
 class Rules:
-    """What may go, by the settings."""
+    """Decides by the settings what may be removed from this disk."""
 
     def __init__(self, settings: Settings, targets: Sequence[str], *, is_complete: bool = True) -> None:
-        """``is_complete`` is False if a target is wanted whose settings are wrong: then nothing may go."""
+        """``is_complete`` is False if the settings of a target are wrong: then nothing may be removed."""
         self._settings = settings
         self._targets = targets
         self._is_complete = is_complete
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing will ever go."""
+        """Whether nothing will ever be removed."""
         goes_early = self._settings.keep_local == "until_delivered" and bool(self._targets)
         return not self._is_complete or not (goes_early or self._settings.retention_days)
 
     def leaving(self, folder: Path, now: datetime) -> Leaving:
-        """What may go from a folder. Blocks; raises OSError."""
+        """What may be removed from a folder. Blocks; raises OSError."""
         records = list(read_manifest(folder))
         texts = read_texts(folder)
         delivery_log = DeliveryLog(folder)
@@ -114,7 +114,7 @@ class Rules:
 
 
 def remove_leaving(leaving: Leaving) -> None:
-    """Removes it: files first, then lines, then a folder in which nothing is left. Blocks; raises OSError."""
+    """Removes the files, then the lines, then the folder if no segment is left. Blocks; raises OSError."""
     for file in leaving.files:
         (leaving.folder / file).unlink(missing_ok=True)
     if leaving.lines:
@@ -134,7 +134,7 @@ def _is_quiet(folder: Path) -> bool:
 
 
 class Housekeeping:
-    """Prunes what may go, and warns before the disk is full."""
+    """Removes what may be removed, regularly, and warns before the disk is full."""
 
     def __init__(self, settings: Settings, targets: Sequence[Target], *, is_complete: bool) -> None:
         self._settings = settings
@@ -146,14 +146,14 @@ class Housekeeping:
         self._warned_below = 100.0
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Works until cancelled."""
         while True:
             try:
                 await asyncio.to_thread(self._look_after_the_disk)
             except OSError as error:
-                logger.warning("The disk cannot be looked after now: %s", error.strerror or error)
-            except Exception as error:  # the next look may go better
-                logger.error("The disk cannot be looked after", exc_info=error)
+                logger.warning("Old recordings cannot be removed now: %s", error.strerror or error)
+            except Exception as error:  # unexpected: the next pass tries again
+                logger.error("Removing old recordings failed", exc_info=error)
             await self._prune_remote()
             await asyncio.sleep(LOOK_SECONDS)
 
@@ -169,7 +169,7 @@ class Housekeeping:
                 if leaving.files or leaving.lines:
                     remove_leaving(leaving)
                     logger.info(
-                        "%d files (%.1f MB) of %s have left this disk",
+                        "%d files (%.1f MB) of %s were removed from this disk",
                         len(leaving.files),
                         leaving.bytes / 1e6,
                         folder.name,
@@ -185,7 +185,7 @@ class Housekeeping:
         return is_new
 
     def _warn_if_nearly_full(self) -> None:
-        """Once when it falls below the limit, and again each time that half of what was left is gone."""
+        """Warns when the free space falls below the limit, and again each time it has halved."""
         limit = self._settings.disk_warning_percent
         usage = shutil.disk_usage(self._output_dir)
         percent = 100 * usage.free / usage.total
@@ -211,6 +211,8 @@ class Housekeeping:
             try:
                 count = await target.remove(selection, {})
                 if count:
-                    logger.info("%d segments older than %d days have left %s", count, days, target.name)
+                    logger.info(
+                        "%d segments older than %d days were removed from %s", count, days, target.name
+                    )
             except RecorderError as error:
-                logger.error("Old segments cannot leave %s today: %s", target.name, error)
+                logger.error("Old segments cannot be removed from %s today: %s", target.name, error)

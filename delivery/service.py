@@ -1,10 +1,10 @@
-"""Delivery: everything that is safe on disk goes on to where it lasts, and nobody waits for it.
+"""The delivery service: delivers everything on disk to all targets, without delaying the recording.
 
-The manifests are the list of what there is, :mod:`archive.delivery_log` of what has been delivered, and the outbox
-of what is under way. Of each room one item after the other goes to each target, in the order spoken, its texts when
-they are there, and the lists of both after what they name. Targets do not wait for each other. A target in trouble
-is retried without end, with one item at a time, until it takes one; an item that it refuses while it takes others is
-a dead letter.
+The manifests list the segments, :mod:`archive.delivery_log` what has been delivered, and the outbox what is still to be
+delivered. Of each room each target gets one item after the other, in the order spoken; texts follow when they are
+there, and lists after the files that they name. Targets do not wait for each other. While a target fails it is retried
+without end, with one item at a time, until one succeeds. An item that a target refuses while it accepts others is a
+dead letter.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ from delivery.status import DeliveryMetrics, Status, TargetState
 logger = logging.getLogger("recorder")
 
 DELIVERIES_AT_ONCE = 8
-"""Under way to each target, each of another room."""
+"""How many items are delivered to each target at once, each of another room."""
 
 LOOK_SECONDS = 2.0
-"""How often folders are looked at without a notification."""
+"""How often folders are checked without a notification."""
 LAST_SECONDS = 5.0
-"""What the end of the process may take; hosts kill it soon after."""
+"""Time for the last deliveries at the end of the process; hosts kill it soon after."""
 COUNT_SECONDS = 5.0
-"""How old the figures of a backlog may be."""
+"""How often the figures of the backlog are updated."""
 REPORT_SECONDS = 60.0
-"""How often a backlog is worth a line in the log."""
+"""How often a backlog is logged."""
 
 
 def kind_of(target: Target) -> str:
-    """The outbox's name for what goes to a target."""
+    """The kind of work in the outbox for the items of a target."""
     return f"delivery {target.name}"
 
 
 class DeliveryService:
-    """Delivers from one OUTPUT_DIR to all targets. One a process; several share the work through the outbox."""
+    """Delivers from one OUTPUT_DIR to all targets; one service a process. Several share the work through the outbox."""
 
     def __init__(
         self, settings: Settings, targets: Sequence[Target], outbox: Outbox, backoff: Backoff | None = None
@@ -61,12 +61,12 @@ class DeliveryService:
         ]
 
     def status(self) -> list[Status]:
-        """One for each target."""
+        """The figures of each target."""
         return [replace(lane.status) for lane in self._lanes]
 
     async def run(self) -> None:
-        """Delivers until cancelled, then for a few seconds what the end of the rooms has brought: a container's disk
-        may go with it. What is left is left to the next start."""
+        """Delivers until cancelled, then for :data:`LAST_SECONDS` the last segments of the rooms that have ended: the disk
+        may be deleted with the container. The rest is delivered after the next start."""
         stops = [notify.listen(name, self._wake) for name in (MANIFEST, TEXTS)]
         running = [supervised(lane.run, f"delivery to {lane.status.target}") for lane in self._lanes]
         try:
@@ -76,16 +76,16 @@ class DeliveryService:
                 stop()
             with contextlib.suppress(asyncio.TimeoutError):
                 async with asyncio.timeout(LAST_SECONDS):
-                    await self.drain(patience_seconds=0)
+                    await self.drain(max_failing_seconds=0)
             await self.aclose()
 
-    async def drain(self, patience_seconds: float) -> bool:
-        """Delivers what there is and returns; False if something is left because a target stayed in trouble for so
-        long, or is in trouble that only the operator can mend."""
-        return all(await asyncio.gather(*(lane.drain(patience_seconds) for lane in self._lanes)))
+    async def drain(self, max_failing_seconds: float) -> bool:
+        """Delivers everything there is, then returns True. Returns False if a target failed for this long, or with an
+        error that only the operator can fix, and items are left."""
+        return all(await asyncio.gather(*(lane.drain(max_failing_seconds) for lane in self._lanes)))
 
     async def look(self) -> None:
-        """Brings the outbox up to date, so that :meth:`status` tells the whole backlog."""
+        """Updates the outbox, so that :meth:`status` includes the whole backlog."""
         for lane in self._lanes:
             await lane.look(with_lists=True)
             await lane.count()
@@ -101,7 +101,7 @@ class DeliveryService:
 
 
 class _Lane:
-    """The way to one target: what is claimed, and when."""
+    """The delivery to one target: claims items and runs their attempts."""
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ class _Lane:
             await self._step(with_lists=False)
             await self._rest(LOOK_SECONDS)
 
-    async def drain(self, patience_seconds: float) -> bool:
+    async def drain(self, max_failing_seconds: float) -> bool:
         self._state.begin()
         while True:
             await self._step(with_lists=True)
@@ -144,13 +144,13 @@ class _Lane:
                 if not self.status.waiting and not await self.look(with_lists=True):
                     return True
             is_hopeless = self._state.failures and self._state.is_operators
-            if is_hopeless or self._state.has_failed_for(patience_seconds):
+            if is_hopeless or self._state.has_failed_for(max_failing_seconds):
                 await self.count()
                 return False
             await self._rest(0.2)
 
     async def look(self, *, with_lists: bool) -> bool:
-        """Whether there was anything new."""
+        """Adds what is new to the outbox; whether there was anything."""
         self._look_at = time.monotonic() + LOOK_SECONDS
         try:
             return await self._feed.look(with_lists=with_lists)
@@ -159,7 +159,7 @@ class _Lane:
             return False
 
     async def count(self) -> None:
-        """Brings the backlog's figures up to date."""
+        """Updates the figures of the backlog."""
         with contextlib.suppress(StorageError):
             backlog = await self._outbox.backlog(self._kind)
             self.status.waiting, self.status.refused = backlog.count, backlog.refused
@@ -172,7 +172,7 @@ class _Lane:
         await self._target.aclose()
 
     async def _check_target(self) -> None:
-        """One line at the start that says whether the target would take something."""
+        """Tests the target at the start, and logs the result in one line."""
         try:
             await self._target.check()
             logger.info("Delivery to %s", self._target.name)
@@ -191,12 +191,12 @@ class _Lane:
             await self._report()
         except StorageError as error:
             self._state.fails(error)
-        except Exception as error:  # the next step may go better
+        except Exception as error:  # unexpected: the next step tries again
             logger.error("Delivery failed unexpectedly", exc_info=error)
             self._state.fails(RetryLater("unexpected error"))
 
     async def _begin(self) -> None:
-        """Claims as much as may be under way at once: one item only while it is not known whether it will go."""
+        """Claims items and starts their attempts, up to the maximum; after a failure only one at a time."""
         if self._state.seconds_to_wait > 0:
             return
         free = (1 if self._state.failures else DELIVERIES_AT_ONCE) - len(self._running)
@@ -212,7 +212,7 @@ class _Lane:
         self._more.set()
 
     async def _rest(self, seconds: float) -> None:
-        """Until something has ended, grown or become due, or for so long."""
+        """Waits until an attempt has ended, a list has grown or an item is due, at most for this long."""
         if not self._running:
             with contextlib.suppress(StorageError):
                 due = await self._outbox.due_in(self._kind)
