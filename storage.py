@@ -75,7 +75,7 @@ class RoomFolder:
         self.path = path
         self.room = room
         self._names = names
-        self._before: EarlierRecorders | None = None
+        self._earlier: EarlierRecorders | None = None
         self._has_written_note = False
         self._highest_number = 0
         self._bookmark = Bookmark()
@@ -102,7 +102,7 @@ class RoomFolder:
         Raises:
             OSError: the disk refuses.
         """
-        before, now = self._look_back(), progress.now or progress.until
+        before, now = self._earlier_recorders(), progress.now or progress.until
         self._has_written_note = True
         first = TrackProgress(self.room.started_at)
         tracks = {sid: one or before.progress(sid, now) or first for sid, one in progress.tracks.items()}
@@ -110,13 +110,13 @@ class RoomFolder:
 
     def received_before(self, track_sid: str, now: datetime) -> datetime | None:
         """Until when earlier recorders of this session on this disk received a track; None: there was none."""
-        progress = self._look_back().progress(track_sid, now)
+        progress = self._earlier_recorders().progress(track_sid, now)
         return progress.everything_until if progress else None
 
-    def _look_back(self) -> EarlierRecorders:
-        if self._before is None or not self._has_written_note:
-            self._before = EarlierRecorders(read_note(self.path, self.room.sid), self._last_ends())
-        return self._before
+    def _earlier_recorders(self) -> EarlierRecorders:
+        if self._earlier is None or not self._has_written_note:
+            self._earlier = EarlierRecorders(read_note(self.path, self.room.sid), self._last_ends())
+        return self._earlier
 
     def _last_ends(self) -> dict[str, datetime]:
         records = (record for record in read_manifest(self.path) if record.room_sid == self.room.sid)
@@ -189,9 +189,9 @@ class PartFile:
         self._folder = folder
         self._note = note
         self._file = file
-        self._safe_samples = 0
+        self._synced_samples = 0
         """How many samples are known to be on the disk."""
-        self._unsafe: list[Pcm] = []
+        self._unsynced: list[Pcm] = []
         """The samples after them: after a failed write or sync it is unknown which of them are on the disk."""
         self._may_be_listed = False
 
@@ -227,13 +227,13 @@ class PartFile:
     @property
     def is_all_on_disk(self) -> bool:
         """Whether everything that was appended is known to be on the disk."""
-        return not self._unsafe
+        return not self._unsynced
 
     def append(self, pcm: Pcm) -> None:
         """Adds PCM and syncs it. The header is updated after the samples, so it never counts a missing sample."""
         assert self._file is not None, "a committed segment cannot grow"
-        self._unsafe.append(pcm)
-        self._write_behind_what_is_safe(np.concatenate(self._unsafe))
+        self._unsynced.append(pcm)
+        self._write_after_synced(np.concatenate(self._unsynced))
 
     def abandon(self) -> None:
         """Closes the file without committing it; recovery makes a segment of its content."""
@@ -248,7 +248,7 @@ class PartFile:
         It can be repeated after an error: everything is then written again from ``segment.pcm``.
         """
         self._folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
-        self._bring_to(segment.pcm)
+        self._set_content(segment.pcm)
         with FolderLock(self._folder):
             if sys.platform == "win32":
                 self.abandon()  # Windows cannot rename an open file; other systems keep it locked to the end
@@ -275,24 +275,24 @@ class PartFile:
         self._may_be_listed = True
         append_manifest(self._folder, record)
 
-    def _bring_to(self, pcm: Pcm) -> None:
+    def _set_content(self, pcm: Pcm) -> None:
         """Makes the file contain exactly ``pcm``: truncates it after a split, otherwise adds the missing samples."""
         if not self._is_still_there():
             self.abandon()
             self._file = self._create_file()
         assert self._file is not None
-        self._safe_samples = min(self._safe_samples, len(pcm))
-        self._unsafe = []
-        self._write_header(self._safe_samples)
-        self._file.truncate(WAV_HEADER_BYTES + self._safe_samples * BYTES_PER_SAMPLE)
-        self._write_behind_what_is_safe(pcm[self._safe_samples :])
+        self._synced_samples = min(self._synced_samples, len(pcm))
+        self._unsynced = []
+        self._write_header(self._synced_samples)
+        self._file.truncate(WAV_HEADER_BYTES + self._synced_samples * BYTES_PER_SAMPLE)
+        self._write_after_synced(pcm[self._synced_samples :])
 
     def _is_still_there(self) -> bool:
         return self._file is not None and is_still_at(self._file, self._part_path)
 
     def _create_file(self) -> IO[bytes]:
         file = open_private(self._part_path, os.O_RDWR | os.O_CREAT)
-        self._safe_samples = 0
+        self._synced_samples = 0
         try:
             if not try_lock(file):
                 raise StorageError(f"{self._part_path.name} is being written by another recorder")
@@ -303,15 +303,15 @@ class PartFile:
             raise
         return file
 
-    def _write_behind_what_is_safe(self, pcm: Pcm) -> None:
+    def _write_after_synced(self, pcm: Pcm) -> None:
         """Adds samples, updates the header, then syncs. After an error the next call overwrites these samples."""
         assert self._file is not None
-        self._file.seek(WAV_HEADER_BYTES + self._safe_samples * BYTES_PER_SAMPLE)
+        self._file.seek(WAV_HEADER_BYTES + self._synced_samples * BYTES_PER_SAMPLE)
         write_all(self._file, pcm_bytes(pcm))
-        self._write_header(self._safe_samples + len(pcm))
+        self._write_header(self._synced_samples + len(pcm))
         os.fsync(self._file.fileno())
-        self._safe_samples += len(pcm)
-        self._unsafe = []
+        self._synced_samples += len(pcm)
+        self._unsynced = []
 
     def _write_header(self, samples: int) -> None:
         assert self._file is not None

@@ -64,7 +64,7 @@ def read_gaps(folder: Path) -> Iterator[GapRecord]:
     return (gap for gap in gaps if gap is not None)
 
 
-def set_broken_lines_aside(folder: Path) -> int:
+def move_broken_lines(folder: Path) -> int:
     """Moves the manifest's invalid lines into ``segments.jsonl.broken``, and returns how many there were.
 
     Nothing is lost: the WAV of such a line is then an unlisted one, which recovery lists again.

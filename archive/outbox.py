@@ -36,7 +36,7 @@ MAX_WAITING = 50_000
 
 MAX_FINISHED = 50_000
 """Finished items of one kind that are kept."""
-FORGET_EVERY = 500
+DELETE_EVERY = 500
 """After this many more finished items the oldest are deleted; finding them is slow."""
 
 P = ParamSpec("P")
@@ -155,7 +155,7 @@ class Outbox:
         return added
 
     @_transaction
-    def begin_anew(self, kind: str) -> None:
+    def reset(self, kind: str) -> None:
         """Deletes all items of a kind that are not claimed, and its bookmarks, so that all files are read again."""
         self._file.run("DELETE FROM work WHERE kind = ? AND owner = ''", kind)
         self._file.run("DELETE FROM bookmark WHERE kind = ?", kind)
@@ -172,7 +172,7 @@ class Outbox:
     @_transaction
     def claim(self, kind: str, order: Order, most: int = 1) -> list[Work]:
         """Claims up to ``most`` items that are due. No other worker gets them until they are settled or given back."""
-        self._free_what_the_dead_had(kind)
+        self._release_items_of_ended_workers(kind)
         rows = self._file.all(_DUE[order], kind=kind, now=time.time(), most=most)
         works = [
             Work(kind, folder, file, moment, json.loads(payload), attempts)
@@ -187,8 +187,8 @@ class Outbox:
         """Marks an item as done; it is never claimed again."""
         self._update(work, "state = 'done', owner = '', payload = '{}'")
         self._finished += 1
-        if self._finished % FORGET_EVERY == 0:
-            self._forget_the_oldest(work.kind)
+        if self._finished % DELETE_EVERY == 0:
+            self._delete_oldest_done(work.kind)
 
     @_transaction
     def refuse(self, work: Work, reason: str) -> None:
@@ -284,15 +284,15 @@ class Outbox:
 
     @_transaction
     def _give_back_all(self) -> None:
-        self._free_what_had(self._presence.owner)
+        self._release_items_of(self._presence.owner)
 
-    def _free_what_the_dead_had(self, kind: str) -> None:
+    def _release_items_of_ended_workers(self, kind: str) -> None:
         rows = self._file.all("SELECT DISTINCT owner FROM work WHERE kind = :kind AND owner != ''", kind=kind)
         for (owner,) in rows:
-            if owner != self._presence.owner and self._presence.is_dead(owner):
-                self._free_what_had(owner)
+            if owner != self._presence.owner and self._presence.has_ended(owner):
+                self._release_items_of(owner)
 
-    def _free_what_had(self, owner: str) -> None:
+    def _release_items_of(self, owner: str) -> None:
         self._file.run("UPDATE work SET owner = '' WHERE owner != '' AND owner = ?", owner)
 
     def _update(self, work: Work, change: str, *values: Any) -> None:
@@ -308,7 +308,7 @@ class Outbox:
         row = self._file.one("SELECT COUNT(*) FROM work WHERE kind = ? AND state = ?", kind, state.value)
         return int(row[0])
 
-    def _forget_the_oldest(self, kind: str) -> None:
+    def _delete_oldest_done(self, kind: str) -> None:
         """Deletes old finished items. They are before the bookmarks, so they are not added again."""
         self._file.run(
             "DELETE FROM work WHERE kind = ?1 AND state = 'done' AND moment < (SELECT moment FROM work"

@@ -21,7 +21,7 @@ from core.errors import StorageError
 logger = logging.getLogger("recorder")
 
 OUTBOX = ".outbox.sqlite"
-SET_ASIDE = ".outbox.broken.sqlite"
+BROKEN_OUTBOX = ".outbox.broken.sqlite"
 SCHEMA_VERSION = 1
 BUSY_SECONDS = 10.0
 """How long to wait for another worker's transaction."""
@@ -70,14 +70,14 @@ class Presence:
             self._file = open_private(self._path(self.owner), os.O_RDWR | os.O_CREAT)
             try_lock(self._file)
 
-    def remove_dead(self) -> None:
+    def remove_ended(self) -> None:
         """Removes the files of workers that have ended."""
         for path in self._folder.glob(".outbox-*.lock"):
             owner = path.stem.removeprefix(".outbox-")
             if owner != self.owner:
-                self.is_dead(owner)
+                self.has_ended(owner)
 
-    def is_dead(self, owner: str) -> bool:
+    def has_ended(self, owner: str) -> bool:
         """Whether another worker has ended; if so, its file is removed."""
         path = self._path(owner)
         try:
@@ -123,7 +123,7 @@ class OutboxFile:
             except sqlite3.DatabaseError as error:
                 if not _is_broken(error):
                     raise
-                self._set_aside(error)
+                self._replace(error)
                 return self._in_transaction(body)
         except (sqlite3.Error, OSError) as error:
             self.disconnect()
@@ -168,7 +168,7 @@ class OutboxFile:
             self.disconnect()
             with FolderLock(self._folder):  # so that no other worker finds the lock file unlocked
                 self._presence.show()
-                self._presence.remove_dead()
+                self._presence.remove_ended()
                 self._connect()
         assert self._connection is not None
         return self._connection
@@ -183,16 +183,18 @@ class OutboxFile:
         )
         _prepare(self._connection)
 
-    def _set_aside(self, error: Exception) -> None:
+    def _replace(self, error: Exception) -> None:
         path, broken = self._folder / OUTBOX, self._identity
         self.disconnect()
         with FolderLock(self._folder):
             if _identity_of(path) != broken:
                 return  # another worker has replaced it
-            logger.error("%s is broken (%s): set aside as %s and begun anew", OUTBOX, error, SET_ASIDE)
+            logger.error(
+                "%s is damaged (%s): moved to %s, and a new one is created", OUTBOX, error, BROKEN_OUTBOX
+            )
             for ending in ("-wal", "-shm"):
                 path.with_name(OUTBOX + ending).unlink(missing_ok=True)
-            os.replace(path, path.with_name(SET_ASIDE))
+            os.replace(path, path.with_name(BROKEN_OUTBOX))
 
 
 def _prepare(connection: sqlite3.Connection) -> None:

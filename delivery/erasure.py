@@ -22,7 +22,7 @@ from archive.rooms import Room
 from archive.texts import read_texts, text_in
 from core.errors import StorageError
 from core.records import SegmentRecord, TextRecord
-from delivery.feed import is_ours
+from delivery.item_reader import is_ours
 from delivery.items import Selection
 
 ERASURES = "erasures.jsonl"

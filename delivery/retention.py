@@ -25,7 +25,7 @@ from config import Settings
 from core.errors import RecorderError
 from core.records import SegmentRecord, TextRecord
 from delivery.erasure import files_of, remove_folder, remove_lines, room_folders
-from delivery.feed import key_of_lists
+from delivery.item_reader import key_of_lists
 from delivery.items import Selection, Target
 
 logger = logging.getLogger("recorder")

@@ -25,7 +25,7 @@ from core.backoff import Backoff
 from core.errors import ConfigError, RecorderError, Refused, RetryLater, StorageError
 from core.supervised import supervised
 from delivery.attempts import DeliveryAttempts
-from delivery.feed import DeliveryFeed
+from delivery.item_reader import ItemReader
 from delivery.items import Target
 from delivery.status import DeliveryMetrics, Status, TargetState
 
@@ -65,8 +65,8 @@ class DeliveryService:
         return [replace(lane.status) for lane in self._lanes]
 
     async def run(self) -> None:
-        """Delivers until cancelled, then for :data:`LAST_SECONDS` the last segments of the rooms that have ended: the disk
-        may be deleted with the container. The rest is delivered after the next start."""
+        """Delivers until cancelled, then for :data:`LAST_SECONDS` the last segments of the rooms that have ended: the
+        disk may be deleted with the container. The rest is delivered after the next start."""
         stops = [notify.listen(name, self._wake) for name in (MANIFEST, TEXTS)]
         running = [supervised(lane.run, f"delivery to {lane.status.target}") for lane in self._lanes]
         try:
@@ -117,7 +117,7 @@ class _Lane:
         self._target = target
         self._kind = kind_of(target)
         self._outbox = outbox
-        self._feed = DeliveryFeed(settings, outbox, target.name, self._kind)
+        self._reader = ItemReader(settings, outbox, target.name, self._kind)
         self._attempts = DeliveryAttempts(target, outbox, output_dir, self._state, backoff)
         self._running: set[asyncio.Task[None]] = set()
         self._more = asyncio.Event()
@@ -153,7 +153,7 @@ class _Lane:
         """Adds what is new to the outbox; whether there was anything."""
         self._look_at = time.monotonic() + LOOK_SECONDS
         try:
-            return await self._feed.look(with_lists=with_lists)
+            return await self._reader.look(with_lists=with_lists)
         except (OSError, StorageError) as error:
             self._state.fails(error)
             return False

@@ -114,7 +114,7 @@ async def _deliver(
             for folder in await asyncio.to_thread(room_folders, Path(settings.output_dir)):
                 await asyncio.to_thread(forget, folder, only_refused=not again)
             for target in targets:
-                await outbox.begin_anew(kind_of(target))
+                await outbox.reset(kind_of(target))
         await service.look()
         with progress("Delivering", sum(one.waiting for one in service.status()), "items") as advance:
             draining = asyncio.create_task(service.drain(patience))

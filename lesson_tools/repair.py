@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from archive.files import write_private
-from archive.manifest import set_broken_lines_aside
+from archive.manifest import move_broken_lines
 from archive.names import MANIFEST, SegmentNames
 from archive.recovery import recover_folder
 from archive.rooms import Room
@@ -36,7 +36,7 @@ def _mend(room: Room, names: SegmentNames, findings: Sequence[Finding]) -> Itera
         if finding.kind in (Kind.WAV_HEADER, Kind.WAV_LENGTH) and finding.samples is not None:
             mend_wav(room.path / finding.file, finding.samples)
             yield f"{finding.file}: header and length restored"
-    if count := set_broken_lines_aside(room.path):
+    if count := move_broken_lines(room.path):
         yield f"{count} broken lines moved to {MANIFEST}.broken"
     for record in recover_folder(room.path, names):
         yield f"{record.file}: recovered, {record.duration_seconds:.1f} s"

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from archive import outbox, outbox_file
 from archive.jsonl import Bookmark
 from archive.outbox import Backlog, Order, Outbox, State, Work
-from archive.outbox_file import OUTBOX, SET_ASIDE
+from archive.outbox_file import BROKEN_OUTBOX, OUTBOX
 from core.errors import StorageError
 from support import ROOT
 from support.delivering import opened
@@ -125,7 +125,7 @@ async def test_what_was_finished_long_ago_is_forgotten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox, "MAX_FINISHED", 2)
-    monkeypatch.setattr(outbox, "FORGET_EVERY", 1)
+    monkeypatch.setattr(outbox, "DELETE_EVERY", 1)
     async with opened(tmp_path) as box:
         await box.add([item(number) for number in range(5)])
         for work in await box.claim("text", Order.NEWEST_FIRST, 5):
@@ -295,7 +295,7 @@ async def test_a_broken_file_is_set_aside_and_begun_anew(tmp_path: Path, damage:
         assert await box.bookmark("text", "m") == Bookmark(), "so it is filled from the beginning"
         await box.add([item(1_000)])
         assert await claimed(box, most=1) == ["math101/1000"]
-    assert damage == "empty" or (tmp_path / SET_ASIDE).exists()
+    assert damage == "empty" or (tmp_path / BROKEN_OUTBOX).exists()
 
 
 def damaged(path: Path, damage: str) -> None:
@@ -452,7 +452,7 @@ async def test_a_kind_or_a_folder_can_be_begun_anew(tmp_path: Path) -> None:
     for work in works:
         source = f"{work.folder}/segments.jsonl"
         assert await outbox.add_read(work.kind, source, [work], Bookmark(), Bookmark(9, "x"))
-    await outbox.begin_anew("a")
+    await outbox.reset("a")
     assert (await outbox.backlog("a")).count == 0
     assert (await outbox.backlog("b")).count == 2
     assert await outbox.bookmark("a", "math/segments.jsonl") == Bookmark()

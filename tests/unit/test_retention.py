@@ -115,7 +115,7 @@ async def test_a_backlog_larger_than_the_outbox_is_delivered_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("archive.outbox.MAX_WAITING", 4)
-    monkeypatch.setattr("delivery.feed.new_lines", lambda path, mark: new_lines(path, mark, most=2))
+    monkeypatch.setattr("delivery.item_reader.new_lines", lambda path, mark: new_lines(path, mark, most=2))
     settings = settings_for(tmp_path)
     records = spoken(settings, "math", 9)
     shelf = Shelf()

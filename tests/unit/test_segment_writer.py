@@ -734,7 +734,7 @@ async def test_one_track_on_disk_does_not_speak_for_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of one the disk refuses the file, or more of it; of the other it takes everything."""
-    begin, write, refused = RoomFolder.begin, PartFile._write_behind_what_is_safe, {"anna": "begin"}
+    begin, write, refused = RoomFolder.begin, PartFile._write_after_synced, {"anna": "begin"}
     of_anna: list[PartFile] = []
 
     def refusing_begin(folder: RoomFolder, track: TrackInfo, *rest: Any) -> PartFile:
@@ -750,7 +750,7 @@ async def test_one_track_on_disk_does_not_speak_for_another(
         write(part, pcm)
 
     monkeypatch.setattr(RoomFolder, "begin", refusing_begin)
-    monkeypatch.setattr(PartFile, "_write_behind_what_is_safe", refusing_write)
+    monkeypatch.setattr(PartFile, "_write_after_synced", refusing_write)
     for how in ("begin", "write"):
         refused["anna"] = how
         room = SegmentWriter(settings_for(tmp_path / how), ROOM)

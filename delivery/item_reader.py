@@ -47,7 +47,7 @@ class _Seen:
         return at_once or self.grown_at == 0 or time.monotonic() - self.grown_at >= LISTS_SECONDS
 
 
-class DeliveryFeed:
+class ItemReader:
     """Reads manifests and lists of texts, and adds what is to be delivered to one target to the outbox."""
 
     def __init__(self, settings: Settings, outbox: Outbox, target: str, kind: str) -> None:
