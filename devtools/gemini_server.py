@@ -1,9 +1,9 @@
-"""A local server that speaks as much of Gemini's REST API as the worker uses, for tests and the demo.
+"""A local server that implements the part of Gemini's REST API that the worker uses, for tests and the demo.
 
-It answers on the paths of AI Studio (with a key) and of Vertex AI (with a token, which it also gives out to a service
-account). It checks what it gets (key or token, model, schema, decodable audio), answers with texts that tell which
-audio they belong to, and misbehaves on command: ``server.mishaps.append("429")`` spoils the next call,
-``server.spoil`` the calls that it chooses.
+It answers on the paths of AI Studio (with a key) and of Vertex AI (with a token, which it also issues to a service
+account). It checks key or token, model, schema and audio of each request. Its texts tell which audio they belong to.
+It fails on request: ``server.mishaps.append("429")`` makes the next call fail, ``server.spoil`` decides for each call
+(devtools/gemini_mishaps.py lists the mishaps).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import json
 import secrets
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,30 +25,31 @@ import numpy.typing as npt
 import soundfile
 from aiohttp import web
 
+from devtools.gemini_mishaps import MISHAPS, Mishap, candidate, error
+
 KEY = "stand-in-key-" + "0123456789abcdef"
 PROJECT, LOCATION = "stand-in-project", "europe-west4"
 MODEL = "gemini-3.8-flash"
 SAMPLE_RATE = 16_000
 MAX_SECONDS = 61.0
-HANG_SECONDS = 120.0
 
 Pcm = npt.NDArray[np.int16]
 """PCM s16le mono, shape (n,), 16 kHz."""
 
 
 def told_by_length(pcm: Pcm) -> str:
-    """What the stand-in "hears" if nobody tells it better."""
+    """The transcript if the test does not choose another one: how long the speech is."""
     return f"{len(pcm) / SAMPLE_RATE:.1f} seconds of speech"
 
 
 def marked(text: str, language: str) -> str:
-    """How the stand-in "translates"."""
+    """The translation if the test does not choose another one: the text, marked with the language."""
     return f"{text} [{language}]"
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call as it came in."""
+    """One received call."""
 
     model: str
     pcm: Pcm
@@ -56,7 +57,7 @@ class Call:
     body: dict[str, Any]
     path: str
     at: float
-    """``time.monotonic`` when it came."""
+    """``time.monotonic`` when it was received."""
 
     @property
     def seconds(self) -> float:
@@ -64,46 +65,47 @@ class Call:
 
     @property
     def said_with_it(self) -> str:
-        """The text that goes along with the audio."""
+        """The text parts of the request: context and hints beside the audio."""
         return "\n".join(part["text"] for part in self.body["contents"][0]["parts"] if "text" in part)
 
     @property
     def instruction(self) -> str:
+        """The system instruction."""
         return "".join(part["text"] for part in self.body["systemInstruction"]["parts"])
 
 
-Mishap = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-class NotTaken(Exception):
-    """The real service would not take this request."""
+class InvalidRequest(Exception):
+    """The real service would refuse this request."""
 
 
 @dataclass
 class GeminiServer:
-    """``async with GeminiServer() as gemini``: listens on loopback; ``gemini.url`` goes into GOOGLE_GEMINI_BASE_URL."""
+    """``async with GeminiServer() as gemini``: listens on loopback. GOOGLE_GEMINI_BASE_URL must be ``gemini.url``."""
 
     mishaps: deque[str] = field(default_factory=deque)
-    """What happens to the next calls, in order."""
+    """Mishaps of the next calls, in order."""
     spoil: Callable[[Call], str] = lambda call: ""
-    """What happens to a call (a name of ``_MISHAPS``), or nothing."""
+    """The mishap of a call (a name of ``MISHAPS``); empty: the call succeeds."""
     hear: Callable[[Pcm], str] = told_by_length
+    """Makes the transcript of the audio."""
     translate: Callable[[str, str], str] = marked
+    """Makes the translation of a transcript into a language."""
     latency_seconds: float = 0.0
     calls: list[Call] = field(default_factory=list)
-    """Those that were answered."""
+    """The calls that were answered."""
     refused: int = 0
-    """How many came with a wrong key or token."""
+    """How many requests had a wrong key or token."""
     most_at_once: int = 0
+    """The most calls that were in progress at the same time."""
     url: str = ""
     batches: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Batches by name, as the API shows them."""
     is_batch_over: bool = True
-    """Whether batches have their answers when they are asked for."""
+    """Whether batches are complete when a client asks for their state."""
     batch_mishap: Callable[[str], str] = lambda step: ""
-    """What happens at a step of a batch (upload, create, created, get, download): as in ``spoil``."""
+    """The mishap at a step of a batch (upload, create, created, get, download), as in ``spoil``."""
     _files: dict[str, bytes] = field(default_factory=dict)
-    _under_way: int = 0
+    _in_progress: int = 0
     _tokens: set[str] = field(default_factory=set)
     _runner: web.AppRunner | None = None
 
@@ -126,7 +128,7 @@ class GeminiServer:
             await self._runner.cleanup()
 
     def service_account(self, path: Path) -> Path:
-        """Writes a file with Google credentials whose tokens this server gives out."""
+        """Writes a Google credentials file whose tokens this server issues."""
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import rsa
 
@@ -161,58 +163,60 @@ class GeminiServer:
     async def _on_ai_studio(self, request: web.Request) -> web.StreamResponse:
         if "key=" in str(request.url) or request.headers.get("x-goog-api-key") != KEY:
             self.refused += 1
-            return _error(400, "INVALID_ARGUMENT", "API key not valid.", [{"reason": "API_KEY_INVALID"}])
+            return error(400, "INVALID_ARGUMENT", "API key not valid.", [{"reason": "API_KEY_INVALID"}])
         return await self._on_call(request)
 
     async def _on_vertex(self, request: web.Request) -> web.StreamResponse:
         token = request.headers.get("authorization", "").removeprefix("Bearer ")
         if token not in self._tokens or "x-goog-api-key" in request.headers:
             self.refused += 1
-            return _error(401, "UNAUTHENTICATED", "Request had invalid authentication credentials.")
+            return error(401, "UNAUTHENTICATED", "Request had invalid authentication credentials.")
         if (request.match_info["project"], request.match_info["location"]) != (PROJECT, LOCATION):
-            return _error(403, "PERMISSION_DENIED", "Permission denied on resource project.")
+            return error(403, "PERMISSION_DENIED", "Permission denied on resource project.")
         return await self._on_call(request)
 
     async def _on_call(self, request: web.Request) -> web.StreamResponse:
         if request.match_info["model"] != MODEL:
-            return _error(404, "NOT_FOUND", f"models/{request.match_info['model']} is not found.")
+            return error(404, "NOT_FOUND", f"models/{request.match_info['model']} is not found.")
         try:
-            call = _understood(request.match_info["model"], await request.json(), request.path)
-        except (NotTaken, KeyError, TypeError, ValueError) as error:
-            return _error(400, "INVALID_ARGUMENT", f"Request contains an invalid argument: {error!r}")
-        self._under_way += 1
-        self.most_at_once = max(self.most_at_once, self._under_way)
+            call = _parsed(request.match_info["model"], await request.json(), request.path)
+        except (InvalidRequest, KeyError, TypeError, ValueError) as invalid:
+            return error(400, "INVALID_ARGUMENT", f"Request contains an invalid argument: {invalid!r}")
+        self._in_progress += 1
+        self.most_at_once = max(self.most_at_once, self._in_progress)
         try:
             return await self._answer(call, request)
         finally:
-            self._under_way -= 1
+            self._in_progress -= 1
 
     async def _answer(self, call: Call, request: web.Request) -> web.StreamResponse:
         mishap = self.mishaps.popleft() if self.mishaps else self.spoil(call)
         if mishap:
-            return await _MISHAPS[mishap](request)
+            return await MISHAPS[mishap](request)
         await asyncio.sleep(self.latency_seconds)
         return web.json_response(await self._response(call))
 
     async def _response(self, call: Call) -> dict[str, Any]:
         self.calls.append(call)
-        transcript = await asyncio.to_thread(self.hear, call.pcm)  # who speaks meanwhile must not stutter
+        transcript = await asyncio.to_thread(
+            self.hear, call.pcm
+        )  # a speaker in this event loop must not be delayed
         answer: dict[str, Any] = {"spoken_language": "en", "transcript": transcript}
         if call.languages:
             answer["translations"] = {
                 language: self.translate(transcript, language) for language in call.languages
             }
-        return _candidate(json.dumps(answer))
+        return candidate(json.dumps(answer))
 
-    # Batches: a file of requests is uploaded, a batch made of it, and its answers downloaded as a file.
+    # Batches: the client uploads a file of requests, creates a batch from it, and downloads a file of answers.
 
     def _add_batch_routes(self, app: web.Application) -> None:
         routes = (
-            ("POST", "/upload/{version:v1|v1beta}/files", self._on_upload_begun, ""),
+            ("POST", "/upload/{version:v1|v1beta}/files", self._on_upload_started, ""),
             ("POST", "/upload/session/{id}", self._on_uploaded, "upload"),
             ("POST", "/{version:v1|v1beta}/models/{model}:batchGenerateContent", self._on_batch, "create"),
             ("GET", "/{version:v1|v1beta}/batches", self._on_batch_list, "get"),
-            ("GET", "/{version:v1|v1beta}/batches/{id}", self._on_batch_asked, "get"),
+            ("GET", "/{version:v1|v1beta}/batches/{id}", self._on_batch_get, "get"),
             ("GET", "/{version:v1|v1beta}/files/{id}:download", self._on_download, "download"),
         )
         for method, path, handler, step in routes:
@@ -222,19 +226,19 @@ class GeminiServer:
         async def answer(request: web.Request) -> web.StreamResponse:
             if "session" not in request.path and request.headers.get("x-goog-api-key") != KEY:
                 self.refused += 1
-                return _error(400, "INVALID_ARGUMENT", "API key not valid.", [{"reason": "API_KEY_INVALID"}])
+                return error(400, "INVALID_ARGUMENT", "API key not valid.", [{"reason": "API_KEY_INVALID"}])
             if mishap := self.batch_mishap(step):
-                return await _MISHAPS[mishap](request)
+                return await MISHAPS[mishap](request)
             response = await handler(request)
             if step == "create" and (mishap := self.batch_mishap("created")):
-                return await _MISHAPS[mishap](request)
+                return await MISHAPS[mishap](request)
             return response
 
         return answer
 
-    async def _on_upload_begun(self, request: web.Request) -> web.StreamResponse:
+    async def _on_upload_started(self, request: web.Request) -> web.StreamResponse:
         if request.headers["X-Goog-Upload-Command"] != "start":
-            return _error(400, "INVALID_ARGUMENT", "Not the start of an upload")
+            return error(400, "INVALID_ARGUMENT", "Not the start of an upload")
         id_ = secrets.token_hex(6)
         self._files[id_] = b""
         return web.json_response({}, headers={"X-Goog-Upload-URL": f"{self.url}/upload/session/{id_}"})
@@ -242,7 +246,7 @@ class GeminiServer:
     async def _on_uploaded(self, request: web.Request) -> web.StreamResponse:
         id_ = request.match_info["id"]
         if int(request.headers["X-Goog-Upload-Offset"]) != len(self._files[id_]):
-            return _error(400, "INVALID_ARGUMENT", "Wrong offset")
+            return error(400, "INVALID_ARGUMENT", "Wrong offset")
         self._files[id_] += await request.read()
         is_last = "finalize" in request.headers["X-Goog-Upload-Command"]
         headers = {"X-Goog-Upload-Status": "final" if is_last else "active"}
@@ -252,7 +256,7 @@ class GeminiServer:
     async def _on_batch(self, request: web.Request) -> web.StreamResponse:
         model = request.match_info["model"]
         if model != MODEL:
-            return _error(404, "NOT_FOUND", f"models/{model} is not found.")
+            return error(404, "NOT_FOUND", f"models/{model} is not found.")
         batch = (await request.json())["batch"]
         file = batch["inputConfig"]["fileName"].removeprefix("files/")
         answers = [
@@ -270,20 +274,20 @@ class GeminiServer:
                 "output": {"responsesFile": f"files/{results}"},
             },
         }
-        return web.json_response(self._shown(name))
+        return web.json_response(self._batch_as_shown(name))
 
     async def _batch_answer(self, model: str, line: bytes, path: str) -> dict[str, Any]:
-        asked = json.loads(line)
+        entry = json.loads(line)
         try:
-            call = _understood(model, asked["request"], path)
-        except (NotTaken, KeyError, TypeError, ValueError) as error:
-            return {"key": asked["key"], "error": {"code": 400, "message": repr(error)}}
+            call = _parsed(model, entry["request"], path)
+        except (InvalidRequest, KeyError, TypeError, ValueError) as invalid:
+            return {"key": entry["key"], "error": {"code": 400, "message": repr(invalid)}}
         if self.spoil(call):
-            return {"key": asked["key"], "error": {"code": 500, "message": "Internal error"}}
-        return {"key": asked["key"], "response": await self._response(call)}
+            return {"key": entry["key"], "error": {"code": 500, "message": "Internal error"}}
+        return {"key": entry["key"], "response": await self._response(call)}
 
-    def _shown(self, name: str) -> dict[str, Any]:
-        """A batch without its answers while it is not over."""
+    def _batch_as_shown(self, name: str) -> dict[str, Any]:
+        """The batch as the API shows it: without its answers until it is complete."""
         batch = self.batches[name]
         if self.is_batch_over:
             return {**batch, "metadata": {**batch["metadata"], "state": "BATCH_STATE_SUCCEEDED"}}
@@ -293,23 +297,23 @@ class GeminiServer:
         }
 
     async def _on_batch_list(self, _: web.Request) -> web.StreamResponse:
-        return web.json_response({"operations": [self._shown(name) for name in self.batches]})
+        return web.json_response({"operations": [self._batch_as_shown(name) for name in self.batches]})
 
-    async def _on_batch_asked(self, request: web.Request) -> web.StreamResponse:
+    async def _on_batch_get(self, request: web.Request) -> web.StreamResponse:
         name = f"batches/{request.match_info['id']}"
         if name not in self.batches:
-            return _error(404, "NOT_FOUND", f"{name} is not found.")
-        return web.json_response(self._shown(name))
+            return error(404, "NOT_FOUND", f"{name} is not found.")
+        return web.json_response(self._batch_as_shown(name))
 
     async def _on_download(self, request: web.Request) -> web.StreamResponse:
         return web.Response(body=self._files[request.match_info["id"]])
 
 
-def _understood(model: str, body: dict[str, Any], path: str) -> Call:
-    """What a call asks for.
+def _parsed(model: str, body: dict[str, Any], path: str) -> Call:
+    """The call in a request body.
 
     Raises:
-        NotTaken, KeyError, TypeError, ValueError: it is not what the real service would take.
+        InvalidRequest, KeyError, TypeError, ValueError: the real service would refuse this request.
     """
     config = body["generationConfig"]
     schema = config["responseJsonSchema"]
@@ -336,104 +340,6 @@ def _understood(model: str, body: dict[str, Any], path: str) -> Call:
         (body["systemInstruction"]["parts"][0]["text"], "an instruction"),
     ):
         if not holds:
-            raise NotTaken(f"not {demand}")
+            raise InvalidRequest(f"not {demand}")
     languages = list(schema["properties"].get("translations", {}).get("properties", {}))
     return Call(model, pcm, languages, body, path, time.monotonic())
-
-
-def _candidate(text: str, reason: str = "STOP") -> dict[str, Any]:
-    return {
-        "candidates": [{"content": {"role": "model", "parts": [{"text": text}]}, "finishReason": reason}],
-        "usageMetadata": {"promptTokenCount": 320, "candidatesTokenCount": 40, "thoughtsTokenCount": 5},
-    }
-
-
-def _error(code: int, status: str, message: str, details: list[dict[str, Any]] | None = None) -> web.Response:
-    error = {"code": code, "status": status, "message": message, "details": details or []}
-    return web.json_response({"error": error}, status=code)
-
-
-# --- mishaps ---
-
-
-def _failing(code: int, status: str, message: str, details: list[dict[str, Any]] | None = None) -> Mishap:
-    async def answer(_: web.Request) -> web.StreamResponse:
-        return _error(code, status, message, details)
-
-    return answer
-
-
-def _with(answer_body: dict[str, Any]) -> Mishap:
-    async def answer(_: web.Request) -> web.StreamResponse:
-        return web.json_response(answer_body)
-
-    return answer
-
-
-def _saying(text: str) -> Mishap:
-    return _with(_candidate(text))
-
-
-async def _cut(request: web.Request) -> web.StreamResponse:
-    assert request.transport is not None
-    request.transport.close()
-    await asyncio.sleep(0.1)
-    return web.Response()
-
-
-async def _cut_in_the_middle(request: web.Request) -> web.StreamResponse:
-    response = web.StreamResponse(headers={"Content-Length": "1000", "Content-Type": "application/json"})
-    await response.prepare(request)
-    await response.write(b'{"candidates": [')
-    return await _cut(request)
-
-
-async def _hanging(_: web.Request) -> web.StreamResponse:
-    await asyncio.sleep(HANG_SECONDS)
-    return web.Response()
-
-
-async def _gateway(_: web.Request) -> web.StreamResponse:
-    return web.Response(status=502, text="<html>Bad Gateway</html>", content_type="text/html")
-
-
-_RETRY_INFO = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "0.3s"}
-
-_MISHAPS: dict[str, Mishap] = {
-    "429": _failing(429, "RESOURCE_EXHAUSTED", "Slow down", [_RETRY_INFO]),
-    "500": _failing(500, "INTERNAL", "Internal error"),
-    "503": _failing(503, "UNAVAILABLE", "The model is overloaded"),
-    "400": _failing(400, "INVALID_ARGUMENT", "Request contains an invalid argument"),
-    "no billing": _failing(400, "FAILED_PRECONDITION", "Billing is not enabled"),
-    "413": _failing(413, "INVALID_ARGUMENT", "Request payload is too large"),
-    "wrong key": _failing(400, "INVALID_ARGUMENT", "API key not valid.", [{"reason": "API_KEY_INVALID"}]),
-    "gateway": _gateway,
-    "cut": _cut,
-    "cut in the middle": _cut_in_the_middle,
-    "hang": _hanging,
-    "blocked": _with({"promptFeedback": {"blockReason": "SAFETY"}}),
-    "unsafe": _with(_candidate("", "SAFETY")),
-    "too long": _with(_candidate('{"spoken_language": "en", "transcript": "and so', "MAX_TOKENS")),
-    "nothing": _with({}),
-    "empty": _saying(""),
-    "not JSON": _saying("Sure! Here is your transcript."),
-    "a list": _saying("[]"),
-    "deeply nested": _saying("[" * 100_000),
-    "language missing": _saying('{"spoken_language": "en", "transcript": "Hi", "translations": {}}'),
-    "no words": _saying('{"spoken_language": "", "transcript": "", "translations": {"es": "", "ar": ""}}'),
-    "path as language": _saying(
-        '{"spoken_language": "../../x", "transcript": "Hi", "translations": {"es": "a", "ar": "b"}}'
-    ),
-    "control characters": _saying(
-        '{"spoken_language": "en", "transcript": "One\\u202e\\n\\u0000two", "translations": {"es": "a", "ar": "b"}}'
-    ),
-    "spoken as wanted": _saying(
-        '{"spoken_language": "ar-EG", "transcript": "\\u0633\\u0644\\u0627\\u0645", '
-        '"translations": {"es": "Hola", "ar": "\\u0633\\u0644\\u0627\\u0645"}}'
-    ),
-    "endless": _saying(
-        json.dumps(
-            {"spoken_language": "en", "transcript": "x " * 10**6, "translations": {"es": "a", "ar": "b"}}
-        )
-    ),
-}

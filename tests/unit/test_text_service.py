@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-import devtools.gemini_server
+import devtools.gemini_mishaps
 import translator
 from archive import jsonl, outbox_file
 from archive.names import MANIFEST
@@ -63,7 +63,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate, "BACKOFF", Backoff(0.1, 0.2))
     monkeypatch.setattr(audio_removal, "BACKOFF", Backoff(0.05, 3600.0))
     monkeypatch.setattr(translator, "OPERATOR_PAUSE_SECONDS", 0.1)
-    monkeypatch.setattr(devtools.gemini_server, "HANG_SECONDS", 20.0)
+    monkeypatch.setattr(devtools.gemini_mishaps, "HANG_SECONDS", 20.0)
 
 
 @pytest.fixture
