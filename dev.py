@@ -7,7 +7,7 @@
     python dev.py bench [arguments]                measures against the stock recipe (benchmarks/run.py)
     python dev.py faults                           does every fault to the worker and writes docs/faults.md
     python dev.py soak [--minutes N] [--report DIR] [--output DIR]
-                                                   a long lecture with faults, and the ledger of every word
+                                                   a long lecture with faults, and a check of every word
     python dev.py page [ROOM]                      serves examples/captions for the server in .env
     python dev.py lock [--upgrade]                 for maintainers: pins requirements*.txt anew
     python dev.py get-python                       fetches a Python, where the machine's is too old or too new
@@ -40,8 +40,8 @@ LOCKS = (
     "devtools/requirements-pip",
     "devtools/livekit-server/requirements-go",
 )
-LEDGER_SECONDS = 120.0
-"""What the soak gets for ending, which also listens to everything it has recorded."""
+SOAK_STOP_SECONDS = 120.0
+"""How long an interrupted soak may take to end: it also checks everything that it has recorded."""
 
 
 def main(arguments: list[str]) -> int:
@@ -58,7 +58,11 @@ def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] not in commands:
         print(__doc__, end="")
         return 0 if arguments in (["-h"], ["--help"]) else 2
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # SIGINT, too: a script's background job is born deaf to it
+    for name in (
+        "SIGINT",
+        "SIGTERM",
+        "SIGHUP",
+    ):  # SIGINT, too: a script's background job ignores it by default
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _interrupt)
     try:
@@ -91,7 +95,7 @@ def test(arguments: list[str]) -> int:
 def faults(arguments: list[str]) -> int:
     prepare_environment(DEVELOPMENT)
     environ = {**os.environ, "LIVEKIT_SERVER": _livekit_server()}
-    # In one word: as a second one pytest would take the page for a test file, and not look for its options.
+    # As one argument: pytest would take a second one for a test file, and miss its options.
     table = f"--fault-table={ROOT / 'docs' / 'faults.md'}"
     code = run([str(PYTHON), "-m", "pytest", "-q", table, *arguments], environ)
     if code <= 1:  # else it broke off, and the page is an older run's
@@ -102,7 +106,7 @@ def faults(arguments: list[str]) -> int:
 def soak(arguments: list[str]) -> int:
     prepare_environment(DEVELOPMENT)
     environ = {**os.environ, "LIVEKIT_SERVER": _livekit_server()}
-    return run([str(PYTHON), "-m", "benchmarks.soak.run", *arguments], environ, LEDGER_SECONDS)
+    return run([str(PYTHON), "-m", "benchmarks.soak.run", *arguments], environ, SOAK_STOP_SECONDS)
 
 
 def bench(arguments: list[str]) -> int:

@@ -1,12 +1,12 @@
-"""Everything that `python dev.py test` proves: format, lint, types and tests, and how long each of them took.
+"""Runs what `python dev.py test` checks: format, lint, types and tests, and prints how long each took.
 
-    python -m devtools.check_all                      everything, what can side by side
-    python -m devtools.check_all --quick              in a minute: lint, types of what has changed, unit tests
-    python -m devtools.check_all ARGUMENTS            the tests that pytest selects by these, one after another
+    python -m devtools.check_all                      everything, in parallel where possible
+    python -m devtools.check_all --quick              in a minute: lint, types of changed files, unit tests
+    python -m devtools.check_all ARGUMENTS            the tests that pytest selects by these, in sequence
 
-Most tests wait for something: for a lecture that takes its time, for a server, for a disk. So several run at a time,
-each in a process with servers, ports and folders of its own, and the types are checked beside them. What measures the
-machine itself (marked ``alone``) comes last and has it for itself.
+Most tests wait most of the time: for a lecture in real time, a server, a disk. Therefore several processes run tests in
+parallel, each with its own servers, ports and folders, while mypy checks the types. Tests that measure the machine
+(marked ``alone``) run last, one at a time.
 """
 
 from __future__ import annotations
@@ -26,14 +26,16 @@ from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parent.parent
 
-AT_ONCE = 4
-"""Test processes: on two cores they are seldom all at work."""
-QUICK_AT_ONCE = 2
-SLOWEST = 10
-PATIENCE_SECONDS = 15.0
+PROCESSES = 4
+"""Test processes: even on two cores few of them compute at the same time."""
+QUICK_PROCESSES = 2
+SLOWEST_COUNT = 10
+"""How many of the slowest tests are listed."""
+STOP_SECONDS = 15.0
+"""How long an interrupted program may take to end what it started."""
 
 STALL = "stall_seconds"
-"""The property of a test that was run once more."""
+"""The JUnit property of a test that was run again."""
 
 FORMAT = ("ruff", "format", "--check")
 LINT = ("ruff", "check")
@@ -42,11 +44,11 @@ TYPES = ("mypy", "--strict")
 
 @dataclass
 class Part:
-    """One part of the check, how long it took, and whether all was well."""
+    """One part of the check, how long it took, and whether it passed."""
 
     name: str
     seconds: float = 0.0
-    is_well: bool = True
+    passed: bool = True
     tests: list[Case] = field(default_factory=list)
 
 
@@ -56,33 +58,33 @@ class Case:
 
     name: str
     seconds: float
-    """With its fixtures."""
+    """Including its fixtures."""
     outcome: str
     """``passed``, ``failed``, ``error`` or ``skipped``."""
     stall_seconds: float = 0.0
-    """How long its speaker stood still in a first run that failed; 0: it was run once (tests/support/reruns.py)."""
+    """How long its speaker stalled in a first run that failed; 0: it was run once (tests/support/reruns.py)."""
 
 
 class TypeCheck:
-    """mypy beside the tests; what it has to say is shown when they are over."""
+    """Runs mypy in parallel with the tests; its output is printed after theirs."""
 
     def __init__(self, files: Sequence[str] = ()) -> None:
         self._command = (*TYPES, *files)
         self._part = Part("types")
-        self._said = ""
+        self._output = ""
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
     def result(self) -> Part:
         self._thread.join()
         _head(self._command)
-        print(self._said, end="", flush=True)
+        print(self._output, end="", flush=True)
         return self._part
 
     def _run(self) -> None:
         began = time.monotonic()
         done = subprocess.run(
-            # It gives way: the tests that run beside it speak and listen in real time.
+            # At a low priority: the tests that run meanwhile speak and record in real time.
             [*(("nice", "-n", "10") if shutil.which("nice") else ()), *_module(self._command)],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
@@ -92,7 +94,7 @@ class TypeCheck:
             errors="replace",
         )
         self._part.seconds = time.monotonic() - began
-        self._part.is_well, self._said = not done.returncode, done.stdout
+        self._part.passed, self._output = not done.returncode, done.stdout
 
 
 def everything() -> list[Part]:
@@ -100,7 +102,15 @@ def everything() -> list[Part]:
     types = TypeCheck()
     try:
         parts.append(
-            tests(f"tests, {AT_ONCE} at a time", "-n", str(AT_ONCE), "--dist", "worksteal", "-m", "not alone")
+            tests(
+                f"tests, {PROCESSES} at a time",
+                "-n",
+                str(PROCESSES),
+                "--dist",
+                "worksteal",
+                "-m",
+                "not alone",
+            )
         )
     finally:
         parts.append(types.result())
@@ -113,7 +123,7 @@ def quick() -> list[Part]:
     changed = changed_files()
     types = TypeCheck(changed) if changed else None
     parts.append(
-        tests("unit tests", "-n", str(QUICK_AT_ONCE), "--dist", "worksteal", "-m", "unit and not slow")
+        tests("unit tests", "-n", str(QUICK_PROCESSES), "--dist", "worksteal", "-m", "unit and not slow")
     )
     if types:
         parts.append(types.result())
@@ -135,13 +145,13 @@ def lint() -> Part:
     began = time.monotonic()
     for command in (FORMAT, LINT):
         _head(command)
-        part.is_well &= not _run(command)
+        part.passed &= not _run(command)
     part.seconds = time.monotonic() - began
     return part
 
 
 def tests(name: str, *arguments: str) -> Part:
-    """Runs pytest, which says as always what it does."""
+    """Runs pytest, which prints its usual output."""
     _head(("pytest", *arguments))
     part = Part(name)
     began = time.monotonic()
@@ -150,12 +160,12 @@ def tests(name: str, *arguments: str) -> Part:
         code = _run(("pytest", *arguments, f"--junitxml={report}"))
         part.tests = list(read_report(report)) if report.exists() else []
     part.seconds = time.monotonic() - began
-    part.is_well = code == 0
+    part.passed = code == 0
     return part
 
 
 def read_report(path: Path) -> Iterator[Case]:
-    """The tests in a JUnit report; one that failed and whose teardown failed as well is one."""
+    """The tests in a JUnit report. A test that failed and whose teardown failed counts once."""
     for case in ElementTree.parse(path).getroot().iter("testcase"):
         outcome = next(
             (child.tag for child in case if child.tag in ("error", "failure", "skipped")), "passed"
@@ -172,7 +182,7 @@ def read_report(path: Path) -> Iterator[Case]:
 
 
 def changed_files() -> list[str]:
-    """Python files that differ from the last commit, or else those of the last commit."""
+    """Python files that differ from the last commit; if none does, the files that the last commit changed."""
     changed = _git("diff", "--name-only", "--diff-filter=d", "HEAD") + _git(
         "ls-files", "--others", "--exclude-standard"
     )
@@ -181,7 +191,7 @@ def changed_files() -> list[str]:
 
 
 def _git(*arguments: str) -> list[str]:
-    """Without git, or outside a clone, nothing has changed."""
+    """The lines that git prints; none without git, or outside a clone."""
     try:
         done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, encoding="utf-8")
     except OSError:
@@ -190,45 +200,45 @@ def _git(*arguments: str) -> list[str]:
 
 
 def summary(parts: Sequence[Part], prepared_seconds: float = 0.0) -> Iterator[str]:
-    """How long each part took, the slowest tests, and the line with which pytest closes, of all parts together."""
+    """How long each part took, the slowest tests, and the tests that were run again or failed."""
     yield "\n=== how long it took ==="
     if prepared_seconds >= 1:
         yield f"{prepared_seconds:7.0f} s  preparing"
     for part in parts:
-        beside = " (beside the tests)" if part.name == "types" else ""
-        yield f"{part.seconds:7.0f} s  {part.name}{beside}{'' if part.is_well else ': FAILED'}"
+        parallel = " (parallel to the tests)" if part.name == "types" else ""
+        yield f"{part.seconds:7.0f} s  {part.name}{parallel}{'' if part.passed else ': FAILED'}"
     run = [test for part in parts for test in part.tests]
-    yield f"The {SLOWEST} slowest tests:"
-    for test in sorted(run, key=lambda test: -test.seconds)[:SLOWEST]:
+    yield f"The {SLOWEST_COUNT} slowest tests:"
+    for test in sorted(run, key=lambda test: -test.seconds)[:SLOWEST_COUNT]:
         yield f"{test.seconds:9.1f} s  {test.name}"
     for test in run:
         if test.stall_seconds:
-            yield f"RERUN {test.name}: its speaker stood still for {test.stall_seconds:.2f} s"
+            yield f"RERUN {test.name}: its speaker stalled for {test.stall_seconds:.2f} s"
     for test in run:
         if test.outcome in ("failed", "error"):
             yield f"{test.outcome.upper()} {test.name}"
 
 
 def closing_line(parts: Sequence[Part]) -> str:
-    """As pytest ends, for all tests together."""
+    """The last line of pytest, for the tests of all parts together."""
     run = [test for part in parts for test in part.tests]
     counts = {
         outcome: sum(test.outcome == outcome for test in run)
         for outcome in ("failed", "passed", "skipped", "error")
     }
     seconds = sum(part.seconds for part in parts if part.tests)
-    told = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count) or "no tests ran"
-    return f" {told} in {seconds:.2f}s ".center(80, "=")
+    listed = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count) or "no tests ran"
+    return f" {listed} in {seconds:.2f}s ".center(80, "=")
 
 
 def _run(command: Sequence[str]) -> int:
-    """Runs a module until it ends. Interrupted as we are, it gets time to end what it started."""
+    """Runs a module until it ends. A Ctrl-C reaches the module as well, which then gets STOP_SECONDS to end."""
     with subprocess.Popen(_module(command), cwd=ROOT) as process:
         try:
             return process.wait()
         except KeyboardInterrupt:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(PATIENCE_SECONDS)
+                process.wait(STOP_SECONDS)
             process.kill()
             raise
 
@@ -253,7 +263,7 @@ def main(arguments: Sequence[str]) -> int:
     for line in summary(parts, prepared_seconds):
         print(line)
     print(closing_line(parts))
-    failed = [part.name for part in parts if not part.is_well]
+    failed = [part.name for part in parts if not part.passed]
     outcome = f"FAILED: {', '.join(failed)}" if failed else "All checks passed"
     print(f"{outcome} ({prepared_seconds + time.monotonic() - began:.0f} s)", flush=True)
     return 1 if failed else 0

@@ -1,4 +1,4 @@
-"""Runs programs so that a Ctrl-C ends them, and what they have started, in order.
+"""Runs programs so that a Ctrl-C ends them and what they started, in order.
 
 Standard library only: this runs before the environment exists.
 """
@@ -17,33 +17,35 @@ from typing import IO
 
 ROOT = Path(__file__).resolve().parent.parent
 
-PATIENCE_SECONDS = 20.0
-"""What a program that was told to end gets for ending what it started."""
+STOP_SECONDS = 20.0
+"""How long an interrupted program may take to end what it started."""
 
 
 class Failed(Exception):
-    """Something only the person at the keyboard can mend; the message says what, in one line."""
+    """Something that only the user can correct; the message says what, in one line."""
 
 
 def run(
     command: Sequence[str],
     environ: Mapping[str, str] | None = None,
-    patience_seconds: float = PATIENCE_SECONDS,
+    stop_seconds: float = STOP_SECONDS,
 ) -> int:
-    """Runs a program in the project's folder until it ends by itself, or is interrupted as we are."""
-    with running(command, environ, patience_seconds=patience_seconds) as process:
+    """Runs a program in the project's folder until it ends or this process is interrupted; returns its exit code."""
+    with running(command, environ, stop_seconds=stop_seconds) as process:
         return process.wait()
 
 
 def run_quietly(
     command: Sequence[str], environ: Mapping[str, str] | None = None, keep_open: Sequence[int] = ()
 ) -> tuple[int, str]:
-    """Runs a program likewise, and returns its exit code and what it said, on whichever stream."""
-    with tempfile.TemporaryFile() as said:
-        with running(command, environ, stdout=said, stderr=subprocess.STDOUT, keep_open=keep_open) as process:
+    """Runs a program likewise; returns its exit code and its output, of stdout and stderr together."""
+    with tempfile.TemporaryFile() as output:
+        with running(
+            command, environ, stdout=output, stderr=subprocess.STDOUT, keep_open=keep_open
+        ) as process:
             code = process.wait()
-        said.seek(0)
-        return code, said.read().decode("utf-8", "replace")
+        output.seek(0)
+        return code, output.read().decode("utf-8", "replace")
 
 
 @contextlib.contextmanager
@@ -52,12 +54,12 @@ def running(
     environ: Mapping[str, str] | None = None,
     stdout: int | IO[bytes] | None = None,
     stderr: int | None = None,
-    patience_seconds: float = PATIENCE_SECONDS,
+    stop_seconds: float = STOP_SECONDS,
     keep_open: Sequence[int] = (),
 ) -> Iterator[subprocess.Popen[str]]:
-    """A program in a session of its own: every signal comes from us, once, whether a Ctrl-C or meant for us alone.
+    """Runs a program in its own session, so that it gets a SIGINT only from this process, and exactly once.
 
-    ``keep_open`` are files that the program keeps open as long as it runs, where the system can do that.
+    ``keep_open`` are file descriptors that the program keeps open as long as it runs, on POSIX systems.
     """
     process = subprocess.Popen(
         command,
@@ -72,15 +74,15 @@ def running(
     try:
         yield process
     except KeyboardInterrupt:
-        _end(process, patience_seconds)
+        _end(process, stop_seconds)
         raise
 
 
-def _end(process: subprocess.Popen[str], patience_seconds: float) -> None:
-    """Passes the interruption on, and gives the program time to end what it has started."""
-    if sys.platform != "win32":  # there, a Ctrl-C has reached it already
+def _end(process: subprocess.Popen[str], stop_seconds: float) -> None:
+    """Sends the program a SIGINT, and kills it if it has not ended after ``stop_seconds``."""
+    if sys.platform != "win32":  # on Windows the Ctrl-C has reached it already
         os.killpg(process.pid, signal.SIGINT)
     try:
-        process.wait(patience_seconds)
+        process.wait(stop_seconds)
     except subprocess.TimeoutExpired:
         process.kill()

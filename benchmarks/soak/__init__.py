@@ -1,1 +1,1 @@
-"""A long lecture in real time with faults sprinkled in, and the ledger of every word: python dev.py soak."""
+"""Records a long lecture in real time with faults in between, and checks every word: python dev.py soak."""

@@ -1,4 +1,4 @@
-"""The room of the lecture: its server, its workers, its teacher."""
+"""The room of the lecture: its server, workers, teacher and students."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from devtools.worker import Worker, WorkerFailed
 
 ROOM, ANNA, SAM = "lecture", "anna", "sam"
 LISTEN_SECONDS = 60.0
-"""How long a recorder is waited for before the lecture goes on without."""
+"""How long to wait for a recorder."""
 JOIN_SECONDS = 30.0
 BREATH_SECONDS = 0.5
-"""The teacher does nothing in mid-word: what is on its way then would be lost on the way."""
+"""Silence before the teacher does something: audio that is still in transit would be lost."""
 LAST_BREATH_SECONDS = 3.0
 ROOM_OVER_SECONDS = 40.0
 POLL_SECONDS = 0.05
@@ -29,7 +29,7 @@ POLL_SECONDS = 0.05
 
 @dataclass
 class Classroom:
-    """What the faults do their worst to."""
+    """The participants and programs that the faults act on."""
 
     server: LiveKitServer
     output_dir: Path
@@ -37,19 +37,20 @@ class Classroom:
     disk: Path | None
     """The small file system that the recordings are on, if there is one."""
     workers: list[Worker] = field(default_factory=list)
-    """All there ever were; the last one has the room."""
+    """All workers that were started; the last one records the room."""
     said: list[Word] = field(default_factory=list)
+    """What the teacher has said so far."""
     floor: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while the teacher speaks, or does something else."""
     speaking: asyncio.Event = field(default_factory=asyncio.Event)
     unfinished_since: float | None = None
-    """When the sentence begun last was begun, by the clock on the wall; None once it is in ``said``."""
+    """When the current sentence began, in seconds since the epoch; None once it is in ``said``."""
     _microphones: list[Microphone] = field(default_factory=list)
     _teacher: Speaker | None = None
 
     @property
     def teacher(self) -> Speaker:
-        assert self._teacher, "nobody teaches"
+        assert self._teacher, "no teacher has joined"
         return self._teacher
 
     @property
@@ -58,7 +59,7 @@ class Classroom:
 
     @property
     def stalls(self) -> int:
-        """How often the teacher's own process was held up so long that words came late."""
+        """How often the teacher's own process stalled for so long that words were late."""
         return sum(microphone.stalls for microphone in self._microphones)
 
     @property
@@ -68,7 +69,7 @@ class Classroom:
     # --- people ---
 
     async def lecture_until(self, end: float) -> None:
-        """Speaks until the clock on the wall says so, and always to the end of the sentence."""
+        """Speaks until this time (seconds since the epoch), and always to the end of the sentence."""
         markers = sound.markers()
         for utterance in script(len(markers)):
             if time.time() >= end:
@@ -86,13 +87,13 @@ class Classroom:
                 await self.teacher.silence(utterance.pause_seconds)
 
     async def enter(self) -> None:
-        """The teacher joins, publishes, and waits a while for somebody who listens."""
+        """The teacher joins, publishes, and waits until a recorder has subscribed."""
         deadline = time.monotonic() + JOIN_SECONDS
         while True:
             try:
                 self._teacher = await Speaker.join(self.server, ROOM, ANNA, metadata=TEACHER)
                 break
-            except Exception:  # the client has no narrower one; a server that restarts refuses at first
+            except Exception:  # the client has no narrower one; a restarting server refuses at first
                 if time.monotonic() > deadline:
                     raise
                 await asyncio.sleep(0.5)
@@ -101,7 +102,7 @@ class Classroom:
     async def publish(self) -> None:
         microphone = await self.teacher.publish()
         self._microphones.append(microphone)
-        await self.until_heard(microphone.sid)
+        await self.until_subscribed(microphone.sid)
         await self.teacher.silence(BREATH_SECONDS)
 
     async def leave(self) -> None:
@@ -111,13 +112,13 @@ class Classroom:
 
     @contextlib.asynccontextmanager
     async def interrupted(self) -> AsyncIterator[Speaker]:
-        """The teacher at the end of a sentence, who says nothing until this is over."""
+        """Waits for the end of a sentence; the teacher is silent as long as this context lasts."""
         async with self.floor:
             await self.teacher.silence(BREATH_SECONDS)
             yield self.teacher
 
     async def mid_word(self) -> None:
-        """Returns while something is being said."""
+        """Returns at a moment when the teacher is speaking."""
         await self.speaking.wait()
         await asyncio.sleep(0.7)
         while not self.speaking.is_set():  # it was a short sentence
@@ -132,37 +133,37 @@ class Classroom:
     # --- workers ---
 
     async def another_worker(self) -> Worker:
-        """One more, ready for rooms."""
+        """Starts another worker; returns when it is ready for rooms."""
         log = self.logs / f"worker-{len(self.workers) + 1}.log"
         worker = Worker(self.server, self.output_dir, log=log)
         await worker.start()
         self.workers.append(worker)
         return worker
 
-    async def until_heard(self, sid: str) -> None:
-        """Returns when somebody listens to a track.
+    async def until_subscribed(self, sid: str) -> None:
+        """Returns when a worker has subscribed to a track.
 
         Raises:
-            WorkerFailed: nobody does for long.
+            WorkerFailed: none did within LISTEN_SECONDS.
         """
-        await self._until_said(f"Track subscribed: microphone {sid}", self.workers)
+        await self._until_logged(f"Track subscribed: microphone {sid}", self.workers)
 
     async def until_taken_over(self, worker: Worker) -> None:
-        """Returns when this worker listens to the teacher.
+        """Returns when this worker has subscribed to the teacher's track.
 
         Raises:
-            WorkerFailed: it does not for long.
+            WorkerFailed: it did not within LISTEN_SECONDS.
         """
-        await self._until_said("Track subscribed", [worker])
+        await self._until_logged("Track subscribed", [worker])
 
-    async def _until_said(self, what: str, workers: Sequence[Worker]) -> None:
+    async def _until_logged(self, what: str, workers: Sequence[Worker]) -> None:
         if not await _until(
             lambda: any(what in line for one in workers for line in one.lines), LISTEN_SECONDS
         ):
             raise WorkerFailed(f"no recorder within {LISTEN_SECONDS:.0f} s")
 
     async def finish(self) -> None:
-        """The teacher leaves, the last word is saved, and the workers end."""
+        """The teacher leaves, the last segment is saved, and the workers end."""
         if self._teacher:
             with contextlib.suppress(Exception):
                 await self.teacher.silence(LAST_BREATH_SECONDS)

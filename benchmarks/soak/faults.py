@@ -1,4 +1,4 @@
-"""How each fault is done to a classroom. Each returns when things should be as before."""
+"""Produces each kind of fault in a classroom. Each function returns when the fault should be over."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HANGING_SECONDS = 3.0
 SETTLE_SECONDS = 4.0
 STUDENTS = 20
 CHANGES = 20
-"""Of every student's attributes."""
+"""How often each student changes its attributes."""
 
 
 async def mute(room: Classroom) -> None:
@@ -62,7 +62,7 @@ async def full_reconnect(room: Classroom) -> None:
 
 
 async def restart_server(room: Classroom) -> None:
-    """The app notices and opens the room anew as soon as it can; the teacher goes on when somebody listens."""
+    """Restarts the server. The teacher joins again as soon as possible, and speaks when a recorder has subscribed."""
     async with room.interrupted():
         await asyncio.to_thread(room.server.restart)
         await room.leave()
@@ -110,7 +110,7 @@ async def fill_disk(room: Classroom) -> None:
 
 
 async def dispatch_twice(room: Classroom) -> None:
-    """Whichever of the two workers has the room afterwards, it ends with the second."""
+    """Dispatches two more recorders, then stops the first worker: the second one records from then on."""
     old = room.worker
     new = await room.another_worker()
     await room.mid_word()

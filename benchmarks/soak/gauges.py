@@ -1,4 +1,4 @@
-"""What the workers use while the lecture goes on."""
+"""Measures memory and CPU of the workers during the lecture."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ MIN_SECONDS = 1.0
 
 
 class Reading(NamedTuple):
-    """One worker with everything it started, at one moment."""
+    """Memory and CPU of one worker and its child processes at one moment."""
 
     worker: int
-    """Counted from 1, as its log is called."""
+    """Counted from 1, as in the name of its log."""
     at: float
     """Seconds since the epoch."""
     megabytes: float
     cpu_seconds: float
-    """So far."""
+    """Since the process started."""
 
 
 async def watch(room: Classroom, minutes: float, readings: list[Reading]) -> None:
-    """Reads every few seconds, until cancelled; in a thread, so that nobody's speech waits."""
+    """Measures every few seconds until cancelled; in a thread, so that the speakers are not delayed."""
     while True:
         for number, worker in enumerate(room.workers, start=1):
             if worker.exit_code is None:
-                with contextlib.suppress(psutil.Error):  # killed while it is looked at
+                with contextlib.suppress(psutil.Error):  # killed while it is measured
                     readings.append(await asyncio.to_thread(_read, number, worker.pid))
         await asyncio.sleep(max(MIN_SECONDS, minutes * 60 / SAMPLES_IN_A_RUN))
 

@@ -1,7 +1,7 @@
-"""What the teacher says: sentences made of markers, which can be found again by their sound, with a lecturer's pauses.
+"""What the teacher says: sentences of markers, which can be found by their sound, with a lecturer's pauses.
 
-The markers come in turn, so that the same one is said again only after most of a minute: a marker and about when it was
-heard tell which word of the lecture it is.
+The markers are said in turn, so that a marker is repeated only after most of a minute: a marker and its approximate
+time identify the word of the lecture.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from devtools import sound
 from devtools.speakers import Said
 
 SHORT, SENTENCE, LONG = (1, 3), (3, 7), (8, 13)
-"""Markers in an utterance, from and below. A marker takes 1.4 s."""
+"""Number of markers in an utterance: the least, and one more than the most. A marker takes 1.4 s."""
 MIX = ((SHORT, 0.25), (SENTENCE, 0.55), (LONG, 0.2))
 BREATH_SECONDS = (0.05, 0.3)
-"""Between two markers of one utterance."""
+"""The shortest and the longest time between two markers of one utterance."""
 PAUSES = (((0.4, 0.4), 0.3), ((0.7, 1.5), 0.4), ((2.0, 4.0), 0.3))
-"""Seconds after an utterance, from and to, and how often."""
+"""Seconds of silence after an utterance (from, to), and their share of all pauses."""
 BREATHLESS_EVERY, BREATHLESS_MARKERS = 40, 44
-"""Now and then a minute without a pause."""
+"""One utterance in this many lasts a minute without a pause."""
 
 
 class Word(NamedTuple):
@@ -34,7 +34,7 @@ class Word(NamedTuple):
     """Seconds since the epoch."""
     seconds: float
     is_timed: bool = True
-    """Whether the start is exact; not so in an utterance during which the speaker's own process was held up."""
+    """Whether the start is exact; not if the speaker's own process stalled during the utterance."""
 
     @property
     def end(self) -> float:
@@ -55,7 +55,7 @@ class Utterance:
 
 
 def script(marker_count: int, seed: int = 1) -> Iterator[Utterance]:
-    """The lecture, for as long as somebody listens; the same for the same seed."""
+    """The utterances of an endless lecture; the same for the same seed."""
     random = np.random.default_rng(seed)
     said, number = 0, 0
     while True:

@@ -5,20 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from benchmarks.soak.gauges import Reading
-from benchmarks.soak.ledger import Ledger
 from benchmarks.soak.plan import Fault
+from benchmarks.soak.word_check import WordCheck
 
 
 @dataclass(frozen=True)
 class Done:
-    """A fault that was done."""
+    """A fault that was produced."""
 
     fault: Fault
     began: float
     """Seconds since the epoch."""
     ended: float
-    trouble: str = ""
-    """Why it did not go as it should."""
+    problem: str = ""
+    """Why the fault could not be produced as planned; empty: it could."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Outcome:
     faults: list[Done]
     readings: list[Reading]
     stalls: int
-    """How often the speaker's own process was held up."""
-    ledger: Ledger
+    """How often the speaker's own process stalled."""
+    words: WordCheck
     was_stopped: bool = False
-    troubles: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
     """What else went wrong."""
 
     @property
@@ -43,4 +43,4 @@ class Outcome:
 
     @property
     def is_well(self) -> bool:
-        return self.ledger.is_kept and not self.troubles and not any(one.trouble for one in self.faults)
+        return self.words.is_good and not self.problems and not any(one.problem for one in self.faults)

@@ -40,7 +40,7 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class Panel:
-    """A stretch of the picture with an axis of its own."""
+    """A part of the picture with its own axis."""
 
     top: float
     height: float
@@ -68,7 +68,7 @@ class Panel:
 
 
 def svg(outcome: Outcome) -> str:
-    """The picture; its colours follow the reader's."""
+    """The picture; its colours follow the reader's light or dark theme."""
     memory, cpu = courses(outcome.readings, outcome.began)
     seconds = max(outcome.seconds, 1.0)
     tops = [NAMES_HEIGHT + GAP]
@@ -142,8 +142,8 @@ def _fault_marks(outcome: Outcome, panel: Panel, bottom: float) -> Iterator[str]
 
 
 def _speech(outcome: Outcome, panel: Panel) -> Iterator[str]:
-    """What was said, with what was lost of it and what is owned up to."""
-    title = "Speech: said, lost, and the gaps that are owned up to"
+    """What was said, what was lost of it, and the recorded gaps."""
+    title = "Speech: said, lost, and the recorded gaps"
     yield f'<text class="title" x="{LEFT}" y="{panel.top - 10:.1f}">{title}</text>'
     third = panel.height / 3
     for row, (kind, spans) in enumerate(_spans(outcome).items()):
@@ -158,14 +158,14 @@ def _speech(outcome: Outcome, panel: Panel) -> Iterator[str]:
 
 
 def _spans(outcome: Outcome) -> dict[str, list[tuple[float, float]]]:
-    began, account = outcome.began, outcome.ledger
-    said = [(fate.word.start - began, fate.word.end - began) for fate in account.fates]
+    began, check = outcome.began, outcome.words
+    said = [(result.word.start - began, result.word.end - began) for result in check.results]
     lost = [
-        (fate.word.start - began, fate.word.start - began + fate.lost_seconds)
-        for fate in account.fates
-        if fate.lost_seconds
+        (result.word.start - began, result.word.start - began + result.lost_seconds)
+        for result in check.results
+        if result.lost_seconds
     ]
-    return {"said": said, "lost": lost, "gap": [(gap.start - began, gap.end - began) for gap in account.gaps]}
+    return {"said": said, "lost": lost, "gap": [(gap.start - began, gap.end - began) for gap in check.gaps]}
 
 
 def _minutes(panel: Panel, y: float) -> Iterator[str]:

@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 
 class Fault(Enum):
-    """What goes wrong; the value is how the report calls it."""
+    """A kind of fault; the value is its description in the report."""
 
     MUTE = "the teacher mutes and unmutes"
-    ROLLING_RESTART = "rolling restart: SIGTERM in mid-word, another worker is there"
+    ROLLING_RESTART = "rolling restart: SIGTERM in mid-word, another worker is ready"
     REJOIN = "the teacher leaves and joins again"
-    WORKER_KILLED = "SIGKILL of the worker in mid-word, another is there"
-    HANG = "the worker hangs (SIGSTOP), another is there"
-    DOUBLED = "two more recorders are dispatched, with another worker there; then SIGTERM to the first"
+    WORKER_KILLED = "SIGKILL of the worker in mid-word, another is ready"
+    HANG = "the worker hangs (SIGSTOP), another is ready"
+    DOUBLED = "two more recorders are dispatched, with another worker ready; then SIGTERM to the first"
     REPUBLISH = "the teacher unpublishes and publishes again"
     STUDENT = "a student speaks at the same time"
     RESUME = "the teacher's connection breaks and is resumed"
@@ -30,8 +30,8 @@ ENDS_A_WORKER = (Fault.ROLLING_RESTART, Fault.WORKER_KILLED, Fault.HANG, Fault.D
 
 FIRST_SECONDS = 15.0
 LAST_SECONDS = 30.0
-"""The beginning and the end of a lecture are left in peace for so long."""
-CLOSEST_SECONDS = 25.0
+"""No fault is planned in the first and the last seconds of a lecture."""
+MIN_DISTANCE_SECONDS = 25.0
 MAX_FAULTS = 36
 """Three rounds: every kind of fault, those that end no worker, every kind again."""
 
@@ -46,19 +46,19 @@ class Planned(NamedTuple):
 def plan(minutes: float, possible: Collection[Fault] = tuple(Fault)) -> list[Planned]:
     """Faults at equal distances, each kind in its turn: four in two minutes, three dozen in an hour.
 
-    Where there is time for it, a worker grows old between the first round of faults and the last.
+    In a long lecture one worker runs for most of the time between the first round of faults and the last.
     """
     seconds = minutes * 60 - FIRST_SECONDS - LAST_SECONDS
-    apart = max(CLOSEST_SECONDS, seconds / (MAX_FAULTS - 1))
+    apart = max(MIN_DISTANCE_SECONDS, seconds / (MAX_FAULTS - 1))
     count = max(0, int(seconds / apart + 1e-9) + 1) if seconds >= 0 else 0
-    dealt = _dealt([fault for fault in Fault if fault in possible], count)
-    return [Planned(FIRST_SECONDS + number * apart, fault) for number, fault in enumerate(dealt)]
+    ordered = _in_order([fault for fault in Fault if fault in possible], count)
+    return [Planned(FIRST_SECONDS + number * apart, fault) for number, fault in enumerate(ordered)]
 
 
-def _dealt(kinds: list[Fault], count: int) -> list[Fault]:
-    """The last round goes backwards, so that what ends workers stands at both ends."""
+def _in_order(kinds: list[Fault], count: int) -> list[Fault]:
+    """The faults in order. The last round is reversed, so that the faults that end workers are near both ends."""
     if count < 2 * len(kinds):
         return [*kinds, *kinds][:count]
-    gentle = [fault for fault in kinds if fault not in ENDS_A_WORKER]
+    harmless = [fault for fault in kinds if fault not in ENDS_A_WORKER]
     between = count - 2 * len(kinds)
-    return [*kinds, *islice(cycle(gentle), between), *reversed(kinds)]
+    return [*kinds, *islice(cycle(harmless), between), *reversed(kinds)]

@@ -1,4 +1,4 @@
-"""What a run tells: the ledger as lines, and a page with a picture."""
+"""The report of a run: a summary for the terminal, and a page with a picture."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.soak import picture
-from benchmarks.soak.ledger import EAR_SECONDS, Ledger
 from benchmarks.soak.outcome import Done, Outcome
+from benchmarks.soak.word_check import MIN_LOSS_SECONDS, WordCheck
 from lesson_tools import console
 
 PAGE, PICTURE = "soak.md", "soak.svg"
+ALL_WELL = "Every word is recorded or lies in a recorded gap, and none is recorded twice."
 ENDS_SECONDS = 600.0
 """The first and the last ten minutes are compared; of a shorter lecture its first and last third."""
 
 
 class Row(NamedTuple):
-    """What a fault cost."""
+    """A fault, and what was lost by it."""
 
     done: Done
     lost_seconds: float
@@ -28,69 +29,71 @@ class Row(NamedTuple):
 
 
 def rows(outcome: Outcome) -> list[Row]:
-    """Every fault with what was lost, and owned up to, from then until the next one."""
+    """Every fault with what was lost, and recorded as a gap, from then until the next one."""
     begins = [done.began for done in outcome.faults]
     return [
         Row(
             done,
-            sum(fate.lost_seconds for fate in outcome.ledger.fates if done.began <= fate.word.end < end),
-            sum(gap.seconds for gap in outcome.ledger.gaps if done.began <= gap.end < end),
+            sum(
+                result.lost_seconds for result in outcome.words.results if done.began <= result.word.end < end
+            ),
+            sum(gap.seconds for gap in outcome.words.gaps if done.began <= gap.end < end),
         )
         for done, end in zip(outcome.faults, [*begins[1:], float("inf")], strict=False)
     ]
 
 
-def ledger(outcome: Outcome) -> list[str]:
-    """The account, for the terminal."""
-    account = outcome.ledger
-    lines = [f"{name:<9}{seconds:9.1f} s  {note}".rstrip() for name, seconds, note in _accounts(account)]
-    verdict = "Every word is kept or owned up to, none is there twice." if outcome.is_well else "WRONG:"
+def summary(outcome: Outcome) -> list[str]:
+    """The lines for the terminal."""
+    check = outcome.words
+    lines = [f"{name:<9}{seconds:9.1f} s  {note}".rstrip() for name, seconds, note in _totals(check)]
+    verdict = ALL_WELL if outcome.is_well else "WRONG:"
     return [*lines, "", verdict, *(f"  {line}" for line in wrongs(outcome))]
 
 
-def _accounts(account: Ledger) -> list[tuple[str, float, str]]:
-    unowned = sum(fate.unowned_seconds for fate in account.fates)
-    owned = sum(gap.seconds for gap in account.gaps)
+def _totals(check: WordCheck) -> list[tuple[str, float, str]]:
+    unexplained = sum(result.unexplained_seconds for result in check.results)
+    gap_seconds = sum(gap.seconds for gap in check.gaps)
     return [
-        ("spoken", account.spoken_seconds, f"{len(account.fates)} words"),
+        ("spoken", check.spoken_seconds, f"{len(check.results)} words"),
         (
             "saved",
-            account.saved_seconds,
-            f"in {account.segments} files of {account.segment_seconds:.1f} s together",
+            check.saved_seconds,
+            f"in {check.segments} files of {check.segment_seconds:.1f} s together",
         ),
         (
             "lost",
-            account.lost_seconds,
-            f"{unowned:.2f} s of it outside the gaps that gaps.jsonl owns up to ({owned:.1f} s)",
+            check.lost_seconds,
+            f"{unexplained:.2f} s of it outside the gaps in gaps.jsonl ({gap_seconds:.1f} s)",
         ),
-        ("doubled", account.doubled_seconds, ""),
+        ("doubled", check.doubled_seconds, ""),
     ]
 
 
 def wrongs(outcome: Outcome) -> Iterator[str]:
-    """What is not as promised, a line each."""
-    account = outcome.ledger
+    """What is wrong, one line each."""
+    check = outcome.words
 
     def at(moment: float) -> str:
         return console.duration(moment - outcome.began)
 
-    for fate in account.unowned:
-        yield f"{at(fate.word.start)}  {fate.unowned_seconds:.1f} s lost without a word about it"
-    for fate in account.fates:
-        if fate.times > 1:
-            yield f"{at(fate.word.start)}  a word is there {fate.times} times"
-    for fate in account.misdated:
-        yield f"{at(fate.word.start)}  a word is in a file of another time"
-    for stray in account.strays:
-        yield f"{at(stray.at)}  a word is there that was not said then"
-    if account.misplaced:
-        yield f"{account.misplaced} words stand before earlier ones"
-    if account.strangers:
-        yield f"also recorded: {', '.join(account.strangers)}"
+    for result in check.unexplained:
+        yield f"{at(result.word.start)}  {result.unexplained_seconds:.1f} s lost outside all gaps"
+    for result in check.results:
+        if result.times > 1:
+            yield f"{at(result.word.start)}  a word was recorded {result.times} times"
+    for result in check.misdated:
+        yield f"{at(result.word.start)}  a word is in a file with a wrong time"
+    for extra in check.extras:
+        yield f"{at(extra.at)}  a word was recorded that was not said then"
+    if check.misplaced:
+        yield f"{check.misplaced} words are recorded before words that were said earlier"
+    if check.other_participants:
+        yield f"also recorded: {', '.join(check.other_participants)}"
     yield from (
-        f"{at(done.began)}  {done.fault.value}: {done.trouble}" for done in outcome.faults if done.trouble
+        f"{at(done.began)}  {done.fault.value}: {done.problem}" for done in outcome.faults if done.problem
     )
-    yield from outcome.troubles
+    yield from outcome.problems
 
 
 # --- the page ---
@@ -107,7 +110,7 @@ def page(outcome: Outcome) -> str:
     sections = [
         _head(outcome),
         f"![Memory and CPU of the workers over the lecture, faults, speech]({PICTURE})",
-        "\n".join(_ledger_table(outcome)),
+        "\n".join(_word_table(outcome)),
         "## Faults",
         FAULTS_NOTE,
         "\n".join(_fault_table(outcome)),
@@ -119,16 +122,16 @@ def page(outcome: Outcome) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-HEAD = """# A long lecture, and what became of every word
+HEAD = """# A long lecture, and which words were recorded
 
-`python dev.py soak` does this in real time: a teacher on a real LiveKit server says sentences that are known by their
-sound, with a lecturer's pauses, now and then a minute without one; the real worker records them, and again and again
-something goes wrong. Afterwards every word is looked for in the files, by its sound. This page is written by a run."""
+`python dev.py soak` runs in real time. A teacher in a room of a real LiveKit server says words that can be recognised
+by their sound, with a lecturer's pauses, sometimes for a minute without any. The real worker records them while faults
+are produced. Afterwards every word is searched in the files, by its sound. A run writes this page."""
 
-FAULTS_NOTE = f"""Lost is what was said from then until the next fault and is in no file; owned up to are the gaps in
-`gaps.jsonl`, in which somebody may have spoken or not. The teacher's own faults come at the end of a sentence; those of
-workers, disk and dispatch in mid-word. What a word lacks outside of every gap breaks the promise from
-{EAR_SECONDS:g} s on: less cannot be told by ear."""
+FAULTS_NOTE = f""""Lost" is what was said from the fault until the next one and is in no file. "Gaps" are the times in
+`gaps.jsonl`, whether somebody spoke then or not. Faults of the teacher's client are produced at the end of a sentence,
+those of workers, disk and dispatch in mid-word. A loss outside all gaps counts as wrong from {MIN_LOSS_SECONDS:g} s on:
+less cannot be measured by sound."""
 
 
 def _head(outcome: Outcome) -> str:
@@ -139,30 +142,26 @@ def _head(outcome: Outcome) -> str:
     return f"{HEAD}\n\n{length} on {day:%Y-%m-%d}, {system}, {count} faults.{stopped}"
 
 
-def _ledger_table(outcome: Outcome) -> Iterator[str]:
+def _word_table(outcome: Outcome) -> Iterator[str]:
     yield "| | seconds | |"
     yield "|---|---:|---|"
-    for name, seconds, note in _accounts(outcome.ledger):
+    for name, seconds, note in _totals(outcome.words):
         yield f"| {name} | {seconds:.1f} | {note} |"
     yield ""
     found = list(wrongs(outcome))
-    yield (
-        "Every word is kept or owned up to, and none is there twice."
-        if not found
-        else "**Not as promised:**\n"
-    )
+    yield (ALL_WELL if not found else "**Wrong:**\n")
     yield from (f"- {line}" for line in found)
-    if outcome.ledger.torn:
-        count = len(outcome.ledger.torn)
-        yield f"\n{count} words were saved without a break, but torn on their way, by a jitter buffer."
+    if outcome.words.torn:
+        count = len(outcome.words.torn)
+        yield f"\n{count} words were recorded without a break, but a jitter buffer had distorted them."
 
 
 def _fault_table(outcome: Outcome) -> Iterator[str]:
-    yield "| at | fault | took s | lost s | owned up to s |"
+    yield "| at | fault | took s | lost s | gaps s |"
     yield "|---:|---|---:|---:|---:|"
     for row in rows(outcome):
         at, took = console.duration(row.done.began - outcome.began), row.done.ended - row.done.began
-        what = f"{row.done.fault.value}: **{row.done.trouble}**" if row.done.trouble else row.done.fault.value
+        what = f"{row.done.fault.value}: **{row.done.problem}**" if row.done.problem else row.done.fault.value
         yield f"| {at} | {what} | {took:.1f} | {row.lost_seconds:.1f} | {row.gap_seconds:.1f} |"
 
 
@@ -170,21 +169,21 @@ def _fault_table(outcome: Outcome) -> Iterator[str]:
 
 
 def _times(outcome: Outcome) -> Iterator[str]:
-    offsets = outcome.ledger.offsets()
+    offsets = outcome.words.offsets()
     if not offsets:
-        yield "No word was found as a whole, so nothing can be said about times."
+        yield "No word was found as a whole, so times cannot be compared."
         return
     late = [offset for _, offset in offsets]
     far = sorted(abs(offset) for offset in late)
     around = sorted(abs(offset - statistics.median(late)) for offset in late)
-    yield f"{len(late)} words: by the times of their files, against the clock on the wall when they were said."
+    yield f"{len(late)} words: their times by the files, compared with the wall clock when they were said."
     yield "\n| | median | 95 % are within | all are within |"
     yield "|---|---:|---:|---:|"
     yield f"| from the wall clock | {_ms(statistics.median(late))} | {_ms(_share(far))} | {_ms(far[-1])} |"
     yield f"| from the median | | {_ms(_share(around))} | {_ms(around[-1])} |"
-    yield f"\n{_drift(outcome, offsets)} The median is the way itself: encoder, network, jitter buffer."
+    yield f"\n{_drift(outcome, offsets)} The median is the delay of the path: encoder, network, jitter buffer."
     if outcome.stalls:
-        yield f"The speaker's own program was held up {outcome.stalls} times; such sentences are not among these."
+        yield f"The speaker's own process stalled {outcome.stalls} times; such sentences are not counted here."
 
 
 def _drift(outcome: Outcome, offsets: Sequence[tuple[float, float]]) -> str:
@@ -209,7 +208,7 @@ def _ms(seconds: float) -> str:
 
 
 def _use(outcome: Outcome) -> Iterator[str]:
-    """Each worker that was there for long enough to say something about."""
+    """A table row for each worker that was measured."""
     memory, cpu = picture.courses(outcome.readings, outcome.began)
     yield "| worker | from | to | MB at first | MB at last | most MB | CPU, share of one core |"
     yield "|---:|---:|---:|---:|---:|---:|---:|"

@@ -1,4 +1,4 @@
-"""The soak's command line: the lecture, its faults, and at the end the ledger."""
+"""The command line of the soak: runs the lecture and its faults, then checks every word."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from benchmarks.soak import gauges, report
 from benchmarks.soak.classroom import ANNA, Classroom
 from benchmarks.soak.faults import DO
 from benchmarks.soak.gauges import Reading
-from benchmarks.soak.ledger import draw_up
 from benchmarks.soak.outcome import Done, Outcome
 from benchmarks.soak.plan import Fault, Planned, plan
+from benchmarks.soak.word_check import check_recordings
 from core.errors import InputError
 from devtools.disks import NoSmallDisk, small_disk
 from devtools.livekit_server import LiveKitServer, ServerUnavailable, find_or_build
@@ -30,10 +30,10 @@ from lesson_tools import console
 
 MIN_MINUTES, MAX_MINUTES = 1.0, 300.0
 MEGABYTES_A_MINUTE, SPARE_MEGABYTES = 3, 16
-"""Of the small disk."""
+"""The size of the small disk."""
 TICK_SECONDS = 1.0
 LAST_FAULT_SECONDS = 120.0
-"""What a fault may still take when the lecture is over."""
+"""How long a fault may still take when the lecture is over."""
 STOPPED = 130
 
 
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         options = _options(arguments)
         with _folder(options.output) as folder:
             outcome = soak(options.minutes, folder)
-            for line in report.ledger(outcome):
+            for line in report.summary(outcome):
                 console.say(line)
             for target in filter(None, (options.report, options.output)):
                 report.write(outcome, target)
@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python dev.py soak", description="A long lecture in real time, with faults sprinkled in."
+        prog="python dev.py soak", description="A long lecture in real time, with faults in between."
     )
     parser.add_argument(
         "--minutes", type=_minutes, default=60.0, metavar="N", help="how long the lecture is (60)"
@@ -97,10 +97,10 @@ def _folder(output: Path | None) -> Iterator[Path]:
 
 
 def soak(minutes: float, folder: Path) -> Outcome:
-    """The lecture in real time; recordings and logs are in ``folder``. Stopped by Ctrl-C, it tells of what there was.
+    """Runs the lecture in real time; recordings and logs are in ``folder``. Ctrl-C ends it early, with a report.
 
     Raises:
-        ServerUnavailable, WorkerFailed: it could not begin.
+        ServerUnavailable, WorkerFailed: the lecture could not begin.
     """
     with contextlib.ExitStack() as scene:
         disk = _disk(scene, folder, minutes)
@@ -109,23 +109,23 @@ def soak(minutes: float, folder: Path) -> Outcome:
         )
         room = Classroom(server, (disk or folder) / "segments", folder, disk)
         run = _Run(room, minutes)
-        console.run(run.take_place())
+        console.run(run.run())
         if disk and (disk / "segments").exists():
             shutil.copytree(disk / "segments", folder / "segments")
             room.output_dir = folder / "segments"
         said = [json.dumps(word._asdict()) + "\n" for word in room.said]
         (folder / "said.jsonl").write_text("".join(said), encoding="utf-8")
-        console.tell("Listening to what was recorded ...")
+        console.tell("Searching the recordings for every word ...")
         return run.outcome()
 
 
 def _disk(scene: contextlib.ExitStack, folder: Path, minutes: float) -> Path | None:
-    """Where the recordings go if they can have a disk of their own, which can be filled."""
+    """A small disk for the recordings, which can be filled; None if this system cannot make one."""
     try:
         megabytes = round(SPARE_MEGABYTES + MEGABYTES_A_MINUTE * minutes)
         return scene.enter_context(small_disk(folder / "disk", megabytes))
     except NoSmallDisk as reason:
-        console.tell(f"The disk will not be full: {reason}.")
+        console.tell(f"The disk cannot be filled in this run: {reason}.")
         return None
 
 
@@ -137,11 +137,11 @@ class _Run:
     ended: float = 0.0
     faults: list[Done] = field(default_factory=list)
     readings: list[Reading] = field(default_factory=list)
-    troubles: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
     was_stopped: bool = False
 
-    async def take_place(self) -> None:
-        """From the first worker's start to the last one's end."""
+    async def run(self) -> None:
+        """Runs from the first worker's start to the last one's end."""
         try:
             await self.room.another_worker()
             await self.room.enter()
@@ -150,7 +150,7 @@ class _Run:
             self.was_stopped = True
         finally:
             self.ended = time.time()
-            self._look_after_worker()
+            self._check_worker()
             await self.room.finish()
 
     async def _lecture(self) -> None:
@@ -160,41 +160,41 @@ class _Run:
             asyncio.create_task(work)
             for work in (gauges.watch(self.room, self.minutes, self.readings), _show(self.minutes))
         ]
-        disturbing = asyncio.create_task(self._disturb(end))
+        producing = asyncio.create_task(self._produce_faults(end))
         try:
             await self.room.lecture_until(end)
-            await asyncio.wait({disturbing}, timeout=LAST_FAULT_SECONDS)
-        except Exception as error:  # an account of what was is worth more than none
-            self.troubles.append(f"the lecture broke off: {_described(error)}")
+            await asyncio.wait({producing}, timeout=LAST_FAULT_SECONDS)
+        except Exception as error:  # a report of what happened until then is better than none
+            self.problems.append(f"the lecture was cut short: {_described(error)}")
         finally:
-            await _cancelled(disturbing, *beside)
+            await _cancelled(producing, *beside)
 
-    async def _disturb(self, end: float) -> None:
+    async def _produce_faults(self, end: float) -> None:
         possible = [fault for fault in DO if fault is not Fault.DISK_FULL or self.room.disk]
         if sys.platform == "win32":
             possible.remove(Fault.HANG)
         for planned in plan(self.minutes, possible):
             await asyncio.sleep(max(0.0, self.began + planned.at_seconds - time.time()))
             if time.time() < end:
-                await self._do(planned)
+                await self._produce(planned)
 
-    async def _do(self, planned: Planned) -> None:
-        began, trouble = time.time(), ""
+    async def _produce(self, planned: Planned) -> None:
+        began, problem = time.time(), ""
         try:
             await DO[planned.fault](self.room)
-        except Exception as error:  # whatever it is, the lecture goes on, and the report says so
-            trouble = _described(error)
-        self.faults.append(Done(planned.fault, began, time.time(), trouble))
+        except Exception as error:  # the lecture continues, and the report names the error
+            problem = _described(error)
+        self.faults.append(Done(planned.fault, began, time.time(), problem))
         if not sys.stderr.isatty():
             at = f"{console.duration(began - self.began)}  {planned.fault.value}"
-            console.tell(f"{at}: {trouble}" if trouble else at)
+            console.tell(f"{at}: {problem}" if problem else at)
 
-    def _look_after_worker(self) -> None:
+    def _check_worker(self) -> None:
         if self.room.workers and self.room.worker.exit_code is not None:
-            self.troubles.append(f"the worker ended by itself with {self.room.worker.exit_code}")
+            self.problems.append(f"the worker ended by itself with {self.room.worker.exit_code}")
 
     def outcome(self) -> Outcome:
-        """With the ledger, which takes a minute for an hour."""
+        """Everything that happened, with the check of the words, which takes a minute for an hour of lecture."""
         said = self.room.said
         return Outcome(
             began=self.began or self.ended,
@@ -202,9 +202,9 @@ class _Run:
             faults=self.faults,
             readings=self.readings,
             stalls=self.room.stalls,
-            ledger=draw_up(said, self.room.room_dir, ANNA, self.room.unfinished_since),
+            words=check_recordings(said, self.room.room_dir, ANNA, self.room.unfinished_since),
             was_stopped=self.was_stopped,
-            troubles=self.troubles,
+            problems=self.problems,
         )
 
 

@@ -1,8 +1,8 @@
-"""For pytest: when a test may be run once more.
+"""A pytest plugin that runs a failed test again if its own speaker stalled.
 
-Speech travels in real time. Where the test's own speaker was kept from running while it spoke, what arrived is not what
-the test meant to say, and a failure tells nothing of the recorder. Only then is a failed test run once more, and the
-summary names it, with how long the speaker stood still. Whatever else fails has failed.
+Speech is sent in real time. If the speaker's process could not run while it spoke, listeners heard a gap that the test
+did not intend, and a failure says nothing about the recorder. Only such a test is run again, once; the summary names
+it with the length of the stall. Every other failure counts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from devtools import speakers
 from devtools.check_all import STALL
 
 MIN_STALL_SECONDS = 0.05
-"""A shorter gap does not cost a marker its shape (devtools/sound.py, STRETCH)."""
+"""A marker with a shorter gap is still recognised (devtools/sound.py, STRETCH)."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -42,7 +42,7 @@ def _as_rerun(report: pytest.TestReport, stall: float) -> pytest.TestReport:
 
 
 def _as_new(item: pytest.Item, stall: float) -> None:
-    """Without what the first run has measured, and with all of its time."""
+    """Resets what the first run measured, and the test's timeout."""
     item.user_properties[:] = [(STALL, stall)]
     item.ihook.pytest_timeout_cancel_timer(item=item)
     settings = pytest_timeout._get_item_settings(item)
@@ -64,4 +64,4 @@ def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, Any] 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     for report in terminalreporter.stats.get("rerun", ()):
         stall = dict(report.user_properties)[STALL]
-        terminalreporter.write_line(f"RERUN {report.nodeid}: its speaker stood still for {stall:.2f} s")
+        terminalreporter.write_line(f"RERUN {report.nodeid}: its speaker stalled for {stall:.2f} s")

@@ -1,4 +1,4 @@
-"""What `dev.py test` says at its end, and what its quick form leaves out."""
+"""What `dev.py test` prints at its end, and which files its quick form checks."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def test_the_end_says_how_long_each_part_took_and_which_tests_were_slowest(run: 
     assert lines[1:6] == [
         "     12 s  preparing",
         "      1 s  lint",
-        "     60 s  types (beside the tests)",
+        "     60 s  types (parallel to the tests)",
         "    100 s  tests: FAILED",
         "     50 s  alone",
     ]
     assert lines[6] == "The 10 slowest tests:"
     assert lines[7:17] == [f"{number:9.1f} s  tests.test_b::test_{number}" for number in range(19, 9, -1)]
     assert lines[17:] == [
-        "RERUN tests.test_a::test_again: its speaker stood still for 0.31 s",
+        "RERUN tests.test_a::test_again: its speaker stalled for 0.31 s",
         "FAILED tests.test_a::test_ill",
         "ERROR tests.test_a::test_broken",
     ]
@@ -70,7 +70,7 @@ def test_the_end_says_how_long_each_part_took_and_which_tests_were_slowest(run: 
 def test_any_part_that_fails_fails_all(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(check_all, "everything", lambda: [Part("lint"), Part("types", is_well=False)])
+    monkeypatch.setattr(check_all, "everything", lambda: [Part("lint"), Part("types", passed=False)])
     assert check_all.main([]) == 1
     assert capsys.readouterr().out.splitlines()[-1].startswith("FAILED: types (")
     monkeypatch.setattr(check_all, "quick", lambda: [Part("lint")])

@@ -1,4 +1,4 @@
-"""A failed test is run once more if its own speaker stood still, and only then."""
+"""A failed test is run again if its own speaker stalled, and only then."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_only_a_speaker_that_stood_still_gives_a_second_run(tmp_path: Path, proc
     assert all(part in closing for part in ("3 failed", "2 passed", "2 rerun")), done.stdout
     named = [line for line in done.stdout.splitlines() if line.startswith("RERUN ")]
     assert sorted(named) == [
-        f"RERUN test_cases.py::{name}: its speaker stood still for 0.31 s"
+        f"RERUN test_cases.py::{name}: its speaker stalled for 0.31 s"
         for name in ("test_stalls_always", "test_stalls_once")
     ]
     assert {path.name: len(path.read_text()) for path in tmp_path.iterdir() if "." not in path.name} == {

@@ -1,4 +1,4 @@
-"""The soak: its plan, its script, its ledger against recordings made wrong on purpose, and two minutes of it."""
+"""The soak: its plan, its script, its check of wrong recordings, its report, and two minutes of a real run."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ import pytest
 from benchmarks.soak import picture, report, run
 from benchmarks.soak.gauges import Reading
 from benchmarks.soak.lecture import BREATHLESS_MARKERS, Word, script
-from benchmarks.soak.ledger import Ledger, Sound, Span, listen, reckon
 from benchmarks.soak.outcome import Done, Outcome
 from benchmarks.soak.plan import ENDS_A_WORKER, Fault, plan
+from benchmarks.soak.word_check import Sound, Span, WordCheck, compare, find_words
 from devtools import sound
 from devtools.sound import SAMPLE_RATE
 from support import ROOT
@@ -28,7 +28,7 @@ from support import ROOT
 MARKERS = sound.markers()
 BEGAN = 1_800_000_000.0
 LATE = 0.1
-"""What the way takes."""
+"""The delay of the path, in seconds."""
 
 
 # --- the plan ---
@@ -43,7 +43,7 @@ def test_two_minutes_have_the_faults_that_matter_most() -> None:
     ]
 
 
-def test_an_hour_has_every_fault_twice_or_more_and_lets_one_worker_grow_old() -> None:
+def test_an_hour_has_every_fault_at_least_twice_and_one_worker_that_runs_for_half_of_it() -> None:
     planned = plan(60)
     faults = [one.fault for one in planned]
     assert min(faults.count(fault) for fault in Fault) >= 2
@@ -52,7 +52,7 @@ def test_an_hour_has_every_fault_twice_or_more_and_lets_one_worker_grow_old() ->
 
 
 @pytest.mark.parametrize("minutes", [1, 2, 5, 17.5, 60, 300])
-def test_faults_are_apart_and_leave_both_ends_of_the_lecture_in_peace(minutes: float) -> None:
+def test_faults_are_apart_and_leave_out_both_ends_of_the_lecture(minutes: float) -> None:
     times = [one.at_seconds for one in plan(minutes)]
     assert times[0] >= 15
     assert times[-1] <= minutes * 60 - 30
@@ -84,7 +84,7 @@ def test_the_lecture_has_short_pauses_and_a_minute_without_one() -> None:
     assert all(before.end_sample == after.start_sample for before, after in pairwise(placed))
 
 
-# --- the ledger ---
+# --- the check of the words ---
 
 
 def said(count: int = 6, gap: float = 0.3) -> tuple[list[Word], sound.IntArray]:
@@ -109,54 +109,54 @@ def account(
     words: Sequence[Word],
     pieces: Sequence[tuple[float, sound.IntArray]],
     gaps: Sequence[tuple[float, float]] = (),
-) -> Ledger:
-    """Of files that begin so many seconds after BEGAN, as the recorder would date them."""
+) -> WordCheck:
+    """The check of files that begin so many seconds after BEGAN, with the times that the recorder would write."""
     sounds = [Sound(BEGAN + LATE + start, pcm) for start, pcm in pieces]
-    owned = [Span(BEGAN + LATE + start, BEGAN + LATE + end) for start, end in gaps]
-    return reckon(words, sounds, listen(sounds, MARKERS), owned)
+    gap_spans = [Span(BEGAN + LATE + start, BEGAN + LATE + end) for start, end in gaps]
+    return compare(words, sounds, find_words(sounds, MARKERS), gap_spans)
 
 
 def test_what_is_all_there_is_saved_and_its_times_are_known() -> None:
     words, pcm = said()
     found = account(words, [(0, pcm)])
-    assert found.is_kept
+    assert found.is_good
     assert found.lost_seconds == 0
     assert found.saved_seconds == pytest.approx(sum(word.seconds for word in words))
     assert [offset for _, offset in found.offsets()] == pytest.approx([LATE] * 6, abs=0.001)
 
 
-def test_a_word_that_a_cut_goes_through_is_whole() -> None:
+def test_a_word_that_is_split_between_two_files_is_whole() -> None:
     words, pcm = said()
     cut = (words[2].start + words[2].seconds / 2) - BEGAN
     found = account(words, [(0, pcm[: at(cut)]), (at(cut) / SAMPLE_RATE, pcm[at(cut) :])])
-    assert found.is_kept
+    assert found.is_good
     assert found.lost_seconds == 0
 
 
-def test_a_word_that_is_missing_is_lost_and_nobody_owns_up_to_it() -> None:
+def test_a_missing_word_outside_all_gaps_is_an_unexplained_loss() -> None:
     words, pcm = said()
     begin, end = words[2].start - BEGAN - 0.1, words[2].end - BEGAN + 0.1
     found = account(words, [(0, pcm[: at(begin)]), (end, pcm[at(end) :])])
-    assert not found.is_kept
-    assert [fate.word for fate in found.unowned] == [words[2]]
+    assert not found.is_good
+    assert [result.word for result in found.unexplained] == [words[2]]
     assert found.lost_seconds == pytest.approx(words[2].seconds)
 
 
-def test_a_word_that_is_missing_within_a_gap_is_owned_up_to() -> None:
+def test_a_missing_word_within_a_gap_is_an_explained_loss() -> None:
     words, pcm = said()
     begin, end = words[2].start - BEGAN - 0.1, words[2].end - BEGAN + 0.1
     found = account(words, [(0, pcm[: at(begin)]), (end, pcm[at(end) :])], [(begin, end)])
-    assert found.is_kept
+    assert found.is_good
     assert found.lost_seconds == pytest.approx(words[2].seconds)
 
 
-def test_a_gap_elsewhere_excuses_nothing() -> None:
+def test_a_gap_at_another_time_explains_nothing() -> None:
     words, pcm = said()
     begin, end = words[2].start - BEGAN - 0.1, words[2].end - BEGAN + 0.1
     found = account(
         words, [(0, pcm[: at(begin)]), (end, pcm[at(end) :])], [(0, begin - 0.3), (end + 0.3, 60)]
     )
-    assert [fate.word for fate in found.unowned] == [words[2]]
+    assert [result.word for result in found.unexplained] == [words[2]]
 
 
 def test_half_a_word_is_half_lost() -> None:
@@ -164,12 +164,12 @@ def test_half_a_word_is_half_lost() -> None:
     begin = words[2].start - BEGAN + words[2].seconds * 0.4
     end = words[3].start - BEGAN - 0.1
     found = account(words, [(0, pcm[: at(begin)]), (end, pcm[at(end) :])])
-    assert [fate.word for fate in found.unowned] == [words[2]]
+    assert [result.word for result in found.unexplained] == [words[2]]
     assert found.lost_seconds == pytest.approx(0.6 * words[2].seconds, abs=0.01)
 
 
 @pytest.mark.parametrize("lateness", [0.0, 0.5])
-def test_of_a_word_with_a_hole_both_ends_are_heard(lateness: float) -> None:
+def test_both_ends_of_a_word_with_a_hole_are_found(lateness: float) -> None:
     """A hand-over in mid-word, on a machine that is late by half a second or not."""
     words, pcm = said()
     middle = words[2].start + words[2].seconds / 2 - BEGAN
@@ -178,27 +178,27 @@ def test_of_a_word_with_a_hole_both_ends_are_heard(lateness: float) -> None:
     pcm = np.concatenate([late, pcm])
     begin, end = at(hole.start + lateness), at(hole.end + lateness)
     files = [(0, pcm[:begin]), (end / SAMPLE_RATE, pcm[end:])]
-    owned = Span(begin / SAMPLE_RATE, end / SAMPLE_RATE)
-    found = account(words, files, [owned])
-    assert found.is_kept
+    gap_spans = Span(begin / SAMPLE_RATE, end / SAMPLE_RATE)
+    found = account(words, files, [gap_spans])
+    assert found.is_good
     assert found.lost_seconds == pytest.approx(0.4, abs=0.2)
-    (fate,) = account(words, files).unowned
-    assert fate.word == words[2]
+    (result,) = account(words, files).unexplained
+    assert result.word == words[2]
 
 
 def test_a_word_in_two_files_is_doubled() -> None:
     words, pcm = said()
     begin, end = words[3].start - BEGAN - 0.1, words[3].end - BEGAN + 0.1
     found = account(words, [(0, pcm), (begin, pcm[at(begin) : at(end)])])
-    assert not found.is_kept
+    assert not found.is_good
     assert found.doubled_seconds == pytest.approx(words[3].seconds)
 
 
-def test_a_word_that_nobody_said_then_is_doubled() -> None:
+def test_a_word_that_was_not_said_then_is_doubled() -> None:
     words, pcm = said()
     found = account(words, [(0, pcm), (30, sound.sequence([MARKERS[2]], [])[0])])
-    assert not found.is_kept
-    assert [stray.marker for stray in found.strays] == [2]
+    assert not found.is_good
+    assert [extra.marker for extra in found.extras] == [2]
     assert found.doubled_seconds == pytest.approx(words[2].seconds)
 
 
@@ -207,27 +207,27 @@ def test_words_in_another_order_are_misplaced() -> None:
     border = at((words[2].end + words[3].start) / 2 - BEGAN)
     found = account(words, [(0, np.concatenate([pcm[border:], pcm[:border]]))])
     assert found.misplaced
-    assert not found.is_kept
+    assert not found.is_good
 
 
 def test_words_at_another_time_are_misdated() -> None:
     words, pcm = said()
     found = account(words, [(3, pcm)])
-    assert [fate.word for fate in found.misdated] == words
-    assert not found.is_kept
+    assert [result.word for result in found.misdated] == words
+    assert not found.is_good
 
 
 def test_silence_where_a_word_should_be_is_a_loss_although_there_is_a_file() -> None:
     words, pcm = said()
     mute = pcm.copy()
     mute[at(words[1].start - BEGAN) : at(words[1].end - BEGAN)] = 0
-    assert [fate.word for fate in account(words, [(0, mute)]).unowned] == [words[1]]
+    assert [result.word for result in account(words, [(0, mute)]).unexplained] == [words[1]]
 
 
 # --- the report ---
 
 
-def outcome(ledger: Ledger, *, trouble: str = "") -> Outcome:
+def outcome(checked: WordCheck, *, problem: str = "") -> Outcome:
     readings = [
         Reading(worker, BEGAN + second, 130.0 + worker, second / 10)
         for worker, seconds in ((1, range(0, 60, 5)), (2, range(40, 120, 5)))
@@ -235,27 +235,27 @@ def outcome(ledger: Ledger, *, trouble: str = "") -> Outcome:
     ]
     faults = [
         Done(Fault.MUTE, BEGAN + 15, BEGAN + 20),
-        Done(Fault.WORKER_KILLED, BEGAN + 40, BEGAN + 50, trouble),
+        Done(Fault.WORKER_KILLED, BEGAN + 40, BEGAN + 50, problem),
     ]
-    return Outcome(BEGAN, BEGAN + 120, faults, readings, 0, ledger)
+    return Outcome(BEGAN, BEGAN + 120, faults, readings, 0, checked)
 
 
 def test_the_report_says_what_is_wrong() -> None:
     words, pcm = said()
     begin, end = words[2].start - BEGAN - 0.1, words[2].end - BEGAN + 0.1
-    bad = outcome(account(words, [(0, pcm[: at(begin)]), (end, pcm[at(end) :])]), trouble="no worker came")
+    bad = outcome(account(words, [(0, pcm[: at(begin)]), (end, pcm[at(end) :])]), problem="no worker came")
     assert not bad.is_well
-    assert "lost without a word about it" in report.page(bad)
+    assert "lost outside all gaps" in report.page(bad)
     assert "no worker came" in report.page(bad)
     good = outcome(account(words, [(0, pcm)]))
     assert good.is_well
-    assert "Every word is kept or owned up to" in report.page(good)
+    assert report.ALL_WELL in report.page(good)
 
 
-def test_every_fault_answers_for_what_was_lost_until_the_next() -> None:
+def test_a_loss_is_counted_for_the_last_fault_before_it() -> None:
     words = [Word(0, BEGAN + 20, 1.0), Word(1, BEGAN + 45, 1.7)]
-    ledger = reckon(words, [], [], [Span(BEGAN + 44, BEGAN + 48)])
-    costs = [(row.lost_seconds, row.gap_seconds) for row in report.rows(outcome(ledger))]
+    checked = compare(words, [], [], [Span(BEGAN + 44, BEGAN + 48)])
+    costs = [(row.lost_seconds, row.gap_seconds) for row in report.rows(outcome(checked))]
     assert costs == [pytest.approx((1, 0)), pytest.approx((1.7, 4))]
 
 
@@ -268,7 +268,7 @@ def test_the_picture_has_both_workers_and_both_faults() -> None:
 
 
 def test_a_picture_of_nothing_can_be_drawn() -> None:
-    nothing = Outcome(BEGAN, BEGAN, [], [], 0, reckon([], [], [], []), was_stopped=True)
+    nothing = Outcome(BEGAN, BEGAN, [], [], 0, compare([], [], [], []), was_stopped=True)
     ElementTree.fromstring(picture.svg(nothing))
     assert "stopped before its time" in report.page(nothing)
 
@@ -294,7 +294,7 @@ def test_a_folder_with_something_in_it_is_not_written_into(
 
 @pytest.mark.e2e
 @pytest.mark.skipif(sys.platform == "win32", reason="presses Ctrl-C with a signal that Windows lacks")
-def test_ctrl_c_ends_everything_and_still_draws_up_the_ledger(
+def test_ctrl_c_ends_everything_and_still_checks_the_words(
     livekit_server_binary: Path, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-m", "benchmarks.soak.run", "--output", str(tmp_path)]
@@ -324,12 +324,12 @@ def test_ctrl_c_ends_everything_and_still_draws_up_the_ledger(
 @pytest.mark.e2e
 @pytest.mark.long
 @pytest.mark.timeout(420)
-def test_two_minutes_of_it_lose_nothing_that_is_not_owned_up_to(
+def test_two_minutes_lose_nothing_outside_the_recorded_gaps(
     livekit_server_binary: Path, tmp_path: Path
 ) -> None:
     """A mute, a rolling restart, a rejoin and a SIGKILL in mid-word."""
     two_minutes = run.soak(2, tmp_path)
     assert [done.fault for done in two_minutes.faults] == [planned.fault for planned in plan(2)]
-    assert two_minutes.ledger.spoken_seconds > 60
-    assert two_minutes.ledger.saved_seconds > 0.7 * two_minutes.ledger.spoken_seconds
+    assert two_minutes.words.spoken_seconds > 60
+    assert two_minutes.words.saved_seconds > 0.7 * two_minutes.words.spoken_seconds
     assert two_minutes.is_well, "\n".join(report.wrongs(two_minutes))
