@@ -1,4 +1,4 @@
-"""A Chromium for the tests of what people see in a browser: found, or on a build machine installed.
+"""Finds a Chromium for the browser tests; on a build machine installs one.
 
 ``async with launched(find_or_install()) as browser`` gives Playwright's ``Browser``, without a window.
 """
@@ -22,16 +22,16 @@ MACOS = ("Google Chrome", "Chromium", "Microsoft Edge")
 WINDOWS = (r"Google\Chrome\Application\chrome.exe", r"Microsoft\Edge\Application\msedge.exe")
 WINDOWS_FOLDERS = ("ProgramFiles", "ProgramFiles(x86)", "LocalAppData")
 DEBIAN_PACKAGES = ("chromium", "fonts-dejavu-core")
-"""The fonts have Arabic letters; without any font there would be empty boxes on screenshots."""
+"""The fonts include Arabic; without fonts, screenshots show empty boxes."""
 
 
 def find_or_install() -> Path:
-    """The path of a Chromium: ``CHROMIUM``, then ``PATH``, then where systems keep it, else Debian's package.
+    """The path of a Chromium: ``CHROMIUM``, then ``PATH``, then the usual folders of the system, else Debian's package.
 
-    A browser of the tests' own would come from a host that not every network lets through.
+    Playwright's own browser is not downloaded: some networks block its host.
 
     Raises:
-        ProgramUnavailable: there is none, and it cannot be installed.
+        ProgramUnavailable: there is none and it cannot be installed.
     """
     named = os.environ.get("CHROMIUM")
     if named:
@@ -41,7 +41,7 @@ def find_or_install() -> Path:
 
 @contextlib.asynccontextmanager
 async def launched(chromium: Path, flags: Sequence[str] = ()) -> AsyncIterator[Browser]:
-    """A running browser without a window; gone afterwards. ``flags`` are Chromium's own."""
+    """Starts a browser without a window, and closes it afterwards. ``flags`` are Chromium's command-line flags."""
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=chromium, args=list(flags))
         try:

@@ -1,4 +1,4 @@
-"""The end of the demo: the recorded lesson as a page that people read and hear, opened where there is a desktop."""
+"""The end of the demo: exports the recorded lesson as a web page, and opens it if there is a desktop."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ class PageFailed(Exception):
 
 
 def show_page(archive: Path, room: str, say: Report) -> None:
-    """Exports the room's lesson into its folder, says the page's address, and opens it if there is a desktop.
+    """Exports the room's lesson into its folder, prints the page's address, and opens it if there is a desktop.
 
     Raises:
-        PageFailed: there is no page.
+        PageFailed: the lesson could not be exported.
     """
     page = _exported(archive, room)
-    say(f"Read, search and hear it: {page.as_uri()}")
+    say(f"Read, search and play it: {page.as_uri()}")
     if has_desktop(os.environ):
         webbrowser.open(page.as_uri())
 
 
 def has_desktop(environ: Mapping[str, str]) -> bool:
-    """Whether a browser's window would be seen by somebody."""
+    """Whether a browser window can be shown to the user."""
     if is_build_machine() or not sys.stdout.isatty():
         return False
     return sys.platform in ("win32", "darwin") or bool(
@@ -57,5 +57,5 @@ def _exported(archive: Path, room: str) -> Path:
         raise PageFailed(f"`lessons.py export {room}` took more than {EXPORT_SECONDS:.0f} s") from None
     pages = sorted((archive / room).glob("*.html"))
     if done.returncode or not pages:
-        raise PageFailed(f"`lessons.py export {room}` says: {(done.stderr or done.stdout).strip()}")
+        raise PageFailed(f"`lessons.py export {room}` failed: {(done.stderr or done.stdout).strip()}")
     return pages[0]

@@ -1,4 +1,4 @@
-"""Small disks that can be filled, for what happens then."""
+"""Small disks that tests can fill."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from pathlib import Path
 
 
 class NoSmallDisk(Exception):
-    """This user of this system cannot mount one."""
+    """This user or this system cannot mount a small disk."""
 
 
 @contextlib.contextmanager
 def small_disk(path: Path, megabytes: int) -> Iterator[Path]:
-    """A file system of its own in a folder that is made for it; gone afterwards.
+    """Mounts a small file system in a new folder, and removes it afterwards.
 
     Raises:
-        NoSmallDisk: only root of a Linux system can.
+        NoSmallDisk: this needs root on Linux.
     """
     path.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(path)]
     if sys.platform != "linux" or subprocess.run(mount, capture_output=True).returncode:
         path.rmdir()
-        raise NoSmallDisk("only root of a Linux system can mount a small disk")
+        raise NoSmallDisk("only root on Linux can mount a small disk")
     try:
         yield path
     finally:
@@ -33,7 +33,7 @@ def small_disk(path: Path, megabytes: int) -> Iterator[Path]:
 
 
 def filled(disk: Path) -> Path:
-    """A file that leaves no byte of the disk free."""
+    """Fills the disk to the last byte with one file, and returns its path."""
     ballast = disk / "ballast"
     with contextlib.suppress(OSError), open(ballast, "wb", buffering=0) as file:
         for block in (2**20, 4096):

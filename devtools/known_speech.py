@@ -1,6 +1,6 @@
-"""Hears speech that it knows: which words of a lecture are in a piece of it, found by their sound.
+"""Recognises parts of a known lecture by their sound, and returns their words.
 
-The stand-in for Gemini uses it, so that what the demo and tests show is what was really said.
+The local stand-in for Gemini uses it, so that the demo and tests show what was really said.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import soundfile
 from devtools.listening import DECIMATION, SAMPLE_RATE, Floats, Pcm, thinned
 
 PIECE = SAMPLE_RATE // DECIMATION
-"""One second: long enough to be found in a lecture, too short to be stretched much on the way."""
+"""One second: long enough to be found in a lecture, short enough that the jitter buffer stretches it little."""
 MAX_PIECES = 5
-"""So many of them say well enough where a piece of speech belongs."""
+"""This many pieces suffice to locate a part of the lecture."""
 ALIKE = 0.6
 """Normalised correlation of the same speech before and after Opus."""
 
@@ -27,7 +27,7 @@ ALIKE = 0.6
 class _Word:
     text: str
     at_seconds: float
-    """The middle of it."""
+    """The middle of the word."""
 
 
 class KnownSpeech:
@@ -50,7 +50,7 @@ class KnownSpeech:
         return cls(np.asarray(pcm, dtype=np.int16), described["sentences"])
 
     def words_in(self, pcm: Pcm) -> str:
-        """What is said in a piece of the lecture; empty if it is none."""
+        """The words in a part of the lecture; empty if it is other sound."""
         begins = self._place(thinned(pcm))
         if begins is None:
             return ""
@@ -58,7 +58,7 @@ class KnownSpeech:
         return " ".join(word.text for word in self._words if begins <= word.at_seconds < ends)
 
     def _place(self, sound: Floats) -> float | None:
-        """Where it begins, in seconds: what most of its seconds agree on."""
+        """Where the part begins, in seconds: the median over its pieces. None if it is not in the lecture."""
         votes = []
         starts = range(0, len(sound) - PIECE + 1, PIECE)
         for start in starts[:: max(1, len(starts) // MAX_PIECES)]:

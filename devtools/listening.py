@@ -1,4 +1,4 @@
-"""Whether something that was said is in a recording: by its sound, not by what anybody wrote about it."""
+"""Finds speech in a recording by its sound, without using any manifest or text."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ Floats = npt.NDArray[np.float64]
 
 SAMPLE_RATE = 16_000
 DECIMATION = 4
-"""Speech is told apart by what lies below 2 kHz, and that is sixteen times as fast to search."""
+"""Frequencies below 2 kHz suffice to distinguish speech, and are sixteen times as fast to search."""
 PIECE = SAMPLE_RATE // DECIMATION // 2
-"""Half a second: long enough to be unlike its surroundings, too short to be stretched much on the way."""
+"""Half a second: long enough to be unique nearby, short enough that the jitter buffer stretches it little."""
 EARLY, LATE = SAMPLE_RATE // DECIMATION // 2, 2 * SAMPLE_RATE // DECIMATION
-"""How far from its time a piece is looked for: on a busy machine sound arrives late, and what follows it, too."""
+"""How far before and after its time a piece is searched: on a busy machine sound arrives late."""
 ALIKE = 0.6
 """Normalised correlation of the same speech before and after Opus; other speech nearby rarely gets there."""
 
 
 def share_heard(recording: Pcm, said: Pcm, at_sample: int) -> float:
-    """Which share of it, from 0 to 1, is heard in the recording about where it was said."""
+    """The share of ``said``, from 0 to 1, that is in the recording near ``at_sample``, where it was said."""
     sound, where = thinned(said), max(0, at_sample) // DECIMATION
     searched = np.pad(thinned(recording), (EARLY, LATE + PIECE))  # so that ``where`` is the earliest place
     pieces = {
@@ -45,7 +45,7 @@ def _is_in(window: Floats, piece: Floats) -> bool:
 
 
 def thinned(pcm: Pcm) -> Floats:
-    """The same sound at 4 kHz."""
+    """The sound at a sample rate of 4 kHz."""
     whole = pcm[: len(pcm) // DECIMATION * DECIMATION]
     sound: Floats = whole.reshape(-1, DECIMATION).mean(axis=1)
     return sound

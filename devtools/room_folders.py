@@ -1,4 +1,7 @@
-"""What end-to-end tests share: looking into the folders that the worker leaves behind."""
+"""Reads the folders that the worker writes, for tests and benchmarks.
+
+It parses the files itself and does not use archive/: an independent reader proves the format.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +26,11 @@ Record = dict[str, Any]
 
 
 def manifest(room_dir: Path) -> list[Record]:
-    """The segments of a room, by number; none while there is no manifest."""
+    """The manifest lines of a room, by number; none if there is no manifest yet."""
     path = room_dir / "segments.jsonl"
     if not path.exists():
         return []
-    complete, _, _ = path.read_text(encoding="utf-8").rpartition("\n")  # the last line may be half written
+    complete, _, _ = path.read_text(encoding="utf-8").rpartition("\n")  # the last line may be incomplete
     records = [json.loads(line) for line in complete.splitlines()]
     return sorted(records, key=lambda record: int(record["number"]))
 
@@ -44,14 +47,14 @@ def recorded(room_dir: Path, identity: str | None = None, **wanted: object) -> n
 
 
 def samples(path: Path) -> npt.NDArray[np.int16]:
-    """A segment's sound; checks that it is what it claims to be."""
+    """A segment's samples: PCM s16le mono, shape (n,), 16 kHz. Fails if the file has another format."""
     pcm, rate = soundfile.read(path, dtype="int16")
     assert (rate, pcm.ndim) == (16_000, 1), f"{path.name} is {rate} Hz with {pcm.ndim} dimensions"
     return np.asarray(pcm, dtype=np.int16)
 
 
 async def until(condition: Callable[[], object], what: str, timeout: float = 20.0) -> None:
-    """Waits until a condition holds, and fails the test with ``what`` if it does not come to that."""
+    """Waits until a condition holds; fails the test with ``what`` if that takes too long."""
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout:g} s: {what}"
@@ -65,7 +68,7 @@ async def segments_of(room_dir: Path, count: int, timeout: float = 20.0) -> list
 
 
 def gaps(room_dir: Path) -> list[Record]:
-    """The times from which speech may be missing, as the recorder owns up to them."""
+    """The lines of gaps.jsonl: the times from which speech may be missing."""
     path = room_dir / "gaps.jsonl"
     return (
         [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []

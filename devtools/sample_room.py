@@ -1,4 +1,4 @@
-"""A room with somebody in it, and segments for it, without a server."""
+"""A sample room, participants and segments for tests that need no server."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def open_room(output_dir: Path, room: RoomInfo = ROOM, **changes: Any) -> RoomFo
 
 
 def noise(samples: int, seed: int = 0) -> Pcm:
-    """Sound that is like no other."""
+    """White noise, different for each seed."""
     return np.random.default_rng(seed).integers(-32768, 32768, samples, dtype=np.int16)
 
 

@@ -1,4 +1,4 @@
-"""A server that runs as long as a ``with`` block."""
+"""A base class for servers that run as long as a ``with`` block."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ Self = TypeVar("Self", bound="Server")
 
 
 class Server(ABC):
-    """``with OneOfThem() as server:`` it answers, and is gone afterwards."""
+    """``with ServerClass() as server:`` starts it, and stops it afterwards."""
 
     @abstractmethod
     def start(self) -> None:
-        """Returns when it answers."""
+        """Starts it; returns when it accepts requests."""
 
     @abstractmethod
     def stop(self) -> None:
-        """Ends it, also one that has started in part."""
+        """Stops it, even if it has started only in part."""
 
     def __enter__(self: Self) -> Self:
         try:

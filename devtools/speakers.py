@@ -1,7 +1,7 @@
-"""People in rooms, for demo, tests and benchmarks: they join, publish, speak, fall silent, and go.
+"""Participants for the demo, tests and benchmarks: they join rooms, publish tracks, speak, and leave.
 
-A published track is fed without a break, as a microphone does, paced by an absolute clock: the track's time is the wall
-clock's time, whatever is said and however long that takes.
+A published track is fed without a break, like a microphone's, paced by an absolute clock: the track's time stays the
+wall clock's time.
 
 Everywhere: PCM s16le mono, shape (n,), 16 kHz, unless a name says otherwise.
 """
@@ -32,24 +32,24 @@ MICROPHONE = rtc.TrackSource.SOURCE_MICROPHONE
 SCREENSHARE_AUDIO = rtc.TrackSource.SOURCE_SCREENSHARE_AUDIO
 
 LEAD_SECONDS = 0.2
-"""Audio handed over ahead of its time: how long this process may be kept from running before a gap is heard."""
+"""Audio is handed over this long ahead of its time: a shorter stall of this process causes no gap."""
 STEP_SECONDS = 0.05
 QUEUE_SECONDS = 0.5
 stalls: list[float] = []
-"""How long, in seconds, each gap was that listeners heard because this process was kept from running, of all
-microphones; whoever runs tests empties it before each."""
+"""The length, in seconds, of each gap that listeners heard because this process stalled, of all microphones. Emptied
+before each test (tests/support/reruns.py)."""
 
 NOISE_PEAK = 6
 """A microphone in a quiet room: about -75 dB, never digital silence."""
 
 
-# A thread of the SDK that is just telling Python something when the interpreter ends aborts the whole process. What is
-# registered here, before the SDK registers its own end, runs after that: the threads get a moment to finish.
+# A thread of the SDK that calls Python while the interpreter ends aborts the process. This is registered before the SDK
+# registers its own cleanup, so it runs after that: the threads get a moment to finish.
 atexit.register(time.sleep, 0.1)
 
 
 class Server(Protocol):
-    """Where to join, and what signs the tokens."""
+    """The address of a server, and the key that signs tokens."""
 
     @property
     def url(self) -> str: ...
@@ -69,7 +69,7 @@ def token(
     attributes: Mapping[str, str] | None = None,
     can_update_metadata: bool = False,
 ) -> str:
-    """What lets somebody into a room for the next six hours."""
+    """An access token for a room, valid for six hours."""
     grants = api.VideoGrants(room_join=True, room=room, can_update_own_metadata=can_update_metadata)
     made = api.AccessToken(server.api_key, server.api_secret).with_identity(identity).with_grants(grants)
     made = made.with_name(name).with_metadata(metadata).with_attributes(dict(attributes or {}))
@@ -82,7 +82,7 @@ def administration(server: Server) -> api.LiveKitAPI:
 
 
 class Said(NamedTuple):
-    """When something was said, by the clock on the wall (seconds since the epoch)."""
+    """When something was said, in seconds since the epoch."""
 
     start: float
     end: float
@@ -110,8 +110,8 @@ class Speaker:
         listen: bool = False,
         passphrase: str = "",
     ) -> Speaker:
-        """Joins a room, and opens it if nobody is there. ``listen``: hears all others. ``passphrase``: encrypts end to
-        end, as LiveKit's own client libraries do."""
+        """Joins a room; the server creates it if need be. ``listen``: subscribes to all others. ``passphrase``:
+        encrypts end to end, as LiveKit's client libraries do."""
         access = token(
             server,
             identity,
@@ -130,7 +130,7 @@ class Speaker:
         room = rtc.Room()
         keys = rtc.KeyProviderOptions(shared_key=passphrase.encode())
         encryption = rtc.E2EEOptions(key_provider_options=keys) if passphrase else None
-        # One after another: many joins at once in one process end in a time-out inside the SDK, and that in a panic.
+        # In sequence: many simultaneous joins in one process cause a time-out in the SDK, and then a panic.
         async with _join_lock():
             await room.connect(url, access, rtc.RoomOptions(auto_subscribe=listen, encryption=encryption))
         return cls(room, room.local_participant.identity)
@@ -148,7 +148,7 @@ class Speaker:
         source: rtc.TrackSource.ValueType = MICROPHONE,
         name: str = "microphone",
     ) -> Microphone:
-        """Publishes a track; from now on it carries faint noise, and what is said into it."""
+        """Publishes a track, which from now on carries faint noise and what is said."""
         audio = rtc.AudioSource(sample_rate, channels, queue_size_ms=round(QUEUE_SECONDS * 1000))
         track = rtc.LocalAudioTrack.create_audio_track(name, audio)
         options = rtc.TrackPublishOptions(source=source)
@@ -158,7 +158,7 @@ class Speaker:
         return microphone
 
     async def say(self, pcm: Pcm) -> Said:
-        """Says it in real time into the track published last; returns when the last sample is on its way."""
+        """Says it in real time on the track published last; returns when the last sample has been played."""
         return await self.microphone.say(pcm)
 
     async def silence(self, seconds: float) -> Said:
@@ -171,18 +171,18 @@ class Speaker:
         self.microphone.track.unmute()
 
     async def unpublish(self) -> None:
-        """Takes back the track published last."""
+        """Unpublishes the track published last."""
         await self.microphones.pop().unpublish()
 
     async def reconnect(self, *, full: bool) -> None:
-        """Loses the connection for a moment. ``full``: its tracks are published anew, not resumed."""
+        """Loses the connection for a moment. ``full``: its tracks are published again, not resumed."""
         kinds = rtc.SimulateScenarioKind
         await self.room.simulate_scenario(
             kinds.SIMULATE_FULL_RECONNECT if full else kinds.SIMULATE_SIGNAL_RECONNECT
         )
 
     async def leave(self) -> None:
-        """Leaves as a closed browser tab does: everything at once. A second time it does nothing."""
+        """Leaves the room without unpublishing first, like a closed browser tab. Idempotent."""
         await self.room.disconnect()
         while self.microphones:
             await self.microphones.pop().close()
@@ -198,7 +198,7 @@ class Speaker:
 
 @dataclass
 class _Utterance:
-    """Something to say, and who waits until it is said."""
+    """Samples to play, and a future that is done when they have been played."""
 
     samples: Samples
     done: asyncio.Future[Said]
@@ -206,7 +206,7 @@ class _Utterance:
     _started_at: float = 0.0
 
     def take(self, count: int, now: float) -> Samples:
-        """At most this many of the samples not yet taken; the first of them is heard now."""
+        """At most this many of the samples not yet taken; the first of them is played at ``now``."""
         if not self._taken:
             self._started_at = now
         part = self.samples[self._taken : self._taken + count]
@@ -214,7 +214,7 @@ class _Utterance:
         return part
 
     def finish(self, now: float) -> bool:
-        """Tells who said it, if everything is taken."""
+        """Completes the future if all samples are taken; returns whether they are."""
         finished = self._taken >= len(self.samples)
         if finished and not self.done.done():
             self.done.set_result(Said(self._started_at, now))
@@ -230,7 +230,7 @@ class Microphone:
     publication: rtc.LocalTrackPublication
     audio: rtc.AudioSource
     stalls: int = 0
-    """How often this process was kept from running for so long that listeners heard a gap."""
+    """How often this process stalled for so long that listeners heard a gap."""
     worst_stall_seconds: float = 0.0
     """The longest of these gaps."""
     _waiting: deque[_Utterance] = field(default_factory=deque)
@@ -243,14 +243,14 @@ class Microphone:
 
     @property
     def sid(self) -> str:
-        """Another one after a full reconnect: the client publishes anew."""
+        """Changes with a full reconnect: the client publishes again."""
         return str(self.publication.sid)
 
     async def say(self, pcm: Pcm) -> Said:
         """Says it in real time, after what is already being said; returns when the last sample has been played."""
         mono = await asyncio.to_thread(
             resampled, pcm, SPEECH_RATE, self.audio.sample_rate
-        )  # others go on speaking
+        )  # in a thread: other speakers must not be delayed
         return await self._play(np.repeat(mono[:, None], self.audio.num_channels, axis=1))
 
     async def silence(self, seconds: float) -> Said:
@@ -262,7 +262,7 @@ class Microphone:
         await self.close()
 
     async def close(self) -> None:
-        """Stops feeding; whoever still waits for something to be said is cancelled."""
+        """Stops feeding; pending calls of ``say`` are cancelled."""
         self._feeding.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._feeding
@@ -276,7 +276,7 @@ class Microphone:
         try:
             said = await utterance.done
         finally:
-            with contextlib.suppress(ValueError):  # cancelled in mid-speech: the rest stays unsaid
+            with contextlib.suppress(ValueError):  # cancelled: the rest is not said
                 self._waiting.remove(utterance)
         await asyncio.sleep(max(0.0, said.end - time.time()))
         return said
@@ -287,9 +287,7 @@ class Microphone:
         while True:
             now = time.monotonic()
             late = now - (began + given / rate)
-            if (
-                late > 0 and given
-            ):  # all was played while we did not run; what comes next comes that much later
+            if late > 0 and given:  # everything was played during a stall; the rest is that much later
                 self.stalls += 1
                 self.worst_stall_seconds = max(self.worst_stall_seconds, late)
                 stalls.append(late)
@@ -311,7 +309,7 @@ class Microphone:
         await self.audio.capture_frame(frame)
 
     def _next(self, count: int, plays_at: float) -> Samples:
-        """The next samples: what waits to be said, then noise. The first of them is heard at ``plays_at``."""
+        """The next samples: pending speech, then noise. The first of them is played at ``plays_at``."""
         parts: list[Samples] = []
         have = 0
         while have < count and self._waiting:
@@ -325,7 +323,7 @@ class Microphone:
 
 
 def resampled(pcm: Pcm, from_rate: int, to_rate: int) -> Pcm:
-    """The same sound at another sample rate."""
+    """The sound at another sample rate."""
     if from_rate == to_rate:
         return pcm
     resampler = rtc.AudioResampler(from_rate, to_rate, quality=rtc.AudioResamplerQuality.HIGH)

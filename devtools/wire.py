@@ -1,7 +1,7 @@
-"""A wire to a network of its own that delays, loses and breaks as it is told. On Linux, for root.
+"""A simulated link to another network namespace, with delay, jitter, packet loss and outages. Needs root on Linux.
 
-Many kernels lack the system's own tool for that (``tc netem``), so this needs only what every container needs:
-a network namespace and TUN devices. What is sent into one device comes out of the other, a while later or never.
+Many kernels lack ``tc netem``, so this uses only a network namespace and TUN devices, which every container runtime
+needs. A packet that is sent into one device arrives at the other later, or never.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if sys.platform == "linux":
     import fcntl
 
 ADDRESSES = ipaddress.ip_network("198.18.0.0/15")
-"""For measuring networks (RFC 2544): nobody's."""
+"""Reserved for network measurements (RFC 2544), so it is used by no real network."""
 
 TUN = "/dev/net/tun"
 TUNSETIFF = 0x400454CA
@@ -41,16 +41,16 @@ _numbers: Iterator[int] = itertools.count()
 
 
 class NoWire(Exception):
-    """This user of this system cannot lay one; the message says why, in one line."""
+    """This user or this system cannot create one; the message says why, in one line."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """What becomes of a packet, in either direction."""
+    """What happens to packets, in both directions."""
 
     delay_seconds: float = 0.0
     jitter_seconds: float = 0.0
-    """At most so much more or less, evenly spread: packets overtake each other."""
+    """At most this much more or less delay, uniformly distributed, so packets are reordered."""
     loss: float = 0.0
     """Share of the packets, 0 to 1."""
 
@@ -60,29 +60,29 @@ BROKEN = Quality(loss=1.0)
 
 
 class Wire(Server):
-    """``with Wire() as wire:`` this machine is the near end; what is started with ``wire.far_end`` is at the other."""
+    """``with Wire() as wire:`` this machine is the near end; commands after ``wire.far_end`` run at the far end."""
 
     def __init__(self, seed: int = 1) -> None:
         self.quality = PERFECT
         """May be changed at any time."""
         self.lost = 0
-        """Packets so far."""
+        """Number of packets lost so far."""
         self._sent = 0
         name = f"{os.getpid()}-{next(_numbers)}"
         first = random.Random(name).randrange(ADDRESSES.num_addresses // 4) * 4
         self.near_address, self.far_address = str(ADDRESSES[first + 1]), str(ADDRESSES[first + 2])
         self._space = f"wire-{name}"
         self.far_end = ("ip", "netns", "exec", self._space)
-        """What stands before the command of a program that is to run at the far end."""
+        """The prefix for the command of a program that is to run at the far end."""
         self._device_names = f"near-{name}", f"far-{name}"
         self._random = random.Random(seed)
         self._devices: list[int] = []
-        self._under_way: list[tuple[float, int, int, bytes]] = []
+        self._in_transit: list[tuple[float, int, int, bytes]] = []
         self._is_cut = threading.Event()
         self._carrier = threading.Thread(target=self._carry, name=f"wire {name}", daemon=True)
 
     def start(self) -> None:
-        """Lays the wire.
+        """Creates the link.
 
         Raises:
             NoWire: this user or this system cannot.
@@ -104,14 +104,14 @@ class Wire(Server):
         self._carrier.start()
 
     def stop(self) -> None:
-        """Takes everything away again. Idempotent; what still runs at the far end is cut off."""
+        """Removes the link. Idempotent; programs at the far end lose their network."""
         atexit.unregister(self.stop)
         self._is_cut.set()
         if self._carrier.is_alive():
             self._carrier.join()
         while self._devices:
             os.close(self._devices.pop())
-        with contextlib.suppress(FileNotFoundError):  # no ip: nothing was laid
+        with contextlib.suppress(FileNotFoundError):  # no ip: nothing was created
             subprocess.run(["ip", "netns", "delete", self._space], capture_output=True)
 
     def _carry(self) -> None:
@@ -120,32 +120,32 @@ class Wire(Server):
         while not self._is_cut.is_set():
             arrived, _, _ = select.select([near, far], [], [], self._seconds_to_next())
             for device in arrived:
-                self._send_off(os.read(device, LARGEST_PACKET), way[device])
+                self._schedule(os.read(device, LARGEST_PACKET), way[device])
             self._deliver()
 
     def _seconds_to_next(self) -> float:
-        until_due = self._under_way[0][0] - time.monotonic() if self._under_way else MAX_WAIT_SECONDS
+        until_due = self._in_transit[0][0] - time.monotonic() if self._in_transit else MAX_WAIT_SECONDS
         return min(max(until_due, 0.0), MAX_WAIT_SECONDS)
 
-    def _send_off(self, packet: bytes, target: int) -> None:
+    def _schedule(self, packet: bytes, target: int) -> None:
         quality = self.quality
         if self._random.random() < quality.loss:
             self.lost += 1
             return
         seconds = quality.delay_seconds + self._random.uniform(-1, 1) * quality.jitter_seconds
         self._sent += 1
-        heapq.heappush(self._under_way, (time.monotonic() + seconds, self._sent, target, packet))
+        heapq.heappush(self._in_transit, (time.monotonic() + seconds, self._sent, target, packet))
 
     def _deliver(self) -> None:
-        while self._under_way and self._under_way[0][0] <= time.monotonic():
-            _, _, target, packet = heapq.heappop(self._under_way)
-            with contextlib.suppress(OSError):  # that end has just been taken down
+        while self._in_transit and self._in_transit[0][0] <= time.monotonic():
+            _, _, target, packet = heapq.heappop(self._in_transit)
+            with contextlib.suppress(OSError):  # that end has just been removed
                 os.write(target, packet)
 
 
 def _check() -> None:
     if sys.platform != "linux" or not is_root():
-        raise NoWire("only root of a Linux system can lay a wire to a network of its own")
+        raise NoWire("only root on Linux can create a link to another network namespace")
     found_or_installed(lambda: on_path("ip"), "ip", "iproute2")
 
 
@@ -156,7 +156,7 @@ def _ip(*arguments: str) -> None:
 
 
 def _device(name: str) -> int:
-    """A new network device: reading takes what the system sends into it, writing lets a packet arrive."""
+    """A new network device: reading returns packets that the system sends into it, writing delivers a packet."""
     assert sys.platform == "linux"
     try:
         device = os.open(TUN, os.O_RDWR)

@@ -31,14 +31,14 @@ class WorkerFailed(Exception):
 
 
 class Worker:
-    """One worker with settings of its own, whatever the user's environment and ``.env`` say, and its log.
+    """A worker process and its log, independent of the settings in the user's environment and ``.env``.
 
-    ``within`` stands before its command, for a worker in another network namespace. ``program`` is what is started
-    instead of agent.py: the same with something put in, or another worker altogether.
+    ``within`` is put before its command, for a worker in another network namespace. ``program`` is started instead of
+    agent.py: a modified recorder, or another worker.
     """
 
     ready = REGISTERED
-    """What it says in the log when it is ready for rooms."""
+    """The text in its log when it is ready for rooms."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Worker:
 
     @property
     def log(self) -> str:
-        """Everything it has said so far."""
+        """Its log so far."""
         return "\n".join(self.lines)
 
     @property
@@ -85,7 +85,7 @@ class Worker:
             raise
 
     def launch(self) -> None:
-        """Starts the process and does not wait for anything."""
+        """Starts the process without waiting until it is ready."""
         self._process = subprocess.Popen(
             self._command,
             cwd=AGENT.parent,
@@ -109,7 +109,7 @@ class Worker:
         """
         deadline = time.monotonic() + timeout
         while True:
-            ended = self.exit_code is not None  # looked at first: its last lines may still be on their way
+            ended = self.exit_code is not None  # read first: its last lines may not be read yet
             for line in self.lines[skip_lines:]:
                 if text in line:
                     return line
@@ -123,10 +123,10 @@ class Worker:
 
     def tail(self, count: int = 8) -> str:
         """Its last lines, indented."""
-        return "\n".join(f"  {line}" for line in self.lines[-count:]) or "  (it said nothing)"
+        return "\n".join(f"  {line}" for line in self.lines[-count:]) or "  (it logged nothing)"
 
     async def stop(self) -> int:
-        """Asks it to end as a host does, makes it after a while, and returns its exit code."""
+        """Asks it to end as a host does, kills it after STOP_SECONDS, and returns its exit code."""
         assert self._process, "the worker was never started"
         if self._process.poll() is None:
             self._process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM))
@@ -136,7 +136,7 @@ class Worker:
         return self._process.returncode
 
     def kill(self) -> None:
-        """Ends it and what it started, as a host that runs out of patience or memory does."""
+        """Kills it and what it started, as a host does after its time limit or without memory."""
         if not self._process:
             return
         if sys.platform == "win32":

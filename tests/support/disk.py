@@ -1,4 +1,7 @@
-"""What the tests of storage share: folders to look into, and a disk that refuses."""
+"""Helpers for the tests of storage: checks of a folder, and a disk that fails.
+
+The manifest is parsed here without archive/: an independent reader proves the format.
+"""
 
 from __future__ import annotations
 
@@ -41,13 +44,13 @@ def wavs(folder: Path) -> list[str]:
 
 
 def leftovers(folder: Path) -> list[str]:
-    """Files that are neither a WAV nor the manifest with its gaps nor what a living recorder keeps beside them."""
+    """Files that are neither WAVs nor the manifest and gaps, nor files of a running recorder."""
     expected = {"segments.jsonl", "gaps.jsonl", ".heard", ".lock", *wavs(folder)}
     return sorted(path.name for path in folder.iterdir() if path.name not in expected)
 
 
 def assert_sound(folder: Path, wanted: dict[str, Pcm] | None = None) -> list[dict[str, Any]]:
-    """Manifest and WAVs agree, numbers are unique, nothing is left over; and the sound is what was ``wanted``."""
+    """Checks that manifest and WAVs agree, numbers are unique, no other file is there, and the sound is ``wanted``."""
     lines = manifest(folder)
     listed, left = sorted(line["file"] for line in lines), leftovers(folder)
     assert listed == wavs(folder), f"listed are {listed}, there are {wavs(folder)}"
@@ -106,15 +109,15 @@ class Wreck:
         assert recover_folder(folder, NAMES) == [], "a second recovery found something"
 
 
-# --- a disk that refuses ---
+# --- a disk that fails ---
 
 
 class RefusingDisk:
-    """Counts what the disk is asked to do, and lets it refuse some of it. Watch it with ``before_step``."""
+    """Counts the calls to the file system and makes some of them fail. ``before_step`` is called before each."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.refused: list[str] = []
-        """What the disk has refused to do."""
+        """The calls that failed."""
         self.before_step: Callable[[], None] | None = None
         self._steps = 0
         self._to_refuse = range(0)

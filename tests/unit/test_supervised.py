@@ -218,6 +218,4 @@ SOURCES = [
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
 def test_every_long_lived_task_is_supervised(path: Path) -> None:
-    if path.name in {"deadline.py", "leases.py"}:
-        return  # they wait for what they start, and hand on what it raises
     assert started_in(path) <= SHORT_LIVED, "start it with supervised.supervised"
