@@ -1,5 +1,6 @@
-"""The worker process: which rooms lack a recorder, how many rooms it takes, its health, and the check of settings.
+"""The parts of the worker process around its rooms: which rooms lack a recorder, how many fit, services, stop, health.
 
-Imports ``recording`` and everything below it. Begin with ``reconciler``; ``health`` serves the health answer, and
-``preflight`` is ``python agent.py check``.
+Imports every package but ``lesson_tools``. Begin with ``reconciler``; ``services`` starts text and delivery,
+``handover`` passes rooms on when the worker stops, ``health`` answers operators, and ``preflight`` is
+``python agent.py check``.
 """

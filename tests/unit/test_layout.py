@@ -28,8 +28,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "search": BELOW | {"delivery", "archive", "psycopg"},
     "recording": BELOW | {"storage", "audio_processor", "archive", "livekit", "numpy"},
     "worker": BELOW
-    | {"recording", "storage", "audio_processor", "translator", "archive"}
-    | {"aiohttp", "google", "livekit", "numpy", "prometheus_client", "psutil"},
+    | {"recording", "search", "storage", "text", "delivery", "audio_processor", "translator", "archive"}
+    | {"aiohttp", "google", "livekit", "numpy", "prometheus_client", "psutil", "watchfiles"},
     "lesson_tools": BELOW
     | {"recording", "search", "storage", "text", "delivery", "audio_processor", "translator", "archive"}
     | {"av", "google", "numpy", "obstore", "rich", "soundfile", "typer"},

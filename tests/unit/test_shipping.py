@@ -129,7 +129,7 @@ def test_the_whole_build_context_is_copied() -> None:
 
 def test_dev_watches_all_packages_of_the_worker() -> None:
     packages = {path.partition("/")[0] for path in modules_of_the_worker() if "/" in path}
-    assert set(literal_in_agent("PACKAGES")) == packages
+    assert set(literal_in("worker/dev_reload.py", "PACKAGES")) == packages
 
 
 def test_the_build_context_names_no_file_that_is_gone() -> None:
@@ -265,17 +265,17 @@ def test_the_health_check_knows_the_default_port() -> None:
 # --- what the hosts are told ---
 
 
-def literal_in_agent(name: str) -> Any:
-    """The value of a constant of agent.py, read without starting it."""
-    for node in ast.parse((ROOT / "agent.py").read_text(encoding="utf-8")).body:
+def literal_in(module: str, name: str) -> Any:
+    """The value of a module's constant, read without importing it."""
+    for node in ast.parse((ROOT / module).read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
             return ast.literal_eval(node.value)
-    raise AssertionError(f"agent.py has no {name}")
+    raise AssertionError(f"{module} has no {name}")
 
 
 def stop_timeout_seconds() -> float:
     """How long the worker may take to stop."""
-    return float(literal_in_agent("STOP_TIMEOUT_SECONDS"))
+    return float(literal_in("worker/stop.py", "STOP_TIMEOUT_SECONDS"))
 
 
 def render_worker() -> dict[str, Any]:

@@ -1,0 +1,60 @@
+"""``python agent.py dev``: runs ``start`` in a child process, restarted whenever a source file or .env is saved."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from worker.stop import STOP_TIMEOUT_SECONDS
+
+logger = logging.getLogger("recorder")
+
+PACKAGES = ("archive", "core", "delivery", "recording", "search", "text", "worker")
+"""The folders beside agent.py that the worker is made of."""
+
+
+def run_and_reload(program: Path) -> int:
+    """Runs ``program start`` until Ctrl-C, restarted after every change. Returns the exit code."""
+    import watchfiles
+
+    with contextlib.suppress(KeyboardInterrupt):
+        child = _start_child(program)
+        try:
+            watched = _watched_folders(program.parent)
+            for changes in watchfiles.watch(*watched, watch_filter=_is_source, recursive=False):
+                names = ", ".join(sorted({Path(path).name for _, path in changes}))
+                logger.info("%s changed: restarting", names)
+                _stop_child(child)
+                child = _start_child(program)
+        finally:
+            _stop_child(child)
+    return 0
+
+
+def _watched_folders(root: Path) -> list[Path]:
+    """The folders of the worker's own modules, without the virtual environment and the recordings."""
+    return [root, *(root / name for name in PACKAGES)]
+
+
+def _is_source(_: object, path: str) -> bool:
+    name = Path(path).name
+    return name.endswith(".py") or name in (".env", ".env.local")
+
+
+def _start_child(program: Path) -> subprocess.Popen[bytes]:
+    flags = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
+    return subprocess.Popen([sys.executable, str(program), "start"], creationflags=flags)
+
+
+def _stop_child(child: subprocess.Popen[bytes]) -> None:
+    if child.poll() is None:
+        child.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM))
+    try:
+        child.wait(STOP_TIMEOUT_SECONDS + 5)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()

@@ -1,0 +1,43 @@
+"""Stop requests: the signals that end the worker, and whether the native client has failed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+from livekit.rtc import _ffi_client
+
+STOP_TIMEOUT_SECONDS = 15.0
+"""How long closing the server may take after the rooms have ended or were handed over."""
+
+PANIC_SIGNAL = signal.SIGABRT
+"""The signal that a panic of the native client sends to its own process. At SIGTERM, the library's choice, a panic
+could not be told from an ordinary stop (fact 23).
+"""
+_ffi_client.__dict__["signal"] = SimpleNamespace(SIGTERM=PANIC_SIGNAL)
+
+
+@dataclass
+class StopRequest:
+    """Whether the worker has to stop, and why."""
+
+    requested: asyncio.Event = field(default_factory=asyncio.Event)
+    has_panicked: bool = False
+
+
+def stop_on_signals(loop: asyncio.AbstractEventLoop, stop: StopRequest) -> None:
+    """Makes the first signal request a stop, and the second exit at once: files on disk are valid at every moment."""
+
+    def on_signal(number: int, _: Any) -> None:
+        if stop.requested.is_set():
+            os._exit(1)
+        stop.has_panicked = number == PANIC_SIGNAL
+        loop.call_soon_threadsafe(stop.requested.set)
+
+    names = ("SIGINT", "SIGTERM", "SIGBREAK", PANIC_SIGNAL.name)
+    for number in (getattr(signal, name) for name in names if hasattr(signal, name)):
+        signal.signal(number, on_signal)
