@@ -32,23 +32,22 @@ from core.worker_state import worker_state
 logger = logging.getLogger("recorder")
 
 WINDOW_SAMPLES = 512
-"""What Silero looks at in one step: 32 ms at 16 kHz."""
-
+"""The input of Silero in one step: 32 ms at 16 kHz."""
 
 FRAME_MILLISECONDS = 96
-"""Audio that is handed over at once: more is cheaper, less is sooner."""
+"""Length of a frame that the native client delivers: longer costs less CPU, shorter is sooner."""
 
 MUTE_GRACE_SECONDS = 0.4
-"""The mute signal overtakes the audio, which waits in the jitter buffer: so much still belongs to the last word."""
+"""The mute signal overtakes the audio in the jitter buffer: this much audio after it still belongs to the last word."""
 
 TOLERATED_CLOCK_SECONDS = 0.02
-"""By so much a stream's date may be off before it is corrected: clocks are not read more exactly on every system."""
+"""How far a stream's date may be off before it is corrected: some systems do not read clocks more exactly."""
 
 REASON_GRACE_SECONDS = 0.25
-"""A participant that leaves has its tracks unpublished first; only the next event tells which of the two it was."""
+"""When a participant leaves, its tracks are unpublished first; only the next event tells which of the two happened."""
 
 SURVIVING_ONSET_WINDOWS = 2
-"""When a stream ends in the middle of an onset, this much of it is enough to be kept: the word was cut, not short."""
+"""When a stream ends during an onset, an onset of this length is kept: the word was cut off, not short."""
 
 
 # --- the segmenter ---
@@ -59,26 +58,27 @@ class SegmenterOptions:
     """Speech rules. Probabilities are 0 to 1, everything else is seconds."""
 
     start_probability: float = 0.4
-    """From here on a window may begin speech."""
+    """A window at or above this may begin speech."""
     end_probability: float = 0.2
     """Speech goes on until a window falls below this (hysteresis)."""
     min_speech_seconds: float = 0.16
-    """Less speech than this opens no segment: a cough, a click."""
+    """Less speech than this opens no segment (a cough, a click)."""
     pre_roll_seconds: float = 0.3
-    """Kept before the first speech window: Silero notices an onset about 30 ms late (fact 10b), breath and soft
-    consonants come earlier still."""
+    """Kept before the first speech window: Silero detects an onset about 30 ms late (fact 10b), and breath and
+    soft consonants come before that."""
     post_roll_seconds: float = 0.2
     """Kept after the last speech window."""
     pause_seconds: float = 0.5
     """A pause of this length ends a segment that is long enough."""
     join_seconds: float = 2.0
-    """A segment that is still too short waits so long for the next utterance."""
+    """A segment shorter than ``min_segment_seconds`` waits this long for the next utterance."""
     min_segment_seconds: float = 2.0
-    """What is long enough."""
+    """From this length on a segment ends at the next pause."""
     fill_seconds: float = 0.5
-    """A segment that stays too short keeps up to so much more of the silence behind it, to be long enough."""
+    """A segment that stays too short keeps up to this much more of the silence after it, to reach
+    ``min_segment_seconds``."""
     max_segment_seconds: float = 10.0
-    """No file is longer than this, rolls included."""
+    """No segment is longer than this, pre-roll and post-roll included."""
 
     @classmethod
     def from_settings(cls, settings: Settings) -> SegmenterOptions:
@@ -97,18 +97,18 @@ class SegmenterOptions:
 
 class SpeechState(Enum):
     SILENCE = "silence"
-    """Nobody speaks; only the pre-roll is kept."""
+    """No speech; only the pre-roll is kept."""
     ONSET = "onset"
-    """Perhaps the beginning of speech, not enough of it yet."""
+    """Possibly the beginning of speech, not enough of it yet."""
     SPEECH = "speech"
-    """A segment is open and somebody speaks."""
+    """A segment is open, and there is speech."""
     PAUSE = "pause"
-    """A segment is open and nobody speaks; the silence is held back until it is known to belong inside."""
+    """A segment is open, and there is no speech; the silence is held back until it is known to belong to the segment."""
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A segment has begun. It is known by ``start_sample`` until it is closed."""
+    """A segment has begun. ``start_sample`` identifies it until it is closed."""
 
     start_sample: int
     speech_start_sample: int
@@ -116,7 +116,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class Grown:
-    """More of the open segment, for whoever wants it on disk before the segment ends."""
+    """More PCM of the open segment, so that it can be written to disk before the segment ends."""
 
     start_sample: int
     """Of the segment, not of ``pcm``."""
@@ -125,10 +125,10 @@ class Grown:
 
 @dataclass(frozen=True)
 class Closed:
-    """A segment is over; its bounds and its PCM are now final.
+    """A segment has ended; its bounds and its PCM are now final.
 
-    A segment may close shorter than what had grown: at a split the rest has moved to the next segment, which has
-    been opened and has grown before this update comes, so that no moment exists in which the rest is nowhere.
+    It may be shorter than the PCM of its ``Grown`` updates: at a split the rest has moved to the next segment. The
+    ``Opened`` and ``Grown`` updates of that one come before this update, so that the rest always belongs to a segment.
     """
 
     segment: SpeechSegment
@@ -161,8 +161,8 @@ class _OpenSegment:
 class Segmenter:
     """Cuts a stream of windows into speech segments.
 
-    Feed it every window of a stream in order with :meth:`push`, and :meth:`finish` wherever the stream is broken
-    off. Every window of speech ends up in exactly one segment, segments come in order and never overlap, and none
+    Call :meth:`push` with every window of a stream in order, and :meth:`finish` wherever the stream is interrupted.
+    Every window of speech ends up in exactly one segment, segments come in order and never overlap, and none
     is longer than ``max_segment_seconds``.
     """
 
@@ -187,22 +187,22 @@ class Segmenter:
         self._onset_windows = 0
         self._silent_windows = 0
         self._is_in_a_word = False
-        """The segment before was cut in the middle of speech."""
+        """The previous segment was cut in the middle of speech."""
         self._open: _OpenSegment | None = None
 
     @property
     def position(self) -> int:
-        """How many samples have been pushed."""
+        """The number of samples that have been pushed."""
         return self._position
 
     @property
     def settled(self) -> int:
-        """All speech before this sample has been returned; what was pushed after it may turn out to be speech."""
+        """All speech before this sample has been returned; samples after it may still turn out to be speech."""
         pending = len(self._waiting) if self.state is SpeechState.ONSET else 0
         return self._position - pending * WINDOW_SAMPLES
 
     def push(self, pcm: Pcm, probability: float) -> list[Update]:
-        """Takes the next window: PCM of shape (512,) and its speech probability. Returns what it brought about.
+        """Takes the next window: PCM of shape (512,) and its speech probability. Returns the updates.
 
         Raises:
             ValueError: the window has another length.
@@ -218,10 +218,10 @@ class Segmenter:
         return self._extend(self._open, window)
 
     def finish(self, reason: EndReason, remainder: Pcm | None = None) -> list[Update]:
-        """Ends the speech here: the open segment, or an onset that was cut off, is closed for ``reason``.
+        """Ends the speech here: closes the open segment, or an onset that was cut off, for ``reason``.
 
-        ``remainder`` is what is left of the stream after the last full window, shape (n,) with n < 512. The
-        segmenter can go on being fed afterwards.
+        ``remainder`` is the end of the stream after the last full window, shape (n,) with n < 512. More windows may be
+        pushed afterwards.
         """
         updates: list[Update] = []
         if self.state is SpeechState.ONSET and self._onset_windows >= SURVIVING_ONSET_WINDOWS:
@@ -237,7 +237,7 @@ class Segmenter:
         return updates
 
     def cut(self, reason: EndReason) -> list[Update]:
-        """Ends the open segment here, although more may come: the rest of a word begins the next one, however short."""
+        """Ends the open segment in a stream that continues: the rest of a word opens the next segment, however short."""
         is_in_a_word = self.state is SpeechState.SPEECH
         updates = self.finish(reason)
         self._is_in_a_word = is_in_a_word
@@ -303,7 +303,7 @@ class Segmenter:
         return updates
 
     def _newly_certain(self, opened: _OpenSegment) -> list[Update]:
-        """What of the segment is certain to stay and has not been passed on yet."""
+        """The PCM that is certain to stay in the segment and has not been passed on yet."""
         certain = min(opened.speech_end + self._post_roll, len(opened.windows))
         if certain <= opened.passed_on:
             return []
@@ -329,7 +329,7 @@ class Segmenter:
         return updates
 
     def _split(self, opened: _OpenSegment) -> list[Update]:
-        """Ends the segment at the best place so far; what follows it is the beginning of the next."""
+        """Ends the segment at the best place so far; the rest begins the next segment."""
         first_end, second_start = self._best_cut(opened)
         rest = opened.windows[second_start:]
         speech = [index for index, window in enumerate(rest) if window.is_speech]
@@ -347,8 +347,8 @@ class Segmenter:
     def _best_cut(self, opened: _OpenSegment) -> tuple[int, int]:
         """Where the first part ends and where the second begins, as window indices.
 
-        In the later half of the segment: the middle of the longest pause, else the quietest moment. Only where a
-        pause is longer than post-roll and pre-roll together do the parts not meet: the silence between is dropped.
+        In the later half of the segment: the middle of the longest pause, else the quietest moment. If the pause
+        is longer than post-roll and pre-roll together, the silence between them is dropped; otherwise the parts meet.
         """
         earliest = min(max(self._min_segment, len(opened.windows) // 2), len(opened.windows) - 1)
         pauses = [pause for pause in _pauses(opened.windows) if (pause[0] + pause[1]) // 2 >= earliest]
@@ -413,7 +413,7 @@ def _quietest_boundary(windows: list[_Window], earliest: int) -> int:
 
 
 class SpeechDetector(Protocol):
-    """One stream's voice activity model, with that stream's state."""
+    """A voice activity model with the state of one stream."""
 
     def probability(self, window: Pcm) -> float:
         """Speech probability (0 to 1) of the next window, shape (512,)."""
@@ -453,10 +453,10 @@ DetectorFactory = Callable[[], SpeechDetector]
 
 
 def load_detector(runtime: str) -> DetectorFactory:
-    """Loads Silero VAD once for this process and returns what makes a fresh detector for each stream.
+    """Loads Silero VAD once for this process and returns a factory of detectors, one for each stream.
 
-    ``runtime`` is ``native`` or ``onnx``. Where the native library is missing, ``native`` means ONNX too and a
-    line in the log says so.
+    ``runtime`` is ``native`` or ``onnx``. Where the native library is missing, ``native`` falls back to ONNX and logs a
+    warning.
     """
     if runtime == "native":
         try:
@@ -474,11 +474,11 @@ def load_detector(runtime: str) -> DetectorFactory:
 class LosslessAudioStream(rtc.AudioStream):
     """An audio stream that still yields, after ``aclose()``, every frame that had arrived before it (fact 3).
 
-    The base class stops at once when its receiving task is done, and throws away what is queued. That task always
-    queues ``None`` last, so the queue itself says when all has been taken.
+    The base class stops as soon as its receiving task is done, and discards what is queued. That task always queues
+    ``None`` last, so this class reads the queue until then.
 
-    And one that only its own frames wake: by itself every stream of the process gets the frames of all, on an event
-    loop of its own, and throws away what is another's (fact 6). With ten rooms that is a quarter of the CPU.
+    It also receives only its own events: in the base class every stream of the process gets the frames of all streams
+    on its event loop, and discards those of others (fact 6). With ten rooms that takes a quarter of the CPU.
     """
 
     def __init__(self, track: rtc.Track) -> None:
@@ -489,7 +489,7 @@ class LosslessAudioStream(rtc.AudioStream):
             is_audio = event.WhichOneof("message") == "audio_stream_event"
             return is_audio and event.audio_stream_event.stream_handle == handle
 
-        # Sharpened in place, under the queue's own lock: between two subscriptions a frame would be lost.
+        # The filter is replaced in place, under the queue's lock: a new subscription could miss a frame.
         events = FfiClient.instance.queue
         with events._lock:
             events._subscribers[:] = [
@@ -518,16 +518,16 @@ def open_stream(track: rtc.Track) -> FrameStream:
 
 
 class SegmentSink(Protocol):
-    """Takes what the segmenter says. Must not block: disk work happens elsewhere."""
+    """Takes the updates of a segmenter. Must not block: disk work is done elsewhere."""
 
     def take(self, update: Update, clock: StreamClock) -> None: ...
 
 
 @dataclass
 class TrackProcessor:
-    """Listens to one track until it is closed. One task owns the stream, the model state and the segmenter.
+    """Processes one track until it is closed. One task owns the stream, the model state and the segmenter.
 
-    The model runs inline: 96 ms of audio cost about 0.1 ms (fact 10), less than any hand-over to a thread.
+    The model runs inline: 96 ms of audio cost about 0.1 ms (fact 10), less than passing it to a thread.
     """
 
     track: TrackInfo
@@ -538,7 +538,7 @@ class TrackProcessor:
     room_name: str = ""
     """For the log."""
     end_reason: EndReason = EndReason.SHUTDOWN
-    """Why the track ends; whoever closes it may still refine this until the last frame has been taken."""
+    """Why the track ends. It may be changed until the last frame has been processed."""
 
     last_frame_at: float = 0.0
     """When the last frame arrived, in seconds of the monotonic clock."""
@@ -548,7 +548,7 @@ class TrackProcessor:
     _began: datetime | None = None
     _time: Timekeeper = field(default_factory=Timekeeper)
     _dating: Dating | None = None
-    """What segments are dated by; it does not move while one is open."""
+    """The dating of segments; it does not change while a segment is open."""
     _has_spoken: bool = False
     _has_vad_failed: bool = False
     _remainder: Pcm = field(default_factory=lambda: np.empty(0, np.int16))
@@ -569,17 +569,17 @@ class TrackProcessor:
         return self._dating.clock.at(self.segmenter.settled)
 
     def mute(self) -> None:
-        """The publisher has muted: ends the speech as soon as its last sound has come through."""
+        """The publisher has muted: ends the speech as soon as its last audio has arrived."""
         self._flush_at_sample = self.segmenter.position + int(MUTE_GRACE_SECONDS * SAMPLE_RATE)
 
     def cut(self, reason: EndReason) -> None:
-        """Ends the open segment where it is and goes on listening: what is said next begins another one."""
+        """Ends the open segment here and goes on processing: further speech begins another one."""
         self._pass_on(self.segmenter.cut(reason))
 
     async def aclose(self) -> None:
-        """Stops listening, takes every frame that has arrived, and ends the open segment. Idempotent.
+        """Closes the stream, processes every frame that has arrived, and ends the open segment. Idempotent.
 
-        Must be called as soon as a track is unsubscribed: a stream left open receives somebody else's audio (fact 2).
+        Must be called as soon as a track is unsubscribed: a stream left open receives another track's audio (fact 2).
         """
         if self._task is None:
             return
@@ -593,7 +593,7 @@ class TrackProcessor:
             if self.end_reason is EndReason.UNPUBLISHED:
                 await asyncio.sleep(REASON_GRACE_SECONDS)
         finally:
-            # Cancelled or broken, what was received is still passed on.
+            # What was received is passed on even if the task is cancelled or fails.
             self._pass_on(self.segmenter.finish(self.end_reason, self._remainder))
 
     def _take(self, pcm: Pcm) -> None:
@@ -613,7 +613,7 @@ class TrackProcessor:
     def _probability(self, window: Pcm) -> float:
         try:
             return self.detector.probability(window)
-        except Exception as error:  # a model that breaks must not cost a word: everything is recorded then
+        except Exception as error:  # a model that fails must not lose a word: everything is recorded then
             if not self._has_vad_failed:
                 self._has_vad_failed = True
                 logger.error(
@@ -625,14 +625,14 @@ class TrackProcessor:
             return 1.0
 
     def _keep_time(self, arrived: int) -> None:
-        self._time.heard(self.segmenter.position + len(self._remainder) + arrived, self.now())
+        self._time.received(self.segmenter.position + len(self._remainder) + arrived, self.now())
         if self._dating is None or not self._has_spoken:
             self._dating = self._time.dating
         elif self.segmenter.state is SpeechState.SILENCE:
             self._correct(self._dating, self._time.dating)
 
     def _correct(self, used: Dating, found: Dating) -> None:
-        """Between segments only: within one, and where one goes on in the next, time is counted in samples."""
+        """Corrects the date. Between segments only: within one, and across a split, time is counted in samples."""
         drifted, was_set = found.began - used.began, found.wall_offset - used.wall_offset
         if abs(drifted + was_set) <= TOLERATED_CLOCK_SECONDS:
             return

@@ -1,5 +1,5 @@
-"""What all other packages use: records, errors, language tags, search tokens, clocks, supervised tasks, metrics.
+"""What every other package uses: records, errors, language tags, search tokens, clocks, supervised tasks, logs.
 
-Imports nothing else of the project. Begin with ``records`` (what is stored about rooms, tracks and segments) and
-``errors`` (who must act); ``worker_state`` counts what the worker does and lists its problems.
+Imports nothing else of the project. Begin with ``records`` (the data that travels from a room to a file) and ``errors``
+(who must act); ``worker_state`` holds the state of rooms, disk and server, and which of it is a problem.
 """

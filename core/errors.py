@@ -12,15 +12,15 @@ class ConfigError(RecorderError):
 
 
 class InputError(RecorderError):
-    """Whoever gave the command must act: what they named is not there, or not what it should be."""
+    """The user of a command must act: what an argument names does not exist, or is not of the right kind."""
 
 
 class StorageError(RecorderError):
-    """The disk must act: a folder or file cannot be read or written just now."""
+    """The disk must act: a folder or file cannot be read or written at the moment."""
 
 
 class RetryLater(RecorderError):
-    """The other side must act: worth trying again after ``after_seconds`` (None: the caller's own backoff)."""
+    """The other side must act: retry after ``after_seconds`` (None: after the caller's own backoff)."""
 
     def __init__(self, message: str, after_seconds: float | None = None) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""Heartbeats: each room and the worker say once a second, in :data:`core.worker_state.worker_state`, that their
+"""Heartbeats: each room and the worker report once a second to :data:`core.worker_state.worker_state` that their
 event loop runs."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ BEAT_SECONDS = 1.0
 
 
 def start_room(sid: str) -> asyncio.Task[None]:
-    """Opens a room in the worker's state, and closes it when the task is cancelled."""
+    """Adds a room to the worker's state and starts its heartbeat. Cancelling the task removes the room."""
     worker_state.room_opened(sid)
     task = supervised(lambda: _beat_for_room(sid), "heartbeat", room=sid)
     task.add_done_callback(lambda _: worker_state.room_closed(sid))
@@ -27,7 +27,7 @@ async def _beat_for_room(sid: str) -> None:
 
 
 async def beat_for_worker(is_connected: Callable[[], bool]) -> None:
-    """The worker's own heartbeat, and whether the server can reach it. Runs until cancelled."""
+    """Reports the worker's own heartbeat, and whether it is connected to its server, until cancelled."""
     while True:
         worker_state.alive(WORKER)
         if is_connected():

@@ -1,8 +1,8 @@
-"""What languages are called by those who speak them, and a flag for each: for the menu of an app.
+"""The names of languages, each in the language itself, and a flag for each: for the language menu of an app.
 
-A flag is a hint for the eye. Where a language has no country, or many, it is the most usual one in such menus.
+A flag only helps to find a line. Where a language has no country, or several, it is the one usual in such menus.
 
-A table, as libraries cost more than they are worth in a worker that has 512 MB: to name eight languages langcodes with
+This is a table because libraries need too much of a worker's 512 MB: to name eight languages, langcodes with
 language_data takes 295 MB of memory and 22 MB of disk, Babel 17 MB and 36 MB.
 """
 
@@ -118,12 +118,12 @@ def _choice(tag: str) -> LanguageChoice:
 
 
 def _shortened(tag: str) -> Iterable[str]:
-    """``zh-Hant-HK``, ``zh-Hant``, ``zh``."""
+    """The tag and its shorter forms: ``zh-Hant-HK``, ``zh-Hant``, ``zh``."""
     while tag:
         yield tag
         tag = tag.rpartition("-")[0]
 
 
 def _flag(country: str) -> str:
-    """The flag of a country by its two letters: each letter has a sign of its own."""
+    """The flag emoji of a two-letter country code (a regional indicator for each letter), a globe without one."""
     return "".join(chr(_REGIONAL_A + ord(letter) - ord("A")) for letter in country) or GLOBE

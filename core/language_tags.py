@@ -1,8 +1,8 @@
-"""Language tags: which texts are one, and how they are written.
+"""Language tags: checks them and puts them into their usual spelling.
 
-After BCP 47 (RFC 5646): language, script, region, variants. What has no business in naming a spoken language
-(private use, extensions, grandfathered tags) is refused, and so is a two-letter language that ISO 639-1 does not have:
-nearly always it is a country ("jp" for Japanese, "gr" for Greek). A tag that has been checked is safe in a file name.
+Follows BCP 47 (RFC 5646): language, script, region, variants. Parts that no spoken language needs (private use,
+extensions, grandfathered tags) are refused, and so is a two-letter language that is not in ISO 639-1: nearly always it
+is a country ("jp" for Japanese, "gr" for Greek). A tag that has been checked is safe in a file name.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 
 MAX_TAG_CHARACTERS = 35
-"""What RFC 5646 asks every program to be able to hold."""
+"""The length that RFC 5646 requires every program to support."""
 
 _TAG = re.compile(
     r"(?P<language>[a-z]{2,3})(-(?P<script>[a-z]{4}))?(-(?P<region>[a-z]{2}|[0-9]{3}))?"
@@ -29,14 +29,14 @@ _ISO_639_1 = frozenset(
 
 
 _REPLACED = {"iw": "he", "in": "id", "ji": "yi", "jw": "jv", "mo": "ro"}
-"""Withdrawn codes that Java, old Androids and Whisper still send, and what stands for them since."""
+"""Withdrawn codes that Java, old Android versions and Whisper still send, and the codes that replace them."""
 
 
 def language_tag(text: str) -> str:
     """``text`` as a language tag in its usual spelling, such as ``es``, ``pt-BR``, ``zh-Hant``.
 
     Raises:
-        ValueError: it is none.
+        ValueError: ``text`` is not a language tag.
     """
     found = _TAG.fullmatch(text.strip().replace("_", "-")) if len(text) <= MAX_TAG_CHARACTERS else None
     if found is None:
@@ -49,7 +49,7 @@ def language_tag(text: str) -> str:
 
 
 def language_tag_or_empty(text: str) -> str:
-    """The same for what came from outside: an empty text instead of an error."""
+    """:func:`language_tag` for untrusted input: returns an empty string instead of raising."""
     try:
         return language_tag(text)
     except ValueError:
@@ -57,15 +57,15 @@ def language_tag_or_empty(text: str) -> str:
 
 
 def language_tags(texts: Iterable[str]) -> tuple[str, ...]:
-    """Several tags, each once, in their order.
+    """``texts`` as language tags without duplicates, in their order.
 
     Raises:
-        ValueError: one of them is none.
+        ValueError: one of them is not a language tag.
     """
     return tuple(dict.fromkeys(language_tag(text) for text in texts))
 
 
 def is_same_language(one: str, other: str) -> bool:
-    """Whether one tag only says more than the other: ``ar`` and ``ar-EG``, not ``pt-PT`` and ``pt-BR``."""
+    """Whether one tag is equal to or a prefix of the other: ``ar`` and ``ar-EG``, not ``pt-PT`` and ``pt-BR``."""
     shorter, longer = sorted((one.casefold().split("-"), other.casefold().split("-")), key=len)
     return longer[: len(shorter)] == shorter

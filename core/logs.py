@@ -1,7 +1,7 @@
-"""How the recorder speaks to the person who reads its log: one line an event, with room and participant.
+"""The format of the log: one line per event, with room and participant, as text or JSON.
 
-Text for people, JSON on request. Everything that came from outside is shown with its control characters escaped,
-so that a participant's name can neither forge a line nor turn the terminal around.
+Control characters in anything that came from outside are escaped, so that a participant's name can neither forge a
+line nor send control sequences to the terminal.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ _LEVEL_COLOURS = {"DEBUG": "\033[36m", "WARNING": "\033[33m", "ERROR": "\033[31m
 
 
 def set_up_logging(level: str, log_format: str, *, colours: bool = False) -> None:
-    """Sends all logging to stdout in our format. The framework's own chatter is shown from WARNING, or at DEBUG."""
+    """Sends all logging to stdout in this format. Libraries log from WARNING on, with ``level`` DEBUG from INFO on."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a console that cannot show a name loses no line
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # so that a console without these characters still prints the line
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter(colours=colours))
     root = logging.getLogger()
-    handler.addFilter(_is_news)
+    handler.addFilter(_is_relevant)
     root.handlers[:] = [handler]
     root.setLevel(level)
     is_debug = level == "DEBUG"
@@ -44,14 +46,14 @@ def set_up_logging(level: str, log_format: str, *, colours: bool = False) -> Non
 
 
 _HARMLESS = ("closed unexpectedly", "Attempted to drop unknown FFI handle", "no warmed process available")
-"""Lines of the native client and the framework that come with every ordinary end of a room."""
+"""Log lines of the native client and the framework that appear at every ordinary end of a room. They are dropped."""
 
 
 _NOT_PRINTABLE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
-"""Unicode categories that would break a line or hide in it."""
+"""Unicode categories that would break a line or be invisible in it."""
 
 
-def _is_news(record: logging.LogRecord) -> bool:
+def _is_relevant(record: logging.LogRecord) -> bool:
     is_ours = record.name == "recorder"
     return is_ours or not any(phrase in record.getMessage() for phrase in _HARMLESS)
 
@@ -70,7 +72,7 @@ def _context(record: logging.LogRecord) -> dict[str, str]:
 
 
 def _reason(record: logging.LogRecord) -> str:
-    """The exception of a record in one line; where it was raised is for DEBUG."""
+    """The exception of a record in one line; the traceback is shown at DEBUG only."""
     error = record.exc_info[1] if record.exc_info else None
     return f": {type(error).__name__}: {error}" if error is not None else ""
 
@@ -95,7 +97,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, message, room, participant, track, exception."""
+    """One JSON object per line: time, level, message, room, participant, track, exception."""
 
     def format(self, record: logging.LogRecord) -> str:
         moment = datetime.fromtimestamp(record.created, timezone.utc)
@@ -111,6 +113,6 @@ class JsonFormatter(logging.Formatter):
 
 
 def _quoted(value: str) -> str:
-    """A value that could pass for more than one field, in quotes."""
+    """``value``, in quotes if it could be read as more than one field."""
     needs_quotes = any(character.isspace() or character in '"=' for character in value)
     return json.dumps(value, ensure_ascii=False) if needs_quotes else value

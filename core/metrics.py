@@ -1,7 +1,7 @@
-"""What the worker counts since it started, as Prometheus objects in a registry of their own.
+"""Counters of the worker since it started, as Prometheus objects in a registry of their own.
 
-Values only: how a worker is at this moment, and whether that is a problem, is in :mod:`core.worker_state`. No label
-names a room or a person: the metrics may be read by whoever reaches the port.
+The worker's current state, and whether it is a problem, is in :mod:`core.worker_state`. No label names a room or a
+person: anyone who can reach the port may read the metrics.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class MetricSource(Protocol):
     registry: CollectorRegistry
 
     async def refresh(self) -> None:
-        """Brings gauges up to date that are read from elsewhere. Where it raises, the part's metrics are left out."""
+        """Updates gauges that are read from elsewhere. If it raises, the metrics of this part are left out."""
         ...
 
 
@@ -37,7 +37,7 @@ def gauge(registry: CollectorRegistry | None, name: str, help: str, *labels: str
 
 
 class Counters:
-    """What recording has saved and lost."""
+    """Counters of what recording has saved and lost."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.segments = counter(registry, "segments", "Segments saved")

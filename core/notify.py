@@ -1,7 +1,7 @@
-"""Tells others in this process that a file has grown, so that they need not wait for their next look at it.
+"""Notifications within this process that a file has grown, so that its readers need not wait for their next poll.
 
-A ring is a hint and never the truth: who did not hear it finds the same in the file. Another worker's files ring
-nowhere here, so whoever follows a file also looks at it now and then.
+A notification is only a hint: a reader that misses one finds the same lines in the file. Files that another process
+writes cause none, so each reader also polls its file.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _lock = threading.Lock()
 
 
 def listen(name: str, listener: Listener) -> Callable[[], None]:
-    """Calls ``listener`` on this event loop with the path of every file of this name that rings (such as
-    ``segments.jsonl``), in any folder. Returns what ends that."""
+    """Calls ``listener`` on this event loop with the path of every file of this name (such as ``segments.jsonl``), in any
+    folder, that has grown. Returns a function that ends the subscription."""
     subscription = _Subscription(name, asyncio.get_running_loop(), listener)
     with _lock:
         _subscriptions.append(subscription)
@@ -42,9 +42,9 @@ def listen(name: str, listener: Listener) -> Callable[[], None]:
 
 
 def notify(path: Path) -> None:
-    """Says that a file has grown. From any thread; never waits, never raises."""
+    """Notifies the listeners that a file has grown. From any thread; never waits, never raises."""
     with _lock:
         subscriptions = [subscription for subscription in _subscriptions if subscription.name == path.name]
     for subscription in subscriptions:
-        with contextlib.suppress(RuntimeError):  # its loop is closed
+        with contextlib.suppress(RuntimeError):  # the event loop of this listener is closed
             subscription.loop.call_soon_threadsafe(subscription.listener, path)

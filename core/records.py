@@ -1,7 +1,7 @@
-"""The records that travel through the recorder.
+"""The records that are passed through the recorder.
 
-Everything here is data: frozen, without behaviour beyond its own derived values, and without any import from
-the rest of the project. Times inside one audio stream are counted in samples at ``SAMPLE_RATE``; wall-clock
+Everything here is data: frozen, without behaviour beyond derived values, and without imports from the rest of the
+project. Times inside one audio stream are counted in samples at ``SAMPLE_RATE``; wall-clock
 times are aware UTC datetimes.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 SAMPLE_RATE = 16_000
-"""Samples per second of everything recorded: the rate of Silero VAD and of every speech recogniser since."""
+"""Samples per second of everything recorded: the rate that Silero VAD and speech recognisers expect."""
 
 BYTES_PER_SAMPLE = 2
 MANIFEST_SCHEMA_VERSION = 1
@@ -37,16 +37,16 @@ class EndReason(str, Enum):
     LEFT = "left"
     """The participant left or lost the connection."""
     ROLE_LOST = "role_lost"
-    """The participant is no longer one who is recorded."""
+    """The participant's role changed: it is no longer recorded."""
     SHUTDOWN = "shutdown"
     """The room or the recorder ended."""
     RECOVERED = "recovered"
-    """Found after a crash; what had been written is kept."""
+    """Found after a crash: it holds what had been written until then."""
 
 
 @dataclass(frozen=True)
 class SpeechSegment:
-    """One piece of speech as the segmenter cut it. Sample numbers count from the start of its stream."""
+    """One piece of speech as cut by the segmenter. Sample numbers count from the start of its stream."""
 
     start_sample: int
     """First sample of ``pcm`` (pre-roll included)."""
@@ -82,7 +82,7 @@ class RoomInfo:
 
 @dataclass(frozen=True)
 class TrackInfo:
-    """Who speaks, on which track."""
+    """A track and its participant."""
 
     participant_identity: str
     participant_name: str
@@ -93,7 +93,7 @@ class TrackInfo:
 
 @dataclass(frozen=True)
 class StreamClock:
-    """Turns sample numbers into wall-clock time, from one anchor per stream (fact 4: samples are wall time)."""
+    """Converts sample numbers into wall-clock time, from one anchor per stream (fact 4: samples are wall time)."""
 
     anchor: datetime
     """UTC time of sample 0."""
@@ -104,12 +104,12 @@ class StreamClock:
 
 @dataclass(frozen=True)
 class TextOptions:
-    """What the people in the room want done with a segment's text, as of the moment it ended. Checked BCP 47 tags."""
+    """The languages that a segment's text needs, as of the moment the segment ended. Checked BCP 47 tags."""
 
     speaking_language: str = ""
-    """What the speaker says to be speaking: a hint. Empty: not known."""
+    """The language that the speaker's attribute names: a hint. Empty: not known."""
     caption_languages: tuple[str, ...] = ()
-    """What students ask for, besides the configured languages."""
+    """The languages that students ask for, besides the configured ones."""
 
 
 NO_TEXT_OPTIONS = TextOptions()
@@ -119,8 +119,8 @@ NO_TEXT_OPTIONS = TextOptions()
 class SegmentRecord:
     """One committed segment: a line of the manifest.
 
-    ``start`` and ``end`` bound the audio in the file. ``None`` stands where a crash left no way to know. Lines
-    without ``speaking_language`` and ``caption_languages`` are older than those, and mean the empty value.
+    ``start`` and ``end`` bound the audio in the file. ``None``: unknown after a crash. Lines without
+    ``speaking_language`` and ``caption_languages`` were written by older versions, and mean the empty value.
     """
 
     number: int
@@ -141,9 +141,9 @@ class SegmentRecord:
     sha256: str
     sample_rate: int = SAMPLE_RATE
     speaking_language: str = ""
-    """BCP 47 tag of what the speaker says to be speaking; empty: not known."""
+    """BCP 47 tag that the speaker's attribute names; empty: not known."""
     caption_languages: tuple[str, ...] = ()
-    """BCP 47 tags of what students asked for when the segment ended."""
+    """BCP 47 tags of the languages that students asked for when the segment ended."""
     schema_version: int = MANIFEST_SCHEMA_VERSION
 
     def to_json(self) -> dict[str, Any]:
@@ -176,7 +176,7 @@ class SegmentRecord:
         """The record a manifest line describes.
 
         Raises:
-            ValueError, KeyError, TypeError: the line is not one of ours.
+            ValueError, KeyError, TypeError: the line is not a segment record.
         """
         if not isinstance(line["number"], int):
             raise ValueError(f"no segment number: {line['number']!r}")
@@ -208,24 +208,24 @@ class GapReason(Enum):
     """Why speech may be missing."""
 
     NO_RECORDER = "no_recorder"
-    """Nobody recorded the room on this disk: it is older than the worker, or its recorder was killed or replaced."""
+    """No recorder wrote to this disk: the room is older than the worker, or its recorder was killed or replaced."""
     RECONNECT = "reconnect"
-    """The recorder's connection broke and was made anew."""
+    """The recorder's connection broke and was restored."""
     NO_FRAMES = "deaf"
-    """The track was subscribed to and brought no sound."""
+    """The track was subscribed to and delivered no audio frames."""
     NO_MEDIA = "no_media"
-    """Nothing of the track came in for a while: its publisher's network, or ours."""
+    """No packets of the track arrived for a while: the publisher's network or this worker's was down."""
     ENCRYPTED = "encrypted"
-    """The sound is encrypted end to end, and there was no passphrase or another one."""
+    """The audio is encrypted end to end, and the passphrase was missing or wrong."""
     OVER_BOUND = "over_bound"
     """More was published than MAX_TEACHERS_PER_ROOM and MAX_TRACKS_PER_TEACHER allow to be recorded at once."""
     UNSAVED = "unsaved"
-    """The disk refused for longer than memory is allowed to hold."""
+    """The disk refused writes for longer than memory may hold speech (MAX_UNSAVED_SECONDS)."""
 
 
 @dataclass(frozen=True)
 class GapRecord:
-    """A time from which speech of a participant may be missing: a line of ``gaps.jsonl`` beside the manifest."""
+    """A period in which speech of a participant may be missing: a line of ``gaps.jsonl`` beside the manifest."""
 
     room_name: str
     room_sid: str
@@ -257,7 +257,7 @@ class GapRecord:
         """The record a manifest line describes.
 
         Raises:
-            ValueError, KeyError, TypeError: the line is no gap of ours.
+            ValueError, KeyError, TypeError: the line is not a gap record.
         """
         return cls(
             room_name=str(line["room_name"]),
@@ -272,7 +272,7 @@ class GapRecord:
 
 @dataclass(frozen=True)
 class Translation:
-    """The text of one segment: what was said, and the same in other languages."""
+    """The text of one segment: its transcript and translations."""
 
     language: str
     """BCP 47 tag of what was spoken."""
@@ -283,10 +283,10 @@ class Translation:
 
 @dataclass(frozen=True)
 class TextRecord:
-    """What became of one segment's text: a line of ``texts.jsonl`` in the room's folder, one for each segment.
+    """The result of getting one segment's text: a line of ``texts.jsonl`` in the room's folder, one per segment.
 
-    A segment in which nothing intelligible is said has an empty ``transcript``. One that was ``refused`` has no text
-    and never will have.
+    A segment without intelligible speech has an empty ``transcript``. A ``refused`` segment has no text and will never
+    have any.
     """
 
     number: int
@@ -307,17 +307,17 @@ class TextRecord:
     """Text files beside the WAV."""
     model: str = ""
     latency_seconds: float = 0.0
-    """What the service took for its answer."""
+    """How long the service took to answer."""
     audio_seconds: float = 0.0
     input_tokens: int = 0
     output_tokens: int = 0
     is_audio_kept: bool = True
-    """False: the WAV goes, or has gone (SAVE_AUDIO)."""
+    """False: the WAV will be or has been deleted (SAVE_AUDIO)."""
     refused: str = ""
-    """Why there is no text, if that is final."""
+    """Why there will never be a text; empty if that is not so."""
 
     def to_json(self) -> dict[str, Any]:
-        """A dictionary of plain JSON values; of a refusal only what it has."""
+        """A dictionary of plain JSON values; for a refused segment without the fields of a text."""
         line: dict[str, Any] = {
             "number": self.number,
             "file": self.file,
@@ -346,7 +346,7 @@ class TextRecord:
         """The record a line describes.
 
         Raises:
-            ValueError, KeyError, TypeError, AttributeError: the line is not one of ours.
+            ValueError, KeyError, TypeError, AttributeError: the line is not a text record.
         """
         if not isinstance(line["number"], int):
             raise ValueError(f"no segment number: {line['number']!r}")

@@ -1,9 +1,8 @@
-"""Words as they are looked for: without case, diacritics and the variants that people do not type.
+"""Search tokens: words without case, diacritics and spelling variants, as the index stores them and queries use them.
 
 Arabic is written with and without vowel signs, tatweel and hamza, and its last letter varies (ه for ة, ي for ى): all
-are one. Scripts without spaces between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese) become pairs of
-neighbouring characters, so that any part of a sentence can be found. The same rules make the index and read the
-question.
+spellings give the same token. Scripts without spaces between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese)
+become pairs of neighbouring characters, so that any part of a sentence can be found.
 """
 
 from __future__ import annotations
@@ -16,16 +15,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 VERSION = 1
-"""To be raised with every change here: an index of another version is built anew."""
+"""Increase it with every change of these rules: an index of another version is rebuilt."""
 
 MAX_WORD_CHARACTERS = 64
-"""Characters of a word that count."""
+"""Longer words are cut to this."""
 
 _IGNORED = (
     "\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f"  # accents
     "\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7"  # Hebrew points
     "\u0610-\u061a\u0640\u064b-\u065f\u0670\u06d6-\u06dc\u06df-\u06e4\u06e7\u06e8\u06ea-\u06ed"  # Arabic signs, tatweel
-    "\u200b-\u200f\u2060\ufeff\u00ad\ufe00-\ufe0f\U000e0100-\U000e01ef"  # joiners and hints that cannot be seen
+    "\u200b-\u200f\u2060\ufeff\u00ad\ufe00-\ufe0f\U000e0100-\U000e01ef"  # invisible joiners and hints
 )
 _SPACELESS = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai and Lao, Burmese, Khmer
@@ -50,7 +49,7 @@ _BLOCKS_WITH_MARKS = (
     range(0x1CF00, 0x1D300),
     range(0x1DA00, 0x1EC00),
 )
-"""Without the large blocks of Chinese, Korean and old scripts, which have none: a search should start at once."""
+"""The Unicode blocks that contain combining marks. Scanning all of Unicode would delay the first search."""
 
 
 def _class_of(*categories: str) -> str:
@@ -67,7 +66,7 @@ def _class_of(*categories: str) -> str:
 
 @functools.cache
 def _word() -> re.Pattern[str]:
-    """A run of letters, digits, the marks on them, and apostrophes, which are then left out."""
+    """Matches a run of letters, digits, their combining marks, and apostrophes (which are removed afterwards)."""
     return re.compile(rf"(?:[^\W_]|[{_class_of('Mn', 'Mc')}{_IGNORED}'\u2019\u02bc])+")
 
 
@@ -82,7 +81,7 @@ _ascii_word = re.compile(r"[A-Za-z0-9']+")
 
 @dataclass(frozen=True)
 class TokenizedWord:
-    """A word, or a run of characters without spaces, and where it stands in the text."""
+    """The tokens of a word, or of a run of characters without spaces, and its position in the text."""
 
     tokens: tuple[str, ...]
     start: int
@@ -90,7 +89,7 @@ class TokenizedWord:
 
 
 def words(text: str) -> Iterator[TokenizedWord]:
-    """The words of a text with their places."""
+    """The words of a text with their positions."""
     for found in _pattern(text).finditer(text):
         tokens = _tokens_of(found[0])
         if tokens:
@@ -98,7 +97,7 @@ def words(text: str) -> Iterator[TokenizedWord]:
 
 
 def tokens(text: str) -> list[str]:
-    """What of a text goes into the index, in order."""
+    """The tokens of a text for the index, in order."""
     if text.isascii():
         found = (word.replace("'", "")[:MAX_WORD_CHARACTERS] for word in _ascii_word.findall(text.lower()))
         return [word for word in found if word]
@@ -106,17 +105,17 @@ def tokens(text: str) -> list[str]:
 
 
 def searchable(text: str) -> set[str]:
-    """Every token under which a text is found by a database that knows no order of them."""
+    """Every token under which a text can be found, for a database that does not keep the order of tokens."""
     found = set(tokens(text))
     single = {character for token in found if _spaceless.match(token) for character in token}
     return found | single | {without_article(token) for token in found}
 
 
 def question(text: str) -> list[tuple[str, ...]]:
-    """The words of a question: each as the tokens that follow each other where it stands.
+    """The words of a query, each as a sequence of adjacent tokens.
 
-    Every sign in it is a sign: there are no operators. A single character of a script without spaces is the beginning
-    of a pair, which ends in ``*``.
+    There are no operators: every character is searched for as it is. A single character of a script without spaces
+    becomes a prefix of pairs, written with ``*`` at its end.
     """
     asked: list[tuple[str, ...]] = []
     for found in _pattern(text).findall(text):
@@ -134,13 +133,13 @@ _ARTICLE = re.compile(r"[وفبك]?ال(?=\w{3})|لل(?=\w{3})")
 
 
 def without_article(token: str) -> str:
-    """An Arabic word without the article and the particles that are written on to it; any other as it is."""
+    """An Arabic word without the article and attached particles; any other word unchanged."""
     return token if token.isascii() else _ARTICLE.sub("", token, count=1) if _ARTICLE.match(token) else token
 
 
 @functools.lru_cache(maxsize=65_536)
 def normalized(word: str) -> str:
-    """A word without what people leave out when they type it."""
+    """A word in lower case, without diacritics, apostrophes and spelling variants."""
     if word.isascii():
         return word.lower().replace("'", "")
     plain = _ignored.sub("", unicodedata.normalize("NFKD", word.casefold()))
@@ -149,7 +148,7 @@ def normalized(word: str) -> str:
 
 
 def _digit(character: str) -> str:
-    """١ and १ are 1."""
+    """The ASCII form of a digit of any script (``1`` for ١ and १); other characters unchanged."""
     value = unicodedata.decimal(character, None)
     return character if value is None else str(value)
 
@@ -165,16 +164,16 @@ def _tokens_of(word: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _runs(folded: str) -> Iterator[str]:
-    """The parts of a folded word that are of scripts with, and of scripts without spaces."""
+def _runs(normal: str) -> Iterator[str]:
+    """Splits a normalized word into runs of scripts with spaces and of scripts without."""
     position = 0
-    for found in _spaceless.finditer(folded):
+    for found in _spaceless.finditer(normal):
         if found.start() > position:
-            yield folded[position : found.start()]
+            yield normal[position : found.start()]
         yield found[0]
         position = found.end()
-    if position < len(folded):
-        yield folded[position:]
+    if position < len(normal):
+        yield normal[position:]
 
 
 def _pairs(run: str) -> list[str]:

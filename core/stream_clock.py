@@ -1,9 +1,9 @@
-"""What time it was when a sample was heard.
+"""Finds the date (UTC) of each sample of an audio stream.
 
-A stream's samples are counted, and their number is the time within it (fact 4): measured, even a process that stood
-still for five seconds gets all of its frames afterwards, and loses not one sample. What is left to find out is when
-sample 0 was, and whether it still is what it was: two crystals differ, and a machine's clock may be set. Both are
-watched here, and apart: the samples against the monotonic clock, and that against the wall clock.
+Time within a stream is the number of its samples (fact 4): in a measurement, a process that stood still for five
+seconds received all of its frames afterwards, without losing a sample. What has to be found is the date of sample 0, and how it
+changes: the sampling clock drifts against this machine's clock, and the machine's clock may be set. The two are tracked
+separately: samples against the monotonic clock, and the monotonic clock against the wall clock.
 
 Pure: samples and instants in, a date out.
 """
@@ -19,11 +19,11 @@ from core.records import SAMPLE_RATE, StreamClock, utc_now
 
 STRETCH_SECONDS = 20
 STRETCHES = 3
-"""A frame can come late and never early: the promptest of the last 40 to 60 s is the one that tells the time. That is
-longer than a busy machine is late with every single one."""
+"""A frame can arrive late and never early, so the one with the least delay in the last 40 to 60 s gives the date.
+Even a busy machine delivers at least one frame without delay in that time."""
 
 UNDISTURBED_SECONDS = 0.001
-"""Two clocks that are read within this are read well enough."""
+"""Two clocks count as read at the same moment if both readings took less than this."""
 READINGS = 3
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -31,17 +31,17 @@ EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 @dataclass(frozen=True)
 class Instant:
-    """One moment, on two clocks of this machine."""
+    """One moment as read on two clocks of this machine."""
 
     monotonic: float
-    """Seconds of a clock that nobody sets; its zero means nothing."""
+    """Seconds of a clock that is never set, from an arbitrary zero."""
     utc: datetime
     uncertainty: float = 0.0
-    """Seconds that may lie between the two readings."""
+    """Largest possible time between the two readings, in seconds."""
 
     @classmethod
     def now(cls) -> Instant:
-        """The best of a few readings: between two clocks the machine may do something else."""
+        """Reads both clocks. Repeats a reading that was interrupted between the two, and returns the best."""
         best = cls._read()
         for _ in range(READINGS - 1):
             if best.uncertainty < UNDISTURBED_SECONDS:
@@ -51,19 +51,19 @@ class Instant:
 
     @classmethod
     def _read(cls) -> Instant:
-        # Not time.monotonic(): before Python 3.13 that one has steps of 16 ms on Windows.
+        # Not time.monotonic(): before Python 3.13 it has steps of 16 ms on Windows.
         before, utc, after = time.perf_counter(), utc_now(), time.perf_counter()
         return cls((before + after) / 2, utc, (after - before) / 2)
 
 
 @dataclass(frozen=True)
 class Dating:
-    """When a stream began."""
+    """The date of sample 0 of a stream."""
 
     began: float
     """Sample 0, in seconds of the monotonic clock."""
     wall_offset: float
-    """What the wall clock shows beyond the monotonic one: seconds since 1970."""
+    """Wall clock (seconds since 1970) minus monotonic clock."""
 
     @property
     def clock(self) -> StreamClock:
@@ -71,16 +71,16 @@ class Dating:
 
 
 class Timekeeper:
-    """Dates one stream by its promptest frames, and by the wall clock as it is now."""
+    """Dates one stream from its least delayed frames and the current wall clock."""
 
     def __init__(self) -> None:
         self._stretch = -1
         self._began: deque[float] = deque(maxlen=STRETCHES)
-        """The earliest beginning that a frame speaks for, in each of the last stretches."""
+        """The earliest date of sample 0 that a frame implies, for each of the last stretches."""
         self._wall_offset = 0.0
 
-    def heard(self, samples: int, now: Instant) -> None:
-        """A frame has come in. ``samples`` of the stream so far, with this frame."""
+    def received(self, samples: int, now: Instant) -> None:
+        """Notes that a frame has arrived. ``samples``: of the stream so far, with this frame."""
         began = now.monotonic - samples / SAMPLE_RATE
         stretch = samples // (STRETCH_SECONDS * SAMPLE_RATE)
         if stretch == self._stretch:
@@ -94,5 +94,5 @@ class Timekeeper:
 
     @property
     def dating(self) -> Dating:
-        """As of the last frame. Raises ValueError before the first."""
+        """The dating as of the last frame. Raises ValueError before the first."""
         return Dating(min(self._began), self._wall_offset)

@@ -1,4 +1,4 @@
-"""Long-lived tasks: one that fails is logged, restarted, and reported by the health answer until it works again."""
+"""Supervised long-lived tasks: a failure is logged, the task restarted, and the health answer reports it meanwhile."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ from core.worker_state import WORKER, worker_state
 logger = logging.getLogger("recorder")
 
 RESTART_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
-"""Pauses before each restart; the last is repeated. Shorter than what the end of a room waits for its disk."""
+"""Pauses before each restart; the last is repeated. Each is
+shorter than the time that the end of a room waits for its disk."""
 
-WELL_SECONDS = 10.0
-"""A task that has run for so long after a restart works again."""
+WORKING_SECONDS = 10.0
+"""A task that has run for this long after a restart counts as working again."""
 
 Run = Callable[[], Coroutine[Any, Any, None]]
-"""The body of a task. It is called anew for each start."""
+"""The body of a task. It is called again for each start."""
 
 
 def supervised(
     run: Run, name: str, *, room: str = WORKER, room_name: str | None = None
 ) -> asyncio.Task[None]:
-    """Starts a long-lived task that no exception of its own can end.
+    """Starts a long-lived task that is restarted when it raises.
 
-    What it raises is logged with its traceback (the same again: not logged), it is called again after a pause, and it
-    is a problem in the health answer until it has run for ``WELL_SECONDS``. It ends when ``run`` returns, or when it is
-    cancelled.
+    An exception is logged with its traceback, unless it is the same as the one before. After a pause ``run`` is called
+    again, and the health answer reports a problem until it has run for ``WORKING_SECONDS``. The task ends when ``run``
+    returns, or when it is cancelled.
 
     Args:
-        name: what the log and the health answer call it. Names no room and no person.
+        name: its name in the log and the health answer. Must not name a room or a person.
         room: the sid of the room it serves, for the health answer.
         room_name: that room's name, for the log.
     """
@@ -42,7 +43,7 @@ def supervised(
 
 
 def pauses(seconds: Sequence[float]) -> Iterator[float]:
-    """How long to wait before each further attempt: these, and then the last of them for ever."""
+    """Pauses before each further attempt: these seconds, and then the last of them for ever."""
     return itertools.chain(seconds, itertools.repeat(seconds[-1]))
 
 
@@ -55,13 +56,15 @@ class _Supervisor:
         self._trouble = Trouble()
         self._pauses = pauses(RESTART_SECONDS)
         self._is_failing = False
-        self._well_again: asyncio.TimerHandle | None = None
+        self._working_timer: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
         try:
             while not await self._has_returned():
                 await asyncio.sleep(next(self._pauses))
-                self._well_again = asyncio.get_running_loop().call_later(WELL_SECONDS, self._is_well)
+                self._working_timer = asyncio.get_running_loop().call_later(
+                    WORKING_SECONDS, self._works_again
+                )
         finally:
             self._stop_timer()
             self._report(is_failing=False)
@@ -73,7 +76,7 @@ class _Supervisor:
         except (Exception, asyncio.CancelledError) as error:
             if _is_cancelled() and isinstance(error, asyncio.CancelledError):
                 raise
-            self._has_failed(error)  # also of something that it awaited, and that was cancelled
+            self._has_failed(error)  # also if something that it awaited was cancelled
         if _is_cancelled():
             raise asyncio.CancelledError
         return False
@@ -86,7 +89,7 @@ class _Supervisor:
                 "The task %r failed and is restarted", self._name, exc_info=error, extra=self._context
             )
 
-    def _is_well(self) -> None:
+    def _works_again(self) -> None:
         self._pauses = pauses(RESTART_SECONDS)
         self._report(is_failing=False)
         if self._trouble.ends():
@@ -100,11 +103,11 @@ class _Supervisor:
         self._is_failing = is_failing
 
     def _stop_timer(self) -> None:
-        if self._well_again is not None:
-            self._well_again.cancel()
+        if self._working_timer is not None:
+            self._working_timer.cancel()
 
 
 def _is_cancelled() -> bool:
-    """Whether somebody has cancelled the task that runs this, whatever became of it."""
+    """Whether the current task has been asked to cancel, even if the request was suppressed."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

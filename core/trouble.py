@@ -1,12 +1,12 @@
-"""A trouble is logged once when it begins and once when it is over, however often it is met in between."""
+"""Helps to log a problem once when it begins and once when it ends, however often it occurs in between."""
 
 from __future__ import annotations
 
 
 class Trouble:
-    """What is wrong just now with one thing: a disk, a server, a task.
+    """The current problem of one thing: a disk, a server, a task.
 
-    Its methods say whether there is something new to tell; the caller has the words::
+    Its methods return whether there is something new to log; the caller logs it::
 
         if self._trouble.begins(text):
             logger.warning("The disk refuses: %s", text)
@@ -20,18 +20,18 @@ class Trouble:
         """Empty: nothing is wrong."""
 
     def begins(self, what: str) -> bool:
-        """Something is wrong. Whether that is new, or other than what was wrong before."""
+        """Sets the problem. Returns whether it differs from the one before."""
         is_new = what != self.current
         self.current = what
         return is_new
 
     def ends(self) -> bool:
-        """Nothing is wrong any more. Whether something was."""
+        """Clears the problem. Returns whether there was one."""
         was_wrong = bool(self.current)
         self.current = ""
         return was_wrong
 
 
 def trouble_of(error: BaseException) -> str:
-    """An error in a few words, never empty: the operating system's, the error's own, or its kind."""
+    """A short text for an error, never empty: the operating system's text, the error's own, or its class name."""
     return str(getattr(error, "strerror", None) or error) or type(error).__name__

@@ -1,10 +1,9 @@
-"""The state of the worker: how its rooms, its disk and its server are, and which of that is a problem.
+"""The state of the worker: its rooms, its disk and its server, and which of it is a problem.
 
-One :class:`WorkerState` a worker, here as ``worker_state``. Rooms are threads and write into it from their own event
-loops, so it has a lock; every call is short and none raises, waits, or does I/O. What is only counted goes to its
-``counters``.
+Each worker has one :class:`WorkerState`, here as ``worker_state``. Rooms are threads and write to it from their own
+event loops, so it has a lock; every call is short and none raises, waits, or does I/O. Totals are in its ``counters``.
 
-No name of a room or a person is kept: the health answer may be read by whoever reaches the port. The log has the names.
+No name of a room or a person is kept: anyone who can reach the port may read the health answer. The log has the names.
 """
 
 from __future__ import annotations
@@ -25,49 +24,49 @@ from core.metrics import Counters, MetricSource, gauge
 logger = logging.getLogger("recorder")
 
 WORKER = "worker"
-"""Stands where a room would, for what belongs to no room."""
+"""Used in place of a room's sid for the worker itself."""
 
 STUCK_SECONDS = 30.0
-"""An event loop that has not run for so long is stuck; so is a disk that has not answered."""
+"""An event loop that has not run for this long is stuck; so is a disk that has not answered for this long."""
 
 MAX_NO_AUDIO_SECONDS = 60.0
-"""A room without audio tries for so long to get it back by itself; then only a restart is left."""
+"""How long a room without audio tries to get it back by itself; after that a restart is needed."""
 
 MAX_SERVER_LOST_SECONDS = 120.0
-"""How long the worker may be without its server before that is a problem: restarts of a server are none."""
+"""How long the worker may be without its server before that is a problem: a restart of the server is not one."""
 
 
 @dataclass
 class RoomState:
-    """How a room is at this moment. Times are of the monotonic clock; None: not so."""
+    """The current state of a room. Times are seconds of the monotonic clock; None: does not apply."""
 
     alive_at: float
-    """When its event loop ran last."""
+    """When its event loop last ran."""
     teachers: int = 0
     unsaved_seconds: float = 0.0
     no_audio_since: float | None = None
-    """Since when a recorded track has brought no audio."""
+    """Since when a recorded track has delivered no audio."""
     disk_problem: str = ""
     disk_asked_at: float | None = None
-    """When the disk step began that is not over yet."""
+    """When the disk step began that has not ended yet."""
     failing_tasks: tuple[str, ...] = ()
-    """The names of long-lived tasks that have failed and do not work again yet."""
+    """The names of supervised tasks that have failed and do not work again yet."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything at one moment. ``rooms`` does not hold the worker itself."""
+    """The state at one moment. ``rooms`` does not contain the worker itself."""
 
     rooms: list[RoomState]
     problems: list[str]
-    """What keeps the worker from being healthy, a plain sentence each."""
+    """Why the worker is not healthy, one plain sentence each; the worst first."""
     needs_restart: bool
-    """Whether a restart helps. For a disk or a server it does not, and would lose what memory holds."""
+    """Whether a restart helps. For a disk or a server it does not, and would lose the speech held in memory."""
 
 
 class WorkerState:
-    """The state of one worker. A room is known by its sid, from ``room_opened`` to ``room_closed``; calls about any
-    other are ignored, so that a late one about a closed room causes no problem."""
+    """The state of one worker. A room exists from ``room_opened`` to ``room_closed``, by its sid; calls about any other
+    room are ignored, so that a late call about a closed room does no harm."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.registry = CollectorRegistry()
@@ -79,7 +78,7 @@ class WorkerState:
         self._sources: list[MetricSource] = []
         self._add_gauges()
 
-    # Rooms, and how they are. ``room`` is a sid, or WORKER.
+    # The state of rooms. ``room`` is a sid, or WORKER.
 
     def room_opened(self, room: str) -> None:
         with self._lock:
@@ -90,23 +89,23 @@ class WorkerState:
             self._rooms.pop(room, None)
 
     def alive(self, room: str) -> None:
-        """Its event loop runs. To be called once a second."""
+        """The room's event loop runs. Call it once a second."""
         self._set(room, alive_at=self._clock())
 
     def teachers(self, room: str, count: int) -> None:
-        """So many participants are being recorded."""
+        """Sets how many participants are being recorded."""
         self._set(room, teachers=count)
 
     def unsaved(self, room: str, seconds: float) -> None:
-        """So much speech waits in memory for the disk."""
+        """Sets how many seconds of speech wait in memory for the disk."""
         self._set(room, unsaved_seconds=seconds)
 
     def no_audio(self, room: str, since: float) -> None:
-        """A track that should bring audio has brought none since this moment of ``time.monotonic()``."""
+        """A track that should deliver audio has delivered none since this moment of ``time.monotonic()``."""
         self._set(room, no_audio_since=since)
 
     def has_audio(self, room: str) -> None:
-        """All recorded tracks bring audio again."""
+        """All recorded tracks deliver audio again."""
         self._set(room, no_audio_since=None)
 
     def disk_refuses(self, room: str, why: str) -> None:
@@ -116,13 +115,13 @@ class WorkerState:
         self._set(room, disk_problem="")
 
     def task_failed(self, room: str, name: str) -> None:
-        """A long-lived task has failed and is being restarted."""
+        """A supervised task has failed and is being restarted."""
         with self._lock:
             if room in self._rooms:
                 self._rooms[room].failing_tasks += (name,)
 
     def task_works(self, room: str, name: str) -> None:
-        """It works again, or is needed no more. To be said once for each ``task_failed``."""
+        """The task works again, or has ended. Call it once for each ``task_failed``."""
         with self._lock:
             if room in self._rooms and name in self._rooms[room].failing_tasks:
                 failing = list(self._rooms[room].failing_tasks)
@@ -131,14 +130,16 @@ class WorkerState:
 
     @contextlib.contextmanager
     def disk_step(self, room: str) -> Iterator[None]:
-        """Around everything that waits for the disk: measures it, and notices when it does not end."""
+        """Wraps anything that waits for the disk: measures it, and makes it visible while it does not end."""
         started = self._clock()
         self._set(room, disk_asked_at=started)
         try:
             yield
         finally:
             self._set(room, disk_asked_at=None)
-            if room != WORKER:  # it only tries the disk; what counts is what speech waits for
+            if (
+                room != WORKER
+            ):  # the worker only tests the disk; the metric is about steps that speech waits for
                 self.counters.disk_step_seconds.observe(self._clock() - started)
 
     def _set(self, room: str, **values: Any) -> None:
@@ -150,7 +151,7 @@ class WorkerState:
     # The worker.
 
     def server_lost(self) -> None:
-        """The worker has no connection to its server. Repeating it changes nothing."""
+        """The worker has no connection to its server. Repeated calls change nothing."""
         with self._lock:
             if self._server_lost_at is None:
                 self._server_lost_at = self._clock()
@@ -171,7 +172,7 @@ class WorkerState:
         return Snapshot(rooms, _problems(every, server_lost_at, now), _needs_restart(every, now))
 
     def add_source(self, source: MetricSource) -> None:
-        """``source`` is refreshed whenever somebody measures, on the worker's event loop."""
+        """Adds metrics, which are refreshed on the worker's event loop whenever they are read."""
         self._sources.append(source)
 
     async def registries(self) -> list[CollectorRegistry]:
@@ -180,7 +181,7 @@ class WorkerState:
         for source in self._sources:
             try:
                 await source.refresh()
-            except Exception as error:  # one part's trouble does not hide the others' metrics
+            except Exception as error:  # an error in one part does not hide the metrics of the others
                 logger.debug("Metrics are missing", exc_info=error)
             else:
                 found.append(source.registry)
@@ -199,7 +200,7 @@ class WorkerState:
         )
         show(
             "deaf_rooms",
-            "Rooms where a recorded track brings no audio",
+            "Rooms where a recorded track delivers no audio",
             lambda seen: sum(room.no_audio_since is not None for room in seen.rooms),
         )
         show(
@@ -210,7 +211,7 @@ class WorkerState:
 
 
 def _problems(rooms: list[RoomState], server_lost_at: float | None, now: float) -> list[str]:
-    """What is wrong, the worst first."""
+    """The problems, the worst first."""
     problems = []
     refused = sorted({state.disk_problem for state in rooms if state.disk_problem})
     if refused:
@@ -249,4 +250,4 @@ def _rooms(count: int) -> str:
 
 
 worker_state = WorkerState()
-"""This worker's own."""
+"""The state of this process."""

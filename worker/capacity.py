@@ -11,23 +11,24 @@ WORKER_MEGABYTES = 160
 """The worker with its first room; measured 131 (docs/benchmarks.md)."""
 
 ROOM_MEGABYTES = 8
-"""Each further room, with half a minute of speech that waits for the disk."""
+"""Each further room, including half a minute of speech that waits for the disk."""
 
 ROOMS_PER_CORE = 16
-"""Ten rooms measured less than half a core (docs/benchmarks.md); a part of the core is left for the rest."""
+"""Ten rooms measured less than half a core (docs/benchmarks.md), so sixteen leave a part of the
+core to the rest of the machine."""
 
 MAX_ROOMS = 200
 
 
 def default_max_rooms() -> int:
-    """Rooms that fit both the memory and the cores this process may use; at least one."""
+    """How many rooms fit both the memory and the cores that this process may use; at least one."""
     by_memory = (_memory_megabytes() - WORKER_MEGABYTES) / ROOM_MEGABYTES
     by_cores = _cores() * ROOMS_PER_CORE
     return int(max(1, min(by_memory, by_cores, MAX_ROOMS)))
 
 
 def _memory_megabytes() -> float:
-    """The machine's memory, or the limit of a control group around us."""
+    """The machine's memory, or the lowest limit of this process's control groups."""
     limits = [int(psutil.virtual_memory().total)]
     files = [folder + "/memory.max" for folder in _control_groups()]
     files.append("/sys/fs/cgroup/memory/memory.limit_in_bytes")  # version 1
@@ -36,7 +37,7 @@ def _memory_megabytes() -> float:
 
 
 def _cores() -> float:
-    """The machine's cores, or the share of them that a control group around us allows."""
+    """The machine's cores, or the lowest CPU quota of this process's control groups."""
     cores = [float(os.cpu_count() or 1)]
     for folder in _control_groups():
         quota, _, period = _read(folder + "/cpu.max").partition(" ")
@@ -46,7 +47,7 @@ def _cores() -> float:
 
 
 def _control_groups() -> list[str]:
-    """Our control group (version 2) and those around it, as folders. In a container only its root can be seen."""
+    """The folders of this process's control group (version 2) and its parents. A container sees only its own root."""
     own = next((line[3:] for line in _read("/proc/self/cgroup").splitlines() if line.startswith("0::")), "/")
     path = PurePosixPath(own)
     return [f"/sys/fs/cgroup{str(one).rstrip('/')}" for one in (path, *path.parents)]

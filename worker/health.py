@@ -1,8 +1,8 @@
-"""The health answer of the worker: ``/`` for people, ``/live`` for whatever restarts it, ``/metrics`` for Prometheus.
+"""The worker's health server: ``/`` for operators, ``/live`` for the process manager, ``/metrics`` for Prometheus.
 
 ``/`` is 200 ``OK``, or 503 with one plain line that says what is wrong; ``/live`` is 503 only where a restart helps.
-No answer names a room or a person, and nothing else is answered: the framework's own server, which tells more, is
-closed by :mod:`agent`.
+No answer names a room or a person. The framework's own health server, which does, is closed by
+:mod:`worker.recorder_server`.
 """
 
 from __future__ import annotations
@@ -34,15 +34,16 @@ from core.worker_state import WORKER, WorkerState, worker_state
 logger = logging.getLogger("recorder")
 
 PROOF_SECONDS = 15.0
-"""How often a file is written as a test of the disk: perhaps nobody speaks."""
+"""How often a file is written to test the disk, which is not used while nobody speaks."""
 
 
 @contextlib.asynccontextmanager
 async def health_answer(
     settings: Settings, max_rooms: int, is_connected: Callable[[], bool]
 ) -> AsyncIterator[int]:
-    """Answers until left, and watches the worker's own loop, its server and its disk. Yields the port, 0 if there is
-    none to be had: no reason to leave rooms unrecorded."""
+    """Serves health requests, and watches the worker's event loop, its server and its disk, while the context is open.
+
+    Yields the port; 0 if none could be opened, which does not stop recording."""
     own = _ProcessMetrics(max_rooms)
     disk = _DiskProof(Path(settings.output_dir), own.registry)
     worker_state.add_source(own)
@@ -89,7 +90,7 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> int:
 
 
 def health_app(of: WorkerState, *, with_metrics: bool) -> web.Application:
-    """The answers, about ``of``."""
+    """The web application that answers from the state ``of``."""
 
     async def health(_: web.Request) -> web.Response:
         return _verdict(of.snapshot().problems)
@@ -118,7 +119,7 @@ def _verdict(problems: list[str]) -> web.Response:
 
 
 class _DiskProof:
-    """Writes to the disk now and then, so that an idle worker knows before the lesson begins."""
+    """Tests the disk regularly, so that an idle worker reports a bad disk before the lesson begins."""
 
     def __init__(self, folder: Path, registry: CollectorRegistry) -> None:
         self._folder = folder
@@ -126,11 +127,11 @@ class _DiskProof:
         self._free_bytes = gauge(None, "disk_free_bytes", "Free space where OUTPUT_DIR is")
         self._is_measured = False
         self._trouble = Trouble()
-        # Of its own: the default one is waited for at the end, and a disk may hang for ever.
+        # Not the default executor: the process waits for that one when it ends, and a disk may hang for ever.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="proof")
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Tests the disk every ``PROOF_SECONDS``, until cancelled."""
         while True:
             await self._prove()
             await asyncio.sleep(PROOF_SECONDS)
@@ -151,7 +152,7 @@ class _DiskProof:
 
     def _show(self, free_bytes: int) -> None:
         self._free_bytes.set(free_bytes)
-        if not self._is_measured:  # until then there is no figure: 0 would look like a full disk
+        if not self._is_measured:  # not before: 0 would look like a full disk
             self._is_measured = True
             self._registry.register(self._free_bytes)
 
@@ -170,7 +171,7 @@ class _DiskProof:
 
 
 class _ProcessMetrics:
-    """Of the worker's own process (memory and CPU on Linux only), and how much it takes."""
+    """Metrics of the worker's process (memory and CPU on Linux only), and how many rooms it takes."""
 
     def __init__(self, max_rooms: int) -> None:
         self.registry = CollectorRegistry()
@@ -178,11 +179,11 @@ class _ProcessMetrics:
         ProcessCollector(registry=self.registry)
 
     async def refresh(self) -> None:
-        """Nothing: all of it is read when it is shown."""
+        """Does nothing: these metrics are read at the moment they are collected."""
 
 
 def exposition(registries: Iterable[CollectorRegistry]) -> bytes:
     """All metrics of these registries in Prometheus' text format."""
-    # Else every counter has a second line, with the moment of its creation.
+    # Otherwise every counter has a second line with its time of creation.
     disable_created_metrics()  # type: ignore[no-untyped-call]
     return b"".join(generate_latest(registry) for registry in registries)

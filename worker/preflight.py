@@ -1,10 +1,10 @@
-"""``python agent.py check``: tries everything a lesson will need, before the lesson does. One line each.
+"""``python agent.py check``: tests everything a lesson will need, before the lesson, and prints a line about each.
 
     ok     disk      /data/segments: written, synced and renamed in 4 ms; 11.2 GB free, 104 hours of speech
     WRONG  key       the server refuses LIVEKIT_API_KEY with LIVEKIT_API_SECRET: copy both again from the server's ...
 
-A probe returns what it found, or raises :class:`Wrong`, which says what to do. Other parts of the worker bring probes
-of their own (where recordings are delivered to).
+A probe returns what it found, or raises :class:`Wrong`, which says what to do. The caller adds probes
+for the delivery targets.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ MIN_FREE_BYTES = 500 * 2**20
 
 
 class Wrong(Exception):
-    """Something a person must mend before a lesson; the text says what to do, in one line."""
+    """A problem that must be fixed before a lesson; the text says what to do, in one line."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Something to try."""
+    """One test and its name in the output."""
 
     name: str
     run: Callable[[], Awaitable[str]]
-    """Returns what it found; raises Wrong. Anything else that it raises is shown, too."""
+    """Returns what it found, or raises Wrong. Any other exception is printed as well."""
 
 
 class Target(Protocol):
@@ -67,14 +67,14 @@ class Target(Protocol):
     def name(self) -> str: ...
 
     async def check(self) -> None:
-        """Raises a RecorderError if it would take nothing just now."""
+        """Raises a RecorderError if the target would not accept a recording now."""
         ...
 
     async def aclose(self) -> None: ...
 
 
 def probes_of_targets(targets: Sequence[Target], problems: Sequence[str]) -> list[Probe]:
-    """A probe for each target, and one for each line that says why there is none."""
+    """A probe for each target, and a failing one for each line that says why a target cannot be used."""
 
     async def is_wrong(problem: str) -> str:
         raise Wrong(problem)
@@ -86,8 +86,8 @@ def probes_of_targets(targets: Sequence[Target], problems: Sequence[str]) -> lis
 
 
 async def check(settings: Settings, problem: ConfigError | None, more: Sequence[Probe] = ()) -> int:
-    """Tries everything and says so on stdout. Returns the exit code: 0 if all is well, 1 if something is wrong, 2 if
-    the settings are, which leaves nothing else to try."""
+    """Runs all probes and prints their results. Returns the exit code: 0 if all is well, 1 if a probe failed, 2 if the
+    settings are wrong, in which case no probe is run."""
     if problem is not None:
         for line in str(problem).splitlines():
             _say("WRONG", "settings", line)
@@ -98,7 +98,7 @@ async def check(settings: Settings, problem: ConfigError | None, more: Sequence[
 
 
 def probes(settings: Settings) -> list[Probe]:
-    """What every worker needs, and what these settings ask for besides."""
+    """The probes of what every worker needs, and of what these settings use besides."""
     found = [
         Probe("disk", lambda: _disk(settings)),
         Probe("VAD", lambda: _vad(settings)),
@@ -116,7 +116,7 @@ async def _try(probe: Probe) -> bool:
         found = await probe.run()
     except Wrong as wrong:
         _say("WRONG", probe.name, str(wrong))
-    except Exception as error:  # whatever it is, the others are still tried, and nobody sees a traceback
+    except Exception as error:  # the other probes still run, and no traceback is printed
         _say("WRONG", probe.name, f"{type(error).__name__}: {error}")
     else:
         _say("ok", probe.name, found)
@@ -148,7 +148,9 @@ async def _target(target: Target) -> str:
 async def _disk(settings: Settings) -> str:
     folder = Path(os.path.abspath(settings.output_dir))  # noqa: ASYNC240  (asks no disk)
     started = time.monotonic()
-    thread = ThreadPoolExecutor(max_workers=1)  # of its own: a disk that hangs is not waited for at the end
+    thread = ThreadPoolExecutor(
+        max_workers=1
+    )  # not the default executor: a disk that hangs must not delay the exit
     try:
         proof = asyncio.get_running_loop().run_in_executor(thread, prove_disk, folder)
         async with asyncio.timeout(TIMEOUT_SECONDS):
@@ -193,7 +195,7 @@ async def _server(settings: Settings) -> str:
     answer = await _ask(settings)
     if answer.status >= 500:
         raise Wrong(
-            f"{settings.livekit_url} answers {answer.status}: the server is there and not well, look at its log"
+            f"{settings.livekit_url} answers {answer.status}: the server is reachable and fails, look at its log"
         )
     return f"{settings.livekit_url} answers in {answer.seconds * 1000:.0f} ms"
 
@@ -204,7 +206,7 @@ async def _clock(settings: Settings) -> str:
         raise Wrong(
             f"{settings.livekit_url} does not say what time it is: check this machine's clock yourself"
         )
-    # The header is cut to whole seconds: on average it is half a second old.
+    # The header is truncated to whole seconds: on average it is half a second old.
     error = answer.at - (answer.date.timestamp() + 0.5)
     if abs(error) > MAX_CLOCK_ERROR_SECONDS:
         direction = "ahead of" if error > 0 else "behind"
@@ -220,12 +222,12 @@ class _Answer:
     status: int
     date: datetime | None
     at: float
-    """The middle of the call, by this machine's clock, in seconds since the epoch."""
+    """Midpoint of the request by this machine's clock, in seconds since the epoch."""
     seconds: float
 
 
 async def _ask(settings: Settings) -> _Answer:
-    """Asks the server for its front page, which LiveKit answers without a key."""
+    """Requests the server's front page, which LiveKit answers without a key."""
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
     before = time.time()
     try:
@@ -248,7 +250,10 @@ def _http(url: str) -> str:
 
 def _why(error: BaseException) -> str:
     if isinstance(error, asyncio.TimeoutError):
-        return f"no answer within {TIMEOUT_SECONDS:.0f} s. Is LIVEKIT_URL right, and does the firewall let us out?"
+        return (
+            f"no answer within {TIMEOUT_SECONDS:.0f} s. Is LIVEKIT_URL right, and does the firewall allow outgoing "
+            "connections?"
+        )
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return "there is no such name. Is LIVEKIT_URL right?"
     if isinstance(error, (aiohttp.ClientSSLError, ssl.SSLError)):
@@ -303,12 +308,14 @@ async def _gemini(settings: Settings) -> str:
         raise Wrong(
             "Vertex AI refuses the credentials: set GOOGLE_APPLICATION_CREDENTIALS, or GEMINI_API_KEY for AI Studio"
         ) from None
-    except Exception as error:  # every transport's own
-        raise Wrong(f"cannot be reached ({type(error).__name__}): does the firewall let us out?") from None
+    except Exception as error:  # each transport has its own exceptions
+        raise Wrong(
+            f"cannot be reached ({type(error).__name__}): does the firewall allow outgoing connections?"
+        ) from None
     finally:
         with contextlib.suppress(Exception):
             await translator.aclose()
-    return f"accepts us and has {settings.gemini_model}"
+    return f"accepts the key and has {settings.gemini_model}"
 
 
 def _gemini_says(error: object, model: str) -> str:

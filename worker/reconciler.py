@@ -1,14 +1,14 @@
 """Finds rooms that have a teacher and no living recorder, and asks LiveKit to send one.
 
-A server dispatches a recorder only when a room is created (fact 11): a room that opened before the worker, during a
-deploy, while all workers were full or whose recorder was killed would stay unrecorded for ever. So every worker
-compares its picture with the server's, at the start and every few seconds. LiveKit's own dispatch then chooses the
+A server dispatches a recorder only when a room is created (fact 11). A room that opened before the worker, during a
+deploy or while all workers were full, or whose recorder was killed, would never be recorded. So every worker compares
+the server's rooms with their recorders, at the start and every few seconds. LiveKit's own dispatch then chooses the
 worker.
 
-Workers do not know of each other, and need not. A round looks at three times as many rooms as the worker records
-itself, those first that it has not seen before and otherwise at random: so all workers together look at every room
-about three times a round, however many they are. Before one asks for a recorder it waits a moment, and looks whether
-another has (docs/scaling.md has the figures).
+Workers do not know of each other. In a round, a worker looks at three times as many rooms as it records itself: first
+at those it has not seen before, otherwise at random. So all workers together look at every room about three times a
+round, however many workers there are. Before a worker asks for a recorder it waits a moment, and checks whether another
+worker has asked (docs/scaling.md has the figures).
 """
 
 from __future__ import annotations
@@ -34,32 +34,32 @@ from recording.roles import ParticipantFacts, RoleRules
 logger = logging.getLogger("recorder")
 
 NEW_ROOM_SECONDS = 3.0
-"""A room younger than this may have its first recorder on the way. By the server's clock: where ours is far behind it,
-a room would be of an age below zero for as long, and is not believed to be new."""
+"""The first recorder of a room younger than this may be joining. The age is by the server's clock: if this machine's
+is far behind, the age is negative for long, and the room is not treated as new."""
 
 MAX_JOIN_SECONDS = 8.0
-"""How long a recorder may take to appear that a worker has accepted to send, before another is asked for."""
+"""How long a recorder may take to join after a worker has accepted the job, before another is asked for."""
 
 UNANSWERED_SECONDS = 4.0
-"""Nobody has accepted until now: the server asks one worker, and gives it 3 s (livekit-server 1.13.3). It may have
-asked the very one that hangs."""
+"""After this a request that no worker has accepted is repeated: the server asks one worker, which may hang, and gives it
+3 s (livekit-server 1.13.3)."""
 
 ABSENT_SECONDS = 60.0
-"""A room in which a recorder was asked for so lately is looked at for one before it is called: a call that nobody is
-there to answer takes 3 s."""
+"""For this long after a recorder was asked for, the list of participants is checked before the recorder is pinged: a
+ping of a participant that is not there takes 3 s."""
 
 MIN_LOOKS = 20
-LOOKS_PER_ROOM_OF_OURS = 3
+LOOKS_PER_RECORDED_ROOM = 3
 
 MAX_LOOKS = 100
-"""At once, even where a thousand rooms are recorded here."""
+"""At the same time, even if this worker records a thousand rooms."""
 
 SHORT_LIST = 200
-"""A list of more rooms than this is not fetched every round, but as much more seldom as it is longer."""
+"""A list of up to this many rooms is fetched every round; a longer one less often, in proportion to its length."""
 
 CAUTION_SECONDS = (0.7, 1.7)
-"""Several workers may find the same room at the same moment. Each waits so long before it acts: until the recorder
-would be there that another has just asked for, and not all as long."""
+"""Shortest and longest random wait before a recorder is asked for: several workers may find the same room at the same
+moment, and a recorder that another has just asked for would have joined by then."""
 
 
 _UNDER_WAY = (agent.JS_PENDING, agent.JS_RUNNING)
@@ -72,12 +72,12 @@ def is_wanted(room: str, patterns: Sequence[str]) -> bool:
 
 @dataclass(frozen=True)
 class _Asked:
-    """A recorder has been asked for."""
+    """A request for a recorder."""
 
     at: float
-    """When (monotonic clock)."""
+    """When it was made (seconds of the monotonic clock)."""
     dispatches_before: Collection[str]
-    """Their ids, without this one's."""
+    """The ids of the room's dispatches before this request."""
 
 
 class Reconciler:
@@ -98,38 +98,38 @@ class Reconciler:
         self._has_capacity = has_capacity
         self._rules = RoleRules(settings)
         self._rooms: dict[str, models.Room] = {}
-        """By sid, as of the last list."""
+        """Rooms by sid, as of the last list."""
         self._list_again_at = 0.0
         self._seen: set[str] = set()
         """Sids of rooms that have been looked at."""
         self._asked: dict[str, _Asked] = {}
-        """By the room's sid."""
+        """Requests by the room's sid."""
         self._looks: dict[str, asyncio.Task[None]] = {}
-        """On their way, by the room's sid."""
+        """Running looks, by the room's sid."""
         self._trouble = Trouble()
 
     async def run(self) -> None:
-        """Rounds until cancelled. A server that does not answer is asked again at the next round."""
+        """Runs rounds until cancelled. A server that does not answer is asked again in the next round."""
         try:
             while True:
                 try:
                     await self.round()
-                except Exception as error:  # whatever the server said, the next round asks again
-                    self._say_once(error)
-                # Never in step with other workers.
+                except Exception as error:  # the next round asks again
+                    self._log_once(error)
+                # At random, so that workers do not run in step.
                 await asyncio.sleep(self._settings.reconcile_seconds * random.uniform(0.8, 1.2))
         finally:
             for look in self._looks.values():
                 look.cancel()
 
     async def round(self) -> None:
-        """Begins to look at as many rooms as are ours to look at. A recorder that does not answer holds up no round.
+        """Starts to look at this worker's share of the rooms. A recorder that does not answer delays no round.
 
         Raises:
             api.TwirpError, aiohttp.ClientError, asyncio.TimeoutError: the server does not answer.
         """
         if not self._has_capacity():
-            return  # those who have room for more ask for it
+            return  # workers with capacity ask for recorders
         if time.monotonic() >= self._list_again_at:
             await self._list_rooms()
             self._trouble.ends()
@@ -141,11 +141,11 @@ class Reconciler:
     def _on_look_done(self, look: asyncio.Task[None], sid: str) -> None:
         del self._looks[sid]
         if not look.cancelled() and (error := look.exception()) is not None:
-            self._say_once(error)
+            self._log_once(error)
 
-    def _say_once(self, error: BaseException) -> None:
+    def _log_once(self, error: BaseException) -> None:
         if self._trouble.begins(trouble_of(error)):
-            logger.warning("Rooms without a recorder cannot be looked for now: %s", self._trouble.current)
+            logger.warning("Cannot look for rooms without a recorder now: %s", self._trouble.current)
 
     async def _list_rooms(self) -> None:
         rooms = (await self._livekit.room.list_rooms(api.ListRoomsRequest())).rooms
@@ -159,7 +159,7 @@ class Reconciler:
         candidates = [room for room in self._rooms.values() if self._may_need_recorder(room)]
         random.shuffle(candidates)
         candidates.sort(key=lambda room: room.sid in self._seen)
-        share = max(MIN_LOOKS, LOOKS_PER_ROOM_OF_OURS * self._rooms_taken())
+        share = max(MIN_LOOKS, LOOKS_PER_RECORDED_ROOM * self._rooms_taken())
         return candidates[: min(share, MAX_LOOKS - len(self._looks))]
 
     def _may_need_recorder(self, room: models.Room) -> bool:
@@ -172,7 +172,7 @@ class Reconciler:
         return self._asked_ago(room) >= UNANSWERED_SECONDS
 
     def _asked_ago(self, room: models.Room) -> float:
-        """How many seconds ago we have asked for a recorder, or seen that another worker has."""
+        """Seconds since this worker asked for a recorder, or saw that another worker had."""
         return time.monotonic() - self._asked[room.sid].at if room.sid in self._asked else math.inf
 
     async def _look_at(self, room: models.Room) -> None:
@@ -186,9 +186,9 @@ class Reconciler:
         self._seen.add(room.sid)
 
     async def _has_recorder(self, room: models.Room) -> bool:
-        """Whether one is there and alive. One that does not answer twice is removed from the room.
+        """Whether the room has a recorder that is alive. One that does not answer twice is removed from the room.
 
-        A recorder that is well costs a single call.
+        For a recorder that answers this takes a single call.
         """
         if self._asked_ago(room) < ABSENT_SECONDS and await self._listed_recorder(room) is None:
             return False
@@ -199,7 +199,7 @@ class Reconciler:
         if is_alive is None or await self._is_alive(room) is not False:
             return True
         if await self._listed_recorder(room) != listed:
-            return True  # there is a new one, or somebody else has found the old one dead and sees to it
+            return True  # there is a new one, or another worker has removed the old one and asks for another
         logger.warning("The room's recorder does not answer: removing it", extra={"room": room.name})
         return not await self._remove_recorder(room)
 
@@ -207,7 +207,7 @@ class Reconciler:
         return await recorder_ping.is_alive(self._livekit, room.name, self._settings.agent_identity)
 
     async def _listed_recorder(self, room: models.Room) -> str | None:
-        """The sid of the recorder that the server lists in the room."""
+        """The sid of the recorder that the server lists in the room; None: it lists none."""
         try:
             return (await self._livekit.room.get_participant(self._recorder_in(room))).sid
         except api.TwirpError as error:
@@ -216,7 +216,7 @@ class Reconciler:
             raise
 
     async def _remove_recorder(self, room: models.Room) -> bool:
-        """Whether it was we who did: of several workers that try, it is for this one to ask for another."""
+        """Returns whether this worker removed it: of several that try, only that one asks for another recorder."""
         try:
             await self._livekit.room.remove_participant(self._recorder_in(room))
         except api.TwirpError:
@@ -247,21 +247,21 @@ class Reconciler:
         await ask_for_recorder(self._livekit, self._settings, room.name)
 
     def _is_one_on_its_way(self, room: models.Room, dispatches: Mapping[str, api.AgentDispatch]) -> bool:
-        """Whether a worker has accepted what was asked for a moment ago. Those of recorders that were killed may
-        be listed as running for long."""
+        """Whether a worker has accepted the last request. Only its jobs count: those of killed recorders may be listed
+        as running for long."""
         if self._asked_ago(room) >= MAX_JOIN_SECONDS:
             return False
         new = dispatches.keys() - self._asked[room.sid].dispatches_before
         return any(job.state.status in _UNDER_WAY for sid in new for job in dispatches[sid].state.jobs)
 
     async def _dispatches(self, room: models.Room) -> dict[str, api.AgentDispatch]:
-        """By id."""
+        """The room's dispatches by id."""
         dispatches = await self._livekit.agent_dispatch.list_dispatch(room.name)
         return {dispatch.id: dispatch for dispatch in dispatches}
 
 
 async def ask_for_recorder(livekit: api.LiveKitAPI, settings: Settings, room: str) -> None:
-    """Has LiveKit send a recorder into the room: of the workers that can take one, it chooses.
+    """Asks LiveKit to send a recorder into the room; LiveKit chooses the worker.
 
     Raises:
         api.TwirpError, aiohttp.ClientError, asyncio.TimeoutError: the server does not answer.

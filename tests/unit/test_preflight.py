@@ -169,7 +169,7 @@ async def test_a_server_that_is_not_well(
     assert await check(settings_for(server, tmp_path), None) == 1
     assert said(capsys)["server"] == (
         "WRONG",
-        f"{server.url} answers 503: the server is there and not well, look at its log",
+        f"{server.url} answers 503: the server is reachable and fails, look at its log",
     )
 
 

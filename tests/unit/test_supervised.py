@@ -25,7 +25,7 @@ def vitals(monkeypatch: pytest.MonkeyPatch) -> WorkerState:
     made.room_opened("RM_1")
     monkeypatch.setattr(module, "worker_state", made)
     monkeypatch.setattr(module, "RESTART_SECONDS", (0.01, 0.02))
-    monkeypatch.setattr(module, "WELL_SECONDS", 0.1)
+    monkeypatch.setattr(module, "WORKING_SECONDS", 0.1)
     return made
 
 
@@ -137,7 +137,7 @@ async def test_after_it_has_worked_for_a_while_a_restart_comes_soon_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "RESTART_SECONDS", (0.01, 60))
-    monkeypatch.setattr(module, "WELL_SECONDS", 0.02)
+    monkeypatch.setattr(module, "WORKING_SECONDS", 0.02)
     starts = 0
 
     async def run() -> None:

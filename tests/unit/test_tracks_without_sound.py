@@ -669,7 +669,7 @@ async def test_a_watch_that_breaks_begins_again_and_the_health_answer_says_so(
     lesson: Lesson, vitals: WorkerState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervised, "RESTART_SECONDS", (0.01,))
-    monkeypatch.setattr(supervised, "WELL_SECONDS", 0.3)
+    monkeypatch.setattr(supervised, "WORKING_SECONDS", 0.3)
     report, failures = track_watch.TrackWatch.report, iter([KeyError("odd")])
 
     def odd(watch: track_watch.TrackWatch) -> None:
