@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""The command line for recorded lessons: look, search, hear, prove, and add text to what the recorder has left.
+"""The command line for recorded lessons: list, search, play, check, transcribe, export, deliver.
 
     python lessons.py --help
     python lessons.py COMMAND --help
 
 Settings come from the environment, `.env.local` and `.env`, as for the worker; a command needs only those it uses.
-Exit codes: 0 all well, 1 something is not in order or could not be done, 2 asked for wrongly, 3 come back later,
-130 interrupted.
+Exit codes: 0 all well, 1 something is not in order or could not be done, 2 wrong arguments or settings, 3 run it
+again later, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
 }
 """Every command by heading and name: its function, and the first sentences of that function's docstring.
 
-The function's annotations are its options, and its docstring is its help. Its module is imported when it is called: all
-of them together take longer than most of what they do.
+The function's annotations are its options, and its docstring is its help. Its module is imported when it is called:
+importing all of them takes longer than most commands.
 """
 
 
@@ -96,7 +96,7 @@ CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
 class Program(TyperGroup):
-    """Loads a command when it is called, and runs it; whatever is wrong is one clear line."""
+    """Loads a command when it is called, and runs it. An error is printed as one line."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
@@ -114,14 +114,14 @@ class Program(TyperGroup):
             tell(str(error))
             raise typer.Exit(TROUBLE) from None
         except BrokenPipeError:
-            raise  # whoever read our answer has seen enough
+            raise  # the reader of the output has closed it
         except OSError as error:
             tell(f"{error.filename or 'The disk'}: {error.strerror or error}")
             raise typer.Exit(TROUBLE) from None
         except Exception as error:
             if type(error).__module__.partition(".")[0] == "typer":
                 raise  # a wrong option, or the end of a command
-            # Ours to mend; where it came from is for --verbose.
+            # A bug. --verbose shows the traceback.
             logging.getLogger("recorder").debug("Something unforeseen", exc_info=error)
             tell(f"Something unforeseen, please report it: {type(error).__name__}: {error}")
             raise typer.Exit(TROUBLE) from None
@@ -189,14 +189,14 @@ def main(arguments: list[str]) -> None:
     except typer.Abort:
         tell("Nothing was done")
         raise SystemExit(TROUBLE) from None
-    except typer.TyperException as error:  # a wrong option: one line, as with everything else that is wrong
+    except typer.TyperException as error:  # a wrong option: one line, like every other error
         tell(f"{error.format_message()} (lessons.py --help)")
         raise SystemExit(WRONG_INPUT) from None
     raise SystemExit(code if arguments else WRONG_INPUT)
 
 
 def _end_at_once(ending: SystemExit) -> None:
-    """A thread of the object store's that still lets go of its last answer would abort an ending interpreter."""
+    """Ends the process without finalising the interpreter, which a thread of the object store could abort."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,5 +1,5 @@
 """The commands of lessons.py for recorded lessons: one module a command, and modules that several commands share.
 
-Imports everything but ``worker``. Begin with ``listing``, the simplest command; ``console`` prints for all of them,
-and ``export`` writes a lesson as a page, subtitles or audio.
+Imports everything but the worker. Begin with ``listing``, the simplest command. ``console`` has the output of all
+commands, and ``export`` writes a lesson as files.
 """

@@ -1,14 +1,14 @@
-"""Gemini's Batch API: half the price, answers within a day.
+"""Transcribes through Gemini's Batch API: half the price, answers within a day.
 
-A batch goes through these steps, each on the disk before the next begins, so that a kill at any moment loses and
-doubles nothing:
+A batch goes through these steps. Each is on the disk before the next begins, so that a kill at any moment loses
+nothing and repeats nothing:
 
-    .batches/ID.json with the segments     they are not submitted again while this is there
-    upload, create under the name ID       killed in between: found again by that name, or never begun
-    the batch's own name into ID.json
+    write .batches/ID.json (the segments)  they are not submitted again while this file exists
+    upload, create under the name ID       after a kill here: found again by that name, or never begun
+    write the batch's name into ID.json
     ... hours ...
-    every answer into texts.jsonl          killed in between: what is there already is left out
-    ID.json goes
+    save each answer in texts.jsonl        after a kill here: texts that are saved already are left out
+    delete ID.json
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from translator import (
 FOLDER = ".batches"
 MAX_SEGMENTS = 2_000
 MAX_BYTES = 400 * 2**20
-"""Of one batch's file; the service takes 2 GB."""
+"""Size of one batch's file; the service accepts 2 GB."""
 
 ENDED = ("JOB_STATE_SUCCEEDED", "JOB_STATE_PARTIALLY_SUCCEEDED")
 GONE = "JOB_STATE_EXPIRED"
@@ -56,65 +56,65 @@ FAILED = ("JOB_STATE_FAILED", "JOB_STATE_CANCELLED", GONE)
 
 @dataclass(frozen=True)
 class Note:
-    """What is known of one batch that is under way."""
+    """What is known of one batch that has not ended."""
 
     id: str
     model: str
     is_forced: bool
     items: tuple[tuple[str, dict[str, Any]], ...]
-    """Folder and manifest line of each segment; its place here is its key in the batch."""
+    """Folder and manifest line of each segment; the index is its key in the batch."""
     languages: tuple[str, ...] = ()
     name: str = ""
-    """What the service calls it; empty until that is known."""
+    """The service's name for it; empty until that is known."""
 
 
 class Notes(Protocol):
-    """Where notes survive a kill. What ``keep`` has returned from is safe."""
+    """Storage for notes that survives a kill: when ``keep`` returns, the note is safe."""
 
     def all(self) -> Iterable[Note]: ...
 
     async def keep(self, note: Note) -> None: ...
 
-    async def let_go(self, note: Note) -> None:
-        """Forgets a batch: its texts are in the room's folder."""
+    async def remove(self, note: Note) -> None:
+        """Removes the note of a batch whose texts are saved."""
         ...
 
 
-AtHand = Callable[[Path], contextlib.AbstractAsyncContextManager[None]]
-"""Has a WAV in its place for a while. Raises FileNotFoundError, Refused or Rejected where there is none to be had."""
+Fetched = Callable[[Path], contextlib.AbstractAsyncContextManager[None]]
+"""Context in which a WAV exists. Raises FileNotFoundError, Refused or Rejected if it cannot be fetched."""
 
 
-def _is_at_hand(wav: Path) -> contextlib.AbstractAsyncContextManager[None]:
+def _local(wav: Path) -> contextlib.AbstractAsyncContextManager[None]:
     return contextlib.nullcontext()
 
 
 class Batches(GeminiTranslator):
-    """All batches of one OUTPUT_DIR, noted in ``.batches`` there if nowhere else. One process at a time.
+    """All batches of one OUTPUT_DIR. One process at a time. Notes are in ``.batches`` there by default.
 
     Raises:
         ConfigError: the key or the model is refused.
         RetryLater: the service cannot be reached.
     """
 
-    def __init__(self, settings: Settings, notes: Notes | None = None, at_hand: AtHand = _is_at_hand) -> None:
+    def __init__(self, settings: Settings, notes: Notes | None = None, fetched: Fetched = _local) -> None:
         super().__init__(settings)
-        self._at_hand = at_hand
+        self._fetched = fetched
         self._output_dir = Path(settings.output_dir)
-        self._safe = notes or FolderNotes(self._output_dir / FOLDER)
-        self._notes = {note.id: note for note in self._safe.all()}
+        self._store = notes or FolderNotes(self._output_dir / FOLDER)
+        self._notes = {note.id: note for note in self._store.all()}
 
     def waiting(self) -> int:
-        """How many segments are under way."""
+        """Counts the segments in batches that have not ended."""
         return sum(len(note.items) for note in self._notes.values())
 
     def not_submitted(self, tasks: Iterable[Task]) -> Iterator[Task]:
-        """Tasks whose segments are in no batch that is under way."""
+        """Yields tasks whose segments are in none of these batches."""
         return not_in(self._notes.values(), tasks)
 
     # Submitting.
 
     async def submit(self, tasks: Iterable[Task], options: TranscriptionOptions, advance: Advance) -> int:
-        """Sends everything, in as many batches as it takes; returns how many segments."""
+        """Submits all tasks in as many batches as needed; returns the number of segments."""
         submitted = 0
         waiting = iter(tasks)
         with tempfile.TemporaryDirectory() as folder:
@@ -131,14 +131,14 @@ class Batches(GeminiTranslator):
     async def _write_requests(
         self, file: Path, tasks: Iterator[Task], options: TranscriptionOptions, advance: Advance
     ) -> list[tuple[str, dict[str, Any]]]:
-        """One batch's file, and what is in it."""
+        """Writes the file of one batch; returns the segments in it."""
         items: list[tuple[str, dict[str, Any]]] = []
         with _new_file(file) as lines:
             while len(items) < MAX_SEGMENTS and lines.tell() < MAX_BYTES and (task := next(tasks, None)):
                 advance(1)
-                # What has no sound is left to the ordinary way, which says what is wrong.
+                # Without a usable WAV it is left to the run without --batch, which says what is wrong.
                 with contextlib.suppress(Refused, Rejected, FileNotFoundError):
-                    async with self._at_hand(task.folder / task.record.file):
+                    async with self._fetched(task.folder / task.record.file):
                         request = await asyncio.to_thread(self._rest_request, task, options)
                     lines.write(jsonl.encoded({"key": str(len(items)), "request": request}))
                     items.append((task.folder.name, task.record.to_json()))
@@ -166,7 +166,7 @@ class Batches(GeminiTranslator):
     async def _send(self, note: Note, file: Path) -> None:
         from google.genai import types
 
-        async with _said_clearly():
+        async with _errors_classified():
             uploaded = await self._client.aio.files.upload(
                 file=file, config=types.UploadFileConfig(mime_type="application/jsonl", display_name=note.id)
             )
@@ -180,23 +180,23 @@ class Batches(GeminiTranslator):
     # Collecting.
 
     async def collect(self) -> tuple[int, int]:
-        """Writes down what has come back. Returns how many texts that were, and how many answers were of no use."""
+        """Saves the answers that have come; returns the numbers of texts and of unusable answers."""
         await self._find_lost_names()
         collected = failed = 0
         for note in list(self._notes.values()):
-            async with _said_clearly():
+            async with _errors_classified():
                 state, answers = await self._look(note.name)
             if state in ENDED:
                 good = await self._save_all(note, answers)
                 collected, failed = collected + good, failed + len(note.items) - good
-                await self._let_go(note)
+                await self._remove(note)
             elif state in FAILED:
                 failed += len(note.items)
-                await self._let_go(note)
+                await self._remove(note)
         return collected, failed
 
     async def _look(self, name: str) -> tuple[str, bytes]:
-        """How far a batch is, and its answers if it has ended. One that is not known any more has failed."""
+        """Returns a batch's state, and its answers if it has ended. If the service does not know it, it has failed."""
         from google.genai import errors
 
         try:
@@ -211,12 +211,12 @@ class Batches(GeminiTranslator):
         return state, b""
 
     async def _find_lost_names(self) -> None:
-        """Batches that were being submitted when we were killed: they are there under our name, or not at all."""
+        """Finds the names of batches whose submission was killed: the service lists them by the note's id."""
         lost = {note.id for note in self._notes.values() if not note.name}
         if not lost:
             return
         found = {}
-        async with _said_clearly():
+        async with _errors_classified():
             async for job in await self._client.aio.batches.list():
                 if job.display_name in lost:
                     found[job.display_name] = job.name or ""
@@ -224,10 +224,10 @@ class Batches(GeminiTranslator):
             if found.get(id_):
                 await self._keep(replace(self._notes[id_], name=found[id_]))
             else:
-                await self._let_go(self._notes[id_])
+                await self._remove(self._notes[id_])
 
     async def _save_all(self, note: Note, answers: bytes) -> int:
-        """Answers into texts.jsonl; returns how many are texts, or reasons why there will be none."""
+        """Saves answers in texts.jsonl; returns how many are texts or refusals."""
         settings = replace(self._settings, gemini_model=note.model)
         saved = 0
         with tempfile.TemporaryDirectory() as folder:
@@ -235,7 +235,7 @@ class Batches(GeminiTranslator):
             service = ArchiveTextService(settings, self, queue, queue, (), is_forced=note.is_forced)
             try:
                 for line in answers.splitlines():
-                    task, answer = self._understood(note, line)
+                    task, answer = self._parsed(note, line)
                     if task is not None and await self._save_one(service, note, task, answer):
                         saved += 1
             except OSError as error:
@@ -244,8 +244,8 @@ class Batches(GeminiTranslator):
                 await queue.aclose()
         return saved
 
-    def _understood(self, note: Note, line: bytes) -> tuple[Task | None, Any]:
-        """Whose answer it is. What is not one of ours is nobody's."""
+    def _parsed(self, note: Note, line: bytes) -> tuple[Task | None, Any]:
+        """Parses one answer; (None, None) if it belongs to no segment of the batch."""
 
         def task_and_answer(answer: Any) -> tuple[Task, Any]:
             number = int(answer["key"])
@@ -270,15 +270,15 @@ class Batches(GeminiTranslator):
         except Refused as refusal:
             await service.refuse(task, str(refusal))
         except (RetryLater, ValueError, KeyError, TypeError, RecursionError):
-            return False  # asked for again with the next batch
+            return False  # it goes into the next batch
         return True
 
     async def _keep(self, note: Note) -> None:
-        await self._safe.keep(note)
+        await self._store.keep(note)
         self._notes[note.id] = note
 
-    async def _let_go(self, note: Note) -> None:
-        await self._safe.let_go(note)
+    async def _remove(self, note: Note) -> None:
+        await self._store.remove(note)
         self._notes.pop(note.id, None)
 
 
@@ -290,7 +290,7 @@ def _new_file(path: Path) -> IO[bytes]:
 
 
 class FolderNotes:
-    """Notes as files of a folder."""
+    """Notes as files in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -307,16 +307,16 @@ class FolderNotes:
         except OSError as error:
             raise StorageError(f"{self._folder} cannot be written: {error.strerror or error}") from None
 
-    async def let_go(self, note: Note) -> None:
+    async def remove(self, note: Note) -> None:
         with contextlib.suppress(OSError):
             os.unlink(self._folder / f"{note.id}.json")
 
 
 def note_in(id_: str, found: Mapping[str, Any]) -> Note:
-    """The note of that name that was kept as this.
+    """Parses a stored note.
 
     Raises:
-        ValueError, KeyError, TypeError: it is none.
+        ValueError, KeyError, TypeError: it is not a note.
     """
     return Note(
         id=id_,
@@ -329,7 +329,7 @@ def note_in(id_: str, found: Mapping[str, Any]) -> Note:
 
 
 def not_in(notes: Iterable[Note], tasks: Iterable[Task]) -> Iterator[Task]:
-    """Tasks whose segments are in none of these batches."""
+    """Returns tasks whose segments are in none of these batches."""
     submitted = {(folder, line["file"]) for note in notes for folder, line in note.items}
     return (task for task in tasks if (task.folder.name, task.record.file) not in submitted)
 
@@ -339,8 +339,8 @@ def _languages(wanted: Iterable[str], record: SegmentRecord) -> tuple[str, ...]:
 
 
 @contextlib.asynccontextmanager
-async def _said_clearly() -> AsyncIterator[None]:
-    """Turns the SDK's errors into ours."""
+async def _errors_classified() -> AsyncIterator[None]:
+    """Converts the SDK's errors to ConfigError and RetryLater."""
     from google.genai import errors
 
     from translator import OPERATOR_PAUSE_SECONDS, classify_error
@@ -354,7 +354,7 @@ async def _said_clearly() -> AsyncIterator[None]:
         raise RetryLater(f"The Batch API cannot do it now: {trouble}") from None
     except (OSError, KeyError) as error:
         raise RetryLater(f"The Batch API cannot be reached: {type(error).__name__}") from None
-    except Exception as error:  # every transport's own
+    except Exception as error:  # each HTTP library has its own
         if type(error).__module__.partition(".")[0] not in ("httpx", "httpx2", "aiohttp"):
             raise
         raise RetryLater(f"The Batch API cannot be reached: {type(error).__name__}") from None

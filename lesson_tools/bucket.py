@@ -1,6 +1,6 @@
-"""An archive in a bucket: the keys that delivery writes, read page by page, and written.
+"""Reads and writes an archive in a bucket, under the keys that delivery uses.
 
-What the store cannot do just now is tried again for MAX_RETRY_SECONDS, so that a long run outlives a short outage.
+A request that the store cannot answer now is retried for MAX_RETRY_SECONDS, so that a long run survives a short outage.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ SCHEME = "s3://"
 
 MAX_RETRY_SECONDS = 120.0
 KEYS_A_PAGE = 1_000
-"""What one request brings."""
+"""Keys that one request lists."""
 
 T = TypeVar("T")
 
 
 async def with_retries(step: Callable[[], Awaitable[T]]) -> T:
-    """Tries again what the other side cannot do now, until patience ends."""
+    """Runs ``step``, and retries it after RetryLater for MAX_RETRY_SECONDS; then raises that."""
     began, failures = time.monotonic(), 0
     while True:
         try:
@@ -56,11 +56,11 @@ class Bucket(ObjectTarget):
 
     @classmethod
     def at(cls, url: str, settings: Settings) -> Bucket:
-        """The archive of this URL, with the endpoint and the key of the settings.
+        """Opens the archive at this URL, with the endpoint and the key of the settings.
 
         Raises:
-            InputError: it is no URL of a bucket.
-            ConfigError: the settings make no store.
+            InputError: it is not the URL of a bucket.
+            ConfigError: the settings for the store are wrong.
         """
         name, _, prefix = url.removeprefix(SCHEME).partition("/")
         if not name or not url.startswith(SCHEME):
@@ -74,10 +74,10 @@ class Bucket(ObjectTarget):
     # What there is.
 
     async def rooms(self) -> AsyncIterator[tuple[str, list[str]]]:
-        """Every folder right below the prefix and the names in it; only one folder's are in memory.
+        """Yields every folder directly below the prefix with the names in it. Only one folder's names are in memory.
 
         Raises:
-            InputError: a key there is no path.
+            InputError: a key there is not a valid path.
         """
         folder = ""
         names: list[str] = []
@@ -94,7 +94,7 @@ class Bucket(ObjectTarget):
             yield folder, names
 
     async def names_in(self, folder: str) -> list[str]:
-        """The names of all objects of a folder."""
+        """Lists the names of all objects of a folder."""
         names = [key.partition("/")[2] async for key in self._keys(f"{folder}/")]
         return [name for name in names if is_plain_name(name)]
 
@@ -133,25 +133,25 @@ class Bucket(ObjectTarget):
         """Copies an object into a file; False if there is none.
 
         Raises:
-            Unusable: it is larger than that.
+            Unusable: it is larger than ``most_bytes``.
         """
         data, _ = await (self.objects.read(key) if most_bytes is None else self.objects.read(key, most_bytes))
         if data is not None:
             await asyncio.to_thread(write_private, path, data)
         return data is not None
 
-    async def bring(self, item: Item) -> None:
-        """Delivers, with patience."""
+    async def put_with_retries(self, item: Item) -> None:
+        """Delivers an item; see :func:`with_retries`."""
         await with_retries(lambda: self.put(item))
 
     async def add_lines(self, key: str, lines: list[bytes]) -> None:
-        """Adds lines to a list, with patience, behind what is there; none that is there already."""
+        """Appends lines to a list, with retries; leaves out those that it has already."""
         await with_retries(lambda: self.objects.replace_lines(key, functools.partial(merged, lines)))
 
     async def read(self, key: str) -> tuple[bytes | None, str | None]:
-        """An object and its version; (None, None) if there is none."""
+        """Reads an object and its version; (None, None) if there is none."""
         return await self.objects.read(key)
 
     async def write(self, key: str, data: bytes) -> None:
-        """An object, whole or not at all, whatever was there."""
+        """Writes an object, whole or not at all; replaces what was there."""
         await self.objects.write(key, data, mode="overwrite")

@@ -26,28 +26,31 @@ from translator import OPERATOR_PAUSE_SECONDS, Rejected, TextRequest, TextResult
 
 MIN_PAUSE_SECONDS = 0.5
 SHARE_OF_LISTS = 0.1
-"""The list of a large room is large: writing it takes no more than this share of the time."""
+"""Share of the time that may go into writing texts.jsonl: in a large room it is large."""
+
 MAX_SOUND_BYTES = 64 * 2**20
-"""Of one segment; a minute takes 2 MB."""
+"""Largest WAV of one segment; a minute takes 2 MB."""
+
 NOTES = ".transcribe/{folder}/batches.json"
-"""Where the batches of a room that are under way are noted, below the prefix."""
+"""Key, below the prefix, of the notes on a room's batches that have not ended."""
+
 T = TypeVar("T")
 
 
 class RoomCopy(Room):
-    """A room of a bucket: its lists are in a folder here, its sound is where it was."""
+    """A room of a bucket, with its lists copied to a local folder. The WAVs stay in the bucket."""
 
     def __init__(self, path: Path, names: Iterable[str]) -> None:
         super().__init__(path)
         self._names = frozenset(names)
 
     def wav(self, record: SegmentRecord) -> Path | None:
-        """Where the segment's WAV is to be when it has been fetched; None if the bucket has none."""
+        """Returns the path that the segment's WAV has once it is fetched; None if the bucket has none."""
         return self.path / record.file if record.file in self._names else None
 
 
 async def copy_of(bucket: Bucket, folder: str, names: Iterable[str], into: Path) -> RoomCopy:
-    """A room as far as it tells what is done: its lists, and the text files that no list names."""
+    """Copies what tells which texts are done: the room's lists, and the text files that no list names."""
     room = RoomCopy(into / folder, names)
     room.path.mkdir(mode=PRIVATE_FOLDER)
     for name in (MANIFEST, TEXTS):
@@ -72,14 +75,14 @@ def _stray_texts(room: RoomCopy, names: Iterable[str]) -> list[str]:
 
 
 class Sounds:
-    """The WAVs of a bucket, each here only while it is needed."""
+    """Fetches WAVs of a bucket, and deletes each local copy after use."""
 
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
 
     @contextlib.asynccontextmanager
-    async def at_hand(self, wav: Path) -> AsyncIterator[None]:
-        """See :data:`~lesson_tools.batches.AtHand`."""
+    async def fetched(self, wav: Path) -> AsyncIterator[None]:
+        """See :data:`~lesson_tools.batches.Fetched`."""
         try:
             await self._fetch(wav)
             yield
@@ -92,14 +95,14 @@ class Sounds:
             is_there = await with_retries(lambda: self._bucket.fetch(key, wav, MAX_SOUND_BYTES))
         except Unusable as error:
             raise Refused(f"its WAV cannot be fetched: {error}") from None
-        except Refused as error:  # its own fault only if others can be fetched
+        except Refused as error:  # retried: it is the WAV's own fault only if others can be fetched
             raise Rejected(f"its WAV cannot be fetched: {error}", OPERATOR_PAUSE_SECONDS) from None
         if not is_there:
             raise FileNotFoundError(wav.name)
 
 
 class FetchingTranslator:
-    """Has each segment's sound at hand for the time of its call."""
+    """Fetches each segment's WAV for the time of its call."""
 
     def __init__(self, translator: Translator, sounds: Sounds) -> None:
         self._translator = translator
@@ -108,7 +111,7 @@ class FetchingTranslator:
     async def translate(self, request: TextRequest) -> TextResult:
         """See :class:`~translator.Translator`."""
         try:
-            async with self._sounds.at_hand(request.wav):
+            async with self._sounds.fetched(request.wav):
                 return await self._translator.translate(request)
         except ConfigError as error:
             raise RetryLater(str(error), OPERATOR_PAUSE_SECONDS) from None
@@ -119,53 +122,53 @@ class FetchingTranslator:
 
 
 class Upload:
-    """Brings the texts of a room's copy to the bucket as they are written down.
+    """Uploads the texts of a room's copy to the bucket as they are saved.
 
-    Only texts of segments that it has been told of are brought; what is brought is neither remembered nor kept here.
+    Only texts of expected segments are uploaded (see ``expect``). An uploaded text is deleted here.
     """
 
     def __init__(self, bucket: Bucket, room: RoomCopy) -> None:
         self._bucket = bucket
         self._folder = room.path
         self._records: dict[str, SegmentRecord] = {}
-        self._brought = end_of(room.path / TEXTS)
+        self._uploaded_to = end_of(room.path / TEXTS)
         self._lock = asyncio.Lock()
 
     def expect(self, record: SegmentRecord) -> None:
-        """A text of this segment may come. From any thread."""
+        """Says that a text of this segment may come. May be called on any thread."""
         self._records[record.file] = record
 
     def of(self, tasks: Iterable[Task]) -> Iterator[Task]:
-        """The same tasks, each expected from the moment it is taken."""
+        """Yields the same tasks, and expects the segment of each."""
         for task in tasks:
             self.expect(task.record)
             yield task
 
     async def during(self, work: Coroutine[Any, Any, T]) -> T:
-        """Brings what the work writes down, and what is left of it when it ends, in whatever way."""
+        """Uploads while the work runs, and the rest when it ends, also by an error."""
         try:
-            return await _guarded(work, self._keep_bringing())
+            return await _guarded(work, self._upload_regularly())
         finally:
-            await self.bring()
+            await self.upload()
 
-    async def bring(self) -> None:
-        """Brings what is new: what a line names, then the line."""
+    async def upload(self) -> None:
+        """Uploads what is new: the files that a line names, then the line."""
         async with self._lock:
             while True:
-                lines, behind = await asyncio.to_thread(new_lines, self._folder / TEXTS, self._brought)
+                lines, behind = await asyncio.to_thread(new_lines, self._folder / TEXTS, self._uploaded_to)
                 if not lines:
                     return
                 texts = list(self._texts_in(lines))
                 for _, words in texts:
-                    await self._bucket.bring(words)
+                    await self._bucket.put_with_retries(words)
                 await self._bucket.add_lines(f"{self._folder.name}/{TEXTS}", [line for line, _ in texts])
-                self._brought = behind
+                self._uploaded_to = behind
                 await asyncio.to_thread(self._forget, [words for _, words in texts])
 
-    async def _keep_bringing(self) -> None:
+    async def _upload_regularly(self) -> None:
         while True:
             began = time.monotonic()
-            await self.bring()
+            await self.upload()
             took = time.monotonic() - began
             await asyncio.sleep(max(MIN_PAUSE_SECONDS, took / SHARE_OF_LISTS - took))
 
@@ -175,15 +178,15 @@ class Upload:
             if text is not None and text.file in self._records:
                 yield line, Words(self._folder, self._records[text.file], text)
 
-    def _forget(self, brought: Iterable[Words]) -> None:
-        for words in brought:
+    def _forget(self, uploaded: Iterable[Words]) -> None:
+        for words in uploaded:
             self._records.pop(words.record.file, None)
             for name in words.text.files:
                 (self._folder / name).unlink(missing_ok=True)
 
 
 async def _guarded(work: Coroutine[Any, Any, T], guard: Coroutine[Any, Any, None]) -> T:
-    """Does the work; it is cancelled if the guard, which never ends by itself, fails, and fails for the same reason."""
+    """Runs the work, and cancels it when the guard fails, with the guard's error. The guard never ends by itself."""
     working, guarding = asyncio.ensure_future(work), asyncio.ensure_future(guard)
     try:
         await asyncio.wait({working, guarding}, return_when=asyncio.FIRST_COMPLETED)
@@ -197,7 +200,7 @@ async def _guarded(work: Coroutine[Any, Any, T], guard: Coroutine[Any, Any, None
 
 
 class RoomNotes:
-    """Notes of a room's batches, kept in the bucket: whoever comes later collects them, from wherever."""
+    """Notes on a room's batches, kept in the bucket, so that any machine can collect the answers."""
 
     def __init__(self, bucket: Bucket, upload: Upload, folder: str, found: Iterable[Note]) -> None:
         self._bucket = bucket
@@ -213,9 +216,9 @@ class RoomNotes:
         """See :class:`~lesson_tools.batches.Notes`."""
         await self._write({**self._notes, note.id: note})
 
-    async def let_go(self, note: Note) -> None:
+    async def remove(self, note: Note) -> None:
         """See :class:`~lesson_tools.batches.Notes`."""
-        await self._upload.bring()
+        await self._upload.upload()
         await self._write({id_: other for id_, other in self._notes.items() if id_ != note.id})
 
     async def _write(self, notes: dict[str, Note]) -> None:
@@ -225,7 +228,7 @@ class RoomNotes:
 
 
 async def batches_of(bucket: Bucket, folder: str) -> list[Note]:
-    """The batches of a room that are under way. What their notes say of other places is not believed."""
+    """Reads the notes on a room's batches. A note that names another room or a path is ignored."""
     content, _ = await with_retries(lambda: bucket.read(NOTES.format(folder=folder)))
     found = []
     with contextlib.suppress(ValueError, AttributeError, RecursionError):

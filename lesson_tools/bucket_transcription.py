@@ -1,9 +1,9 @@
-"""Text for an archive in a bucket that outgrows a machine: one process, room by room.
+"""Transcribes an archive in a bucket that is too large for one disk, room by room.
 
-A room's lists are copied into a temporary folder; from there on all is as with a folder of one's own: the same tasks,
-the same text service, the same batches. A segment's sound is here only while it is needed, and its text goes to the
-bucket as soon as it is written down. What the bucket has is done, so a run that is killed costs what was under way and
-is simply started again. Several processes share an archive by shards, which have no room in common.
+A room's lists are copied into a temporary folder, and then handled like a local room: the same tasks, the same text
+service, the same batches. A segment's WAV is fetched only while it is needed, and its text is uploaded as soon as it is
+saved. After a kill, start the run again: only the segments that were being transcribed are done twice. Several
+processes can share an archive by shards, which have no room in common.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from translator import GeminiTranslator
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done. The estimate is of what is in no batch that is under way."""
+    """What is to be done. The estimate leaves out segments in batches that have not ended."""
 
     folders: tuple[str, ...]
-    """Rooms in which something is undone."""
+    """Rooms in which something is not done."""
     cost: Estimate
     rooms: int
-    """How many there are of those that are wanted, in all shards."""
+    """How many of the wanted rooms there are, in all shards."""
 
 
 async def plan(
@@ -53,11 +53,11 @@ async def plan(
     *,
     batch: bool = False,
 ) -> Plan:
-    """Looks through the whole archive, at its lists and not at its sound.
+    """Finds what is to be done in the whole archive. Reads lists, and no WAVs.
 
     Args:
         names: folders of the rooms that are wanted; empty: all.
-        is_mine: which of them this process looks at.
+        is_mine: whether this process handles a folder.
     """
     folders: list[str] = []
     cost, rooms = estimate((), options), 0
@@ -76,7 +76,7 @@ async def plan(
 async def _undone(
     bucket: Bucket, options: TranscriptionOptions, folder: str, names: Iterable[str], batch: bool
 ) -> Estimate | None:
-    """What the rest of a room will take; None: it is done, and no batch of it is under way."""
+    """Estimates the rest of a room. None: it is done, and has no batch that has not ended."""
     waiting = await batches_of(bucket, folder)
     with tempfile.TemporaryDirectory() as copies:
         room = await copy_of(bucket, folder, names, Path(copies))
@@ -91,25 +91,25 @@ def _has_sound(names: Iterable[str]) -> bool:
 
 
 def _lacks_text(names: Sequence[str]) -> bool:
-    """Whether a WAV has no text file beside it. Its text may still be settled: no words, or refused; the lists tell."""
+    """Returns whether a WAV has no text file. It may be done all the same: without words, or refused."""
     stems = {name.rpartition("_")[0] for name in names if name.endswith(".txt")}
     return any(name.endswith(".wav") and name.removesuffix(".wav") not in stems for name in names)
 
 
 @dataclass
 class BatchCounts:
-    """Segments, by what a run has done with them through the Batch API."""
+    """Numbers of segments by what a run has done with them through the Batch API."""
 
     collected: int = 0
     failed: int = 0
-    """Of those whose batch has ended."""
+    """Their batch has ended without a usable answer."""
     submitted: int = 0
     waiting: int = 0
-    """In batches that are under way."""
+    """In batches that have not ended."""
 
 
 class Run:
-    """Works through rooms of an archive, one after another."""
+    """Transcribes rooms of an archive, one after another."""
 
     def __init__(
         self, settings: Settings, bucket: Bucket, options: TranscriptionOptions, advance: Advance
@@ -127,7 +127,7 @@ class Run:
 
         Raises:
             ConfigError: the key, the model or the settings are refused, by Gemini or by the store.
-            RetryLater: the store has been in trouble for too long.
+            RetryLater: the store has failed for too long.
         """
         if self._settings.gemini_max_per_minute or self._settings.gemini_max_per_day:
             prepare_output_dir(Path(self._settings.output_dir))  # the budget is counted there
@@ -135,7 +135,7 @@ class Run:
             await self._make_texts(folder)
 
     async def by_batch(self, folders: Iterable[str]) -> None:
-        """Writes down what has come back, and submits what is still undone.
+        """Saves the answers that have come, and submits what is still not done.
 
         Raises:
             ConfigError, RetryLater: as with :meth:`at_once`.
@@ -170,7 +170,7 @@ class Run:
             upload = Upload(self._bucket, room)
             await asyncio.to_thread(_expect_answers, upload, room, submitted)
             notes = RoomNotes(self._bucket, upload, folder, submitted)
-            batches = Batches(settings, notes, self._sounds.at_hand)
+            batches = Batches(settings, notes, self._sounds.fetched)
             try:
                 collected, failed = await batches.collect()
                 self.batches.collected += collected
@@ -183,7 +183,7 @@ class Run:
 
     @contextlib.asynccontextmanager
     async def _copied(self, folder: str) -> AsyncIterator[tuple[RoomCopy, Settings]]:
-        """A room as it is in the bucket now, and the settings to work on the copy with. Its sound stays there."""
+        """Yields a copy of a room as it is in the bucket now, without WAVs, and settings for working on it."""
         with tempfile.TemporaryDirectory() as copies:
             names = await self._bucket.names_in(folder)
             room = await copy_of(self._bucket, folder, names, Path(copies))
@@ -191,7 +191,7 @@ class Run:
 
 
 def _expect_answers(upload: Upload, room: RoomCopy, submitted: Iterable[Note]) -> None:
-    """Only of segments that the room still has: they may have been erased since their batch was submitted."""
+    """Expects answers for segments that the room still has: some may have been erased since they were submitted."""
     files = {line["file"] for note in submitted for _, line in note.items}
     for record in room.records():
         if record.file in files:

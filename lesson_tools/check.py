@@ -16,14 +16,16 @@ from lesson_tools.inspection import Wanted, inspect
 from lesson_tools.repair import repaired
 
 LINES_SHOWN = 10
-"""Findings of one kind that a person is shown in a room."""
+"""Findings of one kind that are shown for a room; --json shows all."""
 
 
 def check(
     rooms: SomeRooms = None,
     repair: Annotated[
         bool,
-        typer.Option("--repair", help="Mend what can be: leftovers of a crash, lost lines, headers, texts."),
+        typer.Option(
+            "--repair", help="Repair what can be: leftovers of a crash, lost lines, headers, texts."
+        ),
     ] = False,
     quick: Annotated[
         bool, typer.Option("--quick", help="Leave out the SHA-256: headers and lengths only.")
@@ -32,8 +34,8 @@ def check(
 ) -> None:
     """Prove the folders: every file against the manifest and its SHA-256, numbering, times, leftovers, texts.
 
-    The exit code is 0 if all is in order and 1 if anything is not. A room may be recorded meanwhile: what its recorder
-    is writing is left alone.
+    The exit code is 0 if all is in order and 1 if anything is not. A room may be recorded at the same time: files that
+    its recorder is writing are left alone.
     """  # fmt: skip
     settings = console.settings()
     names = SegmentNames.from_settings(settings)

@@ -1,7 +1,7 @@
-"""How the commands for recorded lessons speak: lines and tables for people, JSON for scripts, progress for both.
+"""Output of the commands for recorded lessons: lines and tables for people, JSON for scripts, progress for both.
 
-What a script may read goes to stdout; what only people care for (progress, warnings, errors) goes to stderr. Everything
-that came from outside is shown with its control characters escaped.
+A command's answer goes to stdout; progress, warnings and errors go to stderr. Control characters in the output are
+escaped.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 
 ALL_WELL, TROUBLE, WRONG_INPUT, NOT_YET = 0, 1, 2, 3
-"""Exit codes: all is in order or done; something is not; it was asked for wrongly; come back later."""
+"""Exit codes: all is in order or done; something is not; wrong arguments or settings; run it again later."""
 
 LINE_SECONDS = 10.0
-"""How often progress is told where there is no terminal."""
+"""How often progress is printed where there is no terminal."""
 
 T = TypeVar("T")
 
@@ -43,38 +43,38 @@ SomeRooms = Annotated[
 """The argument of commands that work through rooms."""
 
 Advance = Callable[[float], None]
-"""Says that so much more is done."""
+"""Call it with the amount of work that has just been done."""
 
 
 def settings() -> Settings:
-    """The settings, as far as they are set: no command needs a LiveKit server.
+    """Reads the settings. None is required: no command needs a LiveKit server.
 
     Raises:
         ConfigError: a setting is wrong.
     """
-    from config import Settings, environment  # not for a page of help
+    from config import Settings, environment  # imported late: --help does not need it
 
     return Settings.from_env(environment(ROOT), for_worker=False)
 
 
 def say(line: str = "", *, is_safe: bool = False) -> None:
-    """A line of the command's answer; one that ``is_safe`` has been made printable and may have colours."""
+    """Prints a line of the answer. ``is_safe``: it is printable already, and may have colours."""
     sys.stdout.write((line if is_safe else printable(line)) + "\n")
 
 
 def is_terminal() -> bool:
-    """Whether the answer goes to a person's screen."""
+    """Returns whether stdout is a terminal."""
     return sys.stdout.isatty()
 
 
 def tell(line: str) -> None:
-    """A line for the person who waits, or looks for what went wrong."""
+    """Prints a line to stderr: progress, a warning or an error."""
     sys.stderr.write(f"{printable(line)}\n")
     sys.stderr.flush()
 
 
 def say_json(value: Any) -> None:
-    """The answer as one JSON document."""
+    """Prints the answer as one JSON document."""
     sys.stdout.write(json.dumps(value, ensure_ascii=not _is_unicode(), indent=2) + "\n")
 
 
@@ -83,8 +83,8 @@ def _is_unicode() -> bool:
 
 
 def say_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Columns side by side, each as wide as its widest cell; a heading in capitals is one of numbers, set right."""
-    from rich.cells import cell_len  # letters of two columns, and marks of none
+    """Prints a table; a column whose heading is in capitals is aligned right, for numbers."""
+    from rich.cells import cell_len  # some letters are two columns wide, some marks have no width
 
     lines = [[printable(cell) for cell in row] for row in (head, *rows)]
     widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
@@ -97,26 +97,26 @@ def say_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def counted(number: int, what: str) -> str:
-    """Such as ``1 fault`` or ``2 faults``."""
+    """Formats a number of things, such as ``1 fault`` or ``2 faults``."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def duration(seconds: float) -> str:
-    """Such as ``1:02:03`` or ``2:03``."""
+    """Formats a duration, such as ``1:02:03`` or ``2:03``."""
     whole = round(seconds)
     minutes, hours = whole // 60 % 60, whole // 3600
     return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Runs a command's asynchronous part. Ctrl-C and SIGTERM cancel it, so that it ends in its own order.
+    """Runs a command's asynchronous part. Ctrl-C and SIGTERM cancel it, so that its cleanup runs.
 
-    asyncio's own way raises in the middle of the loop before Python 3.11, and everywhere for SIGTERM.
+    asyncio itself handles only Ctrl-C so.
 
     Raises:
-        KeyboardInterrupt: it was cancelled so.
+        KeyboardInterrupt: it was cancelled by one of them.
     """
-    import asyncio  # most commands do without
+    import asyncio  # imported late: most commands do not need it
 
     async def cancelled_by_signals() -> T:
         task, loop = asyncio.current_task(), asyncio.get_running_loop()
@@ -142,11 +142,9 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 @contextmanager
 def progress(what: str, total: float, unit: str = "") -> Iterator[Advance]:
-    """A bar on a terminal, now and then a line elsewhere. Yields what is to be called with every bit of work done.
+    """Shows progress: a bar on a terminal, else a line every LINE_SECONDS. Yields the function that advances it.
 
-    Answer only when it is over: the bar has the terminal to itself.
-
-    rich draws the bar: typer brings it along, and it knows the terminals of all three systems.
+    Print nothing inside: the bar redraws the terminal. It is drawn by rich, which typer depends on.
     """
     if sys.stderr.isatty():
         with _bar(what, total, unit) as advance:

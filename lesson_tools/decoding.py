@@ -1,8 +1,8 @@
-"""Reads the sound of recordings: WAV, MP3, M4A, Opus, MP4, WebM and their relatives, through PyAV (FFmpeg's libraries).
+"""Decodes the sound of recordings (WAV, MP3, M4A, Opus, MP4, WebM, ...) through PyAV (FFmpeg's libraries).
 
-A recording is read once, from its beginning, piece by piece, so its length does not matter. Where its timestamps leave
-a hole there is silence, so that a sample's number says when it was heard. livekit_compat.py must not have been
-imported: it puts a placeholder in PyAV's place.
+A recording is read once, from its beginning, piece by piece, so its length does not matter. Holes in its timestamps
+become silence, so that a sample's index tells its time. livekit_compat.py must not have been imported: it replaces PyAV
+with a placeholder.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from core.records import SAMPLE_RATE, Pcm
 CONTAINERS = (
     "wav,w64,aiff,caf,au,mp3,aac,ac3,flac,ogg,mov,mp4,m4a,3gp,matroska,webm,avi,mpegts,mpeg,flv,asf,amr"
 )
-"""What is opened: recordings, and no playlist or the like, which could name other files and servers."""
+"""Formats that are opened. Playlists are not among them: they could name other files and servers."""
 
 WEB_PROTOCOLS = "http,https,tcp,tls,crypto"
 WEB_SECONDS = 30.0
-"""Patience with a server: until it answers, and for each further piece."""
+"""Timeout for a server's first answer, and for each further piece."""
 
 HOLE_SECONDS = 0.1
-"""Timestamps that are so far ahead of the samples mean that sound is missing; less is the jitter of muxers."""
+"""If a timestamp is this far ahead of the samples, sound is missing; less is jitter of the muxer."""
 
 MAX_HOLE_SECONDS = 6 * 3600.0
-"""A longer one is a broken timestamp."""
+"""A longer hole is a broken timestamp."""
 
 OLDEST_RECORDING = datetime(1990, 1, 1, tzinfo=timezone.utc)
 """Containers without a creation time give the year 1904 or 1970."""
@@ -44,7 +44,7 @@ _SILENCE = np.zeros(SAMPLE_RATE, np.int16)
 
 @dataclass(frozen=True)
 class About:
-    """What a recording says of itself."""
+    """Metadata of a recording."""
 
     duration_seconds: float | None
     created_at: datetime | None
@@ -98,24 +98,24 @@ class Recording:
         )
 
     def sound(self, *, from_start: bool = False) -> Iterator[Pcm]:
-        """All of it as PCM s16le mono, 16 kHz, in pieces of any length.
+        """Yields all of it as PCM s16le mono, 16 kHz, in pieces of any length.
 
         ``from_start``: with silence first where the picture begins earlier, so that time is a player's time.
 
         Raises:
-            InputError: the file ends being readable in a way that is not the end of the recording.
+            InputError: the file becomes unreadable before its end.
         """
         resampler = _Resampler()
         clock = _Clock((self._container.start_time or 0) / av.time_base if from_start else None)
         for frame in self._frames():
             yield from clock.hole_before(frame)
-            clock.heard(frame)
+            clock.add(frame)
             self.seconds_read = clock.seconds
             yield from resampler.resampled(frame)
         yield from resampler.rest()
 
     def _frames(self) -> Iterator[av.AudioFrame]:
-        """Decoded frames. A damaged packet costs itself, no more."""
+        """Yields decoded frames; skips damaged packets."""
         packets = self._container.demux(self._stream)
         while True:
             try:
@@ -147,16 +147,16 @@ def _opened(path: Path | str) -> av.container.InputContainer:
 
 
 class _Clock:
-    """Compares the samples that have come with the timestamps they bring."""
+    """Compares the number of samples with their timestamps."""
 
     def __init__(self, offset: float | None) -> None:
         self.seconds = 0.0
-        """How much has been heard, holes included."""
+        """Length of the sound so far, holes included."""
         self._offset = offset
-        """Timestamp of the first sample; None until it has come."""
+        """Timestamp of the first sample; None before it."""
 
     def hole_before(self, frame: av.AudioFrame) -> Iterator[Pcm]:
-        """The silence that is missing before a frame."""
+        """Yields silence for the hole before a frame, if there is one."""
         time = frame.time
         if time is None:
             return
@@ -164,7 +164,7 @@ class _Clock:
             self._offset = time
         hole = time - self._offset - self.seconds
         if not -HOLE_SECONDS <= hole <= MAX_HOLE_SECONDS:
-            self._offset = time - self.seconds  # timestamps that begin anew: what comes next follows on
+            self._offset = time - self.seconds  # timestamps start again: no hole
             return
         if hole < HOLE_SECONDS:
             return
@@ -174,12 +174,12 @@ class _Clock:
             yield _SILENCE[:missing]
             missing -= len(_SILENCE)
 
-    def heard(self, frame: av.AudioFrame) -> None:
+    def add(self, frame: av.AudioFrame) -> None:
         self.seconds += frame.samples / frame.sample_rate
 
 
 class _Resampler:
-    """Any frames to 16 kHz mono; the format may change on the way."""
+    """Resamples any frames to 16 kHz mono; the format may change within a recording."""
 
     def __init__(self) -> None:
         self._format: tuple[str, str, int] | None = None
@@ -192,11 +192,11 @@ class _Resampler:
             self._format = format_
             self._resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
         assert self._resampler is not None
-        frame.pts = None  # our own clock tells holes; the resampler must not stretch for them
+        frame.pts = None  # _Clock fills holes; the resampler must not stretch the sound for them
         yield from map(_samples, self._resampler.resample(frame))
 
     def rest(self) -> Iterator[Pcm]:
-        """What the resampler still holds."""
+        """Yields the samples left in the resampler."""
         if self._resampler is not None:
             with contextlib.suppress(av.error.EOFError):
                 yield from map(_samples, self._resampler.resample(None))
@@ -209,7 +209,7 @@ def _samples(frame: av.AudioFrame) -> Pcm:
 
 
 def _creation_time(text: str) -> datetime | None:
-    """A container's creation time if it can be believed."""
+    """Parses a container's creation time; None if it is not plausible."""
     try:
         moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:

@@ -1,4 +1,4 @@
-"""`lessons.py migrate`, `deliver`, `prune`, `link` and `erase`: what a person does about delivered lessons."""
+"""`lessons.py migrate`, `deliver`, `prune`, `link` and `erase`: commands for delivered lessons."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from search.index import INDEX
 
 PROGRESS_SECONDS = 0.2
 MAX_LINK_MINUTES = 7 * 24 * 60
-"""Longer ones S3 does not sign."""
+"""S3 signs no longer ones."""
 
 
 # --- migrate ---
@@ -80,7 +80,7 @@ def deliver(
         bool, typer.Option("--retry-refused", help="Try the dead letters once more.")
     ] = False,
     patience: Annotated[
-        float, typer.Option(min=0, help="Seconds that a target may be in trouble before it is given up.")
+        float, typer.Option(min=0, help="How long (seconds) to retry a target that fails.")
     ] = 120.0,
     as_json: AsJson = False,
 ) -> None:
@@ -259,7 +259,7 @@ def erase(
 
 
 def _ask(selection: Selection, count: int, targets: int) -> None:
-    """Ends the program unless the answer is yes."""
+    """Asks for confirmation; raises typer.Abort unless the answer is yes."""
     what = f"{selection.participant} in" if selection.participant else "the whole room"
     question = f"Erase {what} {selection.room} ({count} segments here, and all of it in {targets} targets)?"
     typer.confirm(question, abort=True, err=True)
@@ -268,7 +268,7 @@ def _ask(selection: Selection, count: int, targets: int) -> None:
 async def _erase(
     settings: Settings, targets: Sequence[Target], selection: Selection, here: Sequence[Erasure]
 ) -> tuple[dict[str, int], bool]:
-    """Files here first, so that nothing is delivered any more; then the targets; lists last."""
+    """Erases files on this disk first, so that they are not delivered again; then in the targets; lists last."""
     for one in here:
         erase_files(one)
     known = {one.folder.name: one.records for one in here}
@@ -281,7 +281,7 @@ async def _erase(
 
 
 async def _forget(output_dir: Path, folders: Sequence[str]) -> None:
-    """Takes the rooms out of what is only a memory of them and is made anew when it is needed."""
+    """Removes the rooms from the queue and the search index, which are rebuilt when needed."""
     outbox = Outbox(output_dir)
     try:
         for folder in folders:
@@ -296,7 +296,7 @@ async def _forget(output_dir: Path, folders: Sequence[str]) -> None:
 
 
 def _targets(settings: Settings, *, may_be_none: bool = False) -> list[Target]:
-    """All targets of the settings.
+    """Opens all targets of the settings.
 
     Raises:
         ConfigError: one of them is wrong, or there is none.
@@ -318,7 +318,7 @@ async def _remove_from(
     *,
     only_count: bool = False,
 ) -> tuple[dict[str, int], bool]:
-    """How many segments each target has let go, and whether all of them did; then lets go of the targets."""
+    """Removes segments in all targets and closes these. Returns the count of each, and whether all succeeded."""
     counts: dict[str, int] = {}
     is_well = True
     for target in targets:

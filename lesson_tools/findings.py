@@ -11,7 +11,7 @@ class Kind(str, Enum):
 
     BROKEN_LINE = "broken_line"
     BROKEN_TEXT_LINE = "broken_text_line"
-    """Costs nothing: the segment it spoke of counts as one without text."""
+    """No fault: its segment counts as one without text."""
     DUPLICATE_NUMBER = "duplicate_number"
     MISSING_NUMBER = "missing_number"
     TIMES = "times"
@@ -25,7 +25,7 @@ class Kind(str, Enum):
     PART_LEFT = "part_left"
     BEING_RECORDED = "being_recorded"
     SPEECH_MISSED = "speech_missed"
-    """The recorder has owned up to it itself: it was not there, or could not save it."""
+    """The recorder has recorded a gap itself: it was not in the room, or could not save the speech."""
     UNDELIVERED = "undelivered"
     TEXT_MISSING = "text_missing"
     TEXT_REFUSED = "text_refused"
@@ -45,7 +45,7 @@ _MENDABLE = (
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is not as it should be, or is worth knowing."""
+    """One fault, or one fact worth knowing."""
 
     kind: Kind
     what: str
@@ -66,7 +66,7 @@ class Finding:
 
 @dataclass
 class Report:
-    """What a room came to."""
+    """The result of checking one room."""
 
     room: str
     folder: str

@@ -1,8 +1,8 @@
-"""A recording through the same speech rules, and into the same layout, as a lesson that was heard live.
+"""Segments a recording by the same speech rules, and into the same folders, as a live lesson.
 
     thread: decode ──► Silero ──► Segmenter ──► (at most AHEAD segments) ──► SegmentWriter ──► disk
 
-A run that is killed leaves whole segments, and the next run goes on where it ended: the recording is known again by its
+A run that is killed leaves whole segments, and the next run continues after them: the recording is recognised by its
 content, and what the manifest has of it is not saved twice. So a second run of the same file does nothing.
 """
 
@@ -49,20 +49,20 @@ from recording.segment_writer import SegmentWriter
 from storage import RoomFolder
 
 AHEAD = 32
-"""Segments that may wait for the disk: some 10 MB at most. The decoder waits for the disk, not the other way round."""
+"""Segments that may wait for the disk, about 10 MB; then the decoder waits."""
 
 MAX_DISK_WAIT_SECONDS = 30.0
-"""A disk that takes nothing for so long is given up; the next run goes on from there."""
+"""The run ends if the disk saves nothing for this long; the next run continues from there."""
 
 SLIVER_SAMPLES = SAMPLE_RATE // 2
-"""What is left of a segment that is almost wholly there already need not be saved."""
+"""A shorter rest of a segment that is mostly saved already is not saved."""
 
 FINGERPRINT_BLOCKS, BLOCK_BYTES = 64, 1 << 16
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one recording."""
+    """The result for one recording."""
 
     file: str
     room: str
@@ -83,8 +83,8 @@ def segment_file(
     """Segments one recording.
 
     Raises:
-        InputError: it cannot be read, has no sound, or is there already with another start.
-        StorageError: the disk does not take it.
+        InputError: it cannot be read, has no sound, or has been imported with another start.
+        StorageError: the disk cannot save it.
     """
     with Recording(path) as recording:
         sid = f"FILE_{fingerprint(path)}"
@@ -96,9 +96,9 @@ def segment_file(
 
 
 def fingerprint(path: Path) -> str:
-    """Twelve hexadecimal digits that know a file again wherever it lies: of its size and of blocks all over it.
+    """Computes twelve hexadecimal digits that identify a file's content, from its size and blocks spread over it.
 
-    Not of all its bytes: a video of ten hours would have to be read once more for it.
+    Not from all bytes: a video of ten hours would have to be read twice.
     """
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
@@ -113,13 +113,13 @@ def fingerprint(path: Path) -> str:
 
 
 def _dated(path: Path, recording: Recording) -> datetime:
-    """A file that says nothing of its beginning was last written at its end."""
+    """Estimates when the recording began: its file was last written when it ended."""
     ended = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc)
     return ended - timedelta(seconds=recording.about.duration_seconds or 0.0)
 
 
 class _Import:
-    """One run over one recording. The loop saves, a thread decodes and cuts."""
+    """One run over one recording. A thread decodes and cuts, the event loop saves."""
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ class _Import:
         self._is_over = threading.Event()
 
     async def run(self) -> Outcome:
-        """Saves what is not there yet. Whatever ends it early, the next run goes on from there."""
+        """Saves what is not saved yet. If it ends early, the next run continues from there."""
         try:
             folder = (await asyncio.to_thread(RoomFolder.open, self._settings, self._room)).path
             with Reservation(folder, self._room.sid):
@@ -170,7 +170,7 @@ class _Import:
         return self._outcome(room, folder, totals.segments)
 
     def segment_saved(self, record: SegmentRecord, path: Path) -> None:
-        """The pipeline has saved one; one more may come."""
+        """Called when a segment is saved: one more may be cut."""
         self._free.release()
 
     # On the thread.
@@ -196,10 +196,10 @@ class _Import:
                 self._wait_for_the_disk()
 
     def _wait_for_the_disk(self) -> None:
-        """Takes one of the places of segments that are on their way to disk.
+        """Waits until fewer than ``AHEAD`` segments wait for the disk.
 
         Raises:
-            StorageError: none has become free for a long time.
+            StorageError: nothing was saved for MAX_DISK_WAIT_SECONDS.
         """
         deadline = time.monotonic() + MAX_DISK_WAIT_SECONDS
         while not self._free.acquire(timeout=0.2):
@@ -211,7 +211,7 @@ class _Import:
     # Before and after.
 
     def _as_before(self, before: Sequence[SegmentRecord]) -> RoomInfo:
-        """The session as an earlier run has begun it."""
+        """Returns the session with the start that an earlier run has given it."""
         dated = next((record for record in before if record.offset_seconds is not None), None)
         if dated is None or dated.offset_seconds is None:
             return self._room
@@ -240,7 +240,7 @@ class _Import:
 
 
 def _pieces(sound: Iterable[Pcm]) -> Iterator[Pcm]:
-    """The same sound in pieces of about a second: decoders give far smaller ones."""
+    """Joins the decoder's small pieces into pieces of about a second."""
     waiting: list[Pcm] = []
     samples = 0
     for pcm in sound:
@@ -254,7 +254,7 @@ def _pieces(sound: Iterable[Pcm]) -> Iterator[Pcm]:
 
 
 def _pass_on(updates: Iterable[Update], put: Callable[[SpeechSegment], None]) -> None:
-    """Only whole segments: a crash costs nothing here, the recording is still there."""
+    """Passes on whole segments only: after a crash the recording can be read again."""
     for update in updates:
         if isinstance(update, Closed):
             put(update.segment)
@@ -264,13 +264,13 @@ def _pass_on(updates: Iterable[Update], put: Callable[[SpeechSegment], None]) ->
 
 
 class Covered:
-    """The places of a recording that the manifest has already: samples start <= i < end, in any order."""
+    """The parts of a recording that are in the manifest already: samples start <= i < end, in any order."""
 
     def __init__(self, places: Iterable[tuple[int, int]]) -> None:
         self._places = sorted(places)
 
     def rest(self, segment: SpeechSegment) -> list[SpeechSegment]:
-        """What of a segment is still to be saved: usually all of it, or nothing. After a crash its end, perhaps."""
+        """Returns the parts of a segment that are not saved yet: usually all or none; after a crash maybe its end."""
         position = segment.start_sample
         holes = []
         for start, end in self._places:

@@ -38,7 +38,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a folder should have besides its sound."""
+    """What a folder should have besides the WAVs."""
 
     texts: bool = False
     """SAVE_TRANSLATIONS, CAPTIONS: every segment has a text. A room that has texts should have all of them anyway."""
@@ -57,7 +57,7 @@ class Wanted:
 def inspect(
     room: Room, names: SegmentNames, wanted: Wanted | None = None, advance: Advance = lambda _: None
 ) -> Report:
-    """Looks at everything in a room's folder. Reads only.
+    """Compares everything in a room's folder with its manifest. Reads only.
 
     Raises:
         StorageError: the folder cannot be read.
@@ -76,7 +76,7 @@ def inspect(
             advance(1)
         report.findings += [_broken(Kind.BROKEN_LINE, MANIFEST, line) for line in lines.broken]
         report.findings += [_broken(Kind.BROKEN_TEXT_LINE, TEXTS, line) for line in texts.lines.broken]
-    # After the manifest: whatever was begun before the last line has a file by now.
+    # Listed after the manifest was read: every segment that was begun before its last line has a file by now.
     files = _names_in(room.path)
     report.findings += series.findings(_numbers_of(files, names))
     report.findings += _leftovers(room, names, files, listed)
@@ -85,7 +85,7 @@ def inspect(
 
 
 class _Segments:
-    """Looks at one segment after another: its WAV, its text, and where both have been delivered."""
+    """Checks segments one by one: the WAV, its text, and where both have been delivered."""
 
     def __init__(self, room: Room, texts: Texts, wanted: Wanted) -> None:
         self._room = room
@@ -95,7 +95,7 @@ class _Segments:
         self._delivery_log = DeliveryLog(room.path)
 
     def look_at_wav(self, record: SegmentRecord) -> list[Finding]:
-        """The part that takes long, and may be done in any thread."""
+        """Checks the WAV. Slow; may run on any thread."""
         return look_at_wav(self._room, record, checksum=self._wanted.checksums)
 
     def findings(self, record: SegmentRecord, of_wav: list[Finding]) -> Iterator[Finding]:
@@ -104,7 +104,7 @@ class _Segments:
         if any(finding.kind is Kind.MISSING_WAV for finding in of_wav):
             if self._delivery_log.is_anywhere(
                 sound_key(record)
-            ):  # it has left, and its text with it (KEEP_LOCAL)
+            ):  # delivered and removed here together with its text (KEEP_LOCAL)
                 of_wav, of_text = [], [one for one in of_text if one.kind is not Kind.TEXT_FILE_MISSING]
             elif text is not None and not text.is_audio_kept:
                 of_wav = []
@@ -132,7 +132,7 @@ def _numbers_of(files: Iterable[str], names: SegmentNames) -> set[int]:
 
 
 def _in_order(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
-    """Each item with what came of it, in order; only some items ahead, so that memory stays flat."""
+    """Yields each item with its result, in order. At most ``FILES_AHEAD`` items are in memory."""
     waiting: deque[tuple[T, Future[R]]] = deque()
     for item in items:
         waiting.append((item, pool.submit(work, item)))
@@ -182,7 +182,7 @@ def _leftovers(room: Room, names: SegmentNames, files: Sequence[str], listed: se
 
 
 def _missed(room: Room) -> Iterator[Finding]:
-    """Times from which the recorder itself says that speech may be missing."""
+    """Yields the gaps that the recorder has recorded."""
     try:
         for gap in read_gaps(room.path):
             times = f"from {format_utc(gap.start)} to {format_utc(gap.end)}"
@@ -193,17 +193,17 @@ def _missed(room: Room) -> Iterator[Finding]:
 
 
 def _is_sound(path: Path) -> bool:
-    """Whether recovery would take it for a segment of ours."""
+    """Returns whether recovery would adopt the file as a segment."""
     return is_plain_name(path.name) and not path.is_symlink() and bool(samples_for_readers(path))
 
 
 def _still_unlisted(room: Room, names: list[str]) -> list[str]:
-    """Those that were not just about to be listed when we looked: that happens under the lock."""
+    """Reads the manifest again under the lock, and returns the names that are still not listed."""
     if not names:
         return []
     try:
         with FolderLock(room.path):
             listed = {record.file for record in room.records()}
-    except OSError:  # a disk that cannot be written, and so no recorder either
+    except OSError:  # a disk that cannot be written has no recorder either
         return names
     return [name for name in names if name not in listed]

@@ -1,4 +1,4 @@
-"""One lesson as a whole: everything that was said in a session, in order, with its texts and sounds."""
+"""A whole lesson: all segments of a session in order of time, with texts and WAVs."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Lesson:
         return tuple(dict.fromkeys(one.speaker for one in self.utterances))
 
     def said(self, language: str, *, in_video: bool = False) -> list[Spoken]:
-        """What there is in one language; in the video's time, if asked for, without what is not in the video."""
+        """Returns the texts in one language. ``in_video``: with video times, and only what is in the video."""
         chosen = [one for one in self.utterances if one.texts.get(language)]
         if not in_video:
             return [Spoken(one.start, one.end, one.texts[language], one.speaker) for one in chosen]
@@ -70,7 +70,7 @@ class Lesson:
 
 
 def chosen_session(sessions: Sequence[Session], wanted: str | None, zone: tzinfo) -> Session:
-    """The session that a person means by its number, sid or (the beginning of its) date; the last one by None.
+    """Finds a session by its number, sid or (the beginning of its) date; None is the last one.
 
     Raises:
         InputError: there is none, or more than one.
@@ -96,17 +96,17 @@ def chosen_session(sessions: Sequence[Session], wanted: str | None, zone: tzinfo
 
 
 def date_of(session: Session, zone: tzinfo) -> str:
-    """When a session began, for people."""
+    """Formats when a session began."""
     return f"{session.started_at.astimezone(zone):%Y-%m-%d %H:%M}"
 
 
 def file_stem(session: Session, sessions: Sequence[Session], zone: tzinfo) -> str:
-    """What the names of a session's exported files begin with: its date, too, where the room has others."""
+    """Returns the stem of a session's exported files, with its date if the room has more sessions."""
     return "lesson" if len(sessions) == 1 else f"lesson_{session.started_at.astimezone(zone):%Y%m%d_%H%M%S}"
 
 
 def read_lesson(room: Room, session: Session) -> Lesson:
-    """A session from its room's folder.
+    """Reads a session from its room's folder.
 
     Raises:
         StorageError: the folder cannot be read.

@@ -1,4 +1,4 @@
-"""`lessons.py list`: what there is, and what is still undone."""
+"""`lessons.py list`: shows rooms and sessions, and what is not done yet."""
 
 from __future__ import annotations
 
@@ -43,22 +43,22 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far some segments are."""
+    """How much is done for some segments."""
 
     segments: int
     settled: int
     """Segments whose text is there or has been refused for good."""
     without_text: int
-    """Segments whose text is still to come: if texts are wanted, or others in the room have theirs."""
+    """Segments without text, if texts are wanted or other segments of the room have one."""
     refused: int
     languages: tuple[str, ...]
     """BCP 47 tags, the most frequent first."""
     missing: dict[str, int]
     """By wanted language: how many segments with words have no text in it."""
     undelivered: int
-    """Segments of which some target has not got all: it is still on its way."""
+    """Segments that some target has not received completely."""
     dead_letters: int
-    """Segments of which some target has refused something for good."""
+    """Segments of which some target has refused a file for good."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class RoomFacts:
     sessions: tuple[tuple[Session, Progress], ...]
     being_recorded: bool
     parts_left: int
-    """Parts that nobody writes any more: the worker's next start, or `check --repair`, makes segments of them."""
+    """Parts that no recorder is writing: the worker's next start, or `check --repair`, makes segments of them."""
     broken_lines: int
 
 
@@ -98,7 +98,7 @@ def list_lessons(
 
 
 def facts_of(room: Room, wanted: Wanted) -> RoomFacts:
-    """One pass over a room's manifest and texts.
+    """Counts everything in one pass over a room's manifest and texts.
 
     Raises:
         StorageError: they cannot be read.
@@ -154,7 +154,7 @@ class _Count:
             self._missing.update(language for language in self._wanted if language not in text.by_language)
 
     def add_deliveries(self, undelivered: Iterable[Undelivered]) -> None:
-        """What some target has not got of one segment."""
+        """Counts what some target has not received of one segment."""
         states = {bool(one.refused) for one in undelivered}
         self._undelivered += False in states
         self._set_aside += True in states
@@ -234,7 +234,7 @@ def _about(progress: Progress) -> list[str]:
 
 
 def _undone(progress: Progress) -> list[str]:
-    """Not where nobody has asked for it."""
+    """Formats what is not done; leaves out zeros."""
     counts = {
         "without text": progress.without_text,
         **{f"without {language}": count for language, count in progress.missing.items()},

@@ -1,4 +1,4 @@
-"""`lessons.py play`: opens a lesson, or one of its segments, in whatever this system plays WAV files with."""
+"""`lessons.py play`: opens a lesson or a segment in the system's player."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _segment(room: Room, number: int) -> Path:
 
 
 def _lesson(room: Room, session: str | None, zone: ZoneInfo) -> Path:
-    """The exported page if there is one, else a playlist of the session's segments in the order spoken."""
+    """Returns the exported page if there is one, else a new playlist of the session's segments in order of time."""
     sessions = room.sessions()
     chosen = chosen_session(sessions, session, zone)
     if len(sessions) > 1:
@@ -73,8 +73,8 @@ def _lesson(room: Room, session: str | None, zone: ZoneInfo) -> Path:
     page = room.path / f"{file_stem(chosen, sessions, zone)}.html"
     if page.is_file():
         return page
-    heard = (record for record in room.records(chosen.room_sid) if room.wav(record) is not None)
-    records = sorted(heard, key=lambda record: record.start)
+    playable = (record for record in room.records(chosen.room_sid) if room.wav(record) is not None)
+    records = sorted(playable, key=lambda record: record.start)
     if not records:
         raise InputError(f"Nothing of this session of {room.name!r} can be played: its WAVs are gone")
     tell(f"{len(records)} segments, {duration(sum(record.duration_seconds for record in records))}")
@@ -82,7 +82,7 @@ def _lesson(room: Room, session: str | None, zone: ZoneInfo) -> Path:
 
 
 def _playlist(room: Room, records: Iterable[SegmentRecord], zone: ZoneInfo) -> Path:
-    """An M3U playlist in the system's temporary folder: the room's folder is left as it is."""
+    """Writes an M3U playlist to the system's temporary folder; the room's folder is not changed."""
     lines = ["#EXTM3U"]
     for record in records:
         lines.append(f"#EXTINF:{record.duration_seconds:.3f},{_title(record, record.start.astimezone(zone))}")
@@ -97,13 +97,13 @@ def _playlist(room: Room, records: Iterable[SegmentRecord], zone: ZoneInfo) -> P
 
 
 def _title(record: SegmentRecord, moment: datetime) -> str:
-    """On one line, whatever people call themselves."""
+    """Formats a title on one line, whatever characters a name has."""
     who = " ".join((record.participant_name or record.participant_identity).split())
     return f"{moment:%H:%M:%S} {''.join(character for character in who if character.isprintable())}".strip()
 
 
 def _open(path: Path) -> None:
-    """Hands a file to the system.
+    """Opens a file with the system's program for it.
 
     Raises:
         StorageError: the system has nothing to open it with.

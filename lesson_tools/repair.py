@@ -17,17 +17,17 @@ from lesson_tools.inspection import Wanted, inspect
 
 
 def repaired(room: Room, names: SegmentNames, wanted: Wanted, report: Report) -> Report:
-    """Mends what can be, and looks again.
+    """Repairs what can be repaired, and inspects the room again.
 
     Raises:
-        StorageError: the disk does not let it.
+        StorageError: the disk refuses it.
     """
     if not any(finding.can_be_mended for finding in report.findings):
         return report
     try:
         done = list(_mend(room, names, report.findings))
     except OSError as error:
-        raise StorageError(f"{room.path} cannot be mended: {error.strerror or error}") from None
+        raise StorageError(f"{room.path} cannot be repaired: {error.strerror or error}") from None
     return replace(inspect(room, names, wanted), mended=done)
 
 
@@ -44,7 +44,7 @@ def _mend(room: Room, names: SegmentNames, findings: Sequence[Finding]) -> Itera
 
 
 def _write_texts_again(room: Room, missing: set[str]) -> Iterator[str]:
-    """Text files that are gone, from what texts.jsonl quotes."""
+    """Writes missing text files again, from the text in texts.jsonl."""
     with room.texts() as texts:
         for record in room.records():
             text = texts.get(record) if record in texts else None

@@ -1,4 +1,4 @@
-"""`lessons.py search`: which segment of which lesson says these words, in whatever language."""
+"""`lessons.py search`: finds the segments that have these words, in any language."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ if TYPE_CHECKING:
     from search.postgres import PostgresIndex
 
 MIN_BEGINNING = 3
-"""Characters from which on a word also finds those that begin with it, if it finds too little itself."""
+"""If a word finds too little, words that begin with it are found, too; not for shorter words."""
 
 SNIPPET_CHARACTERS = 160
 MAX_WORDS = 32
-"""Of a question; nobody types more, and each costs."""
+"""Further words of a question are ignored: each takes time."""
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A segment that says it, in the language that says it best."""
+    """A segment that matches, with the text in the language that matches best."""
 
     segment: Segment
     language: str
     snippet: str
     marks: tuple[tuple[int, int], ...]
-    """Where in the snippet the words stand: characters start <= i < end."""
+    """Where the words are in the snippet: characters start <= i < end."""
 
 
 class Index(Protocol):
-    """Something that finds segments: the file on disk, or a database."""
+    """Finds segments: the index on disk, or a database."""
 
     def matches(self, step: Step, folders: Sequence[str] = ()) -> list[Segment]: ...
 
@@ -57,17 +57,19 @@ def search(
     language: Annotated[
         str | None, typer.Option("--language", metavar="TAG", help="In this language only, such as es.")
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="So many segments at most.")] = 20,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, max=1000, help="Show at most this many segments.")
+    ] = 20,
     local: Annotated[
-        bool, typer.Option("--local", help="On this disk, although there is a DATABASE_URL.")
+        bool, typer.Option("--local", help="Search this disk, even if DATABASE_URL is set.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Search all lessons in all languages; the best matches first, the newest among equals.
 
-    Case, accents, Arabic vowel signs and variants of letters do not matter. Words that stand together count most.
-    Quotes and other signs are signs. The exit code is 1 if nothing is found. With DATABASE_URL it is searched instead,
-    over what all workers have delivered.
+    Case, accents, Arabic vowel signs and variants of letters do not matter. Words next to each other rank
+    higher. Quotes and other signs have no special meaning. The exit code is 1 if nothing is found. With DATABASE_URL it
+    is searched instead, over what all workers have delivered.
     """
     settings = console.settings()
     wanted = _checked_tag(language) if language else ""
@@ -104,7 +106,7 @@ def _opened(settings: Settings, local: bool) -> SearchIndex | PostgresIndex:
 
 
 def fresh_index(settings: Settings) -> SearchIndex:
-    """The index, after reading what is new in the folders.
+    """Opens the index, and reads what is new in the folders.
 
     Raises:
         InputError: there is no archive.
@@ -126,7 +128,7 @@ def fresh_index(settings: Settings) -> SearchIndex:
 def find(
     index: Index, question: str, folders: Sequence[str] = (), language: str = "", most: int = 20
 ) -> list[Hit]:
-    """Segments that say all words of a question, the best first. With ``most`` of them nothing laxer is looked for.
+    """Finds segments with all words of a question, the best first. Stops at the strictest step that finds ``most``.
 
     Raises:
         InputError: it has no word.
@@ -147,7 +149,7 @@ def find(
 
 
 def _steps(asked: Sequence[tuple[str, ...]]) -> Iterator[Step]:
-    """From strict to lenient: the words together, all of them anywhere, the last one only begun."""
+    """Yields steps from strict to lenient: words adjacent, words anywhere, last word as a prefix."""
     words = tuple(asked)
     if len(words) > 1 and not any(word[-1].endswith("*") for word in words):
         yield Step(words, are_together=True)
@@ -161,7 +163,7 @@ Rank = tuple[int, int, float]
 
 
 def _best(segment: Segment, asked: Sequence[tuple[str, ...]], language: str) -> tuple[Rank, str]:
-    """How well a segment says it, and in which language best; no language if the one that is wanted does not."""
+    """Ranks a segment, and picks its best language; empty if the wanted language does not match."""
     folded = segment.folded or {
         tag: " ".join(search_tokens.tokens(text)) for tag, text in segment.texts.items()
     }
@@ -172,7 +174,7 @@ def _best(segment: Segment, asked: Sequence[tuple[str, ...]], language: str) -> 
 
 
 def _rank(tokens: str, asked: Sequence[tuple[str, ...]], is_spoken: bool) -> Rank:
-    """How many of the words one language has; whether they stand together; how much of the text they are."""
+    """Ranks one text: how many of the words it has; whether they are adjacent; their share of the text."""
     line = bare = f" {tokens} "
     needles = [_needle(word) for word in asked]
     if not "".join(needles).isascii() and not line.isascii():
@@ -213,7 +215,7 @@ def _hit(segment: Segment, language: str, asked: Sequence[tuple[str, ...]]) -> H
 
 
 def _marks(text: str, asked: Sequence[tuple[str, ...]]) -> Iterator[tuple[int, int]]:
-    """Where the words of the question stand in a text."""
+    """Yields where the words of the question are in a text."""
     wanted = {
         search_tokens.without_article(word[0]) for word in asked if len(word) == 1 and word[0][-1] != "*"
     }
@@ -230,7 +232,7 @@ def _marks(text: str, asked: Sequence[tuple[str, ...]]) -> Iterator[tuple[int, i
 
 
 def _joined(pairs: tuple[str, ...]) -> str:
-    """The characters that became pairs."""
+    """Joins token pairs to the characters they were made of."""
     return pairs[0].rstrip("*") + "".join(pair[-1] for pair in pairs[1:])
 
 
@@ -245,7 +247,7 @@ def _say_hit(hit: Hit, settings: Settings) -> None:
 
 
 def _emphasised(hit: Hit) -> str:
-    """The snippet, safe to print, with the words in bold where a terminal shows it."""
+    """Returns the snippet, safe to print, with the words in bold on a terminal."""
     if not console.is_terminal():
         return printable(hit.snippet)
     pieces, position = [], 0

@@ -1,4 +1,4 @@
-"""`lessons.py segment`: recordings become segments as if they had been heard live."""
+"""`lessons.py segment`: cuts recordings into segments, as the live recorder does."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lesson_tools.importing import Outcome
 
 STARTS_IN_YEARS = range(1900, 2200)
-"""When sound can have been recorded, and somewhat beyond."""
+"""Years that --start may have."""
 
 Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="WAV, MP3, M4A, Opus, MP4, WebM, ...")]
 RoomName = Annotated[str | None, typer.Option("--room", help="Name of the room; else the file's name.")]
@@ -68,7 +68,7 @@ def segment(
 def _segmented(
     settings: Settings, files: Iterable[Path], room: str | None, start: datetime | None, speaker: str
 ) -> Iterator[Outcome]:
-    """One recording after the other; of one that is none, only why."""
+    """Segments the recordings one by one; for a file that is no recording, prints why."""
     from lesson_tools.importing import segment_file  # with the decoder and the speech model
 
     for path in files:
@@ -79,7 +79,7 @@ def _segmented(
 
 
 def _look_at_files(files: Sequence[Path]) -> None:
-    """Wrong names are said before hours of work, not after."""
+    """Reports wrong names before hours of work, not after."""
     for path in files:
         if not path.exists():
             raise InputError(f"{path} is not there")

@@ -12,7 +12,7 @@ from core.records import EndReason, SegmentRecord, format_utc
 from lesson_tools.findings import Finding, Kind
 
 ROUNDING = timedelta(milliseconds=2)
-"""The manifest has milliseconds: two neighbours may seem so far apart or into each other."""
+"""Times in the manifest are rounded to milliseconds, so neighbours may seem to be apart or to overlap by this much."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,11 @@ class _Span:
     end: datetime
     number: int
     is_cut: bool
-    """Ended by the longest allowed length: the next one begins at its end."""
+    """It was cut at the maximum length, so the next segment begins where it ends."""
 
 
 class Series:
-    """The segments one after another: their numbers, and their times by track."""
+    """Collects numbers and times (by track) of a room's segments."""
 
     def __init__(self) -> None:
         self._numbers: Counter[int] = Counter()
@@ -43,7 +43,7 @@ class Series:
             self._tracks.setdefault((record.room_sid, record.track_sid), []).append(span)
 
     def findings(self, known: set[int]) -> Iterator[Finding]:
-        """What is odd about the series. ``known`` are numbers that have a file, listed or not."""
+        """Yields what is wrong with the series. ``known``: numbers that have a file, listed or not."""
         yield from self._odd
         for number, count in self._numbers.items():
             if count > 1:
@@ -57,7 +57,7 @@ class Series:
                 yield from _between(before, after)
 
     def _missing(self, known: set[int]) -> Iterator[tuple[int, int]]:
-        """Runs of numbers that nothing has, as (first, last). A line that is broken may have any number."""
+        """Yields runs of unused numbers as (first, last)."""
         last = max(self._numbers, default=0)
         there = sorted({0, *self._numbers, *(number for number in known if number < last)})
         for before, after in itertools.pairwise(number for number in there if number >= 0):

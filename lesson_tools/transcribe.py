@@ -1,4 +1,4 @@
-"""`lessons.py transcribe`: text for everything that has none, or again with another model or more languages."""
+"""`lessons.py transcribe`: makes missing texts, or replaces them with another model or more languages."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Asked:
 
 
 def _with(settings: Settings, model: str, languages: str) -> Settings:
-    """The settings with what the command line says instead. Text files are written in any case."""
+    """Returns the settings with the options of the command line. Text files are always written."""
     if languages:
         try:
             tags = language_tags(word for word in languages.split(",") if word.strip())
@@ -138,7 +138,7 @@ def _confirm(cost: Estimate, asked: Asked) -> None:
 
     Raises:
         ConfigError: there is no key.
-        InputError: nobody is there to be asked.
+        InputError: it was not confirmed, or there is no terminal to ask on.
     """
     if not asked.settings.has_gemini:
         raise ConfigError("GEMINI_API_KEY is not set: text needs it, or GOOGLE_CLOUD_PROJECT")
@@ -146,7 +146,7 @@ def _confirm(cost: Estimate, asked: Asked) -> None:
     if asked.yes:
         return
     if not sys.stdin.isatty():
-        raise InputError("Nobody is there to be asked: say --yes, or --estimate")
+        raise InputError("There is no terminal to ask on: use --yes, or --estimate")
     if not typer.confirm("Go on?", err=True):
         raise typer.Exit(console.TROUBLE)
 
@@ -174,7 +174,7 @@ def _at_once(asked: Asked, rooms: Sequence[Room]) -> None:
 
 
 def _reserved(stack: contextlib.ExitStack, rooms: Sequence[Room]) -> list[Room]:
-    """The rooms that no other process is transcribing."""
+    """Reserves the rooms, and returns those that no other process is transcribing."""
     from archive.files import Reservation
 
     free = []
@@ -205,7 +205,7 @@ def _check_batch_key(settings: Settings) -> None:
 
 
 async def _batch_run(asked: Asked, rooms: Sequence[Room]) -> dict[str, Any]:
-    """First what has come back, then what is still undone."""
+    """Collects the answers that have come, then submits what is not done."""
     from lesson_tools.batches import Batches
     from lesson_tools.transcription import estimate
 
@@ -250,7 +250,7 @@ def _in_bucket(
     elif asked.only_estimate or not found.folders:
         _say_estimate(found.cost, asked)
         if found.folders and not found.cost.segments:
-            tell("but what is in batches that are under way: --batch collects it")
+            tell("except for batches that have not ended: --batch collects them")
         return
     with progress("Submitting" if batch else "Transcribing", found.cost.segments, "segments") as advance:
         run = Run(asked.settings, bucket, asked.options, advance)
@@ -260,7 +260,7 @@ def _in_bucket(
         return
     _say_costs(run.costs, asked)
     if run.batches.waiting:
-        tell(f"{run.batches.waiting} segments are in batches that are under way: --batch collects them")
+        tell(f"{run.batches.waiting} segments are in batches that have not ended: --batch collects them")
         raise typer.Exit(console.NOT_YET)
     if run.costs.refused:
         raise typer.Exit(console.TROUBLE)
@@ -277,7 +277,7 @@ def _say_costs(costs: TextCosts, asked: Asked) -> None:
 
 
 def _say_batches(answer: Mapping[str, int], asked: Asked) -> None:
-    """Says how far batches are, also with the exit code."""
+    """Prints how far the batches are; the exit code tells it, too."""
     if asked.as_json:
         say_json(dict(answer))
     else:

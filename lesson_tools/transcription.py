@@ -1,7 +1,7 @@
-"""Text for lessons that are over: what to do, what it will cost, and doing it through the worker's own text service.
+"""Transcribes recorded lessons with the worker's text service: finds what to do, estimates the cost, does it.
 
-What is done stands in ``texts.jsonl``, so a run that is killed is simply started again. The queue of a run is its own;
-the budget (GEMINI_MAX_PER_MINUTE, GEMINI_MAX_PER_DAY) is the one that the worker on this disk counts in, too.
+What is done is in ``texts.jsonl``, so a run that was killed can be started again. Each run has its own queue; the
+budget (GEMINI_MAX_PER_MINUTE, GEMINI_MAX_PER_DAY) is shared with the worker on this disk.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from text.service import TextService
 from translator import TextResult, Translator
 
 QUEUED_AT_ONCE = 1_000
-"""Segments in the queue; the others are still in the manifests."""
+"""Most segments in the queue; the others are read from the manifests later."""
 
 LOOK_SECONDS = 0.2
 
 TOKENS_PER_CALL, TOKENS_PER_SECOND = 230, 32
-"""In: the instruction, the schema and three sentences of context; the sound (docs/translation.md)."""
+"""Input: instruction, schema and three sentences of context; the sound (docs/translation.md)."""
 WRITTEN_PER_SECOND, TRANSLATED_PER_SECOND = 15, 5
-"""Out: the transcript with a little thinking; each further language."""
+"""Output: the transcript with a little thinking; each further language."""
 
 PRICES = {"gemini-3.8-flash": (0.75, 3.75)}
 """US dollars for a million tokens in and out (list prices of September 2026)."""
 
 BATCH_PRICE = 0.5
-"""What the Batch API costs of that."""
+"""Factor of the Batch API's price."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class TranscriptionOptions:
     model: str
     languages: tuple[str, ...]
     is_forced: bool = False
-    """Also where there is a text: of another model, or without one of the languages."""
+    """Replace a text of another model, or one without some of the languages."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Task:
 
     folder: Path
     record: SegmentRecord
-    """With the languages it has already among those that are wanted: a new text must not have fewer."""
+    """Asks also for the languages that its text has already: a new text must not have fewer."""
 
     @property
     def work(self) -> Work:
@@ -71,7 +71,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run will take, more or less."""
+    """Estimated size and cost of a run."""
 
     segments: int
     audio_seconds: float
@@ -97,7 +97,7 @@ class Estimate:
 
 
 def tasks_of(room: Room, options: TranscriptionOptions) -> Iterator[Task]:
-    """Segments of a room whose text is to be made, in the order of the manifest. Without a WAV there is none."""
+    """Yields the segments of a room to transcribe, in the order of the manifest; none without a WAV."""
     with room.texts() as texts:
         for record in room.records():
             text = texts.get(record)
@@ -118,13 +118,13 @@ def _is_wanted(text: Text | None, options: TranscriptionOptions) -> bool:
 
 
 def is_in_shard(folder: str, number: int, count: int) -> bool:
-    """Whether the room in a folder belongs to shard ``number`` of ``count`` (from 1): the same on every machine."""
+    """Returns whether a room's folder belongs to shard ``number`` (from 1) of ``count``; the same on every machine."""
     digest = hashlib.sha256(folder.encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big") % count == number - 1
 
 
 def estimate(tasks: Iterable[Task], options: TranscriptionOptions, *, batch: bool = False) -> Estimate:
-    """Counts and prices. Reads what ``tasks`` yields once."""
+    """Estimates size and cost of the tasks; consumes the iterable."""
     segments, seconds, read, written = 0, 0.0, 0.0, 0.0
     for task in tasks:
         length, languages = task.record.duration_seconds, {*options.languages, *task.record.caption_languages}
@@ -141,7 +141,7 @@ def estimate(tasks: Iterable[Task], options: TranscriptionOptions, *, batch: boo
 
 
 class ReplacingTexts(FolderTexts):
-    """The texts of a folder, for a run that may make a text anew: the last line about a segment counts."""
+    """The texts of a folder for a run that may replace texts: the last line about a segment counts."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -161,7 +161,7 @@ class ReplacingTexts(FolderTexts):
 
 
 class ArchiveTextService(TextService):
-    """The worker's text service with a list of its own instead of the manifests' news. Removes no audio."""
+    """The worker's text service on a given list of tasks instead of the manifests. Deletes no WAV."""
 
     def __init__(
         self,
@@ -182,18 +182,18 @@ class ArchiveTextService(TextService):
 
     @property
     def finished(self) -> int:
-        """Segments that have their text now, or never will."""
+        """Number of segments that have their text now, or a refusal."""
         return self.costs.texts + self.costs.refused
 
     async def is_done(self) -> bool:
         return not self._has_more and not self._calls and (await self.backlog()).count == 0
 
     async def save(self, task: Task, result: TextResult) -> None:
-        """Writes a text down that came another way."""
+        """Saves a text that was made elsewhere, unless the segment has one."""
         await self._store_if_new(task, Answered(result))
 
     async def refuse(self, task: Task, reason: str) -> None:
-        """The same for what will never be one."""
+        """Saves a refusal, unless the segment has a text."""
         await self._store_if_new(task, NeverAgain(reason))
 
     async def _store_if_new(self, task: Task, outcome: Outcome) -> None:
@@ -221,7 +221,7 @@ async def transcribe(
     is_forced: bool,
     budget_dir: Path | None = None,
 ) -> ArchiveTextService:
-    """Makes all texts, and returns the service with what it took.
+    """Makes all texts, and returns the service with its costs.
 
     Args:
         budget_dir: where calls are counted, if that is not OUTPUT_DIR.

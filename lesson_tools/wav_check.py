@@ -39,9 +39,9 @@ def look_at_wav(room: Room, record: SegmentRecord, *, checksum: bool) -> list[Fi
 
 
 def _look_at_header(path: Path, record: SegmentRecord, header: bytes, size: int) -> list[Finding]:
-    """Whether a reader gets as much sound as the manifest says."""
+    """Checks that other programs read as much sound as the manifest says."""
     samples = max(0, (size - WAV_HEADER_BYTES) // BYTES_PER_SAMPLE)
-    if header != wav_header(samples):  # not as we write it: perhaps from other hands
+    if header != wav_header(samples):  # not as the recorder writes it: perhaps changed by another program
         readable = samples_for_readers(path)
         if readable is None:
             return [Finding(Kind.WAV_HEADER, f"{record.file} is no 16 kHz mono 16-bit WAV", record.file)]
@@ -62,7 +62,7 @@ def samples_for_readers(path: Path) -> int | None:
 
 
 def _changed(record: SegmentRecord, data: bytes) -> Finding:
-    """What happened to a file that is not what was written: only its header, something behind it, or its sound."""
+    """Finds out what is different in a changed file: only its header, extra bytes at its end, or its sound."""
     kept = (len(data) - WAV_HEADER_BYTES) // BYTES_PER_SAMPLE
     if _digest(data, kept) == record.sha256:
         return Finding(Kind.WAV_HEADER, f"the header of {record.file} is damaged", record.file, kept)
@@ -77,6 +77,6 @@ def _changed(record: SegmentRecord, data: bytes) -> Finding:
 
 
 def _digest(data: bytes, samples: int) -> str:
-    """The checksum of the file if it had this many samples and a proper header."""
+    """Computes the checksum that the file would have with this many samples and a correct header."""
     sound = memoryview(data)[WAV_HEADER_BYTES : WAV_HEADER_BYTES + max(0, samples) * BYTES_PER_SAMPLE]
     return hashlib.sha256(wav_header(max(0, samples)) + sound).hexdigest()

@@ -1,11 +1,11 @@
 """The index of `lessons.py search`: one SQLite file (FTS5) in OUTPUT_DIR over all texts of all lessons.
 
-It is not the truth: manifests and ``texts.jsonl`` are. Delete it, or break it, and the next search builds it anew.
-Both kinds of file only grow, so a bookmark in each says what is new; the worker reads on whenever a text has been
-saved, and a search does before it answers, so that it never depends on the worker.
+It is derived from the manifests and ``texts.jsonl``: if it is deleted or damaged, the next search rebuilds it. Both
+kinds of file only grow, so a bookmark in each tells what is new. The worker updates the index when a text has been
+saved; a search updates it before it answers, so it does not depend on the worker.
 
-Rows are numbered by when their segment was spoken, so that "the newest of those that match" is the order FTS5 finds
-them in, and a word that stands in half of all segments is answered as fast as a rare one.
+Row ids follow the time of speech, so FTS5 finds matches in that order: the newest matches of a word in half of all
+segments are found as fast as those of a rare word.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ INDEX = ".search.sqlite"
 SCHEMA_VERSION = 3
 BUSY_SECONDS = 30.0
 BATCH_LINES = 5_000
-"""Lines that become one transaction: what a kill costs, and how long others wait."""
+"""Lines in one transaction. A kill loses at most this much work, and other processes wait for it."""
 
 CANDIDATES = 200
-"""So many of the newest matches are ranked. Fewer matches than this are all of them."""
+"""How many of the newest matches are ranked."""
 
 SETTLE_SECONDS = 2.0
-"""The worker collects the texts of this time into one transaction."""
+"""The worker waits this long after a text, to index several together."""
 
 _SCHEMA = """
 CREATE TABLE folder (
@@ -79,22 +79,22 @@ class Segment:
     texts: Mapping[str, str]
     """By language."""
     folded: Mapping[str, str] = field(default_factory=dict)
-    """The tokens of each, separated by spaces, where they are at hand."""
+    """The tokens of each, separated by spaces; empty if they are not stored."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """What is looked for: each word as the tokens that follow each other in it (see folding.question)."""
+    """One query: each word as its consecutive tokens (see :func:`core.search_tokens.question`)."""
 
     words: tuple[tuple[str, ...], ...]
     are_together: bool = False
-    """They follow each other, too."""
+    """The words must be adjacent."""
     is_last_begun: bool = False
-    """The last one is the beginning of a word."""
+    """The last word is a prefix."""
 
     @property
     def expression(self) -> str:
-        """As FTS5 has it. In quotes nothing is an operator, and no token has a quote."""
+        """The query in FTS5's syntax. Tokens are quoted, so none is an operator, and no token contains a quote."""
         if self.are_together:
             return _phrase(token for word in self.words for token in word)
         every = [_any_form(word) for word in self.words]
@@ -115,10 +115,10 @@ def _any_form(word: tuple[str, ...]) -> str:
 
 
 class SearchIndex:
-    """The index of one OUTPUT_DIR. Blocks; to be used on the thread that made it.
+    """The index of one OUTPUT_DIR. Blocks; use it on the thread that created it.
 
     Raises:
-        StorageError: the disk does not let it.
+        StorageError: the index cannot be used.
     """
 
     def __init__(self, output_dir: Path) -> None:
@@ -153,7 +153,7 @@ class SearchIndex:
             raise StorageError(f"{self._path} cannot be used: {error}") from None
 
     def _connected(self) -> sqlite3.Connection:
-        """The file as it should be, made if it is not there; DatabaseError if it is anything else."""
+        """Opens the file, and creates it if needed; raises DatabaseError if it is anything else."""
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), PRIVATE_FILE))
         database = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
         try:
@@ -176,14 +176,14 @@ class SearchIndex:
     # Keeping it fresh.
 
     def stale(self) -> list[str]:
-        """Folders whose files have changed since they were read last, or that are new or gone."""
+        """Lists folders that are new, gone, or changed since they were last read."""
         known = dict(self._database.execute("SELECT name, stamp FROM folder"))
         there = {name: stamp for name, stamp in self._stamps() if stamp or name in known}
         changed = [name for name, stamp in there.items() if known.get(name) != stamp]
         return sorted({*changed, *(known.keys() - there.keys())})
 
     def unread_bytes(self, folders: Iterable[str]) -> int:
-        """How much there is to be read of these folders, to show how far it has come."""
+        """Returns how many bytes of these folders are still to be read, for the progress bar."""
         known = {
             name: manifest + texts
             for name, manifest, texts in self._database.execute(
@@ -197,7 +197,7 @@ class SearchIndex:
         return sum(max(0, size) for size in sizes)
 
     def refresh(self, folders: Iterable[str], advance: Callable[[float], None] = lambda _: None) -> None:
-        """Reads on in these folders (names relative to OUTPUT_DIR).
+        """Reads what is new in these folders (names relative to OUTPUT_DIR).
 
         Raises:
             StorageError: something cannot be read or written now.
@@ -213,7 +213,7 @@ class SearchIndex:
                 ) from None
 
     def _stamps(self) -> Iterator[tuple[str, str]]:
-        """Sizes and times of every folder's two files; empty for a folder without them."""
+        """Yields the stamp (sizes and times of the two files) of every folder; empty if it has neither."""
         with os.scandir(self._output_dir) as entries:
             names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
         for name in names:
@@ -233,7 +233,7 @@ class SearchIndex:
             self._database.execute("UPDATE folder SET stamp = ? WHERE name = ?", (stamp, name))
 
     def _read_on(self, folder: FolderRows, path: Path, advance: Callable[[float], None]) -> bool:
-        """Reads some more of one of the files; whether there was anything."""
+        """Reads the next lines of one of the files; returns whether there were any."""
         is_another, lines, behind = lines_behind(path / MANIFEST, folder.manifest, BATCH_LINES)
         if is_another:
             folder.forget()
@@ -260,7 +260,7 @@ class SearchIndex:
     # Looking something up.
 
     def matches(self, step: Step, folders: Sequence[str] = (), most: int = CANDIDATES) -> list[Segment]:
-        """The newest segments that have the words, newest first; only those of some folders if named.
+        """Finds the newest segments that have the words, newest first; only in these folders if named.
 
         Raises:
             StorageError: the index cannot be read.
@@ -327,7 +327,7 @@ def _stamp(folder: Path) -> str:
 
 
 def _only_files(folder: Path) -> Texts | None:
-    """The texts of a folder that has them only as files, as an archive of somebody else's may."""
+    """Opens the texts of a folder that has no texts.jsonl, only text files (an archive made elsewhere)."""
     return None if (folder / TEXTS).exists() else Texts(folder)
 
 
@@ -335,10 +335,10 @@ def _only_files(folder: Path) -> Texts | None:
 
 
 class FreshIndex:
-    """Keeps the index fresh while a worker runs: reads on in the folders in which a text has been saved.
+    """Updates the index while a worker runs, in the folders in which a text has been saved.
 
-    Only there: an archive of years that nobody has ever searched is built when somebody does. On a thread of its own;
-    whatever goes wrong costs a line in the log, and the next search finds what is missing.
+    Older folders are indexed by the first search. Works on a thread of its own; an error is logged, and the next search
+    reads what is missing.
     """
 
     def __init__(self, output_dir: Path) -> None:
@@ -354,8 +354,8 @@ class FreshIndex:
                 await self._news.wait()
                 await asyncio.sleep(SETTLE_SECONDS)
                 self._news.clear()
-                rung, self._notified = self._notified, set()
-                await self._refresh(rung)
+                folders, self._notified = self._notified, set()
+                await self._refresh(folders)
         finally:
             stop_listening()
 
@@ -367,9 +367,7 @@ class FreshIndex:
     async def _refresh(self, folders: set[str]) -> None:
         try:
             await asyncio.to_thread(_read_on, self._output_dir, folders)
-        except (
-            Exception
-        ) as error:  # whatever it is, recording goes on, and the next search finds what is missing
+        except Exception as error:  # recording must go on; the next search reads what is missing
             logger.warning("The index for searching waits for the next search: %s", error)
 
 

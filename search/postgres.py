@@ -1,7 +1,7 @@
-"""The same search in Postgres, over what all workers have delivered.
+"""Search in Postgres, over what all workers have delivered.
 
-The worker delivers the tokens of each text with it (core/search_tokens.py), so the database folds nothing and needs
-no extension: an index over arrays finds the segments, and they are ranked here as those on disk are.
+The worker delivers the tokens of each text with it (core/search_tokens.py), so the database tokenises nothing and
+needs no extension: an index over arrays finds the segments, and ``lesson_tools.search`` ranks them.
 """
 
 from __future__ import annotations

@@ -14,13 +14,13 @@ from core import search_tokens
 from core.records import SegmentRecord
 
 BETWEEN = "\u2016"
-"""A token that no text has, between the languages of a segment: no phrase reaches over it."""
+"""A token that no text has. It separates the languages of a segment, so that no phrase matches across them."""
 
 _ROWS_PER_MILLISECOND = 4096
 
 
 class FolderRows:
-    """One folder, within a transaction of the caller's."""
+    """The rows of one folder. The caller opens and ends the transaction."""
 
     def __init__(self, database: sqlite3.Connection, name: str) -> None:
         self._database = database
@@ -38,7 +38,7 @@ class FolderRows:
         )
 
     def forget(self) -> None:
-        """Takes all of the folder's segments out."""
+        """Removes all of the folder's segments."""
         rows = self._database.execute(
             "SELECT id, folded FROM segment WHERE folder = ?", (self.id,)
         ).fetchall()
@@ -51,7 +51,7 @@ class FolderRows:
         self.manifest = self.texts = Bookmark()
 
     def add(self, records: Iterable[SegmentRecord], texts: Texts | None) -> None:
-        """Adds segments, which have no words yet unless ``texts`` has them."""
+        """Adds segments, with their words if ``texts`` has them."""
         for record in sorted(records, key=lambda record: record.start):
             row = self._free_row(record.start)
             self._database.execute(
@@ -75,7 +75,7 @@ class FolderRows:
                 self._list(row, text)
 
     def add_texts(self, lines: Iterable[bytes], path: Path) -> None:
-        """Adds what lines of texts.jsonl say; a later line about a segment replaces an earlier one."""
+        """Adds the texts in lines of texts.jsonl; a later line about a segment replaces an earlier one."""
         found: list[tuple[int, str | None, Text]] = []
         for line in lines:
             entry = entry_in(line)
@@ -90,7 +90,7 @@ class FolderRows:
             self._list(place, text)
 
     def _row_of(self, number: int, file: str | None) -> tuple[int, str, str | None] | None:
-        """The row of a text's segment; that of a text that names no file if there is one file of that number."""
+        """Finds the row of a text's segment. A text without a file name belongs to the only file of its number."""
         if not -(2**63) <= number < 2**63:
             return None
         rows: list[tuple[int, str, str | None]] = self._database.execute(
@@ -122,14 +122,14 @@ class FolderRows:
             )
 
     def _unlist(self, row: int, folded: Mapping[str, str]) -> None:
-        """A table without content is told what it had."""
+        """Removes a row; FTS5 needs the old tokens for it, as the table stores no content."""
         self._database.execute(
             "INSERT INTO words (words, rowid, tokens) VALUES ('delete', ?, ?)", (row, index_tokens(folded))
         )
 
 
 def index_tokens(folded: Mapping[str, str]) -> str:
-    """All tokens of a segment, languages apart; the last of each are Arabic words without their article."""
+    """Joins all tokens of a segment, languages separated; Arabic words follow again without their article."""
     parts = []
     for line in folded.values():
         found = line.split(" ")

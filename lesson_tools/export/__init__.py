@@ -1,5 +1,5 @@
-"""A lesson as files: one page, subtitles, text, JSON, lined up with its video if there is one.
+"""A lesson as files: one page, subtitles, text, JSON, aligned with its video if there is one.
 
-Imports what ``lesson_tools`` may. Begin with ``command``; ``page`` fills the templates in ``lesson_page``, and
-``video_alignment`` or ``egress_times`` find the lesson in a video.
+Imports what ``lesson_tools`` may. Begin with ``command``. ``contents`` has what each file contains, ``page`` fills the
+templates in ``lesson_page``, and ``video`` aligns a lesson with a video, by ``video_alignment`` or ``egress_times``.
 """

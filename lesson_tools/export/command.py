@@ -1,4 +1,4 @@
-"""`lessons.py export`: a lesson as files that people read, hear and share, lined up with its video if there is one."""
+"""`lessons.py export`: writes a lesson as page, subtitles, text and JSON, aligned with its video if there is one."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def export(
 
     lesson.html opens from disk: it plays, searches and shows the lesson. The WAVs stay where they are, beside it.
 
-    With --video, the lesson's place in it is found by its sound, unless --offset or --egress tells it. If that is not
-    sure, nothing is written.
+    With --video, the lesson's place in it is found by its sound, unless --offset or --egress gives it. If the result
+    is not certain, nothing is written.
     """  # fmt: skip
     files, source = _formats(formats), source_of(video, offset, egress_file)
     settings = console.settings()
@@ -95,7 +95,7 @@ def export(
 
 
 def _exported(room: Room, session: Session, source: Source | None, wanted: Wanted) -> dict[str, Any]:
-    """Reads, lines up and writes one session; returns what there is to say of it."""
+    """Reads, aligns and writes one session; returns the command's answer."""
     lesson, film = read_lesson(room, session), None
     if source is not None:
         film = film_of(source, lesson)

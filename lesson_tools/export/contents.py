@@ -25,15 +25,15 @@ class Wanted:
 
     folder: Path
     stem: str
-    """What their names begin with."""
+    """The beginning of their names."""
     formats: Sequence[str]
     zone: tzinfo
     embed: bool
-    """Whether the page holds the sound itself."""
+    """Whether the page contains the sound."""
 
 
 def contents(lesson: Lesson, film: Film | None, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
-    """Each file's ending and what is in it."""
+    """Yields each file's suffix and content."""
     formats = wanted.formats
     if "html" in formats:
         yield "html", _page(lesson, film, wanted).encode()

@@ -1,4 +1,4 @@
-"""When a LiveKit egress began to record, from what egress itself leaves behind.
+"""Reads when a LiveKit egress began to record, from the files that egress writes.
 
 Either the JSON of an ``EgressInfo`` or ``FileInfo`` (from the API, a webhook, or the manifest that egress puts beside
 the file: camel case or snake case, nanoseconds as a number or as text), or an HLS playlist with
@@ -18,12 +18,12 @@ from core.errors import InputError
 from core.records import parse_utc
 
 JUMP_SECONDS = 0.5
-"""A playlist whose dates run on like its durations but for this much was not interrupted."""
+"""If a playlist's dates and durations differ by no more than this, it was not interrupted."""
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """A part of the video that was recorded in one go."""
+    """A part of the video that was recorded without interruption."""
 
     video: float
     """Seconds into the video at which it begins."""
@@ -34,10 +34,10 @@ class Stretch:
 
 
 def stretches(text: str) -> list[Stretch]:
-    """What a file of egress tells about when a video was recorded, in order.
+    """Reads from a file of egress when each part of a video was recorded, in order.
 
     Raises:
-        InputError: it tells nothing.
+        InputError: the file does not say.
     """
     if text.lstrip("\ufeff").startswith("#EXTM3U"):
         found = list(_in_playlist(text))
@@ -79,7 +79,7 @@ def _started_at(info: Any) -> int | None:
 
 
 def _in_playlist(text: str) -> Iterator[Stretch]:
-    """Each run of media segments whose dates follow from their durations."""
+    """Yields each run of media segments whose dates follow from their durations."""
     position, duration = 0.0, 0.0
     run: Stretch | None = None
     for line in text.splitlines():

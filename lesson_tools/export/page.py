@@ -27,9 +27,9 @@ from lesson_tools.lesson import Lesson, Utterance
 
 TEMPLATES = Path(__file__).resolve().parent / "lesson_page"
 COLOURS = 6
-"""Speakers that can be told apart by colour; the seventh has the first one's again."""
+"""Number of colours for speakers; the seventh speaker has the first one's."""
 PAUSE_SECONDS = 4.0
-"""A pause that is seen between two lines."""
+"""Longer pauses are shown as a space between two lines."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Media:
 
 
 def page(lesson: Lesson, media: Media, zone: tzinfo, note: str = "") -> str:
-    """The whole file. ``note`` is a line about the lesson for the page's head."""
+    """Renders the whole file. ``note`` is a line about the lesson for the page's head."""
     style, script = _template("page.css"), _template("page.js")
     title = visible(lesson.room) or "Lesson"
     began = lesson.started_at.astimezone(zone)
@@ -66,7 +66,7 @@ def page(lesson: Lesson, media: Media, zone: tzinfo, note: str = "") -> str:
 
 
 def address(path: Path, folder: Path) -> str:
-    """The address of a file from a page in ``folder``: relative where that is possible."""
+    """Returns the address of a file from a page in ``folder``: relative where possible."""
     try:
         return quote(os.fsencode(Path(os.path.relpath(path, folder)).as_posix()))
     except ValueError:  # another drive of a Windows machine
@@ -88,7 +88,7 @@ def _policy(style: str, script: str, video: str | None) -> str:
 
 
 def _hash(text: str) -> str:
-    """What a policy calls an inline style or script; the browser hashes all between the tags."""
+    """Returns the policy's source for an inline style or script; the browser hashes all text between the tags."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
@@ -125,7 +125,7 @@ def _video(video: str | None) -> str:
 
 
 def _picture(lesson: Lesson) -> str:
-    """Speech as bars in a row for each speaker, pauses as the space between them, and a scale."""
+    """Draws speech as bars, with a row for each speaker, and a time scale."""
     whole = max(lesson.seconds, 1.0)
     rows = {name: number for number, name in enumerate(lesson.speakers)}
     height = max(1, len(rows)) * ROW_HEIGHT + SCALE_HEIGHT
@@ -147,13 +147,13 @@ ROW_HEIGHT, SCALE_HEIGHT = 26, 20
 
 
 def _video_shift(lesson: Lesson) -> float | None:
-    """Video time minus lesson time, 0 without a video; None if a cut makes it another one later on."""
+    """Returns video time minus lesson time, 0 without a video; None if a cut changes it within the lesson."""
     shifts = [one.video - one.start for one in lesson.utterances if one.video is not None] or [0.0]
     return shifts[0] if max(shifts) - min(shifts) < 5.0 else None
 
 
 def _scale(whole: float, shift: float | None) -> Iterator[tuple[float, float]]:
-    """Six or so lesson times at which the shown time is round; none so near the end that its figure would not fit."""
+    """Yields about six lesson times whose shown times are round; none too near the end for its label to fit."""
     if shift is None:
         return
     steps = (5, 10, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200)
@@ -177,7 +177,7 @@ def _lines(lesson: Lesson) -> Iterator[str]:
 
 
 def _who(speaker: str, is_new: bool) -> str:
-    """The name; of who goes on speaking it is shown only while a search leaves out what was said before."""
+    """Renders the name. A speaker who continues has it only while a search hides the lines before."""
     name = html.escape(visible(speaker) or "Unknown")
     return f'<p class="who{"" if is_new else " again"}"><bdi>{name}</bdi></p>'
 
@@ -209,7 +209,7 @@ def _text(one: Utterance, tag: str) -> str:
 
 
 def _data(lesson: Lesson, media: Media) -> str:
-    """What the script needs, as JSON in which nothing can end the block that holds it."""
+    """Returns the script's data as JSON, escaped so that it cannot close its script element."""
     lines: list[dict[str, Any]] = [
         {
             "start": round(one.start, 3),

@@ -13,12 +13,12 @@ import soundfile
 from core.records import SAMPLE_RATE, Pcm
 
 MP3_COMPRESSION = 0.9
-"""Of soundfile's scale: 24 kbit/s for 16 kHz mono, so that an hour of speech is 14 MB in the page."""
+"""On soundfile's scale: 24 kbit/s for 16 kHz mono; an hour of speech takes 14 MB in the page."""
 
 
 def loader(wav: Path) -> Callable[[], Pcm]:
     def load() -> Pcm:
-        """A damaged WAV counts as one without sound."""
+        """Reads the WAV; a damaged one has no samples."""
         try:
             pcm, rate = soundfile.read(wav, dtype="int16")
         except (soundfile.SoundFileError, OSError):
@@ -29,7 +29,7 @@ def loader(wav: Path) -> Callable[[], Pcm]:
 
 
 def as_data(wav: Path) -> str | None:
-    """A WAV as an address that holds its sound as MP3, which every browser plays; None if it is damaged."""
+    """Returns a ``data:`` address with the WAV's sound as MP3, which every browser plays; None if it is damaged."""
     pcm = loader(wav)()
     if not len(pcm):
         return None

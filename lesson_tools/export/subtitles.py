@@ -1,4 +1,4 @@
-"""Subtitles: from what was said when to cues that can be read, and to WebVTT and SRT.
+"""Makes readable cues from texts and their times, and writes WebVTT, SRT and plain text.
 
 A cue has at most two lines of about 42 Latin or 16 East Asian characters, stays for as long as reading it takes where
 the speaker leaves that much time, and never overlaps another. Long speech is split where a reader would pause: at the
@@ -20,7 +20,7 @@ WIDE = LINE_WIDTH / 16
 """Width of a Chinese, Japanese or Korean character, which holds more meaning than a letter and takes longer to read."""
 LINES = 2
 READING_SPEED = 20.0
-"""Widths of a Latin letter that people read in a second."""
+"""Reading speed, in widths of a Latin letter a second."""
 MIN_SECONDS = 0.8
 MAX_SECONDS = 7.0
 
@@ -28,13 +28,13 @@ SENTENCE_END = ".!?…。！？؟۔।"
 CLAUSE_END = ",;:–—、，；：،؛"
 CLOSING = "\"'”’»)]}）］」』】〉》"
 NEVER_FIRST = SENTENCE_END + CLAUSE_END + CLOSING + "ーぁぃぅぇぉっゃゅょァィゥェォッャュョ々%"
-"""What must not begin a line where words are not apart."""
+"""Characters that must not begin a line in scripts without spaces between words."""
 
 AFTER_SENTENCE, AFTER_CLAUSE, BETWEEN_WORDS, BETWEEN_SIGNS, INSIDE_WORD = 0.0, 0.12, 0.3, 0.34, 3.0
-"""How bad it is to break there, against a break in the middle; 1 is the whole length of the text off the middle."""
+"""Cost of a break there, added to its distance from the middle as a share of the text's length."""
 
 JOINERS = "\u200c\u200d"
-"""Invisible, and part of the spelling in Persian, Hindi and others."""
+"""Invisible characters that are part of the spelling in Persian, Hindi and others."""
 HIDDEN = ("Cc", "Cf", "Cs")
 RIGHT_TO_LEFT_MARK = "\u200f"
 WORD_JOINER = "\u2060"
@@ -42,7 +42,7 @@ WORD_JOINER = "\u2060"
 
 @dataclass(frozen=True)
 class Spoken:
-    """What one person said in one piece; times in seconds from the beginning of lesson or video."""
+    """One person's uninterrupted speech; times in seconds from the beginning of lesson or video."""
 
     start: float
     end: float
@@ -52,7 +52,7 @@ class Spoken:
 
 @dataclass(frozen=True)
 class Cue:
-    """One picture of text: one or two lines, shown from ``start`` to ``end`` (seconds)."""
+    """One or two lines of text, shown from ``start`` to ``end`` (seconds)."""
 
     start: float
     end: float
@@ -107,7 +107,7 @@ def _without_tags(line: str) -> str:
 
 
 def _directed(line: str, text: str) -> str:
-    """A line whose punctuation stays at its end also where a player takes left to right for granted."""
+    """Marks a right-to-left line so that its punctuation stays at its end in players that assume left to right."""
     if not is_right_to_left(text):
         return line
     first = "" if _is_right(line[0]) else RIGHT_TO_LEFT_MARK
@@ -130,7 +130,7 @@ def _with_names(spoken: Iterable[Spoken]) -> list[Spoken]:
 
 
 def visible(text: str) -> str:
-    """One line of what can be seen: no control or direction characters, single spaces."""
+    """Returns a text as one line without control and direction characters, with single spaces."""
     kept = (
         sign for sign in text if sign.isspace() or sign in JOINERS or unicodedata.category(sign) not in HIDDEN
     )
@@ -148,7 +148,7 @@ def _is_right(sign: str) -> bool:
 
 
 def width(text: str) -> float:
-    """How much of a line a text takes; marks upon letters take nothing."""
+    """Returns a text's width, in Latin letters; combining marks have none."""
     return sum(_sign_width(sign) for sign in text)
 
 
@@ -166,20 +166,20 @@ def _is_wide(sign: str) -> bool:
 
 
 def cues(spoken: Iterable[Spoken]) -> list[Cue]:
-    """Readable cues in order of time, none overlapping the next."""
+    """Makes readable cues in order of time, none overlapping the next."""
     in_order = sorted(spoken, key=lambda one: (one.start, one.end))
     return _apart([cue for one in _in_turn(in_order) for cue in _cues_of(one)])
 
 
 def _in_turn(in_order: list[Spoken]) -> Iterator[Spoken]:
-    """Who is interrupted near the end has said it all by then, so that nobody's cues stand between another's."""
+    """Ends speech that is interrupted in its second half at the interruption, so that two speakers' cues do not mix."""
     for one, following in itertools.zip_longest(in_order, in_order[1:]):
         middle = (one.start + one.end) / 2
         yield replace(one, end=following.start) if following and middle < following.start < one.end else one
 
 
 def _cues_of(one: Spoken) -> Iterator[Cue]:
-    """What was said in one piece, in as many cues as it needs, each with its share of the time."""
+    """Splits one piece of speech into cues, each with its share of the time."""
     text = visible(one.text)
     if not text:
         return
@@ -193,7 +193,7 @@ def _cues_of(one: Spoken) -> Iterator[Cue]:
 
 
 def _apart(wanted: list[Cue]) -> list[Cue]:
-    """The cues with starts far enough apart, and each end as late as reading asks for and the next start allows."""
+    """Moves starts apart, and each end as late as reading needs and the next start allows."""
     in_order = sorted(wanted, key=lambda cue: cue.start)
     starts: list[float] = []
     for cue in in_order:
@@ -206,7 +206,7 @@ def _apart(wanted: list[Cue]) -> list[Cue]:
 
 
 def _split(text: str, widest: float) -> list[str]:
-    """Parts that fit a cue and are no wider than ``widest``: halves of halves, cut at the best places."""
+    """Splits a text into parts that fit a cue and are no wider than ``widest``, by halving it at the best breaks."""
     if width(text) <= max(widest, MIN_SECONDS * READING_SPEED) and wrapped(text):
         return [text]
     halves = _best_break(text)
@@ -216,7 +216,7 @@ def _split(text: str, widest: float) -> list[str]:
 
 
 def wrapped(text: str) -> tuple[str, ...] | None:
-    """The text in one or two lines, None if it is too long for that."""
+    """Wraps a text to one or two lines; None if it is too long for that."""
     if width(text) <= LINE_WIDTH:
         return (text,)
     if width(text) > LINES * LINE_WIDTH:
@@ -225,7 +225,7 @@ def wrapped(text: str) -> tuple[str, ...] | None:
 
 
 def _best_break(text: str, widest: float = math.inf, worst: float = INSIDE_WORD) -> tuple[str, str] | None:
-    """The text in two, near the middle and where it reads well.
+    """Splits a text in two at the best break near the middle.
 
     None if no break that is not worse than ``worst`` leaves both halves narrow enough.
     """
@@ -243,7 +243,7 @@ def _best_break(text: str, widest: float = math.inf, worst: float = INSIDE_WORD)
 
 
 def _badness(text: str, position: int) -> float:
-    """How bad it is to break a text before ``position``; a space belongs to what stands before it."""
+    """Returns the cost of a break before ``position``; a space belongs to the word before it."""
     before, after = text[position - 1], text[position]
     if unicodedata.category(after) in ("Mn", "Mc", "Me", "Cf") or before in JOINERS:
         return math.inf
@@ -263,7 +263,7 @@ def _after(text: str) -> float:
 
 
 def plain_text(spoken: Sequence[Spoken]) -> str:
-    """The transcript to read: a paragraph each time somebody else speaks, or after a long pause."""
+    """Writes the transcript, with a new paragraph for each change of speaker and after long pauses."""
     paragraphs: list[str] = []
     last: Spoken | None = None
     several = len({one.speaker for one in spoken}) > 1
@@ -284,7 +284,7 @@ PARAGRAPH_PAUSE_SECONDS = 3.0
 
 
 def clock(seconds: float) -> str:
-    """A time for people: ``4:05`` or ``1:04:05``."""
+    """Formats a time as ``4:05`` or ``1:04:05``."""
     minutes, rest = divmod(max(0, math.floor(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -27,7 +27,7 @@ FETCH_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Video:
-    """The video as it was named: a file's path, or an http(s) address."""
+    """A video by the name that was given: a file's path, or an http(s) address."""
 
     name: str
 
@@ -41,17 +41,17 @@ class Video:
 
     @property
     def source(self) -> Path | str:
-        """What can be opened."""
+        """What :class:`Recording` opens."""
         return self.name if self.is_remote else Path(self.name)
 
     def address(self, folder: Path) -> str:
-        """How a page in ``folder`` names it."""
+        """Returns its address from a page in ``folder``."""
         return self.name if self.is_remote else page.address(Path(self.name).resolve(), folder)
 
 
 @dataclass(frozen=True)
 class Source:
-    """A video, and what was said of where the lesson is in it."""
+    """A video, and what the command line says about the lesson's place in it."""
 
     video: Video
     offset: float | None
@@ -90,7 +90,7 @@ def film_of(source: Source, lesson: Lesson) -> Film:
 
 
 def _aligned(source: Source, lesson: Lesson) -> Alignment:
-    """The surest way there is: what we were told, else what egress noted, else what can be heard."""
+    """Aligns in the most reliable way available: by --offset, else by egress' times, else by sound."""
     video, egress_file = source.video, source.egress_file
     if source.offset is not None:
         return _bounded(Alignment.from_offset(source.offset), video)

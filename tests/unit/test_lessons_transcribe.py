@@ -206,7 +206,7 @@ async def test_trouble_is_waited_for_and_a_refusal_is_final(tmp_path: Path, gemi
         (["--yes", "--shard", "3/2"], {}, "--shard 3/2: "),
         (["--yes", "--shard", "x"], {}, "--shard x: "),
         (["nowhere"], {}, "There is no room 'nowhere'"),
-        ([], {}, "Nobody is there to be asked"),
+        ([], {}, "There is no terminal to ask on"),
         (["--batch", "--yes"], {"GEMINI_API_KEY": ""}, "GEMINI_API_KEY is not set"),
         (["--batch", "--yes"], {"GEMINI_API_KEY": "wrong"}, "Gemini refuses the key"),
     ],
