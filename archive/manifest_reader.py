@@ -43,7 +43,7 @@ class ManifestReader:
             StorageError, OSError: the disk refuses.
         """
         generation = await self._outbox.generation()
-        if generation != self._generation:  # the outbox was created anew: everything is read again
+        if generation != self._generation:  # the outbox is a new one: everything is read again
             self._generation = generation
             self._sizes.clear()
         folders = await asyncio.to_thread(self._folders)

@@ -217,7 +217,7 @@ class Outbox:
 
     @_transaction
     def generation(self) -> int:
-        """A number that changes when the outbox is created anew, without any bookmarks."""
+        """A number that changes when a new outbox without bookmarks is created."""
         return int(self._file.one("PRAGMA application_id")[0])
 
     @_transaction

@@ -52,7 +52,7 @@ def erasures(folders: Iterable[Path], selection: Selection) -> list[Erasure]:
         if not chosen:
             continue
         if Room(folder).may_gain_segments():
-            raise StorageError(f"{folder.name} is being recorded just now: erase it when the lesson is over")
+            raise StorageError(f"{folder.name} is being recorded now: erase it when the lesson is over")
         found.append(Erasure(folder, chosen, len(chosen) == len(records)))
     return found
 

@@ -19,7 +19,7 @@ from config import Settings
 from core.records import TextRecord
 
 LOOK_AGAIN_SECONDS = 60.0
-"""How often folders are read that have not grown: the outbox may have been created anew."""
+"""How often folders are read that have not grown: the outbox may be a new one."""
 LISTS_SECONDS = 60.0
 """How often a room's lists are delivered while they grow."""
 

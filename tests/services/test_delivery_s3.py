@@ -174,7 +174,7 @@ async def test_what_the_operator_must_mend_is_said_and_waits(
 
 
 @pytest.mark.parametrize(("code", "reason"), [("EntityTooLarge", "too large"), ("AccessDenied", "forbidden")])
-async def test_a_poisoned_item_is_set_aside_and_blocks_nothing(
+async def test_a_refused_item_is_a_dead_letter_and_blocks_nothing(
     s3: S3Server, tmp_path: Path, code: str, reason: str
 ) -> None:
     settings = settings_for(s3, tmp_path)
@@ -187,7 +187,7 @@ async def test_a_poisoned_item_is_set_aside_and_blocks_nothing(
     s3.gate.heal()
     before = len(s3.gate.requests)
     assert await deliver(settings)
-    assert len(s3.gate.requests) == before, "it stays aside"
+    assert len(s3.gate.requests) == before, "it is not tried again"
 
 
 async def test_a_file_that_is_not_what_the_manifest_says_is_not_sent(s3: S3Server, tmp_path: Path) -> None:

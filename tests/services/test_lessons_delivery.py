@@ -58,7 +58,7 @@ def test_deliver_brings_everything_from_any_disk(s3: S3Server, tmp_path: Path) -
     assert len(s3.gate.requests) > requests
 
 
-def test_deliver_says_what_is_set_aside_and_tries_it_again(s3: S3Server, tmp_path: Path) -> None:
+def test_deliver_lists_dead_letters_and_retries_them(s3: S3Server, tmp_path: Path) -> None:
     environ = {**s3.environment(), "OUTPUT_DIR": str(tmp_path)}
     records = spoken(settings_of(environ), "math", 2)
     s3.gate.fault = lambda request: "EntityTooLarge" if records[0].file in request.path else None

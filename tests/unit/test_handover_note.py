@@ -86,8 +86,8 @@ def test_a_crash_leaves_more_than_it_had_said() -> None:
     assert before.progress("TR_new", after(20)) == TrackProgress(after(10)), "not another track's end"
 
 
-def test_whoever_was_away_had_heard_of_segments_that_ended_since() -> None:
-    """Its word speaks of when it went, and was left later."""
+def test_the_note_includes_segments_that_ended_before_it_was_written() -> None:
+    """The track times in a note are earlier than the time at which it is written (``left_at``)."""
     before = EarlierRecorders(
         HandoverNote("RM_1", after(0), {"TR_1": TrackProgress(after(-1))}, after(6)), {"TR_1": after(0.4)}
     )
@@ -98,7 +98,7 @@ def test_whoever_was_away_had_heard_of_segments_that_ended_since() -> None:
     assert before.progress("TR_1", after(30)) == TrackProgress(after(20))
 
 
-def test_without_a_word_the_last_segment_counts_and_without_both_nobody_knows() -> None:
+def test_without_a_note_the_last_segment_counts_and_without_both_nothing_is_known() -> None:
     assert EarlierRecorders(None, {"TR_1": after(1), "TR_2": after(2)}).progress(
         "TR_1", after(20)
     ) == TrackProgress(after(2))

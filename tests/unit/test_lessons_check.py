@@ -136,7 +136,7 @@ def test_a_wav_that_was_cut_off_is_found(folder: RoomFolder, size: int, checksum
     assert not finding.can_be_mended
 
 
-def test_broken_lines_are_set_aside_and_their_wavs_listed_anew(folder: RoomFolder) -> None:
+def test_broken_lines_are_moved_and_their_wavs_listed_again(folder: RoomFolder) -> None:
     path = folder.path / MANIFEST
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0] + lines[1][:60] + b"\n" + b"\xff\n" + lines[2])

@@ -117,7 +117,7 @@ async def test_foreign_folders_are_left_alone(tmp_path: Path) -> None:
         assert await waiting(box) == [("a", 1)]
 
 
-async def test_a_manifest_that_was_rewritten_is_read_anew(tmp_path: Path) -> None:
+async def test_a_rewritten_manifest_is_read_from_its_beginning(tmp_path: Path) -> None:
     commit(tmp_path / "a", 1, 2)
     async with opened(tmp_path) as box:
         feed = ManifestReader(box, tmp_path, "text", everything)

@@ -1,4 +1,4 @@
-"""Names: whatever a room or a person is called, the file's name is harmless everywhere, and nobody else's."""
+"""File names: whatever a room or a person is called, the name is valid on every system and belongs to it alone."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ async def test_the_files_are_private(tmp_path: Path) -> None:
         assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
 
 
-async def test_an_outbox_that_nobody_uses_leaves_no_trace(tmp_path: Path) -> None:
+async def test_an_unused_outbox_creates_no_file(tmp_path: Path) -> None:
     async with opened(tmp_path) as box:
         pass
     await box.aclose()
@@ -284,7 +284,7 @@ async def test_what_a_living_worker_has_is_its_own_until_it_dies(tmp_path: Path)
 
 
 @pytest.mark.parametrize("damage", ["text", "empty", "header", "middle", "foreign", "newer"])
-async def test_a_broken_file_is_set_aside_and_begun_anew(tmp_path: Path, damage: str) -> None:
+async def test_a_damaged_file_is_moved_away_and_a_new_one_created(tmp_path: Path, damage: str) -> None:
     async with opened(tmp_path) as box:
         await box.add([item(number) for number in range(200)])
     damaged(tmp_path / OUTBOX, damage)
@@ -444,7 +444,7 @@ async def play_rooms(folder: Path, items: list[tuple[int, int]], steps: list[tup
                     blocked.discard(work.folder)
 
 
-async def test_a_kind_or_a_folder_can_be_begun_anew(tmp_path: Path) -> None:
+async def test_a_kind_or_a_folder_can_be_reset(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path)
     works = [
         Work(kind, folder, "1.wav", 1.0, {}) for kind in ("a", "b") for folder in ("math", "mathematics")

@@ -227,7 +227,7 @@ def test_the_warning_comes_early_and_not_all_the_time(
         assert caplog.text.count("The disk is nearly full") == warnings, f"at {percent} %"
 
 
-def test_a_ledger_survives_torn_and_foreign_lines(tmp_path: Path) -> None:
+def test_a_delivery_log_with_incomplete_and_invalid_lines_is_read(tmp_path: Path) -> None:
     note(tmp_path, "a", Key("one.wav", "1"))
     with (tmp_path / DELIVERED).open("ab") as file:
         file.write(b'[1]\n{"item": "x"}\n\xff\n{"target": "a", "item": "tor')

@@ -248,7 +248,7 @@ def test_names_that_are_none(name: str) -> None:
     assert not is_plain_name(name)
 
 
-def test_names_of_ours_are_plain() -> None:
+def test_names_of_segment_files_are_plain_names() -> None:
     for name in ("segment_001_20251008_140523.wav", "العربية.wav", "a b.wav"):
         assert is_plain_name(name)
     assert NAMES.number_in("segment_001_20251008_140523.wav") == 1

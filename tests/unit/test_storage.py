@@ -63,7 +63,7 @@ def save(folder: RoomFolder, pcm: Pcm, track: TrackInfo = ANNA, start_sample: in
 
 
 def abandoned(folder: RoomFolder, pcm: Pcm, track: TrackInfo = ANNA, start_sample: int = 0) -> Path:
-    """A part that a crash has left: nobody has its hand on it any more."""
+    """A part that a crash has left: no recorder is writing it."""
     part = begin(folder, track, start_sample)
     part.append(pcm)
     crash(part)
@@ -555,7 +555,7 @@ def test_after_a_crash_in_a_split_the_rest_is_in_the_second_part_only(tmp_path: 
     assert_sound(folder.path, {first.file: pcm[:6_400], second.file: pcm[6_400:]})
 
 
-def test_after_a_crash_in_a_split_a_second_part_that_brings_nothing_new_goes(tmp_path: Path) -> None:
+def test_after_a_crash_in_a_split_a_second_part_without_new_samples_is_removed(tmp_path: Path) -> None:
     folder, pcm = open_room(tmp_path), noise(8_000)
     abandoned(folder, pcm)
     abandoned(folder, pcm[6_400:7_400], start_sample=6_400)
@@ -729,7 +729,7 @@ def test_a_folder_of_somebody_else_s_is_left_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [".eslintrc.json", "song.wav.part", ".lock"])
 def test_a_folder_of_somebody_else_s_is_left_alone_whatever_is_in_it(tmp_path: Path, name: str) -> None:
-    """A hidden JSON file, a download that is not finished: neither is ours, and nothing beside it is."""
+    """A hidden JSON file and an unfinished download: neither is from a recorder."""
     other = tmp_path / "project"
     other.mkdir()
     (other / "song.wav").write_bytes(wav_header(100) + bytes(200))
@@ -762,7 +762,7 @@ def test_files_of_somebody_else_s_in_a_room_s_folder_are_left_alone(tmp_path: Pa
 
 
 def stereo_wav() -> bytes:
-    """One second of 48 kHz stereo: not ours, and not one second if taken for ours."""
+    """One second of 48 kHz stereo: not a recorded WAV; read as one it would not be one second."""
     data = bytes(4 * 48_000)
     header = bytearray(wav_header(len(data) // 2))
     header[22:24] = (2).to_bytes(2, "little")
@@ -808,7 +808,7 @@ def test_a_folder_that_cannot_be_recovered_does_not_stop_the_others(
 
 
 class Recorder:
-    """Saves a stream as the pipeline does: goes on after a refusal, and commits until the disk takes it."""
+    """Saves a stream as the pipeline does: continues after an error, and repeats the commit until it succeeds."""
 
     def __init__(self, folder: RoomFolder, stream: Pcm) -> None:
         self.folder = folder
@@ -951,7 +951,7 @@ def test_wherever_a_crash_comes_recovery_finds_what_was_safe_once(
 def test_a_piece_that_was_refused_is_no_hole_in_the_segment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The caller goes on after a refusal; the next piece must not take the place of the one that is missing."""
+    """The caller continues after an error; the next piece must not be written in place of the missing one."""
     disk, folder, pcm = RefusingDisk(monkeypatch), open_room(tmp_path), noise(3_000)
     part = begin(folder)
     part.append(pcm[:1_000])

@@ -112,7 +112,7 @@ def test_a_disk_that_refuses_leaves_whole_lines(tmp_path: Path, monkeypatch: pyt
     assert sorted(lines(tmp_path)) == sorted(set(lines(tmp_path))) == list(range(1, 14))
 
 
-def test_a_folder_that_was_begun_anew_is_read_anew(tmp_path: Path) -> None:
+def test_a_replaced_list_of_texts_is_read_from_its_beginning(tmp_path: Path) -> None:
     texts = FolderTexts(tmp_path)
     texts.save(text(1))
     texts.save(text(2))

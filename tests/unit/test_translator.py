@@ -61,7 +61,7 @@ def test_text_is_one_bounded_plain_paragraph(text: str, expected: str) -> None:
 
 
 @given(st.text())
-def test_whatever_comes_is_plain(text: str) -> None:
+def test_any_text_is_cleaned(text: str) -> None:
     shown = cleaned_text(text)
     assert len(shown) <= MAX_TEXT_CHARACTERS
     assert not any(unicodedata.category(character).startswith(("C", "Zl", "Zp")) for character in shown)
