@@ -1,4 +1,4 @@
-"""The word that a recorder leaves: how far it has heard. Where that ends, a gap begins."""
+"""The handover note: until when a recorder has received each track. A gap begins where it ends."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ def after(seconds: float) -> datetime:
     return NOON + timedelta(seconds=seconds)
 
 
-WORD = HandoverNote(
+NOTE = HandoverNote(
     "RM_1", after(10), {"TR_1": TrackProgress(after(9), 0.25), "TR_2": TrackProgress(after(3))}, after(10)
 )
 
 
-def test_a_word_is_what_was_said() -> None:
-    line = WORD.to_line()
+def test_a_note_is_read_as_it_was_written() -> None:
+    line = NOTE.to_line()
     assert line.count(b"\n") == 1
-    assert HandoverNote.in_line(line) == WORD
-    assert HandoverNote.in_line(line + b'2}, "TR_9": {"until"') == WORD, "the end of a longer, older one"
+    assert HandoverNote.in_line(line) == NOTE
+    assert HandoverNote.in_line(line + b'2}, "TR_9": {"until"') == NOTE, "the end of a longer, older one"
 
 
 @pytest.mark.parametrize(
@@ -36,14 +36,14 @@ def test_a_word_is_what_was_said() -> None:
         b"RM_1\n",
         b"{}\n",
         b"[" * 100_000 + b"\n",
-        WORD.to_line()[:-1],
-        WORD.to_line().replace(b"Z", b""),
-        WORD.to_line().replace(b"2025-10-08T12:00:10.000Z", b"0001-01-01T00:00:00+14:00"),
-        WORD.to_line().replace(b"2025-10-08T12:00:03.000Z", b"9999-12-31T23:59:59Z"),
-        WORD.to_line().replace(b"0.25", b"NaN"),
-        WORD.to_line().replace(b"0.25", b"-1"),
-        WORD.to_line().replace(b"0.25", b"1e300"),
-        WORD.to_line().replace(b"0.25", b'"0.25"'),
+        NOTE.to_line()[:-1],
+        NOTE.to_line().replace(b"Z", b""),
+        NOTE.to_line().replace(b"2025-10-08T12:00:10.000Z", b"0001-01-01T00:00:00+14:00"),
+        NOTE.to_line().replace(b"2025-10-08T12:00:03.000Z", b"9999-12-31T23:59:59Z"),
+        NOTE.to_line().replace(b"0.25", b"NaN"),
+        NOTE.to_line().replace(b"0.25", b"-1"),
+        NOTE.to_line().replace(b"0.25", b"1e300"),
+        NOTE.to_line().replace(b"0.25", b'"0.25"'),
         json.dumps({"room_sid": "RM_1", "until": "2025-10-08T12:00:00Z", "tracks": []}).encode() + b"\n",
     ],
 )
@@ -60,16 +60,16 @@ def test_a_hand_that_holds_too_long_is_no_reason_to_believe_nothing() -> None:
 
 def test_what_was_heard_in_the_future_was_heard_by_a_clock_that_has_been_set_back_since() -> None:
     ends = {"TR_1": after(-4_000), "TR_2": after(9)}
-    before = EarlierRecorders(WORD, ends)
+    before = EarlierRecorders(NOTE, ends)
     assert before.progress("TR_1", after(-3_600)) == TrackProgress(after(-4_000))
-    assert EarlierRecorders(WORD, {}).progress("TR_1", after(-3_600)) is None
-    assert before.progress("TR_1", after(9.9)) == WORD.tracks["TR_1"], (
+    assert EarlierRecorders(NOTE, {}).progress("TR_1", after(-3_600)) is None
+    assert before.progress("TR_1", after(9.9)) == NOTE.tracks["TR_1"], (
         "two machines' clocks are never quite the same"
     )
 
 
 def test_a_gap_begins_where_each_track_was_heard_last() -> None:
-    before = EarlierRecorders(WORD, {})
+    before = EarlierRecorders(NOTE, {})
     heard = {sid: before.progress(sid, after(20)) for sid in ("TR_1", "TR_2", "TR_new")}
     assert {sid: one.everything_until for sid, one in heard.items() if one} == {
         "TR_1": after(8.75),
@@ -79,7 +79,7 @@ def test_a_gap_begins_where_each_track_was_heard_last() -> None:
 
 
 def test_a_crash_leaves_more_than_it_had_said() -> None:
-    before = EarlierRecorders(WORD, {"TR_1": after(10.5), "TR_2": after(9.5), "TR_3": after(11)})
+    before = EarlierRecorders(NOTE, {"TR_1": after(10.5), "TR_2": after(9.5), "TR_3": after(11)})
     assert before.progress("TR_1", after(20)) == TrackProgress(after(10.5), 0.25)
     assert before.progress("TR_2", after(20)) == TrackProgress(after(3)), "the word knew better"
     assert before.progress("TR_3", after(20)) == TrackProgress(after(11))
