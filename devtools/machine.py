@@ -32,7 +32,7 @@ class ProgramUnavailable(Exception):
 
 
 def is_build_machine() -> bool:
-    """Where nothing may be left out because a program is missing."""
+    """Whether this is a CI machine (``CI=true``), where no test may be skipped because a program is missing."""
     return os.environ.get("CI", "").casefold() == "true"
 
 
@@ -61,7 +61,7 @@ def try_lock(file: IO[bytes]) -> bool:
 
 
 def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
-    """A port on loopback that nobody has just now."""
+    """A port on loopback that is free at the moment."""
     with socket.socket(socket.AF_INET, kind) as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -75,9 +75,10 @@ def on_path(program: str) -> Path | None:
 
 
 def found_or_installed(find: Callable[[], Path | None], what: str, *packages: str) -> Path:
-    """What ``find`` finds. Without it, Debian's packages are installed, the one that holds it first.
+    """The result of ``find``; if it finds nothing, installs Debian packages and tries again.
 
-    That is done on a build machine only (``CI=true``), as root or by sudo: nobody else's machine is changed.
+    ``packages``: first the one that contains the program. Only a build machine (``CI=true``) is changed, as root or
+    by sudo.
 
     Raises:
         ProgramUnavailable: there is none, and it cannot be installed.
@@ -85,7 +86,7 @@ def found_or_installed(find: Callable[[], Path | None], what: str, *packages: st
     found = find()
     if found is None and is_build_machine():
         with _one_at_a_time():
-            found = find()  # another test process may have installed it meanwhile
+            found = find()  # another test process may have installed it in the meantime
             if found is None:
                 print(f"Installing {what} (about 1 minute) ...", file=sys.stderr, flush=True)
                 _apt("update")

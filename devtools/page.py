@@ -25,7 +25,7 @@ from core.errors import ConfigError
 from devtools.speakers import Server, token
 
 Report = Callable[[str], None]
-"""Takes one line for the person who waits."""
+"""Takes one line to show to the user."""
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "examples" / "captions"
@@ -35,7 +35,7 @@ STAMP = SOURCE / "node_modules" / "installed"
 
 
 class PageUnavailable(Exception):
-    """The page cannot be built; the message ends with what npm says."""
+    """The page cannot be built; the message ends with the output of npm."""
 
 
 def build(report: Report) -> Path:
@@ -86,11 +86,11 @@ def served(folder: Path, port: int = 0) -> Iterator[str]:
 
 class _Files(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *arguments: object) -> None:
-        """Says nothing: the addresses are for the browser."""
+        """Logs nothing."""
 
 
 def link(address: str, server: Server, room: str, identity: str, *, name: str, role: str, **more: str) -> str:
-    """Where somebody joins a lesson. The token is behind the ``#``, which browsers send to nobody."""
+    """The address for joining a lesson. The token is after the ``#``, which browsers do not send to servers."""
     access = token(
         server, identity, room, name=name, metadata=json.dumps({"role": role}), can_update_metadata=True
     )

@@ -1,7 +1,7 @@
-"""A PostgreSQL server for tests: the distribution's own, in a new folder, on loopback, gone when it is stopped.
+"""A PostgreSQL server for tests: the distribution's program, in a new folder, on loopback, deleted when it is stopped.
 
 Found on the PATH or where distributions put it; on a CI machine (CI=true) without one it is installed with apt-get.
-PostgreSQL refuses to run as root, so there it runs as a user who may nothing else.
+PostgreSQL refuses to run as root, so then it runs as a user without other rights.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from devtools.server import Server
 START_SECONDS = 60.0
 STOP_SECONDS = 15.0
 UNPRIVILEGED = ("postgres", "nobody")
-"""Users that we become where we are root, the first that exists."""
+"""Users that run the server if this process is root: the first that exists."""
 
 
 def find_or_install() -> Path:
@@ -60,7 +60,7 @@ def _version(path: Path) -> int:
 
 
 class PostgresServer(Server):
-    """``with PostgresServer() as server:`` a database that only this machine can reach, with a password of its own."""
+    """``with PostgresServer() as server:`` a database with its own password that only this machine can reach."""
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -201,7 +201,7 @@ def _end(process: subprocess.Popen[bytes], how: int) -> None:
 
 
 def _account() -> tuple[int, int]:
-    """User and group of somebody who may nothing."""
+    """User and group ids of a user without rights."""
     if sys.platform == "win32":
         raise ProgramUnavailable("PostgreSQL is not run for tests here")
     import pwd
@@ -219,7 +219,7 @@ def _short_folder() -> str | None:
 
 
 def main() -> int:
-    """Finds or installs what the tests of delivery need, and says where it is; without it they are skipped."""
+    """Finds or installs PostgreSQL for the tests of delivery, and prints where it is; without it they are skipped."""
     for find in (find_or_install, find_pooler):
         try:
             print(find())

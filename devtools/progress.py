@@ -1,4 +1,4 @@
-"""Says what takes its time while it happens: in a moving line on a terminal, in plain lines elsewhere.
+"""Shows the progress of long steps: in a moving line on a terminal, in plain lines elsewhere.
 
 Standard library only: this runs before the environment exists.
 """
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import TextIO
 
 Report = Callable[[str], None]
-"""Takes one line for the person who waits."""
+"""Takes one line to show to the user."""
 
 STEP_SECONDS = 0.2
 WHEEL = "|/-\\"
@@ -26,7 +26,7 @@ def say(line: str) -> None:
 
 @contextlib.contextmanager
 def timed(what: str, usually: str, report: Report = say, screen: TextIO | None = None) -> Iterator[None]:
-    """Says what is being done and how long it usually takes, and afterwards how long it took.
+    """Shows what is being done and how long it usually takes, and afterwards how long it took.
 
     ``screen`` is where the line moves while it is a terminal: standard error, if nothing else is named.
     """

@@ -1,7 +1,7 @@
-"""An S3 server for tests and benchmarks: moto's behind a gate that checks what S3 checks, and fails on command.
+"""An S3 server for tests and benchmarks: moto behind a gate that checks what S3 checks, and fails on request.
 
-moto stores; the gate stands before it on a port of its own and does what moto leaves out: it refuses a wrong key or
-signature, a clock that is wrong, and an object that is not what its checksum says. ``gate.faults`` makes it fail.
+moto stores the objects. The gate in front of it, on its own port, does what moto does not: it refuses a wrong key or
+signature, a wrong clock, and an object that differs from its checksum. ``gate.faults`` makes it fail.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Request:
 
 
 Fault = Callable[[Request], "str | None"]
-"""Says for a request how it fails: an error code of S3, ``cut`` (in mid-upload), ``unanswered`` (done, and the
+"""Returns how a request fails: an error code of S3, ``cut`` (in mid-upload), ``unanswered`` (done, and the
 connection breaks before the answer); None: it does not."""
 
 
@@ -69,12 +69,12 @@ class Gate:
     requests: list[Request] = field(default_factory=list)
     """All that were let through, without their bodies."""
     one_write: threading.Lock = field(default_factory=threading.Lock)
-    """moto looks whether a condition holds, and writes, in two steps."""
+    """Held for a write: moto checks a condition and writes in two steps."""
     stored: Callable[[Request], object] = lambda request: None
     """Called when a request has been carried out and its answer is not on its way yet."""
 
     def fail_next(self, *faults: str, method: str = "PUT") -> None:
-        """The next requests of this method fail so, one after the other; then all is well."""
+        """The next requests of this method fail with these faults, in order; later ones succeed."""
         waiting = deque(faults)
         lock = threading.Lock()
 
@@ -126,7 +126,7 @@ class S3Server(Server):
         self.reset()
 
     def reset(self) -> None:
-        """As new: one empty bucket, up, and without faults."""
+        """Resets everything: one empty bucket, listening, no faults."""
         self._ask("POST", "/moto-api/reset")
         self.make_bucket()
         self.gate.__init__()  # type: ignore[misc]
@@ -136,7 +136,7 @@ class S3Server(Server):
     def stop(self) -> None:
         self.close()
         if self._moto is not None:
-            self._ask("POST", "/moto-api/reset")  # its objects would complain when the interpreter ends
+            self._ask("POST", "/moto-api/reset")  # else its objects raise warnings when the interpreter ends
             self._moto.stop()
             self._moto = None
 
@@ -155,7 +155,7 @@ class S3Server(Server):
         ).start()
 
     def close(self) -> None:
-        """Goes down: connections are refused, those that are open break. What it holds it keeps."""
+        """Stops listening: new connections are refused, open ones break. The objects are kept."""
         if self._front is not None:
             self._front.shutdown()
             self._front.server_close()
@@ -188,11 +188,11 @@ class S3Server(Server):
             token = f"&continuation-token={_quoted(more[0])}"
 
     def headers_of(self, key: str) -> dict[str, str]:
-        """What the server says of an object."""
+        """The headers that the server returns for an object."""
         return self._ask("HEAD", f"/{BUCKET}/{_quoted(key)}", {"x-amz-checksum-mode": "ENABLED"})[1]
 
     def put(self, key: str, data: bytes) -> None:
-        """An object that somebody else has put there."""
+        """Stores an object as another client would."""
         self._ask("PUT", f"/{BUCKET}/{_quoted(key)}", {}, data)
 
     def _ask(
@@ -241,7 +241,7 @@ class _Listener(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A connection that breaks is no news here."""
+        """Ignores broken connections."""
 
     def break_all(self) -> None:
         for connection in list(self._open):
@@ -249,7 +249,7 @@ class _Listener(ThreadingHTTPServer):
 
 
 def _break(connection: socket.socket) -> None:
-    """Ends a connection at once and rudely (RST)."""
+    """Resets a connection (RST)."""
     with contextlib.suppress(OSError):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.shutdown(socket.SHUT_RDWR)

@@ -1,7 +1,7 @@
-"""Speech for the tests: load it, line it up, and find it again in what was recorded.
+"""Speech for the tests: loads it, concatenates it, and finds it in recordings.
 
 Markers are short spoken sentences that do not resemble each other (devtools/speech/markers). A test says them in
-a known order, lets them travel through Opus and the recorder, and asks which of them the recording holds.
+a known order, sends them through Opus and the recorder, and checks which of them are in the recording.
 A marker is found where the recording has nearly its shape: where their normalised cross-correlation, which
 is 1 for the same shape at any loudness and 0 for an unrelated one, exceeds a threshold. Its square is about
 the share of the marker's energy that is there.
@@ -151,8 +151,8 @@ def find_markers(recording: IntArray, markers: Sequence[Marker]) -> list[list[Oc
 def heard(recording: IntArray, markers: Sequence[Marker], threshold: float = THRESHOLD) -> list[int]:
     """The indices of the markers in the recording, in order of position; one said twice is listed twice.
 
-    A marker that was cut off is still heard while it keeps about a third of its energy. A threshold of 0.75
-    asks for more than half of it, and `partly_heard` tells how much there is.
+    A marker that was cut off is still found if it keeps about a third of its energy. A threshold of 0.75
+    asks for more than half of it, and `partly_heard` measures how much there is.
     """
     searched = _Recording(recording)
     found = [
@@ -187,9 +187,9 @@ def _stretched(recording: _Recording, pcm: IntArray) -> list[Occurrence]:
 def partly_heard(recording: IntArray, marker: Marker) -> float:
     """The fraction, 0 to 1, of a marker that was cut off; right within 0.25 s, mostly within 0.15 s.
 
-    The marker is cut into pieces of 0.2 s or a little more, and those count that are heard where its
-    beginning puts them. If it was said several times, the fullest counts. Less than about 0.35 s cannot be
-    told from other speech and counts as none.
+    The marker is cut into pieces of 0.2 s or a little more, and the pieces that are found at their
+    places count. If it was said several times, the most complete one counts. Less than about 0.35 s cannot be
+    distinguished from other speech and counts as none.
     """
     searched = _Recording(recording)
     starts = [place.start_sample for place in _likely_places(searched, marker.pcm)]
@@ -224,10 +224,10 @@ def _overlapping_pieces(pcm: IntArray) -> Iterator[tuple[int, IntArray]]:
 
 
 def share_heard(recording: IntArray, marker: Marker) -> float:
-    """The fraction, 0 to 1, of a marker that is heard somewhere in the recording, however far it was torn apart.
+    """The fraction, 0 to 1, of a marker that is somewhere in the recording, even if its parts were moved.
 
-    For tests on a machine that is too busy to deliver speech in time. Of a marker that was said at least 0.6 is heard;
-    of others up to 0.9, so this tells only that nothing is missing.
+    For tests on a machine that is too busy to deliver speech in time. For a marker that was said it is at least 0.6,
+    for others up to 0.9, so this only proves that nothing is missing.
     """
     searched = _Recording(recording)
     return (

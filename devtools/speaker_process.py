@@ -1,4 +1,4 @@
-"""A speaker in a process of its own, for what one cannot do to oneself: to crash, and to freeze."""
+"""A speaker in its own process, so that a test can crash or freeze it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class SpeakerProcess:
-    """Joins, publishes a microphone and says a FLAC or WAV file, again and again, until it is crashed or stopped.
+    """Joins, publishes a microphone and says a FLAC or WAV file, repeatedly, until it is crashed or stopped.
 
-    Usable as ``async with``; ends with a crash if nobody ended it otherwise.
+    Usable as ``async with``; crashes at the end if it still runs.
     """
 
     def __init__(self, server: Server, room: str, identity: str, sound: Path, *, metadata: str = "") -> None:
@@ -47,13 +47,13 @@ class SpeakerProcess:
             raise RuntimeError(f"the speaker's process ended with {await self._process.wait()}")
 
     async def crash(self) -> None:
-        """Ends it without a word to the server. A second time it does nothing."""
+        """Kills it, so that the server is not informed. Idempotent."""
         if self._process and self._process.returncode is None:
             self._process.kill()
             await self._process.wait()
 
     def freeze(self) -> None:
-        """Stops it dead, connections open: a laptop that falls asleep. Not on Windows."""
+        """Suspends it with its connections open, like a laptop that falls asleep. Not on Windows."""
         assert self._process and sys.platform != "win32"
         self._process.send_signal(signal.SIGSTOP)
 

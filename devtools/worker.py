@@ -176,6 +176,6 @@ class Worker:
 def _environment(settings: Mapping[str, str]) -> dict[str, str]:
     """This process's, but every setting of the worker is at its default unless it is given here."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LIVEKIT_")}
-    # Empty counts as not set, and stands before what a .env file says.
+    # An empty setting counts as not set, and overrides the one in a .env file.
     defaults = {field.name.upper(): "" for field in dataclasses.fields(Settings)}
     return {**kept, **defaults, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", **settings}

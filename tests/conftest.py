@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A run that is told to end clears up like one that is interrupted: no server or worker stays behind."""
+    """Makes SIGTERM clean up like a Ctrl-C: no server or worker is left running."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -98,7 +98,7 @@ async def worker(livekit_server: LiveKitServer, tmp_path: Path) -> AsyncIterator
 
 @pytest.fixture
 def wire() -> Iterator[Wire]:
-    """A wire to a network of its own. Who cannot lay one, and why, is said where its tests are skipped."""
+    """A simulated link to another network namespace; its tests are skipped, with the reason, where none can be made."""
     try:
         with contextlib.ExitStack() as stack:
             yield _or_skipped(lambda: stack.enter_context(Wire()))
@@ -140,7 +140,7 @@ def empty_database(postgres_server: PostgresServer) -> PostgresServer:
 
 @pytest_asyncio.fixture
 async def database(empty_database: PostgresServer) -> PostgresServer:
-    """The server with our tables, and nothing in them."""
+    """The server with empty tables."""
     target = PostgresTarget(empty_database.url())
     await target.migrate()
     await target.aclose()

@@ -84,7 +84,9 @@ async def test_a_disk_that_turns_read_only_and_back_costs_nothing(
     assert heard(small_disk / "segments" / "read-only") == list(range(7))
 
 
-@pytest.mark.fault("the disk refuses for longer than memory lasts", "the oldest goes and is owned up to")
+@pytest.mark.fault(
+    "the disk refuses for longer than memory lasts", "the oldest audio is dropped and recorded as a gap"
+)
 async def test_speech_beyond_what_memory_may_hold_is_a_gap_that_is_owned_up_to(
     livekit_server: LiveKitServer, worker: StartWorker, small_disk: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""Recorders that come late, are killed, are replaced, or are two: what the files hold and what the gaps own up to."""
+"""Recorders that start late, are killed, are replaced, or are doubled: what the files and the gaps contain."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ async def recorders_in(server: LiveKitServer, room: str) -> int:
 
 
 @pytest.mark.fault(
-    "SIGKILL of a worker, another is there", "the other records on within 10 s; the gap is owned up to"
+    "SIGKILL of a worker, another is ready",
+    "the other records within 10 s; the time between is recorded as a gap",
 )
 async def test_a_room_whose_worker_is_killed_goes_to_another_that_is_there(
     livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path, seen: Seen
@@ -71,7 +72,7 @@ async def test_a_room_whose_worker_is_killed_goes_to_another_that_is_there(
     room_dir = tmp_path / "segments" / "orphan"
     assert heard(room_dir) == [0, 1, 2, 3, 4, 5]
     ((start, end),) = owned_up(room_dir)
-    seen(f"{(end - start).total_seconds():.1f} s not heard")
+    seen(f"{(end - start).total_seconds():.1f} s not recorded")
     records = manifest(room_dir)
     before = [record for record in records if record["number"] == 1]
     assert parse_utc(before[0]["start"]) < start < end, "the gap begins where the killed one last listened"
@@ -79,8 +80,8 @@ async def test_a_room_whose_worker_is_killed_goes_to_another_that_is_there(
 
 
 @pytest.mark.fault(
-    "rolling restart: SIGTERM in mid-lecture, another worker is there",
-    "hand-over at once, at most 1 s not heard, owned up to; no word in two files",
+    "rolling restart: SIGTERM in mid-lecture, another worker is ready",
+    "hand-over at once, at most 1 s not recorded, with a gap; no word in two files",
 )
 async def test_a_worker_that_stops_hands_its_rooms_over(
     livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path, seen: Seen
@@ -106,7 +107,7 @@ async def test_a_worker_that_stops_hands_its_rooms_over(
             in_the_gap = sentence.overlap_seconds(start - ON_THE_WAY, end)
             assert in_the_gap > sentence.seconds / 3, f"{sentence} is missing, the gap is {start} to {end}"
     assert manifest(room_dir)[0]["start"] < gaps(room_dir)[0]["start"]
-    seen(f"{(end - start).total_seconds():.1f} s not heard")
+    seen(f"{(end - start).total_seconds():.1f} s not recorded")
     assert (end - start).total_seconds() < 5, "the promise is one second, on a machine that is not this busy"
 
 
@@ -134,7 +135,7 @@ async def test_a_doubled_dispatch_ends_with_one_recorder_and_no_word_twice(
 
 
 @pytest.mark.fault(
-    "the worker starts in mid-lecture", "recorded from then on; what came before is owned up to"
+    "the worker starts in mid-lecture", "recorded from then on; the time before is recorded as a gap"
 )
 async def test_a_late_worker_owns_up_to_what_it_missed(
     livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path
@@ -156,7 +157,7 @@ async def test_a_late_worker_owns_up_to_what_it_missed(
 
 @pytest.mark.fault(
     "every worker is full when a room opens",
-    "recorded as soon as a place is free; the time before is owned up to",
+    "recorded as soon as a place is free; the time before is recorded as a gap",
 )
 async def test_a_room_that_no_worker_could_take_gets_the_first_place_that_is_free(
     livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path, seen: Seen
@@ -273,7 +274,7 @@ async def test_a_room_of_students_gets_no_recorder_sent(
 
 @pytest.mark.fault(
     "a recorder hangs (SIGSTOP)",
-    "it is replaced, and nothing of it is lost when it wakes; the time between is owned up to",
+    "it is replaced, and nothing of it is lost when it wakes; the time between is recorded as a gap",
 )
 @pytest.mark.skipif(sys.platform == "win32", reason="stops a process with a signal that Windows lacks")
 async def test_a_recorder_that_hangs_is_replaced(
@@ -298,7 +299,7 @@ async def test_a_recorder_that_hangs_is_replaced(
     room_dir = tmp_path / "segments" / "zombie"
     await first.wait_for("Room over")
     assert heard(room_dir) == [0, 1, 2, 3]
-    seen(f"{(replaced_at - hangs_since).total_seconds():.1f} s not heard")
+    seen(f"{(replaced_at - hangs_since).total_seconds():.1f} s not recorded")
     latest_start, earliest_end = hangs_since, replaced_at - timedelta(seconds=1)
     assert any(start <= latest_start and earliest_end <= end for start, end in owned_up(room_dir))
 

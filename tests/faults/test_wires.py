@@ -111,7 +111,8 @@ async def test_loss_and_jitter_cost_no_word(wire: Wire, lesson: tuple[Worker, Sp
 
 
 @pytest.mark.fault(
-    "the wire is down for 8 s, in mid-sentence", "everything before and after; what is missing is owned up to"
+    "the wire is down for 8 s, in mid-sentence",
+    "everything before and after; what is missing is recorded as a gap",
 )
 async def test_an_outage_costs_what_was_said_meanwhile(
     wire: Wire, lesson: tuple[Worker, Speaker], seen: Seen
@@ -139,7 +140,7 @@ async def test_an_outage_costs_what_was_said_meanwhile(
     for sentence in missing:
         in_gaps = sum(max(0.0, sentence.overlap_seconds(*gap)) for gap in owned_up)
         assert in_gaps > sentence.seconds / 3, f"{sentence} is missing, the gaps are {owned_up}"
-    seen(f"{sum((end - start).total_seconds() for start, end in owned_up):.1f} s not heard")
+    seen(f"{sum((end - start).total_seconds() for start, end in owned_up):.1f} s not recorded")
 
 
 async def everybody_is_back(recorder: Worker, teacher: Speaker) -> None:

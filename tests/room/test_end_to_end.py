@@ -273,8 +273,8 @@ async def test_a_teacher_too_many_gets_the_place_of_one_who_leaves(
 
 
 @pytest.mark.fault(
-    "the recorder's own connection breaks and is made anew",
-    "it records on within a second; the gap is owned up to",
+    "the recorder's own connection breaks and is made again",
+    "it records again within a second; the time between is recorded as a gap",
 )
 async def test_a_recorder_whose_connection_is_made_anew_records_on_and_owns_up(
     livekit_server: LiveKitServer, tmp_path: Path, seen: Seen
@@ -307,7 +307,7 @@ async def test_a_recorder_whose_connection_is_made_anew_records_on_and_owns_up(
     assert heard(tmp_path / "anew") == [0, 1, 2, 3]
     (gap,) = gaps(tmp_path / "anew")
     assert gap["reason"] == "reconnect"
-    seen(f"{(parse_utc(gap['end']) - parse_utc(gap['start'])).total_seconds():.1f} s not heard")
+    seen(f"{(parse_utc(gap['end']) - parse_utc(gap['start'])).total_seconds():.1f} s not recorded")
 
 
 async def test_microphone_and_screen_share_are_told_apart(

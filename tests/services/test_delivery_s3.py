@@ -395,7 +395,7 @@ async def test_files_leave_when_they_are_delivered_and_not_before(s3: S3Server, 
     rules = Rules(settings, [name])
     with_texts(folder, records[:2])
     s3.gate.fault = lambda request: "InternalError" if records[1].file in request.path else None
-    assert not await deliver(settings, patience=0.3)
+    assert not await deliver(settings, seconds=0.3)
     leaving = rules.leaving(folder, records[-1].end)
     assert [file for file in leaving.files if file.endswith(".wav")] == [records[0].file]
     s3.gate.heal()

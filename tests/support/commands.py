@@ -1,6 +1,6 @@
-"""Runs `lessons.py` as a person would, without the developer's own settings.
+"""Runs `lessons.py` without the developer's own settings.
 
-In this process, for starting one takes longer than most commands need; ``run_process`` starts one of its own.
+Commands run in this process, because starting a process takes longer than most commands; ``run_process`` starts one.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ def run(*arguments: str, output_dir: Path | None = None, **settings: str) -> Res
 def run_process(
     *arguments: str, output_dir: Path | None = None, timeout: float = 110, **settings: str
 ) -> Result:
-    """The same as ``python lessons.py``, in a process of its own."""
+    """The same as ``python lessons.py``, in its own process."""
     if output_dir is not None:
         settings["OUTPUT_DIR"] = str(output_dir)
     return run_there(list(arguments), environment(**settings), timeout)
 
 
 def run_there(arguments: list[str], environ: Mapping[str, str], timeout: float = 110) -> Result:
-    """Runs a command in a process of its own, with these variables and no others, and nothing to read from."""
+    """Runs a command in its own process, with these variables and no others, and nothing to read from."""
     done = subprocess.run(
         [sys.executable, str(ROOT / "lessons.py"), *arguments],
         env=dict(environ),

@@ -1,4 +1,4 @@
-"""What the tests of the outbox and of delivery share: one that is open for a while, and deliveries in a hurry."""
+"""Helpers for the tests of the outbox and of delivery: an open outbox, and deliveries with short retries."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def opened(folder: Path) -> AsyncIterator[Outbox]:
 
 @contextlib.asynccontextmanager
 async def serving(settings: Settings) -> AsyncIterator[DeliveryService]:
-    """A service that delivers meanwhile, as in a worker."""
+    """A service that delivers in the background, as in a worker."""
     async with opened(Path(settings.output_dir)) as box:
         service = _service(settings, box)
         task = asyncio.create_task(service.run())
@@ -40,12 +40,12 @@ async def serving(settings: Settings) -> AsyncIterator[DeliveryService]:
                 await task
 
 
-async def deliver(settings: Settings, patience: float = SOON) -> bool:
-    """Delivers all there is; whether all of it has arrived."""
+async def deliver(settings: Settings, seconds: float = SOON) -> bool:
+    """Delivers everything; returns whether everything was delivered within ``seconds``."""
     async with opened(Path(settings.output_dir)) as box:
         service = _service(settings, box)
         try:
-            return await service.drain(patience)
+            return await service.drain(seconds)
         finally:
             await service.aclose()
 

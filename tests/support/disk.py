@@ -168,7 +168,7 @@ class RefusingDisk:
 
 
 def _fsync(_: int) -> None:
-    """Nobody pulls the plug here, so nothing is waited for."""
+    """Does nothing: no test cuts the power."""
 
 
 class _RefusingFile(io.FileIO):

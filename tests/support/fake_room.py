@@ -102,7 +102,7 @@ class FakeRoom:
         self.tell("participant_disconnected", participant)
 
     def comes_back(self, participant: MagicMock, *tracks: MagicMock) -> None:
-        """After our own full reconnect: the same as before, with the same publications."""
+        """After a full reconnect of the recorder: the same participant with the same publications."""
         self.people[participant.identity] = participant
         self.tell("participant_connected", participant)
         for publication in tracks:

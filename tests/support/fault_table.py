@@ -1,6 +1,6 @@
-"""For pytest: what was promised for each fault, and what was seen. ``python dev.py faults`` uses it.
+"""A pytest plugin that writes a table of faults: what was promised and what was seen. For ``python dev.py faults``.
 
-A test of a fault says ``@pytest.mark.fault("what goes wrong", "what is promised")`` and may call the fixture
+A test of a fault has ``@pytest.mark.fault("what goes wrong", "what is promised")`` and may call the fixture
 ``seen("what was measured")``.
 """
 
@@ -47,7 +47,7 @@ def set_up_table(config: pytest.Config) -> None:
 
 @pytest.fixture
 def seen(record_property: Callable[[str, object], None]) -> Seen:
-    """Says what was measured, for the table."""
+    """Records what was measured, for the table."""
     return lambda what: record_property("seen", what)
 
 

@@ -68,7 +68,7 @@ def windows_of(pcm: Pcm) -> list[Pcm]:
 
 
 def told(speech: str, pcm: Pcm, segmenter: Segmenter, end: EndReason = EndReason.SHUTDOWN) -> list[Update]:
-    """Everything a segmenter says about the speech of a picture."""
+    """Every event of a segmenter for the speech of a picture."""
     updates: list[Update] = []
     windows = iter(windows_of(pcm))
     for character in speech:

@@ -1,4 +1,4 @@
-"""Recordings as people have them: speech in every container, made with PyAV."""
+"""Recordings in common containers, made with PyAV."""
 
 from __future__ import annotations
 

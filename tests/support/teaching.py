@@ -1,6 +1,4 @@
-"""What end-to-end tests share: a teacher who says sentences that are known by their sound, and which of them are heard
-in what was recorded.
-"""
+"""Helpers for end-to-end tests: a teacher who says known sentences, and which of them are in the recordings."""
 
 from __future__ import annotations
 
@@ -18,9 +16,9 @@ MARKERS = sound.markers()
 
 
 def sentences(first: int, count: int, gap: float = 0.3, tail: float = 0.5) -> sound.IntArray:
-    """Markers ``first`` to ``first + count - 1``, one after another, and a breath after the last.
+    """Markers ``first`` to ``first + count - 1``, in sequence, and silence after the last.
 
-    What a jitter buffer holds when its track ends is gone, so only a test of just that speaks without a breath.
+    Audio in the jitter buffer is lost when its track ends, so only the test of that has no silence at the end.
     """
     return sound.sequence(MARKERS[first : first + count], gap, lead_seconds=0, tail_seconds=tail)[0]
 

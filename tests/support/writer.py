@@ -1,7 +1,7 @@
 """A recorder to be killed: ``python writer.py`` reads ``write FOLDER FIRST`` or ``hold FOLDER FIRST`` from stdin.
 
 For each line it forks a process that writes segments of known sound into the folder, one after another (``write``), or
-leaves one half written (``hold``), until somebody kills it. What has been done is said on stdout, line by line:
+leaves one half written (``hold``), until it is killed. It reports on stdout, line by line:
 ``pid N``, ``safe INDEX SAMPLES`` when that much of a segment is on disk, ``saved INDEX``, and ``dead`` in the end.
 """
 
@@ -52,7 +52,7 @@ def say(line: str) -> None:
 
 
 def live(command: str, output_dir: Path, first: int) -> None:
-    """What a writer does until it is killed; it ends by itself if nobody cares to."""
+    """What a writer does until it is killed; it ends by itself after LIFETIME_SECONDS."""
     say(f"pid {os.getpid()}")
     folder, end = open_room(output_dir), time.monotonic() + LIFETIME_SECONDS
     for index in itertools.count(first):
