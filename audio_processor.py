@@ -103,7 +103,7 @@ class SpeechState(Enum):
     SPEECH = "speech"
     """A segment is open, and there is speech."""
     PAUSE = "pause"
-    """A segment is open, and there is no speech; the silence is held back until it is known to belong to the segment."""
+    """A segment is open without speech; the silence is held back until it is known to belong to the segment."""
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ class Segmenter:
         return updates
 
     def cut(self, reason: EndReason) -> list[Update]:
-        """Ends the open segment in a stream that continues: the rest of a word opens the next segment, however short."""
+        """Ends the open segment in a stream that continues; the rest of a word opens the next segment, of any length."""
         is_in_a_word = self.state is SpeechState.SPEECH
         updates = self.finish(reason)
         self._is_in_a_word = is_in_a_word

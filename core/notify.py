@@ -28,8 +28,8 @@ _lock = threading.Lock()
 
 
 def listen(name: str, listener: Listener) -> Callable[[], None]:
-    """Calls ``listener`` on this event loop with the path of every file of this name (such as ``segments.jsonl``), in any
-    folder, that has grown. Returns a function that ends the subscription."""
+    """Calls ``listener`` on this event loop with the path of every file of this name (such as ``segments.jsonl``), in
+    any folder, that has grown. Returns a function that ends this."""
     subscription = _Subscription(name, asyncio.get_running_loop(), listener)
     with _lock:
         _subscriptions.append(subscription)

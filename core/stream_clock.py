@@ -1,9 +1,9 @@
 """Finds the date (UTC) of each sample of an audio stream.
 
 Time within a stream is the number of its samples (fact 4): in a measurement, a process that stood still for five
-seconds received all of its frames afterwards, without losing a sample. What has to be found is the date of sample 0, and how it
-changes: the sampling clock drifts against this machine's clock, and the machine's clock may be set. The two are tracked
-separately: samples against the monotonic clock, and the monotonic clock against the wall clock.
+seconds received all of its frames afterwards, without losing a sample. What has to be found is the date of sample 0,
+and how it changes: the sampling clock drifts against this machine's clock, and the machine's clock may be set. The two
+are tracked separately: samples against the monotonic clock, and the monotonic clock against the wall clock.
 
 Pure: samples and instants in, a date out.
 """

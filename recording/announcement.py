@@ -1,4 +1,4 @@
-"""Who is being recorded, for everybody in the room to see: an attribute of our own participant."""
+"""Shows everybody in the room who is being recorded, in an attribute of the recorder's participant."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_ANNOUNCED_PARTICIPANTS = 100
 
 
 class Announcement:
-    """Keeps the attribute up to date. A change that comes while another is being sent is sent next."""
+    """Keeps the attribute up to date. A change during a request is sent when the request has ended."""
 
     def __init__(self, room: rtc.Room, recorded: Callable[[], Iterable[str]], log: RoomLog) -> None:
         self._room = room
@@ -29,7 +29,7 @@ class Announcement:
         self._task: asyncio.Task[None] | None = None
 
     def update(self) -> None:
-        """The list may have changed."""
+        """Sends the list if it has changed."""
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._announce())
 

@@ -1,4 +1,4 @@
-"""What waits for one room's disk, in order, and no more of it than memory is allowed to hold."""
+"""The queue of one room's updates that wait for the disk, in order, with a bound on the memory it uses."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Backlog:
 
     @property
     def seconds(self) -> float:
-        """How much finished speech is not saved yet."""
+        """Seconds of finished speech that are not saved yet."""
         return sum(item.seconds for item in self.items())
 
     def items(self) -> list[Item]:
-        """The one in hand, and all behind it."""
+        """The item in hand, and all behind it."""
         return [*([] if self._in_hand is None else [self._in_hand]), *self._waiting]
 
     def put(self, item: Item) -> None:
@@ -34,7 +34,7 @@ class Backlog:
         self._waiting.append(item)
 
     def take(self) -> Item:
-        """The oldest; it counts until :meth:`done`."""
+        """Takes out the oldest item, which still counts as unsaved until :meth:`done`."""
         self._in_hand = self._waiting.popleft()
         return self._in_hand
 
@@ -42,7 +42,7 @@ class Backlog:
         self._in_hand = None
 
     def overflow(self) -> list[Item]:
-        """Takes out the oldest speech beyond the bound; the last segment stays, however long."""
+        """Removes and returns the oldest segments beyond the bound; the last segment stays, however long."""
         finished = [item for item in self._waiting if isinstance(item.update, Closed)]
         seconds = sum(item.seconds for item in finished)
         dropped = []
@@ -53,7 +53,7 @@ class Backlog:
         return dropped
 
     def _drop_growth(self, closed: Item, start_sample: int) -> None:
-        """What waits to grow need not: the closed segment brings all of its PCM."""
+        """Removes waiting ``Grown`` updates of a segment that has closed: ``Closed`` holds all of its PCM."""
         key = closed.key(start_sample)
         self._waiting = deque(
             item

@@ -1,4 +1,4 @@
-"""Which languages the people in a room want to read, and which they are offered. Pure."""
+"""The caption languages that the participants of a room ask for, and those that are offered. Pure."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from core.language_names import KNOWN_LANGUAGES
 from core.language_tags import is_same_language, language_tag_or_empty
 
 MAX_LANGUAGES = 10
-"""So many wishes of one room are met at once, those of most people first: every language costs."""
+"""The most languages that one room gets at once, as every language costs: those that most people ask for."""
 
 
 def wanted_languages(requested: Iterable[str], allowed: Sequence[str]) -> tuple[str, ...]:
-    """The languages to translate into, from what people put into their attribute: anything, until it is checked.
+    """The languages to translate into, from the participants' attributes, which are untrusted text.
 
-    ``allowed``: BCP 47 tags, empty for all. A wish for ``es-MX`` is met by ``es`` where only that is allowed. At most
+    ``allowed``: BCP 47 tags, empty for all. A request for ``es-MX`` is met by ``es`` where only that is allowed. At most
     :data:`MAX_LANGUAGES`, those of most people first.
     """
     counts = Counter(
@@ -32,12 +32,12 @@ def _allowed(request: str, allowed: Sequence[str]) -> str | None:
 
 
 def allowed_languages(settings: Settings) -> tuple[str, ...]:
-    """What students may ask for; empty: anything."""
+    """The languages that students may ask for; empty: any."""
     return settings.caption_languages and _each_once(settings.target_languages, settings.caption_languages)
 
 
 def offered_languages(settings: Settings) -> tuple[str, ...]:
-    """What an app is told to offer: where anything is allowed, every language we have a name for."""
+    """The languages that an app is told to offer: if any is allowed, all whose names are known."""
     return allowed_languages(settings) or _each_once(settings.target_languages, KNOWN_LANGUAGES)
 
 

@@ -1,4 +1,4 @@
-"""Captions in the order spoken, however their texts come. Pure."""
+"""Puts captions into the order spoken, whatever the order in which their texts arrive. Pure."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from core.records import SegmentRecord, Translation
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 MAX_WAIT_SECONDS = 5.0
-"""So long a caption that is ready waits for those before it."""
+"""How long a caption that is ready waits for those before it."""
 LIVE_SECONDS = 60.0
-"""What comes later than this is for the lesson's files only."""
+"""A text that arrives later than this is not shown as a caption; it is in the lesson's files."""
 MAX_EARLY_TEXTS = 200
 
 
 @dataclass(frozen=True)
 class Caption:
-    """The text of one segment, on its way to the room."""
+    """The text of one segment, to be shown in the room."""
 
     record: SegmentRecord
     text: Translation
 
     @property
     def id(self) -> str:
-        """One for the segment and all of its languages. Track and time: never given twice in a room."""
+        """The id of the segment, the same for all languages: track and start time, unique in a room."""
         return f"{self.record.track_sid}-{self.start_milliseconds}"
 
     @property
     def start_milliseconds(self) -> int:
-        """Since the Unix epoch, like :attr:`end_milliseconds`."""
+        """Start in milliseconds since the Unix epoch, like :attr:`end_milliseconds`."""
         return milliseconds(self.record.start)
 
     @property
@@ -39,7 +39,7 @@ class Caption:
         return milliseconds(self.record.end)
 
     def by_language(self) -> dict[str, str]:
-        """What was said, and then its translations, by BCP 47 tag."""
+        """The transcript, and then the translations, by BCP 47 tag."""
         return {self.text.language: self.text.transcript, **self._translations()}
 
     def _translations(self) -> dict[str, str]:
@@ -48,52 +48,52 @@ class Caption:
 
 
 def milliseconds(moment: datetime) -> int:
-    """Since the Unix epoch, cut off as in the manifest."""
+    """Milliseconds since the Unix epoch, truncated as in the manifest."""
     return (moment - _EPOCH) // timedelta(milliseconds=1)
 
 
 @dataclass
 class _Awaited:
-    """A segment that was saved and has not been shown yet."""
+    """A segment that has been saved and not shown yet."""
 
     record: SegmentRecord
     spoken_at: float
     answered_at: float | None = None
     text: Translation | None = None
-    """None although answered: there will be no text."""
+    """None after an answer: there will be no text."""
 
 
 class CaptionOrder:
-    """Puts texts, which come when they come, into the order in which their sentences ended.
+    """Puts texts, which arrive in any order, into the order in which their sentences ended.
 
-    A text that does not come holds up those behind it for ``patience_seconds`` and no longer; what is not there
-    within ``live_seconds`` is no live caption any more. Pure: ``now`` is any clock that only goes forward, in seconds.
+    A missing text delays captions that are ready by at most ``max_wait_seconds``. A text that arrives more than
+    ``live_seconds`` after its sentence is not shown. Pure: ``now`` is any clock that only goes forward, in seconds.
     """
 
     def __init__(
-        self, patience_seconds: float = MAX_WAIT_SECONDS, live_seconds: float = LIVE_SECONDS
+        self, max_wait_seconds: float = MAX_WAIT_SECONDS, live_seconds: float = LIVE_SECONDS
     ) -> None:
         self.skipped = 0
-        """Sentences that were given up because their text did not come in time."""
-        self._patience_seconds = patience_seconds
+        """The number of sentences whose text did not arrive in time."""
+        self._max_wait_seconds = max_wait_seconds
         self._live_seconds = live_seconds
         self._awaited: OrderedDict[int, _Awaited] = OrderedDict()
         self._early: OrderedDict[int, Translation | None] = OrderedDict()
-        """Texts whose segments nobody has told us of yet."""
+        """Texts that arrived before :meth:`spoken` was called for their segments."""
 
     @property
     def is_waiting(self) -> bool:
-        """Whether any caption is still to come."""
+        """Whether any saved segment has not been shown or skipped yet."""
         return bool(self._awaited)
 
     def spoken(self, record: SegmentRecord, now: float) -> None:
-        """A sentence has ended."""
+        """A segment has been saved; its text is awaited from now on."""
         self._awaited[record.number] = _Awaited(record, now)
         if record.number in self._early:
             self.answered(record.number, self._early.pop(record.number), now)
 
     def answered(self, number: int, text: Translation | None, now: float) -> None:
-        """The text of segment ``number`` is there, or (None) there will never be one."""
+        """The text of segment ``number`` has arrived, or (None) there will never be one."""
         awaited = self._awaited.get(number)
         if awaited is None:
             self._early[number] = text
@@ -103,7 +103,7 @@ class CaptionOrder:
             awaited.text, awaited.answered_at = text, now
 
     def due(self, now: float) -> list[Caption]:
-        """What is to be shown now. Each caption comes once."""
+        """Removes and returns the captions to be shown now, in order."""
         due = []
         while self._awaited:
             number, first = next(iter(self._awaited.items()))
@@ -118,10 +118,10 @@ class CaptionOrder:
         return due
 
     def _others_have_waited(self, now: float) -> bool:
-        """Whether a caption has been ready for longer than we are patient."""
+        """Whether a caption has been ready for longer than ``max_wait_seconds``."""
         return any(
             one.text is not None
             and one.answered_at is not None
-            and now - one.answered_at > self._patience_seconds
+            and now - one.answered_at > self._max_wait_seconds
             for one in self._awaited.values()
         )

@@ -1,4 +1,4 @@
-"""Sends captions to the people in a room, both ways that clients read: text streams and transcription packets."""
+"""Sends captions to a room in both forms that clients read: text streams and transcription packets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _Message = Coroutine[Any, Any, None]
 
 
 class CaptionSender:
-    """Sends one caption after the other. A failure is logged once, and so is its end."""
+    """Sends captions one after the other. The first of several failures is logged, and the recovery."""
 
     def __init__(self, room: rtc.Room, info: RoomInfo) -> None:
         self._room = room
@@ -33,7 +33,7 @@ class CaptionSender:
         self._trouble = Trouble()
 
     async def send(self, caption: Caption, to: Sequence[str] = ()) -> bool:
-        """Sends all languages of a caption to everybody, or to these identities. Returns whether that went well."""
+        """Sends all languages of a caption to everybody, or to these identities. Returns whether it was sent."""
         try:
             async with asyncio.timeout(SEND_SECONDS):
                 await self._publish(caption, to)
@@ -45,18 +45,18 @@ class CaptionSender:
         return True
 
     def failed(self, error: Exception) -> None:
-        """A caption could not be shown."""
+        """Logs that a caption could not be shown, unless the same failure is already logged."""
         if self._trouble.begins(trouble_of(error)):
             self._log(f"A caption could not be shown, the recording goes on: {self._trouble.current}")
 
     async def _publish(self, caption: Caption, to: Sequence[str]) -> None:
-        """The original first, so that clients know which it is; then all translations at once."""
+        """Sends the original first, so that clients can tell it from translations; then all translations at once."""
         original, *translations = caption.by_language().items()
         await _all_of(self._messages(caption, *original, to))
         await _all_of([one for item in translations for one in self._messages(caption, *item, to)])
 
     def _messages(self, caption: Caption, language: str, text: str, to: Sequence[str]) -> list[_Message]:
-        """Both ways that clients listen to (fact 24). Packets cannot be addressed: they are for everybody."""
+        """The messages in both forms (fact 24). Packets cannot be addressed, so they are sent to everybody only."""
         stream = self._stream(caption, language, text, to)
         return [stream] if to else [stream, self._packet(caption, language, text)]
 
@@ -89,14 +89,14 @@ class CaptionSender:
 
 
 async def _all_of(messages: Sequence[_Message]) -> None:
-    """Sends all, even if one fails; raises what the first of them came to."""
+    """Sends all messages, even if one fails; then raises the first failure."""
     for outcome in await asyncio.gather(*messages, return_exceptions=True):
         if isinstance(outcome, BaseException):
             raise outcome
 
 
 def stream_attributes(caption: Caption, language: str) -> dict[str, str]:
-    """What a text stream says of itself: LiveKit's own attributes, then ours (docs/translation.md)."""
+    """The attributes of a text stream: those defined by LiveKit, then the recorder's own (docs/translation.md)."""
     return {
         "lk.transcription_final": "true",
         "lk.transcribed_track_id": caption.record.track_sid,
@@ -110,5 +110,5 @@ def stream_attributes(caption: Caption, language: str) -> dict[str, str]:
 
 
 def _segment_id(caption: Caption, language: str) -> str:
-    """Clients put together what has the same id (fact 25), so each language has its own."""
+    """An id for each language: clients merge texts with the same id (fact 25)."""
     return f"{caption.id}-{language}"

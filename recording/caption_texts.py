@@ -1,4 +1,4 @@
-"""The texts of a room's segments, as others add them to its ``texts.jsonl``, checked before anybody is shown them."""
+"""Reads the texts of a room's segments from its ``texts.jsonl``, and checks them before they are shown."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ TAIL_BYTES = 1 << 16
 
 
 class TextsFollower:
-    """Reads what others add to a room's ``texts.jsonl``. Does disk work: call it on a thread."""
+    """Follows a room's ``texts.jsonl``, which other parts append to. Does disk work: call it on a thread."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._bookmark: Bookmark | None = None
 
     def new_texts(self) -> list[tuple[int, Translation | None]]:
-        """What has been added since the last call: segment number and text, None where there will be none.
+        """The texts added since the last call: segment number and text, None where there will be none.
 
-        The first time, the end of what is there: a text may be faster than the news of its segment.
+        The first call returns the texts at the end of the file: a text may be there before ``segment_saved`` is called.
         """
         if self._bookmark is None:
             if not self._path.exists():
@@ -37,7 +37,7 @@ class TextsFollower:
 
 
 def caption_text_in(line: bytes) -> tuple[int, Translation | None] | None:
-    """What a line of ``texts.jsonl`` says, checked. None: it is no such line."""
+    """The checked content of a line of ``texts.jsonl``. None: it is not such a line."""
     entry = entry_in(line)
     if entry is None:
         return None
@@ -45,7 +45,7 @@ def caption_text_in(line: bytes) -> tuple[int, Translation | None] | None:
 
 
 def _translation(fields: dict[str, Any]) -> Translation | None:
-    """None if nothing was said, or it cannot be shown."""
+    """The text; None if there is no transcript, or it is not valid."""
     language, transcript = _language(fields.get("language")), _text(fields.get("transcript"))
     found = fields.get("translations")
     translations = list(found.items())[: 2 * MAX_LANGUAGES] if isinstance(found, dict) else []

@@ -1,7 +1,7 @@
-"""Live captions: what a teacher says, and its translations, to everybody in the room, in the order spoken.
+"""Live captions: sends what a teacher says, and its translations, to everybody in the room, in the order spoken.
 
-Text is made elsewhere and comes back through ``texts.jsonl`` in the room's folder. :class:`Captions` lives on the
-room's event loop. Nothing that it does, and nothing that fails in it, reaches the recording.
+The text service writes texts to ``texts.jsonl`` in the room's folder, where they are read. :class:`Captions` runs on
+the room's event loop. A failure in it does not affect the recording.
 """
 
 from __future__ import annotations
@@ -32,26 +32,28 @@ from recording.roles import MAX_PARTICIPANTS
 logger = logging.getLogger("recorder")
 
 LANGUAGE_ATTRIBUTE = "captions_language"
-"""Participant attribute: the language somebody wants to read."""
+"""Participant attribute: the language that the participant wants to read."""
 LANGUAGES_METHOD = "get/languages"
 """The RPC by which an app asks which languages it can offer."""
 
 CROWD_SECONDS = 0.5
-"""People come in crowds, and a look at what they want takes as long as there are people: so often, and no more."""
+"""Wanted languages are evaluated at most this often: each time takes as long as there are participants, and many may
+join at once."""
 
 LOOK_SECONDS = 0.5
-"""How often the room's texts are looked at while one is awaited: another worker's send no notification here."""
+"""How often ``texts.jsonl`` is polled while a text is awaited: another process sends no notification."""
 CLOSE_SECONDS = 3.0
 """How long the end of a room waits for the captions of its last sentences."""
 HANGING_SECONDS = 1.0
-"""A room or a disk that does not answer is waited for so much longer, and no more."""
+"""How much longer a room or a disk that does not answer is waited for."""
 RECENT_CAPTIONS = 5
 RECENT_SECONDS = 120.0
-"""What somebody who joins late still gets to see."""
+"""A participant who joins late is sent up to this many captions that are no older than this."""
 
 
 class Captions:
-    """Shows the text of one room's segments to the room. Create it on the room's event loop; a ``pipeline.Stage``."""
+    """Shows the text of one room's segments to the room. Create it on the room's event loop; a
+    ``segment_writer.Stage``."""
 
     def __init__(self, room: rtc.Room, info: RoomInfo, settings: Settings) -> None:
         self._room = room
@@ -73,19 +75,19 @@ class Captions:
         self._task = supervised(self._work, "captions", room=info.sid, room_name=info.name)
 
     def attach(self) -> None:
-        """Listens to the room's events. Call it before connecting."""
+        """Subscribes to the room's events. Call it before connecting."""
         self._room.on("participant_active", self._greet)  # before that it receives no data
         for event in ("participant_connected", "participant_disconnected", "participant_attributes_changed"):
             self._room.on(event, self._on_languages_changed)
 
     def begin(self) -> None:
-        """Call it right after connecting."""
+        """Evaluates the wanted languages and offers the RPC. Call it right after connecting."""
         self._update_languages()
         choices = json.dumps(language_choices(offered_languages(self._settings)), ensure_ascii=False)
         self._room.local_participant.register_rpc_method(LANGUAGES_METHOD, lambda _: choices)
 
     def languages(self) -> tuple[str, ...]:
-        """What the people who are in the room now want to read, besides what is spoken."""
+        """The languages that participants in the room want now, besides the spoken one."""
         people = itertools.islice(self._room.remote_participants.values(), MAX_PARTICIPANTS)
         requested = (one.attributes.get(LANGUAGE_ATTRIBUTE, "") for one in people if _is_person(one))
         return wanted_languages(requested, allowed_languages(self._settings))
@@ -98,13 +100,13 @@ class Captions:
         self._more.set()
 
     async def aclose(self) -> None:
-        """Waits a moment for what is on its way, if there is anybody to read it."""
-        patience = CLOSE_SECONDS if self._has_readers() else 0.0
-        self._closing_at = time.monotonic() + patience
+        """Waits up to ``CLOSE_SECONDS`` for the last texts if there is anybody to read them, then stops."""
+        wait = CLOSE_SECONDS if self._has_readers() else 0.0
+        self._closing_at = time.monotonic() + wait
         if self._look is not None:
             self._look.cancel()
         self._more.set()
-        await asyncio.wait({self._task}, timeout=patience + HANGING_SECONDS)
+        await asyncio.wait({self._task}, timeout=wait + HANGING_SECONDS)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         self._stop_listening()
@@ -121,12 +123,12 @@ class Captions:
                 await self._welcome_newcomers()
                 for caption in self._order.due(time.monotonic()):
                     await self._show(caption)
-            except Exception as error:  # captions fail alone
+            except Exception as error:  # a failure must not end the task: the next caption may succeed
                 self._sender.failed(error)
                 await asyncio.sleep(LOOK_SECONDS)
 
     async def _something_to_do(self) -> None:
-        """A ring of the doorbell, or the next look at the file while a text is awaited."""
+        """Waits for a notification, or for the next poll of the file while a text is awaited."""
         loop = asyncio.get_running_loop()
         next_look = loop.call_later(LOOK_SECONDS, self._more.set) if self._order.is_waiting else None
         await self._more.wait()
@@ -135,7 +137,7 @@ class Captions:
             next_look.cancel()
 
     def _greet(self, participant: rtc.RemoteParticipant) -> None:
-        """Somebody has come who may have missed captions."""
+        """Notes a participant who has joined and may have missed captions."""
         if self._recent and _is_person(participant):
             self._newcomers.add(participant.identity)
             self._more.set()
@@ -164,7 +166,7 @@ class Captions:
             self._order.answered(number, text, time.monotonic())
 
     async def _welcome_newcomers(self) -> None:
-        """All who came meanwhile together, and before the next caption, so that theirs are in order, too."""
+        """Sends recent captions to all new participants at once, before the next caption, so that their order is right."""
         newcomers = sorted(self._newcomers & self._room.remote_participants.keys())
         self._newcomers.clear()
         if not newcomers:

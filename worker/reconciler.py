@@ -41,8 +41,8 @@ MAX_JOIN_SECONDS = 8.0
 """How long a recorder may take to join after a worker has accepted the job, before another is asked for."""
 
 UNANSWERED_SECONDS = 4.0
-"""After this a request that no worker has accepted is repeated: the server asks one worker, which may hang, and gives it
-3 s (livekit-server 1.13.3)."""
+"""After this a request that no worker has accepted is repeated: the server asks one worker, which may hang, and gives
+it 3 s (livekit-server 1.13.3)."""
 
 ABSENT_SECONDS = 60.0
 """For this long after a recorder was asked for, the list of participants is checked before the recorder is pinged: a

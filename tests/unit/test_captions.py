@@ -93,7 +93,7 @@ def test_a_refused_text_holds_up_nothing() -> None:
 
 
 def test_a_text_that_does_not_come_is_waited_for_and_then_given_up() -> None:
-    order = CaptionOrder(patience_seconds=5, live_seconds=60)
+    order = CaptionOrder(max_wait_seconds=5, live_seconds=60)
     order.spoken(record(1), now=0)
     order.spoken(record(2), now=3)
     order.answered(2, text(2), now=10)
@@ -105,7 +105,7 @@ def test_a_text_that_does_not_come_is_waited_for_and_then_given_up() -> None:
 
 
 def test_one_sentence_alone_is_waited_for_as_long_as_it_is_live() -> None:
-    order = CaptionOrder(patience_seconds=5, live_seconds=60)
+    order = CaptionOrder(max_wait_seconds=5, live_seconds=60)
     order.spoken(record(1), now=0)
     assert order.due(now=59) == []
     order.answered(1, text(1), now=59)
