@@ -237,7 +237,7 @@ class Segmenter:
         return updates
 
     def cut(self, reason: EndReason) -> list[Update]:
-        """Ends the open segment in a stream that continues; the rest of a word opens the next segment, of any length."""
+        """Ends the open segment in a stream that continues; the rest of a word opens the next segment."""
         is_in_a_word = self.state is SpeechState.SPEECH
         updates = self.finish(reason)
         self._is_in_a_word = is_in_a_word

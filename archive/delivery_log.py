@@ -31,12 +31,12 @@ class Key:
     sha256: str = ""
 
 
-def sound_key(record: SegmentRecord) -> Key:
+def audio_key(record: SegmentRecord) -> Key:
     """The key of a segment's WAV."""
     return Key(record.file, record.sha256)
 
 
-def words_key(text: TextRecord) -> Key:
+def text_key(text: TextRecord) -> Key:
     """The key of a segment's text files, with a digest of their content."""
     content = json.dumps([text.files, text.language, text.transcript, text.translations], ensure_ascii=False)
     digest = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
@@ -51,8 +51,8 @@ def lists_key(*states: str) -> Key:
 def keys_of(record: SegmentRecord, text: TextRecord | None, *, save_audio: bool = True) -> list[Key]:
     """The keys of what a target should have of a segment by now: the WAV, unless it is not kept, and the texts."""
     is_kept = save_audio and (text is None or text.is_audio_kept)
-    sounds = [sound_key(record)] if is_kept else []
-    return sounds + ([words_key(text)] if text is not None and text.files else [])
+    audio = [audio_key(record)] if is_kept else []
+    return audio + ([text_key(text)] if text is not None and text.files else [])
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from archive.delivery_log import Key, note, sound_key
+from archive.delivery_log import Key, audio_key, note
 from archive.outbox import Outbox, Work
 from core.backoff import Backoff
 from core.errors import ConfigError, RecorderError, Refused, RetryLater, StorageError
@@ -102,7 +102,7 @@ def _item_of(work: Work, output_dir: Path) -> tuple[Item, Key]:
     record = SegmentRecord.from_json(payload["record"])
     if "text" in payload:
         return Words(folder, record, TextRecord.from_json(payload["text"])), Key(work.file)
-    return Sound(folder, record), sound_key(record)
+    return Sound(folder, record), audio_key(record)
 
 
 def _note(item: Item, target: str, key: Key, refusal: str) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from archive import jsonl
-from archive.delivery_log import DELIVERED, forget, words_key
+from archive.delivery_log import DELIVERED, forget, text_key
 from archive.files import LOCK_FILE, FolderLock
 from archive.manifest import gap_in, read_manifest, record_in
 from archive.names import GAPS, MANIFEST, TEXTS, is_plain_name
@@ -84,7 +84,7 @@ def record_erasure(output_dir: Path, outcome: dict[str, Any]) -> None:
 def remove_lines(folder: Path, sounds: Iterable[str], selection: Selection) -> None:
     """Removes the lines of these WAVs' segments from all lists of the folder, and those of the selected gaps."""
     names = set(sounds)
-    items = {*names, *(words_key(text).item for text in read_texts(folder).values() if text.file in names)}
+    items = {*names, *(text_key(text).item for text in read_texts(folder).values() if text.file in names)}
     with FolderLock(folder):
         jsonl.rewrite(folder / TEXTS, lambda line: (text := text_in(line)) is None or text.file not in names)
         jsonl.rewrite(

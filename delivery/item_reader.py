@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from archive.delivery_log import DeliveryLog, Key, lists_key, sound_key, words_key
+from archive.delivery_log import DeliveryLog, Key, audio_key, lists_key, text_key
 from archive.jsonl import Bookmark, end_of, new_lines
 from archive.manifest import read_manifest, record_in
 from archive.names import GAPS, MANIFEST, TEXTS, is_plain_name
@@ -130,7 +130,7 @@ class ItemReader:
         for record in filter(None, map(record_in, lines)):
             if not self._save_audio or not is_plain_name(record.file) or not record.file.endswith(".wav"):
                 continue
-            if not delivery_log.is_settled(self._target, sound_key(record)):
+            if not delivery_log.is_settled(self._target, audio_key(record)):
                 payload = {"record": record.to_json()}
                 yield Work(self._kind, folder, record.file, record.start.timestamp(), payload)
 
@@ -140,7 +140,7 @@ class ItemReader:
         texts = [text for line in lines if (text := text_in(line)) is not None and text.files]
         records = {record.file: record for record in read_manifest(path)} if texts else {}
         for text in texts:
-            record, key = records.get(text.file), words_key(text)
+            record, key = records.get(text.file), text_key(text)
             if record is not None and is_ours(text) and not delivery_log.is_settled(self._target, key):
                 moment = max(text.at, record.end).timestamp()
                 payload = {"record": record.to_json(), "text": text.to_json()}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from archive.delivery_log import DeliveryLog, keys_of, sound_key
+from archive.delivery_log import DeliveryLog, audio_key, keys_of
 from archive.files import FolderLock
 from archive.jsonl import Lines
 from archive.manifest import read_gaps
@@ -103,7 +103,7 @@ class _Segments:
         of_text = list(_look_at_text(self._room, record, text)) if self._wants_texts else []
         if any(finding.kind is Kind.MISSING_WAV for finding in of_wav):
             if self._delivery_log.is_anywhere(
-                sound_key(record)
+                audio_key(record)
             ):  # delivered and removed here together with its text (KEEP_LOCAL)
                 of_wav, of_text = [], [one for one in of_text if one.kind is not Kind.TEXT_FILE_MISSING]
             elif text is not None and not text.is_audio_kept:

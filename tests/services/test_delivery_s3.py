@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from archive.delivery_log import DELIVERED, DeliveryLog, sound_key
+from archive.delivery_log import DELIVERED, DeliveryLog, audio_key
 from archive.outbox_file import OUTBOX
 from config import Settings
 from core.records import SegmentRecord
@@ -376,7 +376,7 @@ async def test_a_kill_costs_nothing(s3: S3Server, tmp_path: Path, moment: str, w
         killed.set()
     delivery_log = DeliveryLog(tmp_path / "math101")
     target = open_targets(settings)[0][0].name
-    assert not delivery_log.is_delivered(target, sound_key(records[which]))
+    assert not delivery_log.is_delivered(target, audio_key(records[which]))
     with child(environ):
         await until(lambda: is_all_there(s3, records), "all segments", SOON)
     assert await deliver(settings)

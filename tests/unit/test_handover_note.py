@@ -47,18 +47,18 @@ def test_a_note_is_read_as_it_was_written() -> None:
         json.dumps({"room_sid": "RM_1", "until": "2025-10-08T12:00:00Z", "tracks": []}).encode() + b"\n",
     ],
 )
-def test_what_is_none_of_ours_is_no_word(line: bytes) -> None:
+def test_an_invalid_line_is_no_note(line: bytes) -> None:
     assert HandoverNote.in_line(line) is None
 
 
-def test_a_hand_that_holds_too_long_is_no_reason_to_believe_nothing() -> None:
+def test_a_jitter_buffer_delay_that_is_too_long_is_shortened() -> None:
     note = HandoverNote("RM_1", after(10), {"TR_1": TrackProgress(after(9), 1e9)})
     read = HandoverNote.in_line(note.to_line())
     assert read is not None
     assert read.tracks["TR_1"].jitter_delay_seconds == 60
 
 
-def test_what_was_heard_in_the_future_was_heard_by_a_clock_that_has_been_set_back_since() -> None:
+def test_times_in_the_future_are_ignored_since_the_clock_was_set_back() -> None:
     ends = {"TR_1": after(-4_000), "TR_2": after(9)}
     before = EarlierRecorders(NOTE, ends)
     assert before.progress("TR_1", after(-3_600)) == TrackProgress(after(-4_000))
@@ -68,20 +68,20 @@ def test_what_was_heard_in_the_future_was_heard_by_a_clock_that_has_been_set_bac
     )
 
 
-def test_a_gap_begins_where_each_track_was_heard_last() -> None:
+def test_a_gap_begins_where_each_track_was_received_last() -> None:
     before = EarlierRecorders(NOTE, {})
-    heard = {sid: before.progress(sid, after(20)) for sid in ("TR_1", "TR_2", "TR_new")}
-    assert {sid: one.everything_until for sid, one in heard.items() if one} == {
+    received = {sid: before.progress(sid, after(20)) for sid in ("TR_1", "TR_2", "TR_new")}
+    assert {sid: one.everything_until for sid, one in received.items() if one} == {
         "TR_1": after(8.75),
         "TR_2": after(3),
         "TR_new": after(10),
     }
 
 
-def test_a_crash_leaves_more_than_it_had_said() -> None:
+def test_after_a_crash_a_segment_may_end_later_than_the_note() -> None:
     before = EarlierRecorders(NOTE, {"TR_1": after(10.5), "TR_2": after(9.5), "TR_3": after(11)})
     assert before.progress("TR_1", after(20)) == TrackProgress(after(10.5), 0.25)
-    assert before.progress("TR_2", after(20)) == TrackProgress(after(3)), "the word knew better"
+    assert before.progress("TR_2", after(20)) == TrackProgress(after(3)), "the note is later"
     assert before.progress("TR_3", after(20)) == TrackProgress(after(11))
     assert before.progress("TR_new", after(20)) == TrackProgress(after(10)), "not another track's end"
 

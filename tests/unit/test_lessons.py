@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 import lessons
+from archive.delivery_log import audio_key
 from archive.delivery_log import note as note_delivered
-from archive.delivery_log import sound_key
 from archive.rooms import Room
 from core.records import RoomInfo
 from devtools.sample_room import ANNA, BOB, CLOCK, ROOM, noise, open_room, segment_of
@@ -200,7 +200,7 @@ def test_list_shows_what_the_targets_have_not_got(archive: Path) -> None:
     assert listed()[0].endswith("1 without text; 1 refused; 4 undelivered")
     assert listed(save_audio="false")[1]["undelivered"] == 0, "there is nothing to deliver"
     first = next(Room(archive / "math101").records())
-    note_delivered(archive / "math101", store.as_uri().rstrip("/"), sound_key(first), refused="too large")
+    note_delivered(archive / "math101", store.as_uri().rstrip("/"), audio_key(first), refused="too large")
     assert listed()[0].endswith("3 undelivered; 1 set aside by a target (check)")
     assert run("deliver", "--retry-refused", output_dir=archive, STORE_URL=store.as_uri()).code == 0
     said, session = listed()

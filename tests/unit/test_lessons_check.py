@@ -253,8 +253,8 @@ def test_what_is_not_delivered_is_found(folder: RoomFolder) -> None:
     silent = TextRecord(2, two.file, two.end, two.start, "anna")
     lines = [json.dumps(entry.to_json()) + "\n" for entry in (text, silent)]
     (folder.path / "texts.jsonl").write_text("".join(lines))
-    delivery_log.note(folder.path, "s3://lessons", delivery_log.sound_key(one))
-    delivery_log.note(folder.path, "s3://lessons", delivery_log.sound_key(two), refused="too large")
+    delivery_log.note(folder.path, "s3://lessons", delivery_log.audio_key(one))
+    delivery_log.note(folder.path, "s3://lessons", delivery_log.audio_key(two), refused="too large")
     found = look(folder, Wanted(targets=("s3://lessons",))).findings
     assert [finding.what for finding in found if finding.kind is Kind.UNDELIVERED] == [
         f"the text of {one.file} is not delivered to s3://lessons yet",
