@@ -12,7 +12,7 @@ from archive.outbox import Outbox, Work
 from core.backoff import Backoff
 from core.errors import ConfigError, RecorderError, Refused, RetryLater, StorageError
 from core.records import SegmentRecord, TextRecord
-from delivery.items import CALL_TIMEOUT_SECONDS, Item, Lists, Sound, Target, Unusable, Words
+from delivery.items import CALL_TIMEOUT_SECONDS, AudioItem, Item, ListsItem, Target, TextItem, Unusable
 from delivery.status import TargetState
 
 logger = logging.getLogger("recorder")
@@ -97,12 +97,12 @@ class DeliveryAttempts:
 def _item_of(work: Work, output_dir: Path) -> tuple[Item, Key]:
     folder, payload = output_dir / work.folder, work.payload
     if "manifest_bytes" in payload:
-        lists = Lists(folder, **{name: int(size) for name, size in payload.items()})
+        lists = ListsItem(folder, **{name: int(size) for name, size in payload.items()})
         return lists, Key(work.file)
     record = SegmentRecord.from_json(payload["record"])
     if "text" in payload:
-        return Words(folder, record, TextRecord.from_json(payload["text"])), Key(work.file)
-    return Sound(folder, record), audio_key(record)
+        return TextItem(folder, record, TextRecord.from_json(payload["text"])), Key(work.file)
+    return AudioItem(folder, record), audio_key(record)
 
 
 def _note(item: Item, target: str, key: Key, refusal: str) -> None:
@@ -115,4 +115,4 @@ def _note(item: Item, target: str, key: Key, refusal: str) -> None:
 
 
 def _room(item: Item) -> dict[str, str]:
-    return {"room": item.folder.name if isinstance(item, Lists) else item.record.room_name}
+    return {"room": item.folder.name if isinstance(item, ListsItem) else item.record.room_name}

@@ -25,7 +25,7 @@ CALL_TIMEOUT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Sound:
+class AudioItem:
     """A segment's WAV, with its record in the manifest."""
 
     folder: Path
@@ -33,7 +33,7 @@ class Sound:
 
 
 @dataclass(frozen=True)
-class Words:
+class TextItem:
     """The text files of a segment."""
 
     folder: Path
@@ -42,7 +42,7 @@ class Words:
 
 
 @dataclass(frozen=True)
-class Lists:
+class ListsItem:
     """The manifest, the list of texts and that of gaps, up to the last line whose files have been delivered."""
 
     folder: Path
@@ -51,7 +51,7 @@ class Lists:
     gaps_bytes: int = 0
 
 
-Item = Sound | Words | Lists
+Item = AudioItem | TextItem | ListsItem
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Unusable(Refused):
     """The item's file is missing or wrong; the target has not been asked."""
 
 
-def sound_bytes(item: Sound) -> bytes:
+def audio_bytes(item: AudioItem) -> bytes:
     """Reads the WAV and checks it against the manifest's SHA-256. Blocks.
 
     Raises:

@@ -17,7 +17,7 @@ from archive.manifest import gap_in, record_in
 from archive.names import GAPS, MANIFEST, TEXTS, safe_name
 from config import Settings
 from core.records import SegmentRecord
-from delivery.items import Item, Lists, Selection, Sound, Words, file_bytes, sound_bytes
+from delivery.items import AudioItem, Item, ListsItem, Selection, TextItem, audio_bytes, file_bytes
 from delivery.object_client import Objects, open_s3, open_url, whole_lines
 
 PROBE = ".delivery-check"
@@ -69,17 +69,17 @@ class ObjectTarget:
     async def put(self, item: Item) -> None:
         """See :class:`~delivery.items.Target`."""
         folder = item.folder.name
-        if isinstance(item, Sound):
-            data = await asyncio.to_thread(sound_bytes, item)
+        if isinstance(item, AudioItem):
+            data = await asyncio.to_thread(audio_bytes, item)
             await self.objects.create(f"{folder}/{item.record.file}", data)
-        elif isinstance(item, Words):
+        elif isinstance(item, TextItem):
             for file in item.text.files:
                 data = await asyncio.to_thread(file_bytes, item.folder / file)
                 await self.objects.write(f"{folder}/{file}", data, mode="overwrite")
         else:
             await self._put_lists(item)
 
-    async def _put_lists(self, item: Lists) -> None:
+    async def _put_lists(self, item: ListsItem) -> None:
         for file, size in (
             (TEXTS, item.texts_bytes),
             (GAPS, item.gaps_bytes),

@@ -18,7 +18,7 @@ from typing import Any
 from core import search_tokens
 from core.errors import ConfigError
 from core.records import EndReason, SegmentRecord, TextRecord
-from delivery.items import Item, Lists, Selection, Sound, Words, sound_bytes
+from delivery.items import AudioItem, Item, ListsItem, Selection, TextItem, audio_bytes
 from delivery.postgres_connections import Connections
 from delivery.postgres_schema import apply_migrations
 
@@ -80,12 +80,12 @@ class PostgresTarget:
 
     async def put(self, item: Item) -> None:
         """See :class:`~delivery.items.Target`. Lists are not stored: the rows have the same data."""
-        if not isinstance(item, Lists):
+        if not isinstance(item, ListsItem):
             await self._connections.run(self._put(item))
 
-    async def _put(self, item: Sound | Words) -> None:
-        if isinstance(item, Sound):
-            audio = await asyncio.to_thread(sound_bytes, item)
+    async def _put(self, item: AudioItem | TextItem) -> None:
+        if isinstance(item, AudioItem):
+            audio = await asyncio.to_thread(audio_bytes, item)
             await self._connections.execute(_ADD_SEGMENT, _row(item.folder.name, item.record, audio))
             return
         segment_id = id_of(item.folder.name, item.record)

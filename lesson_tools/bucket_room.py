@@ -18,7 +18,7 @@ from archive.rooms import Room
 from archive.texts import text_in
 from core.errors import ConfigError, Refused, RetryLater
 from core.records import SegmentRecord
-from delivery.items import Unusable, Words
+from delivery.items import TextItem, Unusable
 from lesson_tools.batches import Note, note_in
 from lesson_tools.bucket import Bucket, with_retries
 from lesson_tools.transcription import Task
@@ -172,13 +172,13 @@ class Upload:
             took = time.monotonic() - began
             await asyncio.sleep(max(MIN_PAUSE_SECONDS, took / SHARE_OF_LISTS - took))
 
-    def _texts_in(self, lines: Iterable[bytes]) -> Iterator[tuple[bytes, Words]]:
+    def _texts_in(self, lines: Iterable[bytes]) -> Iterator[tuple[bytes, TextItem]]:
         for line in lines:
             text = text_in(line)
             if text is not None and text.file in self._records:
-                yield line, Words(self._folder, self._records[text.file], text)
+                yield line, TextItem(self._folder, self._records[text.file], text)
 
-    def _forget(self, uploaded: Iterable[Words]) -> None:
+    def _forget(self, uploaded: Iterable[TextItem]) -> None:
         for words in uploaded:
             self._records.pop(words.record.file, None)
             for name in words.text.files:

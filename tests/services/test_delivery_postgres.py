@@ -15,7 +15,7 @@ from archive.delivery_log import DeliveryLog
 from config import Settings
 from core.errors import ConfigError, RecorderError, Refused, RetryLater
 from core.records import SegmentRecord
-from delivery.items import Selection, Sound
+from delivery.items import AudioItem, Selection
 from delivery.postgres import PostgresTarget, id_of
 from devtools.postgres_server import PostgresServer
 from devtools.room_folders import until
@@ -151,10 +151,10 @@ async def test_the_server_checks_the_sound_itself(
     database: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = spoken(settings_for(database.url(), tmp_path), count=1)[0]
-    monkeypatch.setattr("delivery.postgres.sound_bytes", lambda item: b"spoilt on the way")
+    monkeypatch.setattr("delivery.postgres.audio_bytes", lambda item: b"spoilt on the way")
     target = PostgresTarget(database.url())
     with pytest.raises(Refused):
-        await target.put(Sound(tmp_path / "math101", record))
+        await target.put(AudioItem(tmp_path / "math101", record))
     await target.aclose()
     assert rows(database) == []
 
@@ -165,7 +165,7 @@ async def test_names_that_postgres_cannot_hold_are_made_so(database: PostgresSer
         record, room_name="a\0b", participant_name="half \ud800", participant_identity="'; DROP TABLE x --"
     )
     target = PostgresTarget(database.url())
-    await target.put(Sound(tmp_path / "math101", odd))
+    await target.put(AudioItem(tmp_path / "math101", odd))
     await target.aclose()
     row = rows(database)[0]
     assert row["room_id"] == "a\ufffdb"

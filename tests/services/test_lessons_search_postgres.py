@@ -11,7 +11,7 @@ import pytest
 
 from core.errors import ConfigError, RecorderError
 from core.records import SegmentRecord, TextRecord
-from delivery.items import Sound, Words
+from delivery.items import AudioItem, TextItem
 from delivery.postgres import PostgresTarget
 from devtools.postgres_server import PostgresServer
 from devtools.sample_room import open_room
@@ -28,8 +28,8 @@ async def url(database: PostgresServer, tmp_path: Path) -> str:
     folder = open_room(tmp_path)
     for number, texts in enumerate(TEXTS):
         record = speak(folder, number * 10, texts)
-        await target.put(Sound(folder.path, record))
-        await target.put(Words(folder.path, record, text_of(record, texts)))
+        await target.put(AudioItem(folder.path, record))
+        await target.put(TextItem(folder.path, record, text_of(record, texts)))
     await target.aclose()
     return database.url()
 

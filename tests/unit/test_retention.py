@@ -20,7 +20,7 @@ from config import Settings
 from core.backoff import Backoff
 from core.errors import RetryLater
 from core.records import SegmentRecord
-from delivery.items import Item, Lists, Selection, Sound
+from delivery.items import AudioItem, Item, ListsItem, Selection
 from delivery.retention import Housekeeping, Rules, remove_leaving
 from delivery.service import DeliveryService
 from devtools.room_folders import until
@@ -120,9 +120,9 @@ async def test_a_backlog_larger_than_the_outbox_is_delivered_too(
     records = spoken(settings, "math", 9)
     shelf = Shelf()
     assert await deliver(settings, shelf)
-    sounds = [item.record.file for item in shelf.items if isinstance(item, Sound)]
+    sounds = [item.record.file for item in shelf.items if isinstance(item, AudioItem)]
     assert sounds == [record.file for record in records]
-    assert isinstance(shelf.items[-1], Lists)
+    assert isinstance(shelf.items[-1], ListsItem)
     assert shelf.items[-1].manifest_bytes == (tmp_path / "math" / "segments.jsonl").stat().st_size
 
 
@@ -152,7 +152,7 @@ async def test_a_gap_noticed_later_is_delivered_and_goes_when_it_is_old(
     rules = Rules(settings, [shelf.name])
     assert not rules.leaving(folder, now).lines, "the gaps are not delivered"
     assert await deliver(settings, shelf)
-    assert isinstance(shelf.items[-1], Lists)
+    assert isinstance(shelf.items[-1], ListsItem)
     assert shelf.items[-1].gaps_bytes == (folder / "gaps.jsonl").stat().st_size
     remove_leaving(rules.leaving(folder, now))
     assert [gap.start for gap in read_gaps(folder)] == [new[0].start]
