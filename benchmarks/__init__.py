@@ -1,1 +1,1 @@
-"""What the recorder costs and what it keeps, measured against the stock recipe: python dev.py bench."""
+"""Measures what the recorder uses and what it records, compared with the stock recipe: python dev.py bench."""

@@ -33,9 +33,9 @@ MODEL_SECONDS = 1.0
 LANGUAGES = "es"
 MAX_MILLISECONDS = 300.0
 APART_SECONDS = 0.4
-"""Teachers do not end their sentences together."""
+"""The teachers begin at different times, so that their sentences end at different times."""
 LAST_SECONDS = 4.0
-"""What the last sentence's caption needs to arrive."""
+"""How long to wait for the caption of the last sentence."""
 
 
 def measure(options: Options) -> Outcome:
@@ -62,7 +62,7 @@ def measure(options: Options) -> Outcome:
 
 
 class Reader:
-    """A student's client: when each caption had arrived whole, by its id."""
+    """A student's client: when each caption was complete, by its id."""
 
     def __init__(self) -> None:
         self.arrived: dict[str, float] = {}

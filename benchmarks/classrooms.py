@@ -21,7 +21,7 @@ from devtools.room_folders import TEACHER
 from devtools.speakers import Pcm, Speaker, token
 
 SUBSCRIBE_SECONDS = 15.0
-"""How long a teacher waits for somebody who listens."""
+"""How long a teacher waits for a subscriber."""
 
 _numbers = itertools.count(1)
 
@@ -42,7 +42,7 @@ class Scene:
 
 @contextlib.contextmanager
 def scene(say: Report) -> Iterator[Scene]:
-    """Everything in it is gone afterwards."""
+    """The folder is deleted afterwards."""
     binary = find_or_build(say)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, LiveKitServer(binary) as server:
         yield Scene(server, Path(folder))
@@ -57,13 +57,16 @@ class Classroom:
     joined_at: float
     """Monotonic seconds: the teacher was in the room."""
     listened_to_at: float | None = None
-    """Somebody has subscribed to the microphone."""
+    """A participant has subscribed to the microphone."""
 
     @classmethod
     async def open(
         cls, server: LiveKitServer, name: str, together: asyncio.Semaphore | None = None
     ) -> Classroom:
-        """Returns when somebody listens, or nobody has for a long time. ``together``: how many may join at once."""
+        """Returns when the microphone has a subscriber, or after SUBSCRIBE_SECONDS.
+
+        ``together`` limits how many join at once.
+        """
         async with together or asyncio.Semaphore():
             teacher = await _join(server, name)
         room = cls(name, teacher, time.monotonic())
@@ -80,12 +83,12 @@ class Classroom:
         return self.listened_to_at is not None
 
     async def lecture(self, seconds: float) -> None:
-        """The shipped lecture from its beginning, again and again."""
+        """Says the shipped lecture repeatedly."""
         await self.teacher.say(lecture(seconds))
 
 
 async def _join(server: LiveKitServer, name: str) -> Speaker:
-    """As a speaker joins, but without waiting for others to have joined."""
+    """Joins as a speaker does, but without waiting for other joins."""
     room = rtc.Room()
     access = token(server, "teacher", name, metadata=TEACHER)
     await room.connect(server.url, access, rtc.RoomOptions(auto_subscribe=False))

@@ -1,6 +1,6 @@
-"""Labelled speech: samples, and for each of them whether somebody speaks.
+"""Labelled speech: samples, and for each of them whether it is speech.
 
-From the shipped speech, whose sentences begin and end with sound at known samples, or from recordings of your own,
+From the shipped speech, whose sentences begin and end with sound at known samples, or from other recordings,
 whose loud parts count as speech. Built from a seed: the same seed, the same recording.
 
 Everywhere: PCM s16le mono, shape (n,), 16 kHz.
@@ -34,7 +34,7 @@ LEAD_SECONDS = 1.0
 
 FRAME = RATE // 100
 LOUD = 30.0
-"""In recordings of your own, 10 ms within so many dB of the loud ones are speech,"""
+"""In other recordings, 10 ms within so many dB of the loud ones are speech,"""
 MIN_PAUSE_FRAMES = 10
 """and so are gaps between them shorter than this."""
 UTTERANCE_PAUSE_FRAMES = 20

@@ -80,7 +80,7 @@ if not peak:
     import resource, sys
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 print(json.dumps([seconds, peak / 2**20]), flush=True)
-os._exit(0)  # a native thread that still lets go of its last answer would abort an ending interpreter
+os._exit(0)  # a native thread that still frees its last answer would abort an ending interpreter
 """
 
 

@@ -1,4 +1,4 @@
-"""What a benchmark finds out: figures, each with what it is held to."""
+"""The figures of a benchmark, each with its target."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Options:
-    """What all benchmarks are told."""
+    """The options of all benchmarks."""
 
     runs: int = 3
     quick: bool = False
-    """A few seconds, to see that everything works; the figures say little."""
+    """A few seconds, to check that everything works; the figures are not meaningful."""
     full: bool = False
     """As many rooms and runs as the promises name: 200 rooms come and gone, 20 runs of ten rooms."""
     speech: Path | None = None
@@ -61,7 +61,7 @@ class Figure:
 
     @property
     def passed(self) -> bool | None:
-        """None where nothing was promised."""
+        """Whether the target is met; None without a target."""
         promises = []
         if self.at_most is not None:
             promises.append(self.value <= self.at_most)
@@ -102,7 +102,7 @@ class Figure:
         ]
 
     def _shown_ratio(self) -> str:
-        """Nothing where it would be the worst of ratios that nobody asked for."""
+        """Empty where only the worst ratio is known and no target needs it."""
         is_telling = self.ratio_at_most is not None or not self.judged_by_worst
         return f"{self.ratio:.2f}" if self.ratio is not None and is_telling else ""
 
@@ -122,7 +122,7 @@ HEADINGS = ["what", "target", "ours", "stock", "ratio", "runs", ""]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one benchmark came to, with what is worth telling besides its figures."""
+    """The result of one benchmark: its figures and notes."""
 
     benchmark: str
     figures: Sequence[Figure]

@@ -35,7 +35,7 @@ CALL_SECONDS = 0.005
 JOIN_SECONDS = (0.2, 0.5)
 LISTED_SECONDS = 20.0
 ABSENT_SECONDS = 3.0
-"""What livekit-server takes to say that nobody of that identity is there to be asked."""
+"""How long livekit-server takes to answer that no participant has that identity."""
 ADOPTED_WITHIN_SECONDS = 10.0
 
 T = TypeVar("T")
@@ -88,7 +88,7 @@ def _by_kind(calls: dict[str, float]) -> str:
 
 @dataclass
 class Run:
-    """What one simulation came to."""
+    """The result of one simulation."""
 
     calls_per_second: dict[str, float]
     adopted_after: list[float]
@@ -111,7 +111,7 @@ def _quantile(values: Sequence[float], share: float) -> float:
 
 
 class _Leaping(selectors.DefaultSelector):
-    """Instead of waiting for time to pass, lets it have passed."""
+    """An event loop with simulated time: it never waits."""
 
     now = 0.0
 
@@ -154,7 +154,7 @@ class _Room:
 
 
 class _Server:
-    """What the reconciler asks of LiveKit, with every call counted."""
+    """The LiveKit API that the reconciler uses; counts every call."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, rooms: int, workers: int) -> None:
         self.calls: Counter[str] = Counter()
@@ -185,7 +185,7 @@ class _Server:
                 room.dead_since = self._loop.time()
 
     def miss(self, count: int) -> None:
-        """Rooms whose first recorder never came."""
+        """Rooms whose first recorder never joined."""
         healthy = [room for room in self.rooms.values() if room.dead_since is None]
         for room in random.sample(healthy, count):
             self.load[room.recorder or 0] -= 1

@@ -30,19 +30,19 @@ NAME = "joins"
 ROOMS = 10
 FULL_RUNS = 20
 AT_ONCE = 4
-"""Teachers who are joining at the same moment: all ten are more than one process's client can bear."""
+"""How many teachers join at the same time: one process cannot join with all ten."""
 SENTENCES = 3
 MARKERS = sound.markers()
 BREATH_SECONDS = 0.5
 AFTERWARDS_SECONDS = 1.5
-"""So long the stock recipe needs to notice an end; ours would not."""
+"""How long the stock recipe needs to notice the end of a room; the recorder needs less."""
 SAVED_SECONDS = 10.0
 LOOK_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
 class Run:
-    """What came of ten rooms."""
+    """The result of ten rooms."""
 
     recorded: int
     opened_within_seconds: float
@@ -96,7 +96,7 @@ async def _run(recipe: Recipe, place: Scene, options: Options) -> Run:
 
 
 async def _opened_within_seconds(place: Scene, names: list[str]) -> float:
-    """Asked while all rooms are open: every teacher speaks for some seconds."""
+    """Called while all rooms are open: every teacher speaks for some seconds."""
     await asyncio.sleep(LOOK_SECONDS)
     async with administration(place.server) as livekit:
         found = await livekit.room.list_rooms(api.ListRoomsRequest(names=names))

@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 START = datetime(2025, 1, 1, 8, tzinfo=timezone.utc)
 SEGMENT_SECONDS = 7.0
 WAV_SAMPLES = 1_600
-"""Short ones: 100,000 real ones would be 20 GB. Reading those is what the disk can do, and no news."""
+"""Short segments: 100,000 real ones would be 20 GB, and reading those would only measure the disk."""
 ROOMS = 50
 SOUNDS = 100
 """Different sounds; more would only take longer to make."""
@@ -114,7 +114,7 @@ def _segmented(recording: Path, seconds: float, output_dir: Path) -> tuple[float
 
 
 class Run(NamedTuple):
-    """What a command took; memory is the most that it held."""
+    """CPU seconds and peak memory of a command."""
 
     seconds: float
     cpu_seconds: float
@@ -159,7 +159,7 @@ def _run(*arguments: str, output_dir: Path) -> Run:
 
 
 def _make_archive(folder: Path, segments: int) -> None:
-    """Rooms as the recorder leaves them, without its care for crashes."""
+    """Writes rooms as the recorder does, but in one go, without protection against crashes."""
     chance = random.Random(7)
     vocabularies = {
         "en": _words(chance, "abcdefghiklmnoprstuvwy"),

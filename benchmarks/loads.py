@@ -20,7 +20,7 @@ RECIPES = (OURS, STOCK_UNLIMITED, RECEIVE_ONLY)
 
 @dataclass(frozen=True)
 class Load:
-    """What a worker uses while it records some rooms."""
+    """Memory and CPU of a worker while it records some rooms."""
 
     rooms: int
     memory_megabytes: float
@@ -29,7 +29,7 @@ class Load:
     cpu_seconds_per_hour: float
     """Of the whole worker."""
     others_cores: float
-    """What other programs used meanwhile: the smaller, the better the figure."""
+    """What other programs used at the same time; it should be small."""
 
     @property
     def cores(self) -> float:
@@ -51,7 +51,7 @@ Sessions = dict[str, list[Session]]
 
 @cache
 def sessions(options: Options) -> Sessions:
-    """Measures all recipes in turn, as often as there are runs. Only once, whoever asks."""
+    """Measures all recipes in turn, once per run. The result is cached for all benchmarks."""
     with scene(options.say) as place:
         return asyncio.run(_sessions(options, place))
 

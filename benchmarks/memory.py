@@ -43,7 +43,7 @@ def measure(options: Options) -> Outcome:
 
 
 def _shown(found: Sessions) -> str:
-    """The plain PSS, for whoever compares with other tools."""
+    """The PSS as the system shows it, for comparison with other tools."""
     parts = []
     for name, listed in found.items():
         one = [session.one.pss_megabytes or 0.0 for session in listed]

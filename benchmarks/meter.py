@@ -1,4 +1,4 @@
-"""What a process and everything it started use: memory and CPU."""
+"""Memory and CPU of a process and its child processes."""
 
 from __future__ import annotations
 
@@ -84,13 +84,13 @@ def cpu_seconds(pid: int) -> float:
 
 
 class Others:
-    """How much of one core all programs but ours use, from one look to the next."""
+    """How much of one core all other programs use, from one reading to the next."""
 
     def __init__(self) -> None:
         self._last = self._now()
 
     def cores(self) -> float:
-        """Mean since the last look."""
+        """Mean since the last reading."""
         at, used = self._last
         self._last = now, used_now = self._now()
         return max(0.0, (used_now - used) / max(now - at, 0.01))
@@ -102,7 +102,7 @@ class Others:
 
 
 async def calm(say: Report) -> None:
-    """Waits until other programs leave the machine to us; not for ever."""
+    """Waits until other programs are nearly idle, for a limited time."""
     others, deadline, told = Others(), time.monotonic() + CALM_TIMEOUT_SECONDS, False
     while True:
         await asyncio.sleep(LOOK_SECONDS)

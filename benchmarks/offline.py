@@ -105,6 +105,6 @@ def _detectors(runtime: str) -> DetectorFactory:
 
 
 def _check(pcm: Pcm, place: Saved, saved: Pcm) -> None:
-    """A figure about the wrong place would be worse than none."""
+    """Checks that the saved samples are those of this place in the recording."""
     if not np.array_equal(pcm[place.start : place.end], saved):
         raise ValueError(f"what was saved is not samples {place.start} to {place.end} of the recording")

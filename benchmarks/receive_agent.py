@@ -1,4 +1,4 @@
-"""The least a recorder can cost: a worker that receives every track as ours does, and throws the frames away.
+"""The least that a recorder can use: a worker that receives every track as the recorder does, and drops the frames.
 
 Threads, no preload, no watch over the event loops, 16 kHz mono, 96 ms a frame. No voice detector, no files, no rules.
 """

@@ -21,7 +21,7 @@ class Recipe:
     ready: str = REGISTERED
     settings: Mapping[str, str] = field(default_factory=dict)
     saves_at_end: bool = True
-    """Whether it is worth the wait to end it in order."""
+    """Whether it is stopped with SIGTERM instead of being killed."""
 
 
 OURS = Recipe("ours", AGENT)
@@ -37,7 +37,7 @@ RECEIVE_ONLY = Recipe("receive only", HERE / "receive_agent.py", "registered wor
 
 
 class RecipeWorker(Worker):
-    """A worker made after a recipe: ``async with RecipeWorker(recipe, server, folder) as worker``."""
+    """A worker of a recipe: ``async with RecipeWorker(recipe, server, folder) as worker``."""
 
     def __init__(
         self,

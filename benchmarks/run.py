@@ -78,7 +78,9 @@ def _options() -> tuple[list[str], Options]:
         help=f"which: {', '.join(KNOWN)} (all but {', '.join(ON_REQUEST)})",
     )
     parser.add_argument("--runs", type=int, default=3, help="how often everything is measured (3)")
-    parser.add_argument("--quick", action="store_true", help="a few seconds each, only to see that it works")
+    parser.add_argument(
+        "--quick", action="store_true", help="a few seconds each, only to check that it works"
+    )
     parser.add_argument("--full", action="store_true", help="200 rooms, 20 runs of ten rooms, longer windows")
     parser.add_argument(
         "--speech", type=Path, metavar="FOLDER", help="measure `speech` on your recordings, too"
@@ -147,5 +149,5 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
-    # Not sys.exit: a thread of the SDK that still talks to the ending interpreter would abort the process.
+    # Not sys.exit: a thread of the SDK that is still running when the interpreter ends would abort the process.
     os._exit(code)

@@ -1,6 +1,6 @@
-"""The stock recipe: what the framework's documentation would have you write to record speech. No part of the recorder.
+"""The stock recipe: records speech as the framework's documentation suggests. Not a part of the recorder.
 
-Everything that is not set is at its default; what is set, and why, stands beside it.
+Settings have their defaults, except those that are set here, each with a comment that gives the reason.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ TEACHER = TrackInfo("teacher", "Teacher", "TR_1", "microphone")
 
 @dataclass
 class _Times:
-    """When things happened, by the length of the segment in samples: each has its own."""
+    """Times of events, by the length of the segment in samples, which is different for each."""
 
     saved: dict[int, float] = field(default_factory=dict)
     called: dict[int, float] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The recorder itself, with a clock beside it: when each frame arrived and when its probabilities were there.
+"""The recorder, which also writes down when each frame arrived and when its probabilities were ready.
 
 Writes one JSON array a track to the file in FRAME_TIMES, a pair of seconds for each frame, when the worker ends.
 """

@@ -34,7 +34,7 @@ Track = sound.FloatArray
 
 
 def measure(options: Options) -> Outcome:
-    """Everything is seeded and gives the same figures again, but for the time."""
+    """Everything is seeded, so only the times differ between runs."""
     length = 180.0 if options.quick else 3600.0
     sounds, track = made_lesson(length, seed=1)
     loudness = float(np.sqrt(np.mean(track[track != 0] ** 2)))
@@ -63,7 +63,7 @@ def _worst_error(sounds: list[Sound], film: Track) -> float:
 
 
 def _error(found: Alignment, sounds: list[Sound]) -> float:
-    """Milliseconds; a segment that is not found at all is a day off."""
+    """Milliseconds; a segment that is not found counts as a day."""
     times = [found.video_time(one.start) for one in sounds]
     return max(
         86_400_000.0 if time is None else 1000 * abs(time - EARLIER - FASTER * one.start)

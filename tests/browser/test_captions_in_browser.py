@@ -1,4 +1,4 @@
-"""Captions where students read them: the example page in a real browser, with a real server and a real worker.
+"""Captions in the example page: a real browser, a real server and a real worker.
 
 A teacher's browser speaks through a microphone that plays a file. Two students read, one as new clients do (text
 streams, ``useTranscriptions``) and one as old ones do (packets, ``TranscriptionReceived``).
@@ -27,7 +27,7 @@ from devtools.room_folders import manifest
 
 pytestmark = [pytest.mark.e2e, pytest.mark.browser, pytest.mark.timeout(600)]
 
-PATIENCE_MS = 90_000
+TIMEOUT_MS = 90_000
 
 AS_IT_IS = """
 const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
@@ -63,7 +63,7 @@ def page() -> Path:
 
 @pytest_asyncio.fixture
 async def school(chromium: Path, tmp_path: Path) -> AsyncIterator[Browser]:
-    """A browser whose microphone says the sentences again and again."""
+    """A browser whose microphone repeats the sentences."""
     speech, _ = sound.sequence(SPOKEN, gap_seconds=1.2, lead_seconds=1.2, tail_seconds=0)
     soundfile.write(tmp_path / "microphone.wav", speech, sound.SAMPLE_RATE)
     flags = [
@@ -79,7 +79,7 @@ async def school(chromium: Path, tmp_path: Path) -> AsyncIterator[Browser]:
 
 
 class Reader:
-    """Somebody with the page open, and what the page has to complain about."""
+    """A participant with the page open, and the errors of the page."""
 
     def __init__(self, page: Any) -> None:
         self.page = page
@@ -92,16 +92,16 @@ class Reader:
         await context.add_init_script(AS_IT_IS)
         reader = cls(await context.new_page())
         await reader.page.goto(address)
-        await reader.page.get_by_text("live", exact=True).wait_for(timeout=PATIENCE_MS)
+        await reader.page.get_by_text("live", exact=True).wait_for(timeout=TIMEOUT_MS)
         return reader
 
     async def choose(self, language: str) -> None:
-        await self.page.get_by_label("Captions in").select_option(language, timeout=PATIENCE_MS)
+        await self.page.get_by_label("Captions in").select_option(language, timeout=TIMEOUT_MS)
 
     async def wait_for(self, count: int, language: str) -> None:
-        """So many captions in this language."""
+        """Waits for this many captions in this language."""
         shown = self.page.locator(f".caption .text[lang={language}]")
-        await shown.nth(count - 1).wait_for(timeout=PATIENCE_MS)
+        await shown.nth(count - 1).wait_for(timeout=TIMEOUT_MS)
 
     async def lines(self) -> list[dict[str, str]]:
         """What the page shows, from top to bottom."""
@@ -167,8 +167,8 @@ async def test_students_read_captions_in_their_language(
                 await student.choose("es")
             await recorder.wait_for("Captions are wanted in es")
             await teacher.page.get_by_role("button", name="Speak").click()
-            await teacher.page.get_by_text("The class hears you.").wait_for(timeout=PATIENCE_MS)
-            await recorder.wait_for("Caption shown", PATIENCE_MS / 1000)
+            await teacher.page.get_by_text("The class hears you.").wait_for(timeout=TIMEOUT_MS)
+            await recorder.wait_for("Caption shown", TIMEOUT_MS / 1000)
             await asyncio.gather(*(student.wait_for(3, "es") for student in (new, old)))
             await new.page.screenshot(path=tmp_path / "spanish.png")
             for student in (new, old):

@@ -1,4 +1,4 @@
-"""`lesson.html` in a real Chromium, opened from disk as whoever gets it by mail would."""
+"""`lesson.html` in a real Chromium, opened from disk, as if received by mail."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from lesson_tools.lesson import Lesson, Utterance, read_lesson
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
 FILM_BEGAN_EARLIER = 30.0
-PATIENCE_MS = 20_000
-expect.set_options(timeout=PATIENCE_MS)
+TIMEOUT_MS = 20_000
+expect.set_options(timeout=TIMEOUT_MS)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ class Watched:
             lambda said: self.troubles.append(said.text) if said.type in ("error", "warning") else None,
         )
         page.on("request", self._request)
-        page.set_default_timeout(PATIENCE_MS)
+        page.set_default_timeout(TIMEOUT_MS)
 
     def _request(self, request: Any) -> None:
         if not request.url.startswith(("file:", "data:")):

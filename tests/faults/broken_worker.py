@@ -1,4 +1,4 @@
-"""The worker with something in it that breaks, for what cannot be done to it from outside.
+"""The worker with built-in faults, for those that cannot be produced from outside.
 
 ``BROKEN`` names a file. While it is there, the disk has the trouble that is written in it: ``EIO``, or ``stall`` for
 five seconds once. Where it says ``callbacks``, others' callbacks for the room's events and for its end raise.

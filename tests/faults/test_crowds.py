@@ -1,4 +1,4 @@
-"""Many who come and go: nothing of them stays in the worker, and the lessons are recorded all the while."""
+"""Many participants join and leave: the worker keeps nothing of them, and the lessons are recorded."""
 
 from __future__ import annotations
 
@@ -96,9 +96,9 @@ async def test_rooms_that_come_and_go_leave_nothing_behind(
 
 
 async def rooms_come_and_go(server: LiveKitServer, recorder: Worker, numbers: Sequence[int]) -> None:
-    """Two at a time, for the teachers' own client bears no crowd.
+    """Two at a time, because one process cannot hold many clients.
 
-    A teacher comes, is listened to, in every tenth room says a word, and leaves.
+    A teacher joins, is subscribed to, says a word in every tenth room, and leaves.
     """
     places = asyncio.Semaphore(AT_ONCE)
 

@@ -28,7 +28,7 @@ BROKEN_WORKER = Path(__file__).with_name("broken_worker.py")
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, of one megabyte."""
+    """A file system of one megabyte."""
     try:
         with disks.small_disk(tmp_path / "disk", 1) as disk:
             yield disk

@@ -344,7 +344,7 @@ async def test_callbacks_that_raise_cost_nothing(
 
 @pytest.fixture
 def busy_host() -> Iterator[None]:
-    """Every core is used up, by programs that give way to those who speak."""
+    """Every core is busy, with programs of a lower priority than the speakers."""
     hog = [sys.executable, "-c", "import os\nos.nice(19)\nwhile True: pass"]
     with contextlib.ExitStack() as stack:
         for _ in range(2 * (os.cpu_count() or 1)):

@@ -37,7 +37,7 @@ ROOM = "wired"
 
 @pytest.fixture(params=["teacher", "recorder"])
 def whose(request: pytest.FixtureRequest) -> str:
-    """Whose wire it is; the other one is beside the server."""
+    """Whether the teacher or the recorder is behind the link; the other one is on the server's side."""
     return str(request.param)
 
 
@@ -45,7 +45,7 @@ def whose(request: pytest.FixtureRequest) -> str:
 async def lesson(
     livekit_server_binary: Path, whose: str, wire: Wire, worker: StartWorker
 ) -> AsyncIterator[tuple[Worker, Speaker]]:
-    """A recorder at the wire's far end that listens to a teacher at its near end. The server is beside one of them."""
+    """A recorder at the link's far end that records a teacher at its near end; the server is at one of the ends."""
     binary = livekit_server_binary
     beside_the_teacher = LiveKitServer(binary, address=wire.near_address)
     beside_the_recorder = LiveKitServer(binary, address=wire.far_address, within=wire.far_end)
@@ -125,7 +125,7 @@ async def test_an_outage_costs_what_was_said_meanwhile(
     await asyncio.sleep(OUTAGE_SECONDS)
     wire.quality = PERFECT
     meanwhile = await talk
-    await everybody_is_back(recorder, teacher)
+    await all_are_connected(recorder, teacher)
     said += await say(teacher, 7, 3)
     await teacher.leave()
     await recorder.wait_for("Room over", timeout=60)
@@ -136,15 +136,15 @@ async def test_an_outage_costs_what_was_said_meanwhile(
     assert_recorded_when_said(room_dir, said)
     missing = [sentence for sentence in meanwhile if sentence.marker not in found]
     assert missing, "nobody can have heard this"
-    owned_up = [(parse_utc(gap["start"]), parse_utc(gap["end"])) for gap in gaps(room_dir)]
+    gaps_recorded = [(parse_utc(gap["start"]), parse_utc(gap["end"])) for gap in gaps(room_dir)]
     for sentence in missing:
-        in_gaps = sum(max(0.0, sentence.overlap_seconds(*gap)) for gap in owned_up)
-        assert in_gaps > sentence.seconds / 3, f"{sentence} is missing, the gaps are {owned_up}"
-    seen(f"{sum((end - start).total_seconds() for start, end in owned_up):.1f} s not recorded")
+        in_gaps = sum(max(0.0, sentence.overlap_seconds(*gap)) for gap in gaps_recorded)
+        assert in_gaps > sentence.seconds / 3, f"{sentence} is missing, the gaps are {gaps_recorded}"
+    seen(f"{sum((end - start).total_seconds() for start, end in gaps_recorded):.1f} s not recorded")
 
 
-async def everybody_is_back(recorder: Worker, teacher: Speaker) -> None:
-    """Those who have noticed that their connection was lost have it again, and so have those who notice late."""
+async def all_are_connected(recorder: Worker, teacher: Speaker) -> None:
+    """Waits until every client that lost its connection has it again."""
 
     def is_back() -> bool:
         is_recorder_back = recorder.log.count("Connection lost") == recorder.log.count("Connection is back")

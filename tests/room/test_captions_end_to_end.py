@@ -53,7 +53,7 @@ async def gemini() -> AsyncIterator[GeminiServer]:
 
 @dataclass
 class Student:
-    """Somebody who reads everything that comes, both ways."""
+    """A participant who receives all captions, as text streams and as packets."""
 
     speaker: Speaker
     streams: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
@@ -87,11 +87,11 @@ class Student:
         return list(json.loads(answer))
 
     def shown(self) -> set[str]:
-        """The ids of all captions that came as text streams; who comes back is shown some again."""
+        """The ids of all captions that were received as text streams; a participant who rejoins gets some again."""
         return {attributes["lk.segment_id"] for _, _, attributes in self.streams}
 
     async def has_read(self, count: int) -> None:
-        """So many captions as they were spoken, both ways."""
+        """Waits for this many captions in the order spoken, as text streams and as packets."""
         await until(lambda: len(self.texts("en")) == count == len(self.packet_texts("en")), "captions")
 
     def texts(self, language: str) -> list[str]:

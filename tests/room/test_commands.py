@@ -1,4 +1,4 @@
-"""What a person sees who runs ``python agent.py``: one clear line for whatever is wrong, and the right exit code."""
+"""The output of ``python agent.py``: one clear line for each mistake, and the right exit code."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ _ffi_client.ffi_event_callback((ctypes.c_uint8 * len(data)).from_buffer_copy(dat
 
 @POSIX_ONLY
 def test_a_panic_of_the_native_client_ends_the_process_of_a_room() -> None:
-    """Left at SIGTERM, such a process would ignore it and be a recorder that hears nothing (fact 23)."""
+    """Left at SIGTERM, such a process would ignore it and record nothing (fact 23)."""
     ended = subprocess.run([sys.executable, "-c", PANIC], cwd=AGENT.parent, capture_output=True, timeout=60)
     assert ended.returncode == -signal.SIGABRT
     assert b"something impossible" in ended.stderr

@@ -54,16 +54,16 @@ def hashes(records: list[Record]) -> list[str]:
 
 
 def hold_uploads(s3: S3Server) -> tuple[threading.Event, threading.Event]:
-    """Keeps every answer to an upload back, once it is stored: told when there is one, until told to let go."""
-    reached, let_go = threading.Event(), threading.Event()
+    """Holds back the answer to every stored upload until it is released."""
+    reached, released = threading.Event(), threading.Event()
 
     def hold(request: Request) -> None:
-        if ".wav" in request.path and not let_go.is_set():
+        if ".wav" in request.path and not released.is_set():
             reached.set()
-            let_go.wait(SOON)
+            released.wait(SOON)
 
     s3.gate.stored = hold
-    return reached, let_go
+    return reached, released
 
 
 async def everything_has_arrived(s3: S3Server, database: PostgresServer, room_dir: Path) -> None:

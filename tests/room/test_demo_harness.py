@@ -1,4 +1,4 @@
-"""The tools that the other end-to-end tests stand on: what a speaker says is what others in the room hear."""
+"""The speakers of the end-to-end tests: participants in the room receive what a speaker says."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The worker against a real server and real participants. What counts is the sound: which markers are in the files.
 
-Every test has a room of its own and a worker of its own, started as an operator starts it.
+Every test has its own room and its own worker, started as an operator starts it.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ MARKERS = sound.markers()
 
 
 def health_url(recorder: Worker) -> str:
-    """As its log tells it."""
+    """From its log."""
     found = re.search(r"health on (http://[\d.]+:\d+/)", recorder.log)
     assert found, recorder.log
     return found[1]
@@ -88,7 +88,7 @@ async def test_a_worker_whose_disk_refuses_is_sick_until_it_takes(
         await teacher.publish()
         await recorder.wait_for("Track subscribed")
         folder.rename(aside)
-        folder.touch()  # a file where the folder was: nothing can be written, whoever we are
+        folder.touch()  # a file in place of the folder: nothing can be written, not even by root
         await teacher.say(sound.sequence(MARKERS[:3], 0.3, lead_seconds=0.5, tail_seconds=0.5)[0])
         await teacher.silence(3)
         await until(lambda: ask(health_url(recorder))[0] == 503, "the health answer is sick")

@@ -79,7 +79,7 @@ async def test_a_second_delivery_changes_nothing(database: PostgresServer, tmp_p
 async def test_it_works_through_a_pooler_in_transaction_mode(
     database: PostgresServer, pooler_port: int, tmp_path: Path
 ) -> None:
-    """Two server connections for many of ours, each transaction on whichever is free, no session state left."""
+    """A pooler: two server connections for many clients, each transaction on a free one, without session state."""
     settings = settings_for(database.url(port=pooler_port), tmp_path)
     records = [record for room in "abcdef" for record in spoken(settings, f"room-{room}", 5)]
     for room in "abcdef":

@@ -243,7 +243,7 @@ async def test_a_list_that_may_not_be_read_is_not_overwritten(s3: S3Server, tmp_
 
 @pytest.mark.parametrize("header", ["if-none-match", "if-match", "x-amz-checksum-sha256"])
 async def test_a_simpler_server_is_served_too(s3: S3Server, tmp_path: Path, header: str) -> None:
-    """Some know no conditional writes, some no checksums beside the one that the signature covers."""
+    """Some stores lack conditional writes, some lack checksums other than the one in the signature."""
     s3.gate.fault = lambda request: "NotImplemented" if header in request.headers else None
     settings = settings_for(s3, tmp_path)
     records = spoken(settings)
