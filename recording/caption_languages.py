@@ -14,7 +14,7 @@ MAX_LANGUAGES = 10
 
 
 def wanted_languages(requested: Iterable[str], allowed: Sequence[str]) -> tuple[str, ...]:
-    """The languages to translate into, from the participants' attributes, which are untrusted text.
+    """The languages to translate into, from the participants' attributes (untrusted text).
 
     ``allowed``: BCP 47 tags, empty for all. A request for ``es-MX`` is met by ``es`` where only that is allowed. At
     most :data:`MAX_LANGUAGES`, those of most people first.

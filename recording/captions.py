@@ -166,7 +166,7 @@ class Captions:
             self._order.answered(number, text, time.monotonic())
 
     async def _welcome_newcomers(self) -> None:
-        """Sends recent captions to all new participants at once, before the next caption, to keep their order."""
+        """Sends recent captions to all new participants at once, before the next caption, to keep the order."""
         newcomers = sorted(self._newcomers & self._room.remote_participants.keys())
         self._newcomers.clear()
         if not newcomers:

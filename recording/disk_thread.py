@@ -1,4 +1,4 @@
-"""Disk work of one room, on a thread of the room's own: a disk that stalls delays the saving and nothing else."""
+"""Runs the disk work of one room on a thread of its own: a disk that stalls delays saving and nothing else."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ logger = logging.getLogger("recorder")
 T = TypeVar("T")
 
 STALL_SECONDS = 1.0
-"""A disk that takes longer for anything is worth a line in the log."""
+"""A disk step that takes longer is logged."""
 
 RETRY_SECONDS = (0.25, 0.5, 1.0, 2.0)
 """Pauses before each further attempt; the last is repeated."""
 
 
 class DiskThread:
-    """Runs what waits for the disk, one step after the other. A refusal is logged once, and so is its end."""
+    """Runs disk steps one after the other. The first of several refusals is logged, and their end."""
 
     def __init__(self, room: RoomInfo) -> None:
         self._room = room
@@ -36,23 +36,23 @@ class DiskThread:
 
     @property
     def trouble(self) -> str:
-        """Why the disk refused what it was asked last; empty: it did not."""
+        """Why the disk refused the last step; empty: it did not."""
         return self._trouble.current
 
     async def attempt(self, work: Callable[[], T]) -> T | None:
-        """What the work comes to. None: the disk refuses, which is logged."""
+        """Runs a step once and returns its result. None: the disk refuses, which is logged."""
         started = time.monotonic()
         try:
             with worker_state.disk_step(self._room.sid):
                 result = await self.run(work)
-        except Exception as error:  # whatever went wrong: the segment is still in memory and is tried again
+        except Exception as error:  # any error: the segment is still in memory, and the step is retried
             self._refuses(error)
             return None
         self._works(time.monotonic() - started)
         return result
 
     async def until_taken(self, work: Callable[[], T], gives_up: Callable[[], bool]) -> T | None:
-        """Tries until the disk takes it. None: it still refuses, and ``gives_up`` says that this was the last try."""
+        """Retries a step until it succeeds or ``gives_up`` returns True. Returns its result; None: it never succeeded."""
         for wait in pauses(RETRY_SECONDS):
             result = await self.attempt(work)
             if result is not None or gives_up():
@@ -61,11 +61,11 @@ class DiskThread:
         raise AssertionError("pauses never end")
 
     def run(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        """Work that says nothing about whether the disk takes speech."""
+        """Runs work whose failure does not count as a refusal of the disk, and is not logged."""
         return asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     def close(self, last: Callable[[], object] | None = None) -> None:
-        """Waits for nothing. ``last`` is still done, should a disk that hangs answer after all."""
+        """Closes the thread without waiting. ``last`` still runs if a disk that hangs answers later."""
         if last is not None:
             self._thread.submit(last)
         self._thread.shutdown(wait=False)

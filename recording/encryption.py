@@ -1,8 +1,8 @@
-"""Rooms that are encrypted end to end, as LiveKit's client libraries do it: with a passphrase that all share.
+"""End-to-end encrypted rooms, as LiveKit's client libraries encrypt them: with a shared passphrase.
 
-With the passphrase the native client deciphers what it receives, and leaves alone what is not encrypted. Without it a
-track is noise at full volume, so it is not subscribed to. With another, it is silence, and the client reports that
-after ``UNDECIPHERABLE_PACKETS``. Both are logged once for each participant, and counted; the recorder records a gap.
+With the passphrase the native client decrypts what it receives, and passes on what is not encrypted. Without one a
+track would be noise at full volume, so it is not subscribed to. With a wrong one it is silence, and the client reports
+that after ``UNDECIPHERABLE_PACKETS``. Both are logged once for each participant, and counted; the recorder records a gap.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from livekit import rtc
 from core.worker_state import worker_state
 
 UNDECIPHERABLE_PACKETS = 100
-"""So many in a row, about two seconds, and the passphrase is another."""
+"""After this many failures in a row, about two seconds, the passphrase is reported as wrong."""
 
 UNDECIPHERABLE_SECONDS = 3.0
 """How much speech those packets hold, and a little more."""
 
 PASSPHRASE_SECONDS = 5.0
-"""How often it is tried again, in case that it becomes the right one."""
+"""How often a passphrase that has failed is set again: the publisher may change to it."""
 
 Log = Callable[[int, str, rtc.Participant], None]
 """Logs a message at a level, about a participant."""
 
 OnFailing = Callable[[rtc.RemoteParticipant, float | None], None]
-"""Told for how many seconds the sound of a participant has not been deciphered (infinite: it never has been), and with
-None that it is from now on."""
+"""Called with the seconds for which a participant's audio could not be decrypted (infinite: never), or with None when it
+can be decrypted from now on."""
 
 _FAILED = (
     rtc.EncryptionState.DECRYPTION_FAILED,
@@ -40,19 +40,19 @@ _FAILED = (
 
 
 def encryption_options(passphrase: str) -> rtc.E2EEOptions | None:
-    """What a room is to be joined with; None without a passphrase."""
+    """The encryption options for joining a room; None without a passphrase."""
     if not passphrase:
         return None
     keys = rtc.KeyProviderOptions(
         shared_key=passphrase.encode(),
-        ratchet_window_size=0,  # as browsers have it; else each packet of a foreign sound costs sixteen derived keys
-        failure_tolerance=UNDECIPHERABLE_PACKETS,  # with the default of -1 nobody is told
+        ratchet_window_size=0,  # as in browsers; otherwise each packet under another key costs sixteen derived keys
+        failure_tolerance=UNDECIPHERABLE_PACKETS,  # with the default of -1 failures are not reported
     )
     return rtc.E2EEOptions(key_provider_options=keys)
 
 
 class Encryption:
-    """Whose sound in a room can be deciphered."""
+    """Tracks whose audio in a room can be decrypted."""
 
     def __init__(self, room: rtc.Room, passphrase: str, log: Log, on_failing: OnFailing) -> None:
         self._room = room
@@ -65,7 +65,7 @@ class Encryption:
     def has_key_for(
         self, publication: rtc.RemoteTrackPublication, participant: rtc.RemoteParticipant
     ) -> bool:
-        """Whether a track is worth listening to: not encrypted, or we have a passphrase."""
+        """Whether a track may be subscribed to: it is not encrypted, or a passphrase is set."""
         if publication.encryption_type == rtc.EncryptionType.NONE or self._passphrase:
             return True
         self._report(participant, "no E2EE_PASSPHRASE is set")
@@ -74,7 +74,7 @@ class Encryption:
     def on_state_changed(
         self, participant: rtc.Participant | None, state: rtc.EncryptionState.ValueType
     ) -> None:
-        """The room's event ``e2ee_state_changed``."""
+        """Handles the room's event ``e2ee_state_changed``."""
         if not isinstance(participant, rtc.RemoteParticipant):
             return
         sid = participant.sid
@@ -90,12 +90,12 @@ class Encryption:
                 self._on_failing(participant, None)
 
     def forget(self, participant: rtc.RemoteParticipant) -> None:
-        """The participant has left."""
+        """Drops the state of a participant who has left."""
         self._deciphered.discard(participant.sid)
         self._undecipherable.discard(participant.sid)
 
     async def keep_trying(self) -> None:
-        """A key that has failed too often is not tried again until it is set again: the other side may have erred."""
+        """Sets a failing key again regularly, as the client stops to try it otherwise: the publisher's key may change."""
         while self._passphrase:
             await asyncio.sleep(PASSPHRASE_SECONDS)
             keys = self._room.e2ee_manager.key_provider

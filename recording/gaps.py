@@ -1,7 +1,7 @@
-"""Gaps: times in which a track may have spoken and was not received, as ``gaps.jsonl`` lists them.
+"""Gaps: periods in which a track may have carried speech and was not received, as listed in ``gaps.jsonl``.
 
-Where nothing is known of what the recorder before us received, a gap has no start: it is looked up on disk, when the
-gap is written.
+A gap without a start begins where the previous recorder stopped receiving. That is read from disk when the gap is
+written.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from core.records import GapReason, GapRecord, RoomInfo, TrackInfo
 from storage import RoomFolder
 
 JOINING_SECONDS = 2.0
-"""What the first recorder of a room takes to get there; a room that is younger has no gap."""
+"""How long the first recorder of a room takes to join; a room that is younger than this has no gap."""
 
 MIN_GAP_SECONDS = 0.1
-"""Less than this is not written down."""
+"""A shorter gap is not recorded."""
 
 
 @dataclass(frozen=True)
 class Gap:
-    """A gap that is over. Dates are UTC. Without a start: from where the recorder before us stopped."""
+    """A gap that has ended. Dates are UTC. ``start`` None: from where the previous recorder stopped."""
 
     start: datetime | None
     end: datetime
@@ -30,22 +30,22 @@ class Gap:
 
 @dataclass(frozen=True)
 class CurrentGap:
-    """A gap that lasts. Times are seconds of the monotonic clock: the other may be set meanwhile."""
+    """A gap that has not ended. Times are seconds of the monotonic clock, as the wall clock may be set meanwhile."""
 
     since: float | None
-    """None: from where the recorder before us stopped."""
+    """None: from where the previous recorder stopped."""
     reason: GapReason
     opened_at: float
     """When it was noticed."""
 
     def closed(self, now: datetime, monotonic: float) -> Gap:
-        """The gap as it ends now, by both clocks."""
+        """The gap if it ends now; ``now`` and ``monotonic`` are the same moment on both clocks."""
         start = None if self.since is None else now - timedelta(seconds=monotonic - self.since)
         return Gap(start, now, self.reason)
 
 
 def write_gap(folder: RoomFolder, room: RoomInfo, track: TrackInfo, gap: Gap) -> GapRecord:
-    """Adds a gap to the room's ``gaps.jsonl``, unless it is too short. Does disk work: call it on a thread.
+    """Appends a gap to the room's ``gaps.jsonl``, unless it is too short. Does disk work: call it on a thread.
 
     Raises:
         OSError, StorageError: the disk refuses.

@@ -1,4 +1,4 @@
-"""The segments of one room that are being spoken, as files that grow. Does disk work: call it on the disk's thread."""
+"""The open segments of one room, as growing ``.part`` files. Does disk work: call it on the disk thread."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from storage import PartFile, RoomFolder
 
 
 class OpenSegments:
-    """What is on disk before a segment ends is for the case of a crash: growing may fail, committing may not."""
+    """The files of open segments. They are for the case of a crash: appending may fail, committing must not."""
 
     def __init__(self, settings: Settings, room: RoomInfo) -> None:
         self._settings = settings
@@ -18,7 +18,7 @@ class OpenSegments:
         self._folder: RoomFolder | None = None
         self._parts: dict[SegmentKey, PartFile] = {}
         self._without_part: set[SegmentKey] = set()
-        """Segments that are open, and have no file because the disk refused it."""
+        """Open segments without a file, because the disk refused it."""
         self._lost: set[SegmentKey] = set()
         """Segments that will never be committed."""
 
@@ -34,48 +34,48 @@ class OpenSegments:
 
     @property
     def has_leftovers(self) -> bool:
-        """Whether anything would stay behind that is no segment."""
+        """Whether files would be left that are not committed segments."""
         return bool(self._parts or self._lost)
 
     @property
     def are_all_on_disk(self) -> bool:
-        """Whether the disk has taken everything that it was given. (Of those that are lost, the gap is on disk.)"""
+        """Whether all speech so far is on disk. Lost segments do not count: their gaps are recorded."""
         if self._without_part - self._lost:
             return False
         return all(part.is_all_on_disk for key, part in self._parts.items() if key not in self._lost)
 
     def begin(self, item: Item, opened: Opened) -> None:
-        """Makes the file. While there is none, the segment counts as not on disk."""
+        """Creates the file. Until that succeeds, the segment counts as not on disk."""
         key = item.key(opened.start_sample)
         self._without_part.add(key)
         self._part(item, opened.start_sample, opened.speech_start_sample)
         self._without_part.discard(key)
 
     def part(self, item: Item, start_sample: int) -> PartFile | None:
-        """The file of an open segment, if the disk has taken it."""
+        """The file of an open segment; None if it could not be created."""
         return self._parts.get(item.key(start_sample))
 
     def commit(self, item: Item, segment: SpeechSegment) -> SegmentRecord:
-        """Makes the segment final, whatever of it was on disk before."""
+        """Commits the segment as a whole, whatever part of it was on disk before."""
         part = self._part(item, segment.start_sample, segment.speech_start_sample)
         return part.commit(segment, item.text_options)
 
     def forget(self, item: Item, segment: SpeechSegment, *, is_committed: bool) -> None:
-        """The segment is over. One that is not committed leaves its file to :meth:`leave_nothing_open`."""
+        """Drops a segment that has ended. If it is not committed, :meth:`leave_nothing_open` handles its file."""
         key = item.key(segment.start_sample)
         self._without_part.discard(key)
         if is_committed:
             self._parts.pop(key, None)
 
     def lose(self, item: Item, segment: SpeechSegment) -> None:
-        """The segment will never be committed."""
+        """Marks a segment that will never be committed."""
         self._lost.add(item.key(segment.start_sample))
 
     def is_lost(self, item: Item, start_sample: int) -> bool:
         return item.key(start_sample) in self._lost
 
     def leave_nothing_open(self) -> None:
-        """Makes segments of what is on disk of speech that memory had to let go."""
+        """Recovers segments from the files of speech that was dropped from memory."""
         for part in self._parts.values():
             part.abandon()
         self._parts.clear()

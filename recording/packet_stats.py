@@ -1,8 +1,8 @@
 """Packet statistics of one track: whether packets arrive, and how long the jitter buffer delays them.
 
-Frames do not tell: where nothing arrives any more, the jitter buffer goes on delivering, a hundred frames of silence a
-second. So the client is asked for the packets that it has received. A publisher sends some even of silence, a few a
-second; only one that is muted sends none.
+Frames do not show it: when packets stop, the jitter buffer still delivers a hundred frames of silence a second. So the
+client is asked how many packets it has received. A publisher sends a few packets a second even during silence; only a
+muted one sends none.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import NamedTuple
 from livekit import rtc
 
 LOST_SECONDS = 2.0
-"""A publisher that is silent may send as few as two packets a second; so long without any is an outage."""
+"""This long without packets is an outage: a silent publisher may send as few as two packets a second."""
 
 
 class _Emitted(NamedTuple):
-    """All samples that have left the jitter buffer: the sum of their delays, and how many they were.
+    """All samples that have left the jitter buffer: the sum of their delays, and their number.
     (W3C webrtc-stats: jitterBufferDelay, jitterBufferEmittedCount.)"""
 
     delay_seconds: float
@@ -26,7 +26,7 @@ class _Emitted(NamedTuple):
 
 
 class PacketStats:
-    """One track's packets. Ask once a second: a question costs 0.7 ms of CPU."""
+    """Packet statistics of one track. Query them once a second: a query takes 0.7 ms of CPU."""
 
     def __init__(
         self,
@@ -40,26 +40,23 @@ class PacketStats:
         self._packets = -1
         self._asked_at = self._came_at = clock()
         self.lost_since = self._asked_at
-        """From when on packets may be missing (monotonic clock): nobody knows when the last one came, but that it was
-        after this."""
+        """Since when packets may be missing (monotonic clock): the last one arrived after this, at an unknown moment."""
         self.silent_since: float | None = None
-        """The same, if the last question found nothing new, and the publisher is not muted."""
+        """The same, if the last query found no new packets and the publisher is not muted; otherwise None."""
         self.jitter_buffer_seconds = 0.0
-        """How long the jitter buffer has delayed audio recently: some 50 ms, and up to a second where a machine or a
-        network is overloaded."""
+        """Recent delay of the jitter buffer: about 50 ms, and up to a second if a machine or a network is overloaded."""
         self._emitted = _Emitted(0.0, 0)
 
     def received_until(self, now: float) -> float:
-        """Until when everything that was said has come out of the jitter buffer, as far as is known."""
+        """Until when all audio is known to have left the jitter buffer (monotonic clock)."""
         return (now if self.silent_since is None else self.silent_since) - self.jitter_buffer_seconds
 
     async def has_begun(self) -> bool:
-        """Whether any packet has arrived, or none can: the publisher is muted. Raises what the client raises when it
-        cannot tell."""
+        """Whether a packet has arrived, or the publisher is muted. Raises the client's exception if the query fails."""
         return self._publication.muted or await self._received() > 0
 
     async def is_lost(self) -> bool:
-        """Whether packets should arrive and do not. Raises what the client raises when it cannot tell."""
+        """Whether packets should arrive and do not. Raises the client's exception if the query fails."""
         packets = await self._received()
         before, self._asked_at = self._asked_at, self._clock()
         if self._publication.muted or packets != self._packets:
@@ -70,7 +67,7 @@ class PacketStats:
         return self._asked_at - self._came_at >= LOST_SECONDS
 
     async def _received(self) -> int:
-        """Packets so far; 0 before the first."""
+        """The number of packets so far; 0 before the first."""
         packets = 0
         for report in await self._track.get_stats():
             if report.WhichOneof("stats") == "inbound_rtp":
@@ -80,7 +77,7 @@ class PacketStats:
         return packets
 
     def _note_delay(self, emitted: _Emitted) -> None:
-        """The mean since the question before."""
+        """Updates the mean delay since the previous query."""
         samples = emitted.samples - self._emitted.samples
         if samples > 0:
             delay = emitted.delay_seconds - self._emitted.delay_seconds

@@ -1,4 +1,4 @@
-"""Who is in a room, and whether each of them is recorded. The rules themselves are in :mod:`recording.roles`."""
+"""The participants of a room, and whether each of them is recorded. The rules themselves are in :mod:`recording.roles`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from recording.roles import MAX_PARTICIPANTS, ParticipantFacts, RoleRules, Verdi
 from recording.room_log import RoomLog
 
 REMEMBERED_SECONDS = 2.0
-"""Our own full reconnect says that everybody has left before it says what it is: so long nobody is forgotten."""
+"""How long participants who left are remembered: a full reconnect of the recorder first reports that all have left."""
 
 
 @dataclass
@@ -35,16 +35,16 @@ class People:
         self._people: dict[str, Person] = {}
         """By identity."""
         self._left_at: dict[str, float] = {}
-        """Participants who may be back in a moment, by sid (monotonic clock)."""
+        """When participants left who may come back soon, by sid (monotonic clock)."""
         self._is_crowded = False
 
     def joined(self, participant: rtc.RemoteParticipant) -> Verdict:
-        """It is in the room, or in it again."""
+        """The participant has joined or rejoined. Returns whether it is recorded."""
         self._left_at.pop(participant.sid, None)
         return self.judge(participant)
 
     def judge(self, participant: rtc.RemoteParticipant) -> Verdict:
-        """Whether the participant is recorded, as it is now. A warning about it is logged once."""
+        """Decides whether the participant is recorded, as it is now. A warning about it is logged once."""
         verdict = self._rules.judge(_facts(participant))
         person = self._remember(participant.identity, verdict)
         if verdict.warning and person is not None and not person.is_warned_of:
@@ -53,7 +53,7 @@ class People:
         return verdict
 
     def rejudge(self, participant: rtc.RemoteParticipant) -> Verdict:
-        """The same after anything about it has changed. A change of its role is logged."""
+        """Decides again after a change of the participant. A change of its role is logged."""
         before = self._people.get(participant.identity)
         was_recorded = before.verdict.is_recorded if before else None
         verdict = self.judge(participant)
@@ -63,7 +63,7 @@ class People:
         return verdict
 
     def log_refusal(self, participant: rtc.RemoteParticipant) -> None:
-        """Says once that the tracks of this participant are not recorded."""
+        """Logs once that the tracks of this participant are not recorded."""
         person = self._people.get(participant.identity)
         if person is not None and not person.is_refusal_logged:
             person.is_refusal_logged = True
@@ -71,21 +71,21 @@ class People:
             self._log(logging.INFO, message, participant)
 
     def left(self, participant: rtc.RemoteParticipant) -> None:
-        """It has left the room."""
+        """The participant has left the room."""
         person = self._people.pop(participant.identity, None)
         self._left_at[participant.sid] = time.monotonic()
         role = person.verdict.role if person else "unknown role"
         self._log(logging.INFO, f"Participant left: {role}", participant)
 
     def forget_who_left(self) -> None:
-        """Drops what is known of those who left some time ago. Not to be called while our connection is away."""
+        """Drops what is known of those who left some time ago. Must not be called while reconnecting."""
         earliest = time.monotonic() - REMEMBERED_SECONDS
         for sid in [sid for sid, left_at in self._left_at.items() if left_at < earliest]:
             del self._left_at[sid]
             self._rules.forget(sid)
 
     def _remember(self, identity: str, verdict: Verdict) -> Person | None:
-        """None: it is not recorded, and one too many to be remembered."""
+        """The remembered participant. None: it is not recorded, and MAX_PARTICIPANTS are remembered already."""
         person = self._people.get(identity)
         if person is not None:
             person.verdict = verdict
@@ -95,8 +95,8 @@ class People:
             self._is_crowded = True
             self._log(
                 logging.WARNING,
-                f"More than {MAX_PARTICIPANTS} people: teachers are recorded as ever, "
-                "nothing is remembered of further students",
+                f"More than {MAX_PARTICIPANTS} people: teachers are still recorded, "
+                "further students are not remembered",
             )
         return person
 

@@ -1,7 +1,7 @@
-"""Whether a room's recorder is alive: the server goes on listing one that was killed for some twenty seconds.
+"""Pings a room's recorder: the server lists one that was killed for another twenty seconds or so.
 
-So it is asked, through the server: a recorder answers an RPC, from the event loop that does the recording, with whether
-it hears what it listens to. Anybody in the room may ask; there is nothing in the answer.
+The ping is an RPC through the server. The recorder answers from the event loop that does the recording, and says whether
+its tracks deliver frames. Any participant may ask; the answer reveals nothing else.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ NO_FRAMES = "deaf"
 ANSWER_SECONDS = 1.5
 
 _NO_ANSWER = ("RpcError 1501", "RpcError 1502")
-"""How the server says that the participant did not take the question, or did not answer it."""
+"""The server's errors if the participant did not receive the request, or did not answer it."""
 
 
 async def is_alive(livekit: api.LiveKitAPI, room: str, identity: str) -> bool | None:
-    """Whether a recorder of this identity answers and hears. None: it cannot be asked.
+    """Whether a recorder of this identity answers and receives frames. None: unknown.
 
-    The latter is one that is only joining or of an older version, or a server that does not know how to ask.
+    Unknown if the recorder is still joining or of an older version, or if the server does not support such RPCs.
 
     Raises:
         aiohttp.ClientError, asyncio.TimeoutError: the server itself does not answer.
@@ -42,7 +42,7 @@ async def _ask(livekit: api.LiveKitAPI, room: str, identity: str) -> str:
         method=METHOD,
         response_timeout_ms=int(ANSWER_SECONDS * 1000),
     )
-    # The library has no method for this call of the server's yet.
+    # The library has no method for this server API yet.
     service = livekit.room
     grants = service._auth_header(api.VideoGrants(room_admin=True, room=room))
     answer = await service._client.request("RoomService", "PerformRpc", request, grants, PerformRpcResponse)

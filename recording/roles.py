@@ -1,4 +1,4 @@
-"""Who is recorded: pure rules over what LiveKit says of a participant.
+"""Decides who is recorded, by pure rules over the properties of a participant.
 
 Metadata comes from tokens and, where a token allows it, from the participant itself; it may be anything (fact 27).
 """
@@ -13,20 +13,20 @@ from dataclasses import dataclass
 from config import Settings
 
 MAX_METADATA_CHARACTERS = 1_000_000
-"""LiveKit itself allows 512 KiB; more than this is not looked at."""
+"""Longer metadata is not parsed; LiveKit itself allows 512 KiB."""
 
 MAX_ROLE_CHARACTERS = 60
-"""More of a role is not shown."""
+"""A role is cut to this length in the log."""
 
 
 MAX_PARTICIPANTS = 10_000
-"""Of a room, whose roles and languages are remembered: 5 MB, what two recorded tracks cost. Teachers are recorded
-beyond it, too."""
+"""The most participants of a room whose roles and languages are remembered: 5 MB, as much as two recorded tracks need.
+Teachers beyond it are recorded too."""
 
 
 @dataclass(frozen=True)
 class ParticipantFacts:
-    """What the rules look at."""
+    """The properties of a participant that the rules use."""
 
     sid: str
     identity: str
@@ -39,8 +39,7 @@ class ParticipantFacts:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a participant is recorded, and a sentence about it: ``role`` for every log line, ``warning`` if a
-    person should know more (said once a participant)."""
+    """Whether a participant is recorded. ``role`` is for log lines; ``warning`` is logged once per participant."""
 
     is_recorded: bool
     role: str
@@ -48,8 +47,8 @@ class Verdict:
 
 
 class RoleRules:
-    """The rules of one room. Remembers what participants were at first sight, to notice self-made promotions: at most
-    MAX_PARTICIPANTS of them, those looked at last.
+    """The rules of one room. Remembers the first role of participants, to detect that one made itself a teacher: of at
+    most MAX_PARTICIPANTS, those judged last.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -61,7 +60,7 @@ class RoleRules:
         self._began_as_teacher: OrderedDict[str, bool] = OrderedDict()
 
     def judge(self, participant: ParticipantFacts) -> Verdict:
-        """Decides about a participant as it is now. To be asked again whenever anything about it changes."""
+        """Decides about a participant as it is now. Call it again whenever the participant changes."""
         if not participant.is_standard:
             return Verdict(False, "not a person")
         role, problem = self._role_of(participant)
@@ -75,7 +74,7 @@ class RoleRules:
         return Verdict(claims_teacher, shown, problem)
 
     def forget(self, sid: str) -> None:
-        """The participant has left, and not because of a reconnect of our own, which brings it anew."""
+        """Drops a participant who has left. Not for a reconnect of the recorder, after which the participant reappears."""
         self._began_as_teacher.pop(sid, None)
 
     def _judge_self_styled(self, role: str, began_as_teacher: bool) -> Verdict:
@@ -89,7 +88,7 @@ class RoleRules:
         return Verdict(True, role)
 
     def _remember(self, sid: str, is_teacher: bool) -> bool:
-        """What the participant was at first sight."""
+        """Returns whether the participant was a teacher when it was first judged."""
         began_as_teacher = self._began_as_teacher.setdefault(sid, is_teacher)
         self._began_as_teacher.move_to_end(sid)
         if len(self._began_as_teacher) > MAX_PARTICIPANTS:
@@ -104,7 +103,7 @@ class RoleRules:
 
 
 class Places:
-    """The tracks of one room that are recorded, and the bounds to that. First come, first served."""
+    """The places for recorded tracks in one room, within the configured bounds. First come, first served."""
 
     def __init__(self, settings: Settings) -> None:
         self._max_teachers = settings.max_teachers_per_room
@@ -113,7 +112,7 @@ class Places:
         """The identity of the participant, by the track's sid."""
 
     def take(self, identity: str, sid: str) -> str | None:
-        """Gives the track a place, unless it has one. Returns the bound that is in the way, None if there is none."""
+        """Gives the track a place, unless it has one. Returns the bound that prevents it, or None."""
         if sid in self._held:
             return None
         tracks = Counter(self._held.values())
@@ -125,7 +124,7 @@ class Places:
         return None
 
     def free(self, sid: str) -> bool:
-        """The track needs no place any more. Returns whether it had one, which is free now."""
+        """Frees the place of a track. Returns whether it had one."""
         return self._held.pop(sid, None) is not None
 
     def held(self) -> Collection[str]:
@@ -134,7 +133,7 @@ class Places:
 
 
 def role_in_metadata(metadata: str, key: str) -> tuple[str | None, str | None]:
-    """The role in a participant's metadata, and what is wrong with the metadata if it has none for a bad reason."""
+    """The role in a participant's metadata, and the problem if the metadata cannot be read."""
     if not metadata:
         return None, None
     if len(metadata) > MAX_METADATA_CHARACTERS:
