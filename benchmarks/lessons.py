@@ -9,7 +9,6 @@ the highest of the command's own process.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import random
 import subprocess
@@ -24,6 +23,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 
+from archive import jsonl
 from archive.wav import wav_header
 from benchmarks.figures import Figure, Options, Outcome
 from core.records import EndReason, SegmentRecord
@@ -191,13 +191,13 @@ def _make_room(
         data, digest = wavs[number % SOUNDS]
         record = _record(room, number, digest)
         (folder / record.file).write_bytes(data)
-        lines.append(json.dumps(record.to_json()))
+        lines.append(jsonl.encoded(record.to_json()))
         said = {tag: _sentence(words, chance) for tag, words in vocabularies.items()}
         if number == segments // 2:
             said["en"] += f" xylophone {room}"
-        texts.append(json.dumps(_text(record, said), ensure_ascii=False))
-    (folder / "segments.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (folder / "texts.jsonl").write_text("\n".join(texts) + "\n", encoding="utf-8")
+        texts.append(jsonl.encoded(_text(record, said)))
+    (folder / "segments.jsonl").write_bytes(b"".join(lines))
+    (folder / "texts.jsonl").write_bytes(b"".join(texts))
 
 
 def _record(room: int, number: int, digest: str) -> SegmentRecord:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from archive import jsonl
 from core.records import RoomInfo, SegmentRecord, StreamClock, TrackInfo
 from devtools import sound
 from devtools.sample_room import ANNA, CLOCK, ROOM, open_room, segment_of
@@ -121,18 +122,16 @@ def record(
 
 
 def note_texts(folder: Path, spoken: Sequence[tuple[SegmentRecord, str]]) -> None:
-    """Lines of texts.jsonl: English, and what there is in Spanish and Arabic."""
-    with open(folder / "texts.jsonl", "a", encoding="utf-8") as file:
-        for record, text in spoken:
-            translations = dict(zip(("es", "ar"), TRANSLATIONS.get(text, ()), strict=False))
-            line = {
-                "number": record.number,
-                "file": record.file,
-                "language": "en",
-                "transcript": text,
-                "translations": translations,
-            }
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    """Appends lines to texts.jsonl: the English text, and the Spanish and Arabic translations that are known."""
+    for record, text in spoken:
+        entry = {
+            "number": record.number,
+            "file": record.file,
+            "language": "en",
+            "transcript": text,
+            "translations": dict(zip(("es", "ar"), TRANSLATIONS.get(text, ()), strict=False)),
+        }
+        jsonl.append(folder / "texts.jsonl", entry, sync=False)
 
 
 def made_lesson(seconds: float, seed: int) -> tuple[list[Sound], sound.FloatArray]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import numpy as np
 
+from archive import jsonl
 from config import Settings
 from core.records import (
     SAMPLE_RATE,
@@ -70,14 +70,13 @@ def with_texts(folder: Path, records: Sequence[SegmentRecord]) -> list[TextRecor
             files=tuple(f"{stem}_{language}.txt" for language in texts),
             model="a-model",
         )
-        with open(folder / "texts.jsonl", "a", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps(text_record.to_json(), ensure_ascii=False) + "\n")
+        jsonl.append(folder / "texts.jsonl", text_record.to_json(), sync=False)
         made.append(text_record)
     return made
 
 
 def with_gap(folder: Path, record: SegmentRecord) -> None:
-    """Adds that something of this participant may be missing."""
+    """Records a gap for this participant at the time of the segment."""
     gap = GapRecord(
         record.room_name,
         record.room_sid,
@@ -87,8 +86,7 @@ def with_gap(folder: Path, record: SegmentRecord) -> None:
         record.end,
         next(iter(GapReason)),
     )
-    with open(folder / "gaps.jsonl", "a", encoding="utf-8", newline="\n") as file:
-        file.write(json.dumps(gap.to_json()) + "\n")
+    jsonl.append(folder / "gaps.jsonl", gap.to_json(), sync=False)
 
 
 def sha256(data: bytes) -> str:
