@@ -10,11 +10,11 @@ from core.language_names import KNOWN_LANGUAGES
 from core.language_tags import is_same_language, language_tag_or_empty
 
 MAX_LANGUAGES = 10
-"""The most languages that one room gets at once, as every language costs: those that most people ask for."""
+"""The most languages that one room gets at once, as each one costs: those that most people ask for."""
 
 
 def wanted_languages(requested: Iterable[str], allowed: Sequence[str]) -> tuple[str, ...]:
-    """The languages to translate into, from the participants' attributes (untrusted text).
+    """The languages to translate into, from untrusted attributes.
 
     ``allowed``: BCP 47 tags, empty for all. A request for ``es-MX`` is met by ``es`` where only that is allowed. At
     most :data:`MAX_LANGUAGES`, those of most people first.

@@ -52,7 +52,7 @@ class DiskThread:
         return result
 
     async def until_taken(self, work: Callable[[], T], gives_up: Callable[[], bool]) -> T | None:
-        """Retries a step until it succeeds or ``gives_up`` returns True. Returns its result; None: it never succeeded."""
+        """Retries a step until it succeeds or ``gives_up`` returns True. Returns its result; None: no success."""
         for wait in pauses(RETRY_SECONDS):
             result = await self.attempt(work)
             if result is not None or gives_up():

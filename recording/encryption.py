@@ -2,7 +2,7 @@
 
 With the passphrase the native client decrypts what it receives, and passes on what is not encrypted. Without one a
 track would be noise at full volume, so it is not subscribed to. With a wrong one it is silence, and the client reports
-that after ``UNDECIPHERABLE_PACKETS``. Both are logged once for each participant, and counted; the recorder records a gap.
+that after ``UNDECIPHERABLE_PACKETS``. Both are logged once per participant, and counted; the recorder records a gap.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ Log = Callable[[int, str, rtc.Participant], None]
 """Logs a message at a level, about a participant."""
 
 OnFailing = Callable[[rtc.RemoteParticipant, float | None], None]
-"""Called with the seconds for which a participant's audio could not be decrypted (infinite: never), or with None when it
-can be decrypted from now on."""
+"""Called with the seconds for which a participant's audio could not be decrypted (infinite: never), or with None when
+it can be decrypted from now on."""
 
 _FAILED = (
     rtc.EncryptionState.DECRYPTION_FAILED,
@@ -95,7 +95,7 @@ class Encryption:
         self._undecipherable.discard(participant.sid)
 
     async def keep_trying(self) -> None:
-        """Sets a failing key again regularly, as the client stops to try it otherwise: the publisher's key may change."""
+        """Sets a failing key again regularly, as the client stops trying it: the publisher's key may change."""
         while self._passphrase:
             await asyncio.sleep(PASSPHRASE_SECONDS)
             keys = self._room.e2ee_manager.key_provider

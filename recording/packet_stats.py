@@ -40,11 +40,11 @@ class PacketStats:
         self._packets = -1
         self._asked_at = self._came_at = clock()
         self.lost_since = self._asked_at
-        """Since when packets may be missing (monotonic clock): the last one arrived after this, at an unknown moment."""
+        """Since when packets may be missing (monotonic clock): the last one arrived at some moment after this."""
         self.silent_since: float | None = None
         """The same, if the last query found no new packets and the publisher is not muted; otherwise None."""
         self.jitter_buffer_seconds = 0.0
-        """Recent delay of the jitter buffer: about 50 ms, and up to a second if a machine or a network is overloaded."""
+        """Recent delay of the jitter buffer: about 50 ms, up to a second if a machine or network is overloaded."""
         self._emitted = _Emitted(0.0, 0)
 
     def received_until(self, now: float) -> float:

@@ -1,4 +1,4 @@
-"""The participants of a room, and whether each of them is recorded. The rules themselves are in :mod:`recording.roles`."""
+"""The participants of a room, and whether each is recorded. The rules are in :mod:`recording.roles`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Pings a room's recorder: the server lists one that was killed for another twenty seconds or so.
 
-The ping is an RPC through the server. The recorder answers from the event loop that does the recording, and says whether
-its tracks deliver frames. Any participant may ask; the answer reveals nothing else.
+The ping is an RPC through the server. The recorder answers from the event loop that does the recording, and says
+whether its tracks deliver frames. Any participant may ask; the answer reveals nothing else.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ class RoleRules:
         return Verdict(claims_teacher, shown, problem)
 
     def forget(self, sid: str) -> None:
-        """Drops a participant who has left. Not for a reconnect of the recorder, after which the participant reappears."""
+        """Drops a participant who has left. Not after a reconnect of the recorder, when it reappears."""
         self._began_as_teacher.pop(sid, None)
 
     def _judge_self_styled(self, role: str, began_as_teacher: bool) -> Verdict:

@@ -1,4 +1,4 @@
-"""Log lines about one room and, where one is meant, about a participant in it."""
+"""Logs lines about one room, and optionally about a participant in it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""One room while it is recorded: its events, and what each of them means for people and tracks.
+"""Records one room: handles its events, and passes them on to participants and tracks.
 
-:class:`RoomRecorder` turns what LiveKit tells into events of :mod:`recording.track_state`; :mod:`recording.tracks`
-does what follows from them. It lives on the room's event loop, and everything that it owns is touched from there only.
+:class:`RoomRecorder` turns LiveKit's events into events of :mod:`recording.track_state`; :mod:`recording.tracks`
+carries out the resulting actions. It runs on the room's event loop; everything it owns is used from there only.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from recording.track_watch import TrackWatch
 from recording.tracks import Tracks
 
 SPEAKING_LANGUAGE_ATTRIBUTE = "speaking_language"
-"""A teacher's attribute: the BCP 47 tag of what is spoken, a hint for the transcript (fact 26)."""
+"""Attribute of a teacher: the BCP 47 tag of the spoken language, a hint for the transcript (fact 26)."""
 
 
 class RoomRecorder:
@@ -63,7 +63,7 @@ class RoomRecorder:
         self._is_closed = False
 
     def attach(self) -> None:
-        """Listens to the room's events. Call it before connecting, so that none is missed."""
+        """Subscribes to the room's events. Call it before connecting, so that none is missed."""
         handlers = {
             "participant_connected": self._on_participant_connected,
             "participant_disconnected": self._on_participant_disconnected,
@@ -87,7 +87,7 @@ class RoomRecorder:
             self._captions.attach()
 
     def begin(self) -> None:
-        """Looks at who is there already. Call it right after connecting."""
+        """Handles the participants who are already in the room. Call it right after connecting."""
         people = list(self._room.remote_participants.values())
         self._log(logging.INFO, f"Connected to room {self._info.name} ({len(people)} participants)")
         self._room.local_participant.register_rpc_method(recorder_ping.METHOD, self._say_alive)
@@ -130,11 +130,11 @@ class RoomRecorder:
             f"{len(totals.participants)} participants, {totals.lost_seconds:.1f} s lost, "
             f"{totals.gap_seconds:.1f} s of gaps",
         )
-        # A method that stays registered keeps the whole room in the native client, half a megabyte for ever.
+        # A method that stays registered keeps the room in the native client for ever: half a megabyte.
         self._room.local_participant.unregister_rpc_method(recorder_ping.METHOD)
 
     def cut(self) -> None:
-        """Closes every open segment and goes on listening. For a worker that may be killed in a moment."""
+        """Closes every open segment and goes on recording. For a worker that may be killed soon."""
         for _, stream in self._tracks.listening():
             stream.processor.cut(EndReason.SHUTDOWN)
 
@@ -161,7 +161,7 @@ class RoomRecorder:
             self._reconsider(present)
 
     def _reconsider(self, participant: rtc.Participant) -> None:
-        """Brings the subscriptions of a participant in line with what it is now."""
+        """Updates the subscriptions to a participant after it may have changed."""
         if not isinstance(participant, rtc.RemoteParticipant) or self._is_closed:
             return
         is_recorded = self._people.rejudge(participant).is_recorded
@@ -197,7 +197,9 @@ class RoomRecorder:
     ) -> None:
         if media.kind != rtc.TrackKind.KIND_AUDIO or self._is_closed:
             return
-        if not self._people.judge(participant).is_recorded:  # demoted while the subscription was on its way
+        if not self._people.judge(
+            participant
+        ).is_recorded:  # its role changed while the subscription was under way
             publication.set_subscribed(False)
             self._refuse(publication, participant)
             return
@@ -209,7 +211,7 @@ class RoomRecorder:
     def _on_track_unsubscribed(
         self, _: rtc.RemoteTrack, publication: rtc.RemoteTrackPublication, participant: rtc.RemoteParticipant
     ) -> None:
-        # Whether the participant leaves altogether is said by the events right behind this one.
+        # The events right after this one tell whether the participant leaves the room.
         if (track := self._tracks.get(publication.sid)) is not None:
             self._tracks.unsubscribed(track)
 
@@ -265,7 +267,7 @@ class RoomRecorder:
             self._reconsider(participant)
 
     def _connection_is_back(self, participant: rtc.RemoteParticipant, away_since: float) -> None:
-        """Who has published while we were away, or was asked for into a connection that broke, was not received."""
+        """Marks tracks as not received that were published or requested while the connection was broken."""
         if not self._people.judge(participant).is_recorded:
             return
         for publication in _audio_of(participant):
@@ -299,7 +301,7 @@ class RoomRecorder:
         return recorder_ping.NO_FRAMES if self._watch.has_no_frames else recorder_ping.ALIVE
 
     def _text_options(self, track: TrackInfo) -> TextOptions:
-        """What people want of the text as of now, while the segment ends; the speaker may be gone already."""
+        """The text options at the end of a segment; the speaker may have left already."""
         speaker = self._room.remote_participants.get(track.participant_identity)
         spoken = speaker.attributes.get(SPEAKING_LANGUAGE_ATTRIBUTE, "") if speaker else ""
         return TextOptions(

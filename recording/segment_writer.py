@@ -1,10 +1,10 @@
-"""What happens to a segment, in order: first it is made safe on disk, then it is handed on.
+"""Saves segments: each is first written to disk safely, then passed on to the next stages.
 
     track ──► TrackSink ──► Backlog ──► OpenSegments on the DiskThread ──► stages: captions
 
-One :class:`SegmentWriter` serves one room. Tracks put updates into its backlog without ever waiting; one task takes
-them out in order and does the disk work on a thread of the room's own. The truth comes with the end of a segment,
-whole, and is tried again until the disk takes it.
+One :class:`SegmentWriter` serves one room. Tracks put updates into its backlog without waiting; one task takes them out
+in order and does the disk work on a thread of the room's own. The end of a segment brings all of its PCM, and is
+retried until the disk takes it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from recording.backlog import Backlog
 from recording.disk_thread import DiskThread
 from recording.gaps import MIN_GAP_SECONDS, Gap, write_gap
 from recording.open_segments import OpenSegments
-from recording.track_sink import Item, TrackSink, Wishes, no_wishes
+from recording.track_sink import Item, TextOptionsSource, TrackSink, no_text_options
 
 logger = logging.getLogger("recorder")
 
@@ -48,14 +48,14 @@ CLOSE_TIMEOUT_SECONDS = 8.0
 """How long the end of a room waits for a disk that refuses; hosts kill 10 s after their signal."""
 
 HANDOVER_NOTE_SECONDS = 1.0
-"""How often the disk is told until when we have received, so that the next recorder knows what it has missed."""
+"""How often the handover note is written, from which the next recorder knows what has not been received."""
 
 HANGING_SECONDS = 1.0
-"""A disk that neither takes nor refuses anything is waited for so much longer, and no more."""
+"""How much longer a disk that does not answer at all is waited for."""
 
 
 Progress = Callable[[], RoomProgress]
-"""Says until when the room has been received and passed on by now. Must not block."""
+"""Returns until when the room has been received and passed on. Must not block."""
 
 
 def all_received() -> RoomProgress:
@@ -63,32 +63,32 @@ def all_received() -> RoomProgress:
 
 
 class Stage(Protocol):
-    """Something that happens to a segment after it is safe: text, captions, delivery. Must not block."""
+    """A consumer of saved segments, such as captions. Must not block."""
 
     def segment_saved(self, record: SegmentRecord, path: Path) -> None: ...
 
 
 @dataclass
 class Totals:
-    """What a room came to."""
+    """The totals of a room."""
 
     segments: int = 0
     speech_seconds: float = 0.0
     lost_seconds: float = 0.0
     gap_seconds: float = 0.0
-    """Times, summed over the participants, from which speech may be missing."""
+    """Length of all gaps, summed over the participants."""
     participants: set[str] = field(default_factory=set)
 
 
 class SegmentWriter:
-    """Saves the segments of one room and hands them on. Create it on the room's event loop."""
+    """Saves the segments of one room and passes them on. Create it on the room's event loop."""
 
     def __init__(
         self,
         settings: Settings,
         room: RoomInfo,
         stages: Sequence[Stage] = (),
-        text_options: Wishes = no_wishes,
+        text_options: TextOptionsSource = no_text_options,
         how_far: Progress = all_received,
     ) -> None:
         self.totals = Totals()
@@ -105,34 +105,34 @@ class SegmentWriter:
         self._listening: asyncio.Task[None] | None = None
         self._listened_until: datetime | None = None
         self._note: RoomProgress | None = None
-        """The handover note: is to be written as soon as everything is on disk that it speaks of."""
+        """The handover note that is to be written as soon as all speech that it covers is on disk."""
         self._writing_note: asyncio.Future[None] | None = None
         self._task = supervised(self._work, "saving", room=room.sid, room_name=room.name)
 
     def sink(self, track: TrackInfo) -> TrackSink:
-        """Where the updates of a track go."""
+        """Returns a sink for the updates of a track."""
         sink = TrackSink(track, self._put, self._text_options)
         self._sinks.add(sink)
         return sink
 
     def listen(self) -> None:
-        """We are in the room from now on."""
+        """The recorder has joined the room: keeps the handover note from now on."""
         self._listening = supervised(
             self._keep_note, "handover note", room=self._room.sid, room_name=self._room.name
         )
 
     def stop_listening(self) -> None:
-        """We have left the room, or are about to. Idempotent."""
+        """The recorder has left the room, or is about to. Idempotent."""
         if self._listening is not None and self._listened_until is None:
             self._listening.cancel()
             self._listened_until = utc_now()
 
     def record_gap(self, track: TrackInfo, gap: Gap) -> None:
-        """Writes down a time in which the track may have spoken and was not received."""
+        """Records a gap of the track in ``gaps.jsonl``."""
         self._put(Item(track, StreamClock(gap.end), gap))
 
     async def aclose(self) -> Totals:
-        """Saves everything that has been taken. Call it after the last track has been closed."""
+        """Saves everything in the backlog. Call it after the last track has been closed."""
         self.stop_listening()
         self._closing_at = time.monotonic() + CLOSE_TIMEOUT_SECONDS
         self._more.set()
@@ -189,7 +189,7 @@ class SegmentWriter:
             self._report_unsaved()
 
     async def _handle(self, item: Item) -> None:
-        """An update that cannot be handled must not hold up those behind it."""
+        """Handles one update; a failure must not stop the updates behind it."""
         try:
             if isinstance(item.update, Opened):
                 await self._begin(item, item.update)
@@ -214,7 +214,7 @@ class SegmentWriter:
             await self._disk.attempt(lambda: part.append(grown.pcm))
 
     async def _save(self, item: Item, segment: SpeechSegment) -> None:
-        """What happens to a segment, in order."""
+        """Commits a segment, retrying until the disk takes it."""
         record = await self._disk.until_taken(lambda: self._open.commit(item, segment), self._is_time_up)
         self._open.forget(item, segment, is_committed=record is not None)
         if record is None:
@@ -241,8 +241,8 @@ class SegmentWriter:
         for stage in self._stages:
             try:
                 stage.segment_saved(record, folder / record.file)
-            except Exception as error:  # the segment is safe, and the other stages are to know
-                logger.error("A stage behind the saving failed", exc_info=error, extra=self._context(item))
+            except Exception as error:  # the segment is safe, and the other stages must still be called
+                logger.error("A stage after saving failed", exc_info=error, extra=self._context(item))
 
     async def _write_gap(self, item: Item, found: Gap) -> None:
         gap = await self._disk.until_taken(
@@ -276,7 +276,7 @@ class SegmentWriter:
             self._more.set()
 
     async def _write_note(self) -> None:
-        """Once only: it says nothing about whether the disk takes speech. One that hangs is not asked again."""
+        """Writes the note without a retry: it must not delay speech. While one write hangs, no other is started."""
         note, self._note = self._note, None
         is_hanging = self._writing_note is not None and not self._writing_note.done()
         is_true = self._open.has_folder and not self._disk.trouble and self._open.are_all_on_disk
@@ -288,7 +288,7 @@ class SegmentWriter:
                 await asyncio.shield(self._writing_note)
         except (OSError, asyncio.TimeoutError):
             pass
-        except Exception as error:  # whatever is wrong with it, speech comes first
+        except Exception as error:  # a failing note must not stop the saving of speech
             logger.error("The handover note could not be written", exc_info=error)
 
     async def _write_last_note(self) -> None:

@@ -1,4 +1,4 @@
-"""The audio of the tracks that are being recorded: opened, closed at once, and saved in the background."""
+"""Opens and closes the audio streams of recorded tracks; what has been received is saved in the background."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Stream(NamedTuple):
     packets: PacketStats
 
     def progress(self, now: datetime, monotonic: float) -> TrackProgress:
-        """Until when everything has been received and passed on."""
+        """Until when all audio has been received and passed on."""
         silent_since = self.packets.silent_since
         known = now if silent_since is None else now - timedelta(seconds=monotonic - silent_since)
         return TrackProgress(min(self.processor.received_until, known), self.packets.jitter_buffer_seconds)
@@ -44,12 +44,12 @@ class Streams:
         self._new_detector = new_detector
         self._pipeline = pipeline
         self._background: dict[asyncio.Task[None], TrackProcessor | None] = {}
-        """What is being closed, and whatever else is to be done in a moment."""
+        """Running background tasks, each with the processor that it closes, if any."""
 
     def open(
         self, info: TrackInfo, media: rtc.RemoteTrack, publication: rtc.RemoteTrackPublication
     ) -> Stream:
-        """Begins to record."""
+        """Starts to record a track."""
         processor = TrackProcessor(
             track=info,
             stream=open_stream(media),
@@ -62,24 +62,24 @@ class Streams:
         return Stream(processor, PacketStats(media, publication))
 
     def close(self, stream: Stream, reason: EndReason) -> None:
-        """Stops listening at once (fact 2); what has been received is saved in the background."""
+        """Closes the stream at once (fact 2); what has been received is saved in the background."""
         stream.processor.end_reason = reason
         self.in_background(stream.processor.aclose(), stream.processor)
 
     def participant_left(self, identity: str) -> None:
-        """That is why the streams of it that are being closed have ended."""
+        """Sets LEFT as the end reason of this participant's streams that are being closed."""
         for processor in self._background.values():
             if processor is not None and processor.track.participant_identity == identity:
                 processor.end_reason = EndReason.LEFT
 
     def in_background(self, work: Coroutine[Any, Any, None], processor: TrackProcessor | None = None) -> None:
-        """Does something short without anybody waiting for it. A failure is logged."""
+        """Runs something short in the background. A failure is logged."""
         task = asyncio.create_task(work)
         self._background[task] = processor
         task.add_done_callback(self._on_done)
 
     async def aclose(self) -> None:
-        """Returns when all that was received has been passed on."""
+        """Waits until all received audio has been passed on."""
         if self._background:
             await asyncio.wait(list(self._background))
 

@@ -1,4 +1,4 @@
-"""The way of one track into its room's pipeline: small pieces of speech are collected, and nothing ever waits."""
+"""Passes the updates of one track to its room's writer, with small pieces of speech in batches. Never waits."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from recording.gaps import Gap
 logger = logging.getLogger("recorder")
 
 BATCH_SECONDS = 0.5
-"""Speech goes to disk in pieces of this length: what a crash can cost at most, with the 0.1 s of a frame."""
+"""Length of the pieces in which speech goes to disk: a crash loses at most this and the 0.1 s of a frame."""
 
-Wishes = Callable[[TrackInfo], TextOptions]
-"""Says what the room wants of the text of what is spoken on a track now. Must not block or raise."""
+TextOptionsSource = Callable[[TrackInfo], TextOptions]
+"""Returns the current text options for speech on a track. Must not block or raise."""
 
 SegmentKey = tuple[str, datetime, int]
-"""A segment while it is open: track, stream, first sample."""
+"""Identifies an open segment: track sid, anchor of the stream, first sample."""
 
 
-def no_wishes(_: TrackInfo) -> TextOptions:
+def no_text_options(_: TrackInfo) -> TextOptions:
     return NO_TEXT_OPTIONS
 
 
@@ -39,12 +39,12 @@ class Item:
     text_options: TextOptions = NO_TEXT_OPTIONS
 
     def key(self, start_sample: int) -> SegmentKey:
-        """The segment that begins at this sample."""
+        """The key of the segment that begins at this sample."""
         return self.track.track_sid, self.clock.anchor, start_sample
 
     @property
     def seconds(self) -> float:
-        """How much speech would be lost with it."""
+        """Seconds of speech that would be lost with this item."""
         return self.update.segment.duration_seconds if isinstance(self.update, Closed) else 0.0
 
 
@@ -58,10 +58,10 @@ class _Growing:
 
 
 class TrackSink:
-    """Takes the updates of one track and puts them into the pipeline, pieces of speech in batches."""
+    """Takes the updates of one track and passes them on, pieces of speech in batches."""
 
     def __init__(
-        self, track: TrackInfo, put: Callable[[Item], None], text_options: Wishes = no_wishes
+        self, track: TrackInfo, put: Callable[[Item], None], text_options: TextOptionsSource = no_text_options
     ) -> None:
         self._track = track
         self._put = put
@@ -72,17 +72,17 @@ class TrackSink:
         if isinstance(update, Grown):
             self._grow(update, clock)
             return
-        wishes = NO_TEXT_OPTIONS
+        text_options = NO_TEXT_OPTIONS
         if isinstance(update, Closed):
             self._growing.pop(update.segment.start_sample, None)  # the segment brings all of its PCM
-            wishes = self._text_options_now()
-        self._put(Item(self._track, clock, update, wishes))
+            text_options = self._text_options_now()
+        self._put(Item(self._track, clock, update, text_options))
 
     def _text_options_now(self) -> TextOptions:
         try:
             return self._text_options(self._track)
-        except Exception as error:  # whatever is wrong there, the segment comes first
-            logger.error("What is wanted of the text cannot be found out", exc_info=error)
+        except Exception as error:  # the segment must be saved in any case
+            logger.error("The text options cannot be determined", exc_info=error)
             return NO_TEXT_OPTIONS
 
     def _grow(self, update: Grown, clock: StreamClock) -> None:

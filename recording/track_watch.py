@@ -1,4 +1,4 @@
-"""Watches the tracks of one room that should bring audio: whether frames and packets come, and since when not."""
+"""Watches the tracks of one room that should deliver audio: whether frames and packets arrive, and since when not."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ logger = logging.getLogger("recorder")
 WATCH_SECONDS = 1.0
 
 NO_FRAMES_SECONDS = 5.0
-"""Even a muted publisher's track brings a hundred frames a second (fact 4); one that brings none is asked for anew."""
+"""A muted publisher's track, too, delivers a hundred frames a second (fact 4); one without frames is subscribed to again."""
 
 OVERDUE_SECONDS = 10.0
-"""A track that was subscribed to comes within a second; one that has not come after so long is asked for anew."""
+"""A subscribed track arrives within a second; after this long it is subscribed to again."""
 
 FIRST_PACKET_POLL_SECONDS = 0.05
 STATS_SECONDS = 2.0
-"""How long the client may take to tell how many packets came."""
+"""How long the client may take to return its packet statistics."""
 MAX_STATS_FAILURES = 3
 
 
 class TrackWatch:
-    """Turns what is not received into events of the tracks."""
+    """Turns missing frames and packets into events of the tracks."""
 
     def __init__(self, tracks: Tracks, room: RoomInfo, log: RoomLog) -> None:
         self._tracks = tracks
@@ -43,12 +43,12 @@ class TrackWatch:
         """For the first packet of a track."""
 
     def close(self) -> None:
-        """Waits for no first packet any more."""
+        """Stops waiting for first packets."""
         for task in self._waiting:
             task.cancel()
 
     def look_at_frames(self) -> None:
-        """Asks anew for tracks that bring no frames, or have not come at all."""
+        """Subscribes again to tracks that deliver no frames, or have not arrived at all."""
         for track in self._tracks:
             if track.stream is not None and _has_no_frames(track.stream):
                 last_frame_at = track.stream.processor.last_frame_at
@@ -65,7 +65,7 @@ class TrackWatch:
         self._tracks.apply(track, event, since)
 
     def report(self) -> None:
-        """Tells the health answer: from when a track falls silent until it brings frames again or is gone."""
+        """Reports tracks without audio to the health answer, until they deliver frames again or are gone."""
         for track, stream in self._tracks.listening():
             if stream.processor.segmenter.position and not _has_no_frames(stream):
                 track.no_frames_since = None
@@ -77,11 +77,11 @@ class TrackWatch:
 
     @property
     def has_no_frames(self) -> bool:
-        """Whether a track that is listened to brings nothing."""
+        """Whether a recorded track delivers no frames."""
         return any(_has_no_frames(stream) for _, stream in self._tracks.listening())
 
     async def watch_packets(self) -> None:
-        """Until cancelled. A track whose packets cannot be counted holds up no other for long."""
+        """Checks packets once a second, until cancelled. A track whose query fails delays the others only briefly."""
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             for track, stream in self._tracks.listening():
@@ -100,7 +100,7 @@ class TrackWatch:
         self._tracks.apply(track, event, packets.lost_since)
 
     def await_first_packet(self, track: Track) -> None:
-        """A subscription is no audio yet: a gap lasts until the first packet."""
+        """Starts to wait for the first packet: until then a gap of the track stays open."""
         stream = track.stream
         if stream is None:
             return
@@ -133,7 +133,7 @@ def _has_no_frames(stream: Stream) -> bool:
 
 
 async def _answer(question: Awaitable[bool], track: Track) -> bool | None:
-    """None: the client cannot tell."""
+    """The result of a query; None: the client cannot tell."""
     try:
         async with asyncio.timeout(STATS_SECONDS):
             return await question

@@ -881,7 +881,7 @@ async def test_a_stage_that_breaks_costs_no_segment_and_is_told_of_the_next(
     assert await room.aclose() == Totals(segments=3, speech_seconds=3, participants={"anna"})
     assert_spoken(tmp_path / "math101", wanted)
     assert first.told == second.told == [1, 2, 3]
-    assert sum("A stage behind the saving failed" in line for line in lines(caplog)) == 2
+    assert sum("A stage after saving failed" in line for line in lines(caplog)) == 2
 
 
 async def test_one_segment_that_cannot_be_handled_is_named_and_ends_no_other(
