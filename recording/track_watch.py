@@ -21,7 +21,8 @@ logger = logging.getLogger("recorder")
 WATCH_SECONDS = 1.0
 
 NO_FRAMES_SECONDS = 5.0
-"""A muted publisher's track, too, delivers a hundred frames a second (fact 4); one without frames is subscribed to again."""
+"""A muted publisher's track, too, delivers a hundred frames a second (fact 4); one without frames is subscribed to
+again."""
 
 OVERDUE_SECONDS = 10.0
 """A subscribed track arrives within a second; after this long it is subscribed to again."""
