@@ -14,6 +14,7 @@ from livekit.agents import AgentServer, JobExecutorType, JobProcess, WorkerPermi
 from livekit.protocol import agent
 
 from archive.files import prepare_output_dir
+from audio_processor import load_detector
 from config import Settings
 from core.errors import ConfigError
 from core.supervised import supervised
@@ -81,6 +82,8 @@ class RecorderServer(AgentServer):
         if self.problem is not None:
             raise self.problem
         prepare_output_dir(Path(self.settings.output_dir))
+        # The ONNX model's plugin registers itself when it is imported, which only the main thread may do; rooms are threads.
+        load_detector(self.settings.vad_runtime)
         services = Services(self.settings)
         async with (
             health_answer(self.settings, self.max_rooms, self.is_connected) as health_port,
