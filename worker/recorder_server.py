@@ -82,7 +82,7 @@ class RecorderServer(AgentServer):
         if self.problem is not None:
             raise self.problem
         prepare_output_dir(Path(self.settings.output_dir))
-        # The ONNX model's plugin registers itself when it is imported, which only the main thread may do; rooms are threads.
+        # Importing the ONNX model registers its plugin, which only the main thread may do; rooms are threads.
         load_detector(self.settings.vad_runtime)
         services = Services(self.settings)
         async with (
