@@ -51,7 +51,7 @@ def write_gap(folder: RoomFolder, room: RoomInfo, track: TrackInfo, gap: Gap) ->
         OSError, StorageError: the disk refuses.
     """
     start = (
-        gap.start or folder.received_before(track.track_sid, gap.end) or _first_word_possible(room, gap.end)
+        gap.start or folder.received_before(track.track_sid, gap.end) or _first_speech_possible(room, gap.end)
     )
     record = GapRecord(
         room_name=room.name,
@@ -67,6 +67,6 @@ def write_gap(folder: RoomFolder, room: RoomInfo, track: TrackInfo, gap: Gap) ->
     return record
 
 
-def _first_word_possible(room: RoomInfo, now: datetime) -> datetime:
+def _first_speech_possible(room: RoomInfo, now: datetime) -> datetime:
     age = (now - room.started_at).total_seconds()
     return room.started_at if age > JOINING_SECONDS else now

@@ -47,7 +47,7 @@ class Detector:
         return 0.0
 
 
-def vitals_of_its_own(monkeypatch: pytest.MonkeyPatch) -> WorkerState:
+def own_worker_state(monkeypatch: pytest.MonkeyPatch) -> WorkerState:
     """What the recorder of this test tells of itself."""
     made = WorkerState()
     for module in (heartbeat, room_recorder, supervised, tracks, track_watch):

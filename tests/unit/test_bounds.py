@@ -24,9 +24,9 @@ from support.fake_room import (
     FakeRoom,
     Stream,
     is_asked_for,
+    own_worker_state,
     recorded_streams,
     set_recently_gone,
-    vitals_of_its_own,
 )
 
 OURS = {
@@ -47,8 +47,8 @@ NewRecorder = Callable[..., RoomRecorder]
 
 
 @pytest.fixture
-def vitals(monkeypatch: pytest.MonkeyPatch) -> WorkerState:
-    return vitals_of_its_own(monkeypatch)
+def worker_state(monkeypatch: pytest.MonkeyPatch) -> WorkerState:
+    return own_worker_state(monkeypatch)
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def room() -> FakeRoom:
 
 @pytest.fixture
 async def recording(
-    tmp_path: Path, room: FakeRoom, vitals: WorkerState, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, room: FakeRoom, worker_state: WorkerState, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[NewRecorder]:
     """Starts a recorder in the room, with these settings."""
     monkeypatch.setattr(streams, "open_stream", lambda *_: Stream())
@@ -89,7 +89,7 @@ def left_out(caplog: pytest.LogCaptureFixture) -> list[str]:
 async def test_a_teacher_too_many_is_named_and_gets_the_next_free_place(
     recording: NewRecorder,
     room: FakeRoom,
-    vitals: WorkerState,
+    worker_state: WorkerState,
     caplog: pytest.LogCaptureFixture,
     tmp_path: Path,
     end: str,
@@ -110,7 +110,7 @@ async def test_a_teacher_too_many_is_named_and_gets_the_next_free_place(
         "cleo",
         "dora",
     ]
-    assert vitals.registry.get_sample_value("recorder_tracks_over_bound_total") == 2
+    assert worker_state.registry.get_sample_value("recorder_tracks_over_bound_total") == 2
     assert is_asked_for(anna, "TR_anna") and is_asked_for(ben, "TR_ben")
     assert not is_asked_for(cleo, "TR_cleo")
     await asyncio.sleep(MIN_GAP_SECONDS)

@@ -29,7 +29,7 @@ from worker.health import exposition, health_answer
 
 
 @pytest.fixture(autouse=True)
-def vitals(monkeypatch: pytest.MonkeyPatch) -> WorkerState:
+def worker_state(monkeypatch: pytest.MonkeyPatch) -> WorkerState:
     """One for each test, in place of the process's own."""
     made = WorkerState()
     for module in (health, heartbeat, supervised, worker_state_module):
@@ -38,7 +38,7 @@ def vitals(monkeypatch: pytest.MonkeyPatch) -> WorkerState:
 
 
 @pytest.fixture
-def clock(vitals: WorkerState, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[float], None]]:
+def clock(worker_state: WorkerState, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[float], None]]:
     """``clock(40)``: so much time has passed."""
     moved = 0.0
 
@@ -46,7 +46,7 @@ def clock(vitals: WorkerState, monkeypatch: pytest.MonkeyPatch) -> Iterator[Call
         nonlocal moved
         moved += seconds
 
-    monkeypatch.setattr(vitals, "_clock", lambda: time.monotonic() + moved)
+    monkeypatch.setattr(worker_state, "_clock", lambda: time.monotonic() + moved)
     yield move
 
 
@@ -91,47 +91,47 @@ async def test_nothing_else_is_told(tmp_path: Path) -> None:
             assert (await ask(f"{url}/{path}"))[0] == 404
 
 
-async def test_a_sick_worker_says_why_in_one_line(tmp_path: Path, vitals: WorkerState) -> None:
+async def test_a_sick_worker_says_why_in_one_line(tmp_path: Path, worker_state: WorkerState) -> None:
     async with answering(tmp_path) as url:
         room = heartbeat.start_room("RM_1")
-        vitals.disk_refuses("RM_1", "No space left on device")
-        vitals.no_audio("RM_1", time.monotonic() - 35)
+        worker_state.disk_refuses("RM_1", "No space left on device")
+        worker_state.no_audio("RM_1", time.monotonic() - 35)
         assert await ask(url) == (
             503,
             "the disk refuses: No space left on device; no audio from a recorded track in 1 room for 35 s\n",
         )
-        vitals.disk_works("RM_1")
-        vitals.has_audio("RM_1")
+        worker_state.disk_works("RM_1")
+        worker_state.has_audio("RM_1")
         assert await ask(url) == (200, "OK\n")
         room.cancel()
 
 
 async def test_only_what_a_restart_cures_asks_for_one(
-    tmp_path: Path, vitals: WorkerState, clock: Callable[[float], None]
+    tmp_path: Path, worker_state: WorkerState, clock: Callable[[float], None]
 ) -> None:
     """While the disk refuses, a restart would lose what memory holds."""
     async with answering(tmp_path, is_connected=False) as url:
         room = heartbeat.start_room("RM_1")
-        vitals.disk_refuses("RM_1", "No space left on device")
+        worker_state.disk_refuses("RM_1", "No space left on device")
         clock(130)
         await until_status(url, 503, "no connection")
         await until_status(f"{url}/live", 200, "OK")
-        vitals.no_audio("RM_1", time.monotonic() + 130 - 61)
+        worker_state.no_audio("RM_1", time.monotonic() + 130 - 61)
         await until_status(f"{url}/live", 503, "no audio from a recorded track in 1 room")
-        vitals.has_audio("RM_1")
+        worker_state.has_audio("RM_1")
         await until_status(f"{url}/live", 200, "OK")
         room.cancel()
 
 
 async def test_a_room_whose_loop_is_stuck_is_a_sickness_until_it_ends(
-    tmp_path: Path, vitals: WorkerState, clock: Callable[[float], None]
+    tmp_path: Path, worker_state: WorkerState, clock: Callable[[float], None]
 ) -> None:
     async with answering(tmp_path) as url:
-        vitals.room_opened("RM_1")  # and nobody says that it is alive
+        worker_state.room_opened("RM_1")  # and nobody says that it is alive
         clock(40)
         await until_status(f"{url}/live", 503, "event loops stuck")
         await until_status(url, 503, "event loops stuck")
-        vitals.room_closed("RM_1")
+        worker_state.room_closed("RM_1")
         await until_status(url, 200, "OK")
 
 
@@ -186,19 +186,19 @@ async def test_an_address_that_is_not_ours_is_no_reason_to_stop(
 # --- metrics ---
 
 
-async def test_metrics_tell_what_happened(tmp_path: Path, vitals: WorkerState) -> None:
+async def test_metrics_tell_what_happened(tmp_path: Path, worker_state: WorkerState) -> None:
     async with answering(tmp_path) as url:
         room = heartbeat.start_room("RM_1")
-        vitals.teachers("RM_1", 2)
-        vitals.counters.segments.inc()
-        vitals.counters.speech_seconds.inc(4.5)
-        vitals.counters.lost_seconds.inc(1.5)
-        vitals.counters.gaps.inc()
-        vitals.counters.gap_seconds.inc(2.5)
-        vitals.unsaved("RM_1", 7.5)
-        vitals.counters.adoptions.inc()
-        vitals.counters.reconnects.inc()
-        with vitals.disk_step("RM_1"):
+        worker_state.teachers("RM_1", 2)
+        worker_state.counters.segments.inc()
+        worker_state.counters.speech_seconds.inc(4.5)
+        worker_state.counters.lost_seconds.inc(1.5)
+        worker_state.counters.gaps.inc()
+        worker_state.counters.gap_seconds.inc(2.5)
+        worker_state.unsaved("RM_1", 7.5)
+        worker_state.counters.adoptions.inc()
+        worker_state.counters.reconnects.inc()
+        with worker_state.disk_step("RM_1"):
             pass
         seen = await metrics_at(url)
         room.cancel()
@@ -257,11 +257,11 @@ async def test_text_and_delivery_have_metrics() -> None:
     assert (seen["recorder_text_calls_total"], seen["recorder_text_waiting"]) == (9, 3)
 
 
-async def test_the_guide_has_every_metric_and_no_other(tmp_path: Path, vitals: WorkerState) -> None:
+async def test_the_guide_has_every_metric_and_no_other(tmp_path: Path, worker_state: WorkerState) -> None:
     guide = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`(recorder_\w+)`", guide.partition("## What the log says")[0]))
     for part in part_metrics():
-        vitals.add_source(part)
+        worker_state.add_source(part)
     async with answering(tmp_path) as url:
         await until_measured(url, "recorder_disk_free_bytes")
         seen = await metrics_at(url)

@@ -401,25 +401,25 @@ async def test_a_disk_that_refuses_for_a_while_costs_nothing(
 async def test_while_the_disk_refuses_the_worker_knows_that_it_is_sick(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vitals = WorkerState()
+    worker_state = WorkerState()
     for module in (disk_thread, segment_writer):
-        monkeypatch.setattr(module, "worker_state", vitals)
-    vitals.room_opened(ROOM.sid)
+        monkeypatch.setattr(module, "worker_state", worker_state)
+    worker_state.room_opened(ROOM.sid)
     disk = RefusingDisk(monkeypatch)
     disk.refuse(errno.ENOSPC, 0, FOR_EVER)
     room = SegmentWriter(settings_for(tmp_path), ROOM)
     for start, pcm in lecture(4).items():
         speak(room.sink(ANNA), pcm, start)
-    await until(lambda: vitals.snapshot().problems, "the worker is sick")
-    seen = vitals.snapshot()
+    await until(lambda: worker_state.snapshot().problems, "the worker is sick")
+    seen = worker_state.snapshot()
     assert seen.problems == ["the disk refuses: No space left on device"]
     assert seen.rooms[0].unsaved_seconds == 4
-    assert vitals.registry.get_sample_value("recorder_segments_total") == 0
+    assert worker_state.registry.get_sample_value("recorder_segments_total") == 0
     disk.relent()
     await room.aclose()
-    seen = vitals.snapshot()
+    seen = worker_state.snapshot()
     assert (seen.problems, seen.rooms[0].unsaved_seconds) == ([], 0)
-    counted = vitals.registry.get_sample_value
+    counted = worker_state.registry.get_sample_value
     assert (counted("recorder_segments_total"), counted("recorder_speech_seconds_total")) == (4, 4)
     assert counted("recorder_lost_seconds_total") == 0
     assert (counted("recorder_disk_write_seconds_count") or 0) > 4

@@ -19,7 +19,7 @@ from support import ROOT
 
 
 @pytest.fixture(autouse=True)
-def vitals(monkeypatch: pytest.MonkeyPatch) -> WorkerState:
+def worker_state(monkeypatch: pytest.MonkeyPatch) -> WorkerState:
     made = WorkerState()
     made.room_opened(WORKER)
     made.room_opened("RM_1")
@@ -54,14 +54,14 @@ async def ended(task: asyncio.Task[None]) -> None:
 
 
 async def test_what_raises_is_logged_restarted_and_a_problem_until_it_works(
-    vitals: WorkerState, caplog: pytest.LogCaptureFixture
+    worker_state: WorkerState, caplog: pytest.LogCaptureFixture
 ) -> None:
     loop = Loop(KeyError("odd"), ValueError("odder"))
     task = supervised(loop.run, "texts")
     await until(lambda: loop.starts == 3, "it is restarted")
-    assert vitals.snapshot().problems == ["failing and being restarted: texts"]
-    assert not vitals.snapshot().needs_restart
-    await until(lambda: not vitals.snapshot().problems, "it works again")
+    assert worker_state.snapshot().problems == ["failing and being restarted: texts"]
+    assert not worker_state.snapshot().needs_restart
+    await until(lambda: not worker_state.snapshot().problems, "it works again")
     failures = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert ["'texts' failed" in record.getMessage() for record in failures] == [True, True]
     assert all(record.exc_info for record in failures)
@@ -70,11 +70,11 @@ async def test_what_raises_is_logged_restarted_and_a_problem_until_it_works(
 
 
 async def test_the_same_failure_is_logged_once_and_its_end_once(
-    vitals: WorkerState, caplog: pytest.LogCaptureFixture
+    worker_state: WorkerState, caplog: pytest.LogCaptureFixture
 ) -> None:
     loop = Loop(*(KeyError("odd") for _ in range(5)))
     task = supervised(loop.run, "watch", room="RM_1", room_name="math101")
-    await until(lambda: loop.starts == 6 and not vitals.snapshot().problems, "it works again")
+    await until(lambda: loop.starts == 6 and not worker_state.snapshot().problems, "it works again")
     await ended(task)
     assert [record.getMessage() for record in caplog.records] == [
         "The task 'watch' failed and is restarted",
@@ -83,15 +83,15 @@ async def test_the_same_failure_is_logged_once_and_its_end_once(
     assert {getattr(record, "room", None) for record in caplog.records} == {"math101"}
 
 
-async def test_the_health_answer_names_no_room(vitals: WorkerState) -> None:
+async def test_the_health_answer_names_no_room(worker_state: WorkerState) -> None:
     task = supervised(Loop(KeyError("odd")).run, "watch", room="RM_1", room_name="math101")
-    await until(lambda: vitals.snapshot().problems, "it has failed")
-    assert vitals.snapshot().problems == ["failing and being restarted: watch"]
+    await until(lambda: worker_state.snapshot().problems, "it has failed")
+    assert worker_state.snapshot().problems == ["failing and being restarted: watch"]
     await ended(task)
-    assert vitals.snapshot().problems == [], "a task that is over is no problem"
+    assert worker_state.snapshot().problems == [], "a task that is over is no problem"
 
 
-async def test_a_task_that_returns_is_over(vitals: WorkerState) -> None:
+async def test_a_task_that_returns_is_over(worker_state: WorkerState) -> None:
     async def run() -> None:
         pass
 

@@ -34,17 +34,17 @@ from support.fake_room import (
     Stream,
     is_asked_for,
     open_gaps,
+    own_worker_state,
     recorded_streams,
     set_recently_gone,
-    vitals_of_its_own,
 )
 
 
 @pytest.fixture
-def vitals(monkeypatch: pytest.MonkeyPatch) -> WorkerState:
+def worker_state(monkeypatch: pytest.MonkeyPatch) -> WorkerState:
     monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 0.5)
     monkeypatch.setattr(track_watch, "WATCH_SECONDS", 0.02)
-    return vitals_of_its_own(monkeypatch)
+    return own_worker_state(monkeypatch)
 
 
 @dataclass
@@ -81,7 +81,7 @@ class Lesson:
 
 @pytest.fixture
 async def lesson(
-    tmp_path: Path, vitals: WorkerState, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, worker_state: WorkerState, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Lesson]:
     """Its first stream brings nothing, every later one does."""
     made = itertools.chain([Stream(is_silent=True)], iter(Stream, None))
@@ -102,40 +102,40 @@ def begins(lesson: Lesson) -> None:
 
 
 async def test_a_deaf_room_is_sick_until_it_hears(
-    lesson: Lesson, vitals: WorkerState, monkeypatch: pytest.MonkeyPatch
+    lesson: Lesson, worker_state: WorkerState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begins(lesson)
     lesson.subscribed()
-    assert vitals.snapshot().rooms[0].teachers == 1
-    await until(lambda: vitals.snapshot().problems, "the worker is sick")
-    assert vitals.snapshot().problems[0].startswith("no audio from a recorded track in 1 room")
-    assert vitals.snapshot().rooms[0].teachers == 0
+    assert worker_state.snapshot().rooms[0].teachers == 1
+    await until(lambda: worker_state.snapshot().problems, "the worker is sick")
+    assert worker_state.snapshot().problems[0].startswith("no audio from a recorded track in 1 room")
+    assert worker_state.snapshot().rooms[0].teachers == 0
     await until(lambda: is_asked_for(lesson.teacher, "TR_1"), "it asks for the track anew")
-    assert vitals.snapshot().problems, "asking is not hearing"
+    assert worker_state.snapshot().problems, "asking is not hearing"
     monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)  # a machine that stalls is not deaf
     lesson.subscribed()
-    await until(lambda: not vitals.snapshot().problems, "it hears")
+    await until(lambda: not worker_state.snapshot().problems, "it hears")
     assert await lesson.gaps() == [("TR_1", "deaf")]
-    await until(lambda: not vitals.snapshot().rooms, "the room is over")
+    await until(lambda: not worker_state.snapshot().rooms, "the room is over")
 
 
 async def test_a_track_that_goes_without_having_brought_sound_is_a_gap(
-    lesson: Lesson, vitals: WorkerState
+    lesson: Lesson, worker_state: WorkerState
 ) -> None:
     begins(lesson)
     lesson.subscribed()
-    await until(lambda: vitals.snapshot().problems, "the worker is sick")
+    await until(lambda: worker_state.snapshot().problems, "the worker is sick")
     lesson.unpublished()
     assert not open_gaps(lesson.recorder)
     assert await lesson.gaps() == [("TR_1", "deaf")]
 
 
 async def test_a_clock_that_is_set_back_hides_no_gap(
-    lesson: Lesson, vitals: WorkerState, monkeypatch: pytest.MonkeyPatch
+    lesson: Lesson, worker_state: WorkerState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begins(lesson)
     lesson.subscribed()
-    await until(lambda: vitals.snapshot().problems, "the worker is sick")
+    await until(lambda: worker_state.snapshot().problems, "the worker is sick")
     an_hour_ago = utc_now() - timedelta(hours=1)
     monkeypatch.setattr(tracks, "utc_now", lambda: an_hour_ago)
     lesson.unpublished()
@@ -191,7 +191,10 @@ async def test_what_was_asked_for_while_the_connection_broke_is_asked_for_again(
 
 
 async def test_a_track_that_was_asked_for_and_does_not_come_is_asked_for_anew(
-    lesson: Lesson, vitals: WorkerState, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    lesson: Lesson,
+    worker_state: WorkerState,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Named once. It makes nobody sick: perhaps its publisher lets us not have it, which no restart would change."""
     monkeypatch.setattr(track_watch, "OVERDUE_SECONDS", 0.1)
@@ -200,7 +203,7 @@ async def test_a_track_that_was_asked_for_and_does_not_come_is_asked_for_anew(
     await until(
         lambda: [call.args[0] for call in asked.call_args_list][-4:] == [True, False] * 2, "asked anew"
     )
-    assert not vitals.snapshot().problems
+    assert not worker_state.snapshot().problems
     monkeypatch.setattr(track_watch, "OVERDUE_SECONDS", 60.0)
     monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
     lesson.subscribed()
@@ -342,7 +345,7 @@ async def test_a_client_that_cannot_tell_ends_a_gap_all_the_same(
 
 
 async def test_what_brought_nothing_when_we_left_is_a_gap_until_then_and_no_more(
-    lesson: Lesson, vitals: WorkerState
+    lesson: Lesson, worker_state: WorkerState
 ) -> None:
     begins(lesson)
     lesson.subscribed()
@@ -613,13 +616,13 @@ async def test_a_track_that_is_wanted_again_has_no_gap_twice(lesson: Lesson) -> 
 
 
 async def test_a_deaf_track_that_is_no_longer_recorded_makes_nobody_sick(
-    lesson: Lesson, vitals: WorkerState
+    lesson: Lesson, worker_state: WorkerState
 ) -> None:
     begins(lesson)
     lesson.subscribed()
-    await until(lambda: vitals.snapshot().problems, "the worker is sick")
+    await until(lambda: worker_state.snapshot().problems, "the worker is sick")
     lesson.room.becomes(lesson.teacher, STUDENT)
-    await until(lambda: not vitals.snapshot().problems, "it is well")
+    await until(lambda: not worker_state.snapshot().problems, "it is well")
     assert await lesson.gaps() == [("TR_1", "deaf")]
 
 
@@ -627,7 +630,10 @@ async def test_a_deaf_track_that_is_no_longer_recorded_makes_nobody_sick(
 
 
 async def test_a_client_that_refuses_to_subscribe_is_asked_again_and_ends_no_watch(
-    lesson: Lesson, vitals: WorkerState, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    lesson: Lesson,
+    worker_state: WorkerState,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(track_watch, "OVERDUE_SECONDS", 0.1)
     monkeypatch.setattr(tracks, "ASK_AGAIN_SECONDS", 0.05)
@@ -637,7 +643,7 @@ async def test_a_client_that_refuses_to_subscribe_is_asked_again_and_ends_no_wat
     lesson.publication.set_subscribed.side_effect = None
     ben = lesson.room.joins("ben", TEACHER, "TR_2")
     await until(lambda: ben.track_publications["TR_2"].set_subscribed.call_count > 2, "the watch goes on")
-    assert not vitals.snapshot().problems
+    assert not worker_state.snapshot().problems
     monkeypatch.setattr(track_watch, "OVERDUE_SECONDS", 60.0)
     monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
     await until(lambda: is_asked_for(lesson.teacher, "TR_1"), "it is wanted")
@@ -666,7 +672,7 @@ async def test_a_stream_that_cannot_be_opened_is_a_gap_and_asked_for_again(
 
 
 async def test_a_watch_that_breaks_begins_again_and_the_health_answer_says_so(
-    lesson: Lesson, vitals: WorkerState, monkeypatch: pytest.MonkeyPatch
+    lesson: Lesson, worker_state: WorkerState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervised, "RESTART_SECONDS", (0.01,))
     monkeypatch.setattr(supervised, "WORKING_SECONDS", 0.3)
@@ -679,8 +685,8 @@ async def test_a_watch_that_breaks_begins_again_and_the_health_answer_says_so(
 
     monkeypatch.setattr(track_watch.TrackWatch, "report", odd)
     begins(lesson)
-    await until(lambda: vitals.snapshot().problems, "it has failed")
-    assert vitals.snapshot().problems == ["failing and being restarted: watch over tracks"]
-    await until(lambda: not vitals.snapshot().problems, "it works again")
+    await until(lambda: worker_state.snapshot().problems, "it has failed")
+    assert worker_state.snapshot().problems == ["failing and being restarted: watch over tracks"]
+    await until(lambda: not worker_state.snapshot().problems, "it works again")
     lesson.subscribed()
     await until(lambda: is_asked_for(lesson.teacher, "TR_1"), "it watches")
