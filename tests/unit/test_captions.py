@@ -310,7 +310,9 @@ def test_each_language_is_shown_once_and_the_original_first() -> None:
         (["zh"], ("zh-Hant", "zh-Hans"), ("zh-Hant",)),
     ],
 )
-def test_wishes_are_checked(requested: list[str], allowed: tuple[str, ...], wanted: tuple[str, ...]) -> None:
+def test_requested_languages_are_checked(
+    requested: list[str], allowed: tuple[str, ...], wanted: tuple[str, ...]
+) -> None:
     assert wanted_languages(requested, allowed) == wanted
 
 

@@ -398,7 +398,7 @@ async def test_a_disk_that_refuses_for_a_while_costs_nothing(
     ]
 
 
-async def test_while_the_disk_refuses_the_worker_knows_that_it_is_sick(
+async def test_while_the_disk_refuses_the_worker_reports_a_problem(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker_state = WorkerState()
@@ -410,7 +410,7 @@ async def test_while_the_disk_refuses_the_worker_knows_that_it_is_sick(
     room = SegmentWriter(settings_for(tmp_path), ROOM)
     for start, pcm in lecture(4).items():
         speak(room.sink(ANNA), pcm, start)
-    await until(lambda: worker_state.snapshot().problems, "the worker is sick")
+    await until(lambda: worker_state.snapshot().problems, "the problem is reported")
     seen = worker_state.snapshot()
     assert seen.problems == ["the disk refuses: No space left on device"]
     assert seen.rooms[0].unsaved_seconds == 4

@@ -17,7 +17,6 @@ from livekit import rtc
 
 from archive.handover_note import HandoverNote, TrackProgress
 from archive.names import HANDOVER_NOTE
-from audio_processor import open_stream
 from config import Settings
 from core import supervised
 from core.records import SAMPLE_RATE, GapReason, format_utc, parse_utc, utc_now
@@ -657,12 +656,11 @@ async def test_a_stream_that_cannot_be_opened_is_a_gap_and_asked_for_again(
 ) -> None:
     monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
     monkeypatch.setattr(tracks, "ASK_AGAIN_SECONDS", 0.05)
-    opened = open_stream
-    monkeypatch.setattr(streams, "open_stream", MagicMock(side_effect=RuntimeError("odd")))
-    begins(lesson)
-    lesson.subscribed()
+    with monkeypatch.context() as broken:
+        broken.setattr(streams, "open_stream", MagicMock(side_effect=RuntimeError("odd")))
+        begins(lesson)
+        lesson.subscribed()
     assert open_gaps(lesson.recorder)["TR_1"].reason is GapReason.NO_FRAMES
-    monkeypatch.setattr(streams, "open_stream", opened)
     lesson.publication.set_subscribed.reset_mock()
     await until(lambda: is_asked_for(lesson.teacher, "TR_1"), "it is asked for again")
     await asyncio.sleep(MIN_GAP_SECONDS)
