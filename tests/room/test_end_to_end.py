@@ -120,10 +120,8 @@ async def test_the_last_word_is_kept_however_the_speech_ends(
         )
 
     await asyncio.gather(*(lesson(room, end) for room, (_, end) in ENDINGS.items()))
-    for room, (
-        reason,
-        _,
-    ) in ENDINGS.items():  # not before: a comparison would hold up the other rooms' speakers
+    # Not before: a comparison would hold up the speakers of the other rooms.
+    for room, (reason, _) in ENDINGS.items():
         verify(room, reason)
     await lesson("sigterm", lambda _, __, recorder: recorder.stop())
     verify("sigterm", "shutdown or pause")
