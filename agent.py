@@ -18,7 +18,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -133,7 +133,7 @@ async def session_end(ctx: JobContext) -> None:
 def _room_info(ctx: JobContext) -> RoomInfo:
     room = ctx.job.room
     created = room.creation_time_ms / 1000 or room.creation_time or time.time()
-    return RoomInfo(room.name, room.sid, datetime.fromtimestamp(created, timezone.utc))
+    return RoomInfo(room.name, room.sid, datetime.fromtimestamp(created, UTC))
 
 
 def _settings_or_problem() -> tuple[Settings, ConfigError | None]:

@@ -256,7 +256,7 @@ class GeminiTranslator:
             ) from None
         except RefreshError:
             raise RetryLater("The credentials for Vertex AI are refused", OPERATOR_PAUSE_SECONDS) from None
-        except asyncio.TimeoutError:
+        except TimeoutError:
             raise RetryLater(f"Gemini did not answer within {CALL_TIMEOUT_SECONDS:g} s") from None
         except (
             Exception

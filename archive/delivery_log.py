@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,7 @@ def note(folder: Path, target: str, key: Key, refused: str = "") -> None:
         line["sha256"] = key.sha256
     if refused:
         line[REFUSED] = refused
-    line["at"] = format_utc(datetime.now(timezone.utc))
+    line["at"] = format_utc(datetime.now(UTC))
     with FolderLock(folder):
         jsonl.append(folder / DELIVERED, line, sync=False)
 

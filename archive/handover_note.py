@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -115,7 +115,7 @@ def read_note(folder: Path, room_sid: str) -> HandoverNote | None:
         with open_private(path, os.O_RDONLY) as file:
             text, changed_at = file.read(MAX_NOTE_BYTES), os.fstat(file.fileno()).st_mtime
         if text == room_sid.encode():  # written by an older version
-            return HandoverNote(room_sid, datetime.fromtimestamp(changed_at, timezone.utc))
+            return HandoverNote(room_sid, datetime.fromtimestamp(changed_at, UTC))
     except (OSError, ValueError, OverflowError) as error:
         logger.warning("%s cannot be read: %s", path, error)
         return None

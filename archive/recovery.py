@@ -7,7 +7,7 @@ import json
 import logging
 import os
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -238,7 +238,7 @@ class _Recovery:
         number = self._names.number_in(file)
         if number is None or number in taken:
             number = max(taken, default=0) + 1
-        ended = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc)
+        ended = datetime.fromtimestamp(path.stat().st_mtime, UTC)
         started = ended - timedelta(seconds=samples_in(path) / SAMPLE_RATE)
         room = next((RoomInfo(record.room_name, "", started) for record in self._records), None)
         return OpenNote(

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,7 @@ SEGMENT_SECONDS = 5
 ANSWER_SECONDS = 0.02
 MAX_TIMES_SLOWER = 2.0
 MAX_MEGABYTES_MORE = 40.0
-START = datetime(2026, 1, 1, tzinfo=timezone.utc)
+START = datetime(2026, 1, 1, tzinfo=UTC)
 ROOT = Path(__file__).resolve().parent.parent
 
 _ALONE = """

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,7 +34,7 @@ from search.index import SearchIndex
 NAME = "lessons"
 
 ROOT = Path(__file__).resolve().parent.parent
-START = datetime(2025, 1, 1, 8, tzinfo=timezone.utc)
+START = datetime(2025, 1, 1, 8, tzinfo=UTC)
 SEGMENT_SECONDS = 7.0
 WAV_SAMPLES = 1_600
 """Short segments: 100,000 real ones would be 20 GB, and reading those would only measure the disk."""

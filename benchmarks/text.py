@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from archive.names import MANIFEST, TEXTS
@@ -115,7 +115,7 @@ async def _lessons(settings: Settings, times: _Times, per_room: int) -> None:
 
 def _lesson(settings: Settings, number: int, segments: int, times: _Times) -> None:
     """One room: a segment every two seconds, each a little longer than all others. On a thread."""
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     folder = RoomFolder.open(settings, RoomInfo(f"room {number}", f"RM_{number}", now))
     lecture = sound.load("lecture")
     for index in range(segments):
@@ -128,5 +128,5 @@ def _lesson(settings: Settings, number: int, segments: int, times: _Times) -> No
 def _save(folder: RoomFolder, pcm: Pcm, index: int) -> float:
     start = index * 60 * SAMPLE_RATE
     segment = SpeechSegment(start, start, pcm, 0.9, 0.5, EndReason.PAUSE)
-    folder.begin(TEACHER, StreamClock(datetime.now(timezone.utc)), start, start).commit(segment)
+    folder.begin(TEACHER, StreamClock(datetime.now(UTC)), start, start).commit(segment)
     return time.monotonic()

@@ -11,7 +11,7 @@ import json
 import logging
 import sys
 import unicodedata
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 CONTEXT_FIELDS = ("room", "participant", "track")
@@ -85,7 +85,7 @@ class TextFormatter(logging.Formatter):
         self._colours = colours
 
     def format(self, record: logging.LogRecord) -> str:
-        moment = datetime.fromtimestamp(record.created, timezone.utc)
+        moment = datetime.fromtimestamp(record.created, UTC)
         line = f"{moment:%Y-%m-%d %H:%M:%S}.{moment.microsecond // 1000:03d} {record.levelname:<7} "
         line += record.getMessage() + _reason(record)
         line += "".join(f" {name}={_quoted(value)}" for name, value in _context(record).items())
@@ -100,7 +100,7 @@ class JsonFormatter(logging.Formatter):
     """One JSON object per line: time, level, message, room, participant, track, exception."""
 
     def format(self, record: logging.LogRecord) -> str:
-        moment = datetime.fromtimestamp(record.created, timezone.utc)
+        moment = datetime.fromtimestamp(record.created, UTC)
         line: dict[str, Any] = {
             "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": record.levelname,

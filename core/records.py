@@ -8,8 +8,8 @@ times are aware UTC datetimes.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
-from enum import Enum
+from datetime import UTC, datetime, timedelta
+from enum import Enum, StrEnum
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ Pcm = npt.NDArray[np.int16]
 """PCM s16le, mono, shape (n,), at ``SAMPLE_RATE``."""
 
 
-class EndReason(str, Enum):
+class EndReason(StrEnum):
     """Why a segment ended."""
 
     PAUSE = "pause"
@@ -371,12 +371,12 @@ class TextRecord:
 
 
 def utc_now() -> datetime:
-    return datetime.now(timezone.utc)
+    return datetime.now(UTC)
 
 
 def format_utc(moment: datetime) -> str:
     """ISO 8601 in UTC with milliseconds, such as ``2025-10-08T14:05:23.120Z``."""
-    return moment.astimezone(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def parse_utc(text: str) -> datetime:

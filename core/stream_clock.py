@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 from core.records import SAMPLE_RATE, StreamClock, utc_now
 
@@ -26,7 +26,7 @@ UNDISTURBED_SECONDS = 0.001
 """Two clocks count as read at the same moment if both readings took less than this."""
 READINGS = 3
 
-EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class DeliveryAttempts:
             item, key = _item_of(work, self._output_dir)
             refusal = await self._put(item)
             await asyncio.to_thread(_note, item, self._target.name, key, refusal)
-        except (RecorderError, asyncio.TimeoutError) as error:
+        except (TimeoutError, RecorderError) as error:
             self._state.fails(error)
         except Exception as error:  # unexpected: the item must not be lost
             logger.error("Delivery failed unexpectedly", exc_info=error)

@@ -12,7 +12,7 @@ import asyncio
 import hashlib
 import uuid
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from core import search_tokens
@@ -97,7 +97,7 @@ class PostgresTarget:
             await self._connections.execute(_ADD_TEXT, values)
 
     async def _try_insert(self) -> None:
-        moment = datetime.now(timezone.utc)
+        moment = datetime.now(UTC)
         empty = hashlib.sha256(b"").hexdigest()
         record = SegmentRecord(
             0, "check", "", "", "", "", "", "", moment, moment, None, 0.0, None, None, EndReason.PAUSE, empty

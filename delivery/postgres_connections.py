@@ -53,7 +53,7 @@ class Connections:
                 return await work
         except psycopg.Error as error:
             raise classify_error(error) from None
-        except (asyncio.TimeoutError, OSError) as error:
+        except (TimeoutError, OSError) as error:
             raise RetryLater(f"the database does not answer ({type(error).__name__})") from None
 
     async def execute(self, statement: str, values: Sequence[Any]) -> None:

@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from archive.delivery_log import DELIVERED, DeliveryLog, keys_of
@@ -165,7 +165,7 @@ class Housekeeping:
         self._pruned_at = time.monotonic() if is_time else self._pruned_at
         for folder in room_folders(self._output_dir):
             if is_time or self._has_new_deliveries(folder):
-                leaving = self._rules.leaving(folder, datetime.now(timezone.utc))
+                leaving = self._rules.leaving(folder, datetime.now(UTC))
                 if leaving.files or leaving.lines:
                     remove_leaving(leaving)
                     logger.info(
@@ -206,7 +206,7 @@ class Housekeeping:
         if not days or time.monotonic() - self._pruned_remote_at < REMOTE_SECONDS:
             return
         self._pruned_remote_at = time.monotonic()
-        selection = Selection(before=datetime.now(timezone.utc) - timedelta(days=days))
+        selection = Selection(before=datetime.now(UTC) - timedelta(days=days))
         for target in self._targets:
             try:
                 count = await target.remove(selection, {})

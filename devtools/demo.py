@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Coroutine
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -196,7 +196,7 @@ def _show_tokens(server: LiveKitServer) -> None:
 
 
 def _fresh_folder(parent: Path) -> Path:
-    name = datetime.now(timezone.utc).strftime("%Y%m%d_%H%M%S")
+    name = datetime.now(UTC).strftime("%Y%m%d_%H%M%S")
     folder = (parent / name).resolve()
     folder.mkdir(parents=True)
     return folder

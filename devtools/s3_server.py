@@ -17,7 +17,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit
@@ -304,7 +304,7 @@ class _Front(BaseHTTPRequestHandler):
 
     def _refusal(self, request: Request) -> str | None:
         """What S3 would not take."""
-        now = datetime.now(timezone.utc) + self.gate.clock_off_by
+        now = datetime.now(UTC) + self.gate.clock_off_by
         stamp = request.headers.get("x-amz-date", "")
         if stamp and abs(now - _moment(stamp)) > MAX_SKEW:
             return "RequestTimeTooSkewed"
@@ -340,7 +340,7 @@ def _encoded(text: str) -> str:
 
 
 def _moment(stamp: str) -> datetime:
-    return datetime.strptime(stamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc)
+    return datetime.strptime(stamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
 
 
 def _is_signed_with(request: Request, secret: str) -> bool:

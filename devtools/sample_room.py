@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ from core.records import (
 )
 from storage import RoomFolder
 
-ROOM = RoomInfo("math101", "RM_1", datetime(2025, 10, 8, 14, 0, tzinfo=timezone.utc))
+ROOM = RoomInfo("math101", "RM_1", datetime(2025, 10, 8, 14, 0, tzinfo=UTC))
 ANNA = TrackInfo("anna", "Anna Ünal", "TR_A", "microphone")
 BOB = TrackInfo("bob", "Bob", "TR_B", "screen_share_audio")
-CLOCK = StreamClock(datetime(2025, 10, 8, 14, 5, 23, tzinfo=timezone.utc))
+CLOCK = StreamClock(datetime(2025, 10, 8, 14, 5, 23, tzinfo=UTC))
 
 
 def settings_for(output_dir: Path, **changes: Any) -> Settings:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -183,7 +183,7 @@ def _lines(what: str, total: float, unit: str) -> Advance:
         if time.monotonic() - last_told >= LINE_SECONDS:
             last_told = time.monotonic()
             share = f" ({done / total:.0%})" if total else ""
-            now = datetime.now(timezone.utc)
+            now = datetime.now(UTC)
             tell(f"{now:%H:%M:%S} {what}: {done:,.0f} of {total:,.0f} {unit}{share}")
 
     return advance

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 
@@ -36,7 +36,7 @@ HOLE_SECONDS = 0.1
 MAX_HOLE_SECONDS = 6 * 3600.0
 """A longer hole is a broken timestamp."""
 
-OLDEST_RECORDING = datetime(1990, 1, 1, tzinfo=timezone.utc)
+OLDEST_RECORDING = datetime(1990, 1, 1, tzinfo=UTC)
 """Containers without a creation time give the year 1904 or 1970."""
 
 _SILENCE = np.zeros(SAMPLE_RATE, np.int16)
@@ -214,9 +214,9 @@ def _creation_time(text: str) -> datetime | None:
         moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:
         return None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
-    tomorrow = datetime.now(timezone.utc) + timedelta(days=1)
-    return moment.astimezone(timezone.utc) if OLDEST_RECORDING < moment < tomorrow else None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    return moment.astimezone(UTC) if OLDEST_RECORDING < moment < tomorrow else None
 
 
 def _reason(error: Exception) -> str:

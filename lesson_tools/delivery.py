@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -153,7 +153,7 @@ def prune(
     for problem in problems:
         tell(f"{problem}. Nothing is removed from this disk")
     rules = Rules(settings, [target.name for target in targets], is_complete=not problems)
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     leaving = [one for folder in _folders(settings) if (one := rules.leaving(folder, now)).files or one.lines]
     for one in () if dry_run else leaving:
         remove_leaving(one)
@@ -240,7 +240,7 @@ def erase(
         _ask(selection, count, len(targets))
     remote, is_well = console.run(_erase(settings, targets, selection, here))
     outcome = {
-        "at": format_utc(datetime.now(timezone.utc)),
+        "at": format_utc(datetime.now(UTC)),
         "room": room,
         "participant": participant or None,
         "segments_here": count,

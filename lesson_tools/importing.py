@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -114,7 +114,7 @@ def fingerprint(path: Path) -> str:
 
 def _dated(path: Path, recording: Recording) -> datetime:
     """Estimates when the recording began: its file was last written when it ended."""
-    ended = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc)
+    ended = datetime.fromtimestamp(path.stat().st_mtime, UTC)
     return ended - timedelta(seconds=recording.about.duration_seconds or 0.0)
 
 

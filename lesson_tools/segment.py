@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from zoneinfo import ZoneInfo
@@ -90,7 +90,7 @@ def _look_at_files(files: Sequence[Path]) -> None:
 def _given_start(text: str, zone: ZoneInfo) -> datetime:
     try:
         moment = datetime.fromisoformat(text.strip().replace("Z", "+00:00").replace("z", "+00:00"))
-        start = (moment if moment.tzinfo else moment.replace(tzinfo=zone)).astimezone(timezone.utc)
+        start = (moment if moment.tzinfo else moment.replace(tzinfo=zone)).astimezone(UTC)
     except (ValueError, OverflowError):
         raise InputError(f"--start {text}: a time looks like 2025-10-08T14:00 or 2025-10-08T12:00Z") from None
     if start.year not in STARTS_IN_YEARS:

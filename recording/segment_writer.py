@@ -286,7 +286,7 @@ class SegmentWriter:
         try:
             async with asyncio.timeout(HANGING_SECONDS):
                 await asyncio.shield(self._writing_note)
-        except (OSError, asyncio.TimeoutError):
+        except (TimeoutError, OSError):
             pass
         except Exception as error:  # a failing note must not stop the saving of speech
             logger.error("The handover note could not be written", exc_info=error)

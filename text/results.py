@@ -9,7 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from archive.texts import FolderTexts, write_text
@@ -119,7 +119,7 @@ def _record_of(segment: SegmentRecord) -> TextRecord:
     return TextRecord(
         number=segment.number,
         file=segment.file,
-        at=datetime.now(timezone.utc),
+        at=datetime.now(UTC),
         start=segment.start,
         participant_identity=segment.participant_identity,
     )

@@ -142,7 +142,7 @@ class TextService:
         try:
             async with asyncio.timeout(timeout):
                 await self._news.wait()
-        except asyncio.TimeoutError:
+        except TimeoutError:
             pass
         self._news.clear()
 

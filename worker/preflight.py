@@ -133,7 +133,7 @@ async def _target(target: Target) -> str:
     try:
         async with asyncio.timeout(TARGET_TIMEOUT_SECONDS):
             await target.check()
-    except asyncio.TimeoutError:
+    except TimeoutError:
         raise Wrong(f"{target.name} does not answer within {TARGET_TIMEOUT_SECONDS:.0f} s") from None
     except RecorderError as error:
         raise Wrong(f"{target.name}: {error}") from None
@@ -155,7 +155,7 @@ async def _disk(settings: Settings) -> str:
         proof = asyncio.get_running_loop().run_in_executor(thread, prove_disk, folder)
         async with asyncio.timeout(TIMEOUT_SECONDS):
             free = await proof
-    except asyncio.TimeoutError:
+    except TimeoutError:
         raise Wrong(f"{folder} does not answer within {TIMEOUT_SECONDS:.0f} s: look after the disk") from None
     except OSError as error:
         raise Wrong(
@@ -235,7 +235,7 @@ async def _ask(settings: Settings) -> _Answer:
             async with session.get(_http(settings.livekit_url), allow_redirects=False) as response:
                 header = response.headers.get("Date", "")
                 after = time.time()
-    except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+    except (TimeoutError, aiohttp.ClientError, OSError) as error:
         raise Wrong(f"{settings.livekit_url} cannot be reached: {_why(error)}") from None
     date = None
     with contextlib.suppress(ValueError, TypeError):
@@ -272,7 +272,7 @@ async def _key(settings: Settings) -> str:
             rooms = (await livekit.room.list_rooms(api.ListRoomsRequest())).rooms
         except api.TwirpError as error:
             raise Wrong(_why_not(error)) from None
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise Wrong(f"cannot be tried, the server cannot be reached: {_why(error)}") from None
     return f"accepted; {len(rooms)} room{'' if len(rooms) == 1 else 's'} open just now"
 

@@ -35,7 +35,7 @@ async def wait_for_server(livekit: api.LiveKitAPI, settings: Settings) -> None:
                     f"LIVEKIT_API_KEY or LIVEKIT_API_SECRET is wrong: {settings.livekit_url} refuses them"
                 ) from None
             reason = f"it answers {error.status} {error.code}"
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
             reason = str(error) or type(error).__name__
         pause = next(waits)
         logger.error(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import statistics
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -135,7 +135,7 @@ less cannot be measured by sound."""
 
 
 def _head(outcome: Outcome) -> str:
-    day = datetime.fromtimestamp(outcome.began, timezone.utc)
+    day = datetime.fromtimestamp(outcome.began, UTC)
     system = f"{platform.system()}, Python {platform.python_version()}"
     length, count = console.duration(outcome.seconds), len(outcome.faults)
     stopped = " It was stopped before its time." if outcome.was_stopped else ""

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from core.errors import InputError
@@ -52,7 +52,7 @@ def stretches(text: str) -> list[Stretch]:
     if nanoseconds is None:
         raise InputError("the JSON has no started_at of an egress file")
     try:
-        return [Stretch(0.0, datetime.fromtimestamp(nanoseconds / 1e9, timezone.utc), float("inf"))]
+        return [Stretch(0.0, datetime.fromtimestamp(nanoseconds / 1e9, UTC), float("inf"))]
     except (OverflowError, ValueError, OSError):
         raise InputError("the JSON's started_at is no time in nanoseconds") from None
 

@@ -8,7 +8,7 @@ import http.server
 import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
-from datetime import timezone
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -50,7 +50,7 @@ def write(folder: Path, lesson: Lesson, name: str = "lesson.html", video: str | 
         video, lambda one: None if one.wav is None else export_page.address(one.wav, folder)
     )
     path = folder / name
-    path.write_text(export_page.page(lesson, media, timezone.utc), encoding="utf-8")
+    path.write_text(export_page.page(lesson, media, UTC), encoding="utf-8")
     return path
 
 
@@ -327,7 +327,7 @@ async def test_embedded_sound_plays(browser: Browser, tmp_path: Path, recorded: 
     lesson = lesson_of(recorded)
     media = export_page.Media(None, lambda one: as_data(one.wav) if one.wav else None)
     path = tmp_path / "alone.html"
-    path.write_text(export_page.page(lesson, media, timezone.utc), encoding="utf-8")
+    path.write_text(export_page.page(lesson, media, UTC), encoding="utf-8")
     watched = Watched(await (await browser.new_context()).new_page())
     await watched.page.goto(path.as_uri())
     await watched.page.locator("#line-3").click()

@@ -6,7 +6,7 @@ import dataclasses
 import http.client
 import json
 import os
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -101,7 +101,7 @@ def test_prune_shows_what_would_go_and_lets_it_go(s3: S3Server, tmp_path: Path) 
         "RETENTION_DAYS": "3",
         "REMOTE_RETENTION_DAYS": "30",
     }
-    recent = datetime.now(timezone.utc) - timedelta(days=5)
+    recent = datetime.now(UTC) - timedelta(days=5)
     spoken(settings_of(environ), "math", 2, at=NOW)
     kept = spoken(settings_of(environ), "math", 1, at=recent)
     done = lessons("prune", **environ)

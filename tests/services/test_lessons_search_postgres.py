@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
@@ -39,7 +39,7 @@ def text_of(record: SegmentRecord, texts: dict[str, str]) -> TextRecord:
     return TextRecord(
         number=record.number,
         file=record.file,
-        at=datetime.now(timezone.utc),
+        at=datetime.now(UTC),
         start=record.start,
         participant_identity=record.participant_identity,
         language=spoken,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from unittest.mock import AsyncMock, MagicMock
 
 import numpy as np
@@ -21,7 +21,7 @@ from recording import people, room_recorder, track_watch, tracks
 from recording.gaps import CurrentGap
 from recording.streams import Stream as RecordedStream
 
-ROOM = RoomInfo("math101", "RM_1", datetime(2025, 10, 8, 14, 0, tzinfo=timezone.utc))
+ROOM = RoomInfo("math101", "RM_1", datetime(2025, 10, 8, 14, 0, tzinfo=UTC))
 
 
 class Stream:

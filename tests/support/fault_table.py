@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -83,5 +83,5 @@ class _Table:
             outcome = "; ".join(part for part in (row.verdict, row.seen) if part)
             lines.append(f"| {row.fault} | {row.promised} | {outcome} |")
         kept = sum(row.verdict == "kept" for row in self._rows.values())
-        run = f"{kept} of {len(self._rows)} kept, {datetime.now(timezone.utc):%Y-%m-%d}, {platform.system()}."
+        run = f"{kept} of {len(self._rows)} kept, {datetime.now(UTC):%Y-%m-%d}, {platform.system()}."
         self._path.write_text(HEAD + "\n".join(lines) + f"\n\n{run}\n", encoding="utf-8", newline="\n")

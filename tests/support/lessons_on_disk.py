@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from core.records import (
 )
 from storage import RoomFolder
 
-NOW = datetime(2026, 1, 5, 9, 0, tzinfo=timezone.utc)
+NOW = datetime(2026, 1, 5, 9, 0, tzinfo=UTC)
 TRACK = TrackInfo("anna", "Anna", "TR_anna", "microphone")
 BEN = TrackInfo("ben", "Ben", "TR_ben", "microphone")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,7 +42,7 @@ class Spoken(NamedTuple):
 def spoken(said: Said, first: int, count: int, gap: float = 0.3) -> list[Spoken]:
     """When each of these :func:`sentences` was said."""
     _, placed = sound.sequence(MARKERS[first : first + count], gap, lead_seconds=0)
-    began = datetime.fromtimestamp(said.start, timezone.utc)
+    began = datetime.fromtimestamp(said.start, UTC)
 
     def at(sample: int) -> datetime:
         return began + timedelta(seconds=sample / sound.SAMPLE_RATE)

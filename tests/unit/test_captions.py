@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import json
 from collections.abc import AsyncIterator, Callable
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,7 +29,7 @@ from recording.caption_order import MAX_EARLY_TEXTS, Caption, CaptionOrder, mill
 from recording.caption_texts import MAX_TEXT_CHARACTERS, TextsFollower, caption_text_in
 from recording.captions import Captions
 
-BEGAN = datetime(2025, 10, 8, 14, 5, 23, 120_000, timezone.utc)
+BEGAN = datetime(2025, 10, 8, 14, 5, 23, 120_000, UTC)
 
 
 def record(number: int) -> SegmentRecord:

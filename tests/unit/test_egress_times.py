@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from livekit.protocol.egress import EgressInfo, FileInfo, SegmentsInfo
 from core.errors import InputError
 from lesson_tools.export.egress_times import Stretch, stretches
 
-BEGAN = datetime(2025, 10, 8, 14, 0, 3, 250_000, tzinfo=timezone.utc)
+BEGAN = datetime(2025, 10, 8, 14, 0, 3, 250_000, tzinfo=UTC)
 NANOSECONDS = 1_759_932_003_250_000_000
 EARLIER = NANOSECONDS - 4_000_000_000
 

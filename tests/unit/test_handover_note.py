@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from archive.handover_note import EarlierRecorders, HandoverNote, TrackProgress
 
-NOON = datetime(2025, 10, 8, 12, tzinfo=timezone.utc)
+NOON = datetime(2025, 10, 8, 12, tzinfo=UTC)
 
 
 def after(seconds: float) -> datetime:

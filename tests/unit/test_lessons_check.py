@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -291,7 +291,7 @@ def test_a_room_that_is_being_recorded_is_told_apart_and_left_alone(folder: Room
 
 
 def test_a_room_in_which_nobody_speaks_just_now_is_being_recorded(folder: RoomFolder) -> None:
-    folder.write_progress(RoomProgress(datetime.now(timezone.utc), {}))
+    folder.write_progress(RoomProgress(datetime.now(UTC), {}))
     assert kinds(look(folder)) == [Kind.BEING_RECORDED]
     os.utime(folder.path / HANDOVER_NOTE, (0, 0))
     assert kinds(look(folder)) == []

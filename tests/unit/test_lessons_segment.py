@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ from support.recordings import CODECS, write_pieces, write_recording
 
 pytestmark = pytest.mark.slow
 
-BEGAN = datetime(2025, 10, 8, 14, 0, tzinfo=timezone.utc)
+BEGAN = datetime(2025, 10, 8, 14, 0, tzinfo=UTC)
 
 
 def spoken(count: int = 6, gap_seconds: float = 0.8) -> Pcm:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from zoneinfo import ZoneInfo
 
@@ -20,7 +20,7 @@ WINDOWS_DEVICES = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"} | {
     f"{port}{digit}" for port in ("COM", "LPT") for digit in "0123456789¹²³"
 }
 FORBIDDEN = set('<>:"/\\|?*')
-MOMENT = datetime(2025, 10, 8, 14, 5, 23, tzinfo=timezone.utc)
+MOMENT = datetime(2025, 10, 8, 14, 5, 23, tzinfo=UTC)
 
 HOSTILE = [
     "",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from core.records import (
     parse_utc,
 )
 
-BEGINNING = datetime(2025, 10, 8, 14, 5, 23, 120_000, tzinfo=timezone.utc)
+BEGINNING = datetime(2025, 10, 8, 14, 5, 23, 120_000, tzinfo=UTC)
 MOMENTS = st.integers(-(10**12), 10**12).map(lambda value: BEGINNING + timedelta(milliseconds=value))
 PROBABILITIES = st.none() | st.floats(0, 1).map(lambda value: round(value, 4))
 RECORDS = st.builds(

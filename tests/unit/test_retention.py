@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections import namedtuple
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -81,7 +81,7 @@ async def test_the_backlog_is_counted_with_its_age(tmp_path: Path) -> None:
     assert not await service.drain(0)
     (status,) = service.status()
     assert (status.waiting, status.delivered, status.refused, status.trouble) == (4, 0, 0, "it is down")
-    assert status.oldest_seconds == pytest.approx((datetime.now(timezone.utc) - NOW).total_seconds(), abs=60)
+    assert status.oldest_seconds == pytest.approx((datetime.now(UTC) - NOW).total_seconds(), abs=60)
     shelf.is_down = False
     assert await service.drain(SOON)
     (status,) = service.status()

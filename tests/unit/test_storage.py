@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -241,7 +241,7 @@ def test_no_room_can_be_named_into_the_folder_of_another(tmp_path: Path) -> None
 
 def test_a_folder_can_be_named_after_session_and_date(tmp_path: Path) -> None:
     settings = settings_for(tmp_path, room_dir="{date} {room} {room_sid}", timezone="Asia/Tokyo")
-    room = RoomInfo("math", "RM_1", datetime(2025, 10, 8, 23, tzinfo=timezone.utc))
+    room = RoomInfo("math", "RM_1", datetime(2025, 10, 8, 23, tzinfo=UTC))
     assert RoomFolder.open(settings, room).path.name == "20251009 math RM_1"
 
 
@@ -393,7 +393,7 @@ def test_a_part_without_its_note_is_dated_by_its_file(tmp_path: Path) -> None:
     (record,) = recover(folder)
     assert_sound(folder.path, {record.file: pcm})
     assert record.number == 1
-    assert record.end == datetime.fromtimestamp(1_760_000_000, timezone.utc)
+    assert record.end == datetime.fromtimestamp(1_760_000_000, UTC)
     assert record.duration_seconds == 2
     assert record.offset_seconds is None
     assert record.room_name == "math101"

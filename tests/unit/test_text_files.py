@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from archive.texts import FolderTexts, write_text
 from core.records import EndReason, SegmentRecord, TextRecord
 from support.disk import RefusingDisk, needs_posix
 
-NOW = datetime(2025, 10, 8, 14, 5, 23, tzinfo=timezone.utc)
+NOW = datetime(2025, 10, 8, 14, 5, 23, tzinfo=UTC)
 
 
 def segment(number: int, who: str = "anna", at: float | None = None) -> SegmentRecord:

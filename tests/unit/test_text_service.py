@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ from translator import GeminiTranslator
 
 pytestmark = pytest.mark.slow
 
-NOW = datetime(2025, 10, 8, 14, 5, 23, tzinfo=timezone.utc)
+NOW = datetime(2025, 10, 8, 14, 5, 23, tzinfo=UTC)
 ROOM = RoomInfo("math101", "RM_1", NOW)
 PHYSICS = RoomInfo("physics", "RM_2", NOW)
 ANNA = TrackInfo("anna", "Anna", "TR_1", "microphone")

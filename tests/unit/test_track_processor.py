@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -40,7 +40,7 @@ LOUD = 5_000
 SHIPPED_SPEECH = ["lecture", "student"]
 
 
-BEGINNING = datetime(2025, 10, 8, 14, 5, 23, tzinfo=timezone.utc)
+BEGINNING = datetime(2025, 10, 8, 14, 5, 23, tzinfo=UTC)
 """When the first sample of a stream is heard."""
 
 
