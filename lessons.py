@@ -76,7 +76,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "link": (
             "lesson_tools.delivery.link",
-            "Makes a link to one delivered file that works for a few minutes, for whoever has it.",
+            "Makes a link to one delivered file that works for a few minutes, for anyone who has it.",
         ),
         "erase": (
             "lesson_tools.delivery.erase",

@@ -199,7 +199,7 @@ def link(
         float, typer.Option(min=1, max=MAX_LINK_MINUTES, help="How long the link works.")
     ] = 10.0,
 ) -> None:
-    """Makes a link to one delivered file that works for a few minutes, for whoever has it.
+    """Makes a link to one delivered file that works for a few minutes, for anyone who has it.
 
     Objects stay private; there is no other way to them without a key.
     """
