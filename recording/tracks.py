@@ -34,7 +34,7 @@ LATE_SECONDS = 2.0
 """A subscription that takes longer may have brought speech meanwhile."""
 
 RECENTLY_GONE_SECONDS = 2.0
-"""How long a track that is gone is remembered: a full reconnect reports every track as gone before it reports itself."""
+"""How long a track that is gone is remembered: a full reconnect reports all tracks as gone before it reports itself."""
 
 ASK_AGAIN_SECONDS = 1.0
 
