@@ -98,7 +98,8 @@ async def test_an_outage_and_a_killed_worker_lose_no_text(
     assert all((room_dir / record["file"]).exists() for record in records), "no text, so the sound stays"
     gemini.spoil = lambda call: ""
     await worker(output_dir=first.output_dir, **text_settings(gemini, SAVE_AUDIO="false"))
-    await until(lambda: len(texts(room_dir)) == len(records), "the texts are caught up on")
+    # Each failure has doubled the pause before the next attempt, and the pause outlives the worker.
+    await until(lambda: len(texts(room_dir)) == len(records), "the texts are caught up on", timeout=60)
     await until(lambda: not list(room_dir.glob("*.wav")), "and now the sound goes")
     assert len(gemini.calls) == len(manifest(room_dir))
 
