@@ -12,7 +12,7 @@ Everywhere: PCM s16le mono, shape (n,), 16 kHz; positions and lengths in samples
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -21,10 +21,17 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
+from devtools.correlation import (
+    OVERLAP,
+    ROUNDING,
+    EnergyArray,
+    FloatArray,
+    Recording,
+    normalised,
+    running_energy,
+)
+
 IntArray = npt.NDArray[np.int16]
-FloatArray = npt.NDArray[np.float32]
-EnergyArray = npt.NDArray[np.float64]
-ComplexArray = npt.NDArray[np.complex64]
 
 SPEECH = Path(__file__).resolve().parent / "speech"
 SAMPLE_RATE = 16_000
@@ -49,17 +56,11 @@ VOTE_THRESHOLD = 0.7
 MAX_PIECES = 0.55
 """The share of a stretched marker that must be heard: at least 0.69 in recordings, in other speech at most 0.38."""
 TORN_THRESHOLD = 0.65
-FAINTEST = 1e-4
-"""What is 40 dB quieter than the marker is not the marker, whatever its shape: -40 dB as a ratio of energies."""
-
-ROUNDING = 1e-3
-"""Bounds that only save work leave so much room for rounding."""
-
-CHUNK = 2**17
-"""Samples per Fourier transform."""
-OVERLAP = 2**15
-"""Samples that chunks share, so that a marker across their border is found: 2 s, the longest marker."""
-STEP = CHUNK - OVERLAP
+FRAME = SAMPLE_RATE // 50
+SPEECH_ENERGY = 0.01
+"""A frame with at least this share of the loudest frame's energy may be speech."""
+MIN_OTHER_FRAMES = 15
+"""Less than 0.3 s of other speech holds no marker."""
 
 
 @dataclass(frozen=True)
@@ -139,12 +140,12 @@ def near_silence(length_seconds: float, seed: int = 0) -> IntArray:
 
 def find_marker(recording: IntArray, marker: Marker, threshold: float = THRESHOLD) -> list[Occurrence]:
     """Every place where the marker is heard, in order; of places closer than its length, the best."""
-    return _occurrences(_Recording(recording), marker.pcm, threshold)
+    return _occurrences(_prepared(recording), marker.pcm, threshold)
 
 
 def find_markers(recording: IntArray, markers: Sequence[Marker]) -> list[list[Occurrence]]:
     """The same for each of several markers."""
-    searched = _Recording(recording)
+    searched = _prepared(recording)
     return [_occurrences(searched, marker.pcm, THRESHOLD) for marker in markers]
 
 
@@ -154,16 +155,39 @@ def heard(recording: IntArray, markers: Sequence[Marker], threshold: float = THR
     A marker that was cut off is still found if it keeps about a third of its energy. A threshold of 0.75
     asks for more than half of it, and `partly_heard` measures how much there is.
     """
-    searched = _Recording(recording)
-    found = [
-        (place.start_sample, marker.index)
-        for marker in markers
-        for place in _occurrences(searched, marker.pcm, threshold) or _stretched(searched, marker.pcm)
-    ]
-    return [index for _, index in sorted(found)]
+    searched = _prepared(recording)
+    found = _placed(markers, lambda marker: _occurrences(searched, marker.pcm, threshold))
+    if _has_other_speech(recording, found):
+        whole = {marker.index for _, marker in found}
+        others = [marker for marker in markers if marker.index not in whole]
+        found += _placed(others, lambda marker: _stretched(searched, marker.pcm))
+    return [index for _, index in sorted((start, marker.index) for start, marker in found)]
 
 
-def _stretched(recording: _Recording, pcm: IntArray) -> list[Occurrence]:
+def _placed(
+    markers: Sequence[Marker], search: Callable[[Marker], list[Occurrence]]
+) -> list[tuple[int, Marker]]:
+    return [(place.start_sample, marker) for marker in markers for place in search(marker)]
+
+
+def _has_other_speech(recording: IntArray, found: Sequence[tuple[int, Marker]]) -> bool:
+    """Whether there is more speech than these markers. If not, no other marker has to be sought, which is most of the
+    work: most markers are in no recording."""
+    rest = _as_float(recording)
+    least = SPEECH_ENERGY * _frame_energies(rest).max(initial=0.0)
+    for start, marker in found:
+        rest[max(0, start) : max(0, start + marker.pcm.size)] = 0
+    return int((_frame_energies(rest) > least).sum()) >= MIN_OTHER_FRAMES
+
+
+def _frame_energies(samples: FloatArray) -> EnergyArray:
+    """Shape (n // FRAME,)."""
+    frames = samples[: samples.size // FRAME * FRAME].reshape(-1, FRAME)
+    energies: EnergyArray = np.square(frames, dtype=np.float64).sum(axis=1)
+    return energies
+
+
+def _stretched(recording: Recording, pcm: IntArray) -> list[Occurrence]:
     """Where most pieces of a marker are heard at about the same place, though the whole no longer has its shape.
 
     On a busy machine a receiver's jitter buffer stretches or shortens speech by 10 ms here and there.
@@ -191,7 +215,7 @@ def partly_heard(recording: IntArray, marker: Marker) -> float:
     places count. If it was said several times, the most complete one counts. Less than about 0.35 s cannot be
     distinguished from other speech and counts as none.
     """
-    searched = _Recording(recording)
+    searched = _prepared(recording)
     starts = [place.start_sample for place in _likely_places(searched, marker.pcm)]
     return max((_fraction_at(searched, marker.pcm, start) for start in starts), default=0.0)
 
@@ -200,7 +224,7 @@ def share_in_place(recording: IntArray, marker: Marker, start_sample: int, drift
     """The fraction, 0 to 1, of a marker that is heard about where it should be: each moment that lies in the middle of
     a piece, of 0.2 s or a little more, which is found within ``drift`` samples of its place. (A piece of which half has
     gone is found as well.) Finds what is left of a marker at both sides of a hole, within 0.2 s."""
-    searched = _Recording(recording)
+    searched = _prepared(recording)
     is_heard = np.zeros(marker.pcm.size, bool)
     for offset, piece in _overlapping_pieces(marker.pcm):
         if _best_score_near(searched, piece, start_sample + offset, drift) > TORN_THRESHOLD:
@@ -213,7 +237,7 @@ def share_in_place(recording: IntArray, marker: Marker, start_sample: int, drift
 
 def _overlapping_pieces(pcm: IntArray) -> Iterator[tuple[int, IntArray]]:
     """A piece from every 50 ms on, each loud enough to have a shape."""
-    energy = _running_energy(_as_float(pcm))
+    energy = running_energy(_as_float(pcm))
     least = PIECE_ENERGY * energy[-1]
     for offset in range(0, pcm.size - PIECE, PIECE // 4):
         loud = int(np.searchsorted(energy, energy[offset] + least))
@@ -229,7 +253,7 @@ def share_heard(recording: IntArray, marker: Marker) -> float:
     For tests on a machine that is too busy to deliver speech in time. For a marker that was said it is at least 0.6,
     for others up to 0.9, so this only proves that nothing is missing.
     """
-    searched = _Recording(recording)
+    searched = _prepared(recording)
     return (
         sum(
             piece.size
@@ -240,12 +264,12 @@ def share_heard(recording: IntArray, marker: Marker) -> float:
     )
 
 
-def _likely_places(recording: _Recording, pcm: IntArray) -> list[Occurrence]:
+def _likely_places(recording: Recording, pcm: IntArray) -> list[Occurrence]:
     whole = _occurrences(recording, pcm, THRESHOLD)
     return whole or _occurrences(recording, pcm[:OPENING], OPENING_THRESHOLD)
 
 
-def _fraction_at(recording: _Recording, pcm: IntArray, start: int) -> float:
+def _fraction_at(recording: Recording, pcm: IntArray, start: int) -> float:
     present = sum(
         piece.size
         for offset, piece in _pieces(pcm)
@@ -259,7 +283,7 @@ def _pieces(pcm: IntArray) -> Iterator[tuple[int, IntArray]]:
 
     Opus keeps the level of a hiss but not its shape, so that an s must share its piece with a vowel.
     """
-    energy = _running_energy(_as_float(pcm))
+    energy = running_energy(_as_float(pcm))
     least = PIECE_ENERGY * energy[-1]
     offset = 0
     for end in range(PIECE, pcm.size, PIECE // 10):
@@ -270,14 +294,14 @@ def _pieces(pcm: IntArray) -> Iterator[tuple[int, IntArray]]:
     yield offset, pcm[offset:]
 
 
-def _best_score_near(recording: _Recording, piece: IntArray, start: int, drift: int = PIECE_DRIFT) -> float:
+def _best_score_near(recording: Recording, piece: IntArray, start: int, drift: int = PIECE_DRIFT) -> float:
     nearby = recording.samples(start - drift, start + drift + piece.size)
     shape = _as_float(piece)
-    scores = _normalised(np.correlate(nearby, shape, "valid"), _running_energy(nearby), shape)
+    scores = normalised(np.correlate(nearby, shape, "valid"), running_energy(nearby), shape)
     return float(scores.max())
 
 
-def _occurrences(recording: _Recording, pcm: IntArray, threshold: float) -> list[Occurrence]:
+def _occurrences(recording: Recording, pcm: IntArray, threshold: float) -> list[Occurrence]:
     """Peaks of the score, of which the highest claims its surroundings first, listed by position."""
     return _peaks(*recording.places(_as_float(pcm), threshold), pcm.size)
 
@@ -297,74 +321,8 @@ def _peaks(positions: npt.NDArray[np.intp], scores: FloatArray, length: int) -> 
     return sorted(places)
 
 
-class _Recording:
-    """A recording made ready to be searched many times: its spectra and energy are computed once.
-
-    Padded with OVERLAP zeros at both sides, for markers that are cut off at an end.
-    """
-
-    def __init__(self, pcm: IntArray) -> None:
-        self._padded = np.pad(_as_float(pcm), OVERLAP)
-        self._energy = _running_energy(self._padded)
-        self._spectra = [_spectrum(self._padded[at : at + CHUNK]) for at in range(0, self._padded.size, STEP)]
-
-    @property
-    def size(self) -> int:
-        return int(self._padded.size)
-
-    def samples(self, start: int, end: int) -> FloatArray:
-        """Samples start <= i < end of the recording, zeros where there are none."""
-        wanted = np.arange(start, end) + OVERLAP
-        inside = (wanted >= 0) & (wanted < self._padded.size)
-        samples: FloatArray = self._padded.take(wanted, mode="clip") * inside
-        return samples
-
-    def scores(self, template: FloatArray) -> FloatArray:
-        """Normalised cross-correlation, -1 to 1; at i is the score of a template that starts at i - OVERLAP."""
-        return _normalised(self._correlation(template), self._energy, template)
-
-    def places(self, template: FloatArray, threshold: float) -> tuple[npt.NDArray[np.intp], FloatArray]:
-        """Where the score is higher than a positive threshold, and the scores there, as in :meth:`scores`."""
-        correlation = self._correlation(template)
-        own, local = _energies(self._energy, template)
-        # Without a root and a quotient for every sample; the exact score is taken of the few that are left.
-        least = (threshold * (1 - ROUNDING)) ** 2 * own
-        likely = np.flatnonzero(correlation * np.abs(correlation) > least * local)
-        scores = (correlation[likely] / np.sqrt(local[likely] * own)).astype(np.float32)
-        is_higher = scores > threshold
-        return likely[is_higher], scores[is_higher]
-
-    def _correlation(self, template: FloatArray) -> FloatArray:
-        if template.size > OVERLAP:
-            raise ValueError(f"a marker has at most {OVERLAP} samples, this one has {template.size}")
-        reversed_spectrum = np.conj(_spectrum(template))
-        parts = [np.fft.irfft(spectrum * reversed_spectrum, CHUNK)[:STEP] for spectrum in self._spectra]
-        correlation = np.concatenate(parts)[: self._padded.size - template.size + 1]
-        return correlation.astype(np.float32)
-
-
-def _normalised(correlation: FloatArray, running_energy: EnergyArray, template: FloatArray) -> FloatArray:
-    """The correlation divided by the energies of the template and of the stretch it was laid over."""
-    own, local = _energies(running_energy, template)
-    scores: FloatArray = (correlation / np.sqrt(local * own)).astype(np.float32)
-    return scores
-
-
-def _energies(running_energy: EnergyArray, template: FloatArray) -> tuple[float, EnergyArray]:
-    """Of the template, and of each stretch it may be laid over, as far as that is not too faint to count."""
-    own = float(_running_energy(template)[-1])
-    local = running_energy[template.size :] - running_energy[: -template.size]
-    return own, np.maximum(local, FAINTEST * own)
-
-
-def _running_energy(samples: FloatArray) -> EnergyArray:
-    """Shape (n + 1,): the energy of samples a <= i < b is the difference of elements b and a."""
-    return np.concatenate([[0.0], np.cumsum(samples.astype(np.float64) ** 2)])
-
-
-def _spectrum(samples: FloatArray) -> ComplexArray:
-    """Of CHUNK samples, with zeros after the last; single precision is fast and plenty."""
-    return np.fft.rfft(samples, CHUNK).astype(np.complex64)
+def _prepared(recording: IntArray) -> Recording:
+    return Recording(_as_float(recording))
 
 
 def _as_float(pcm: IntArray) -> FloatArray:
