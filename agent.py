@@ -30,7 +30,7 @@ os.environ.setdefault("LIVEKIT_AGENTS_PRELOAD_LOCAL_INFERENCE", "0")
 # The framework's watchdog of each room's event loop is not needed either: it wakes two threads fifty times a second.
 os.environ.setdefault("LIVEKIT_AGENTS_LOOP_BLOCK_WARN_MS", "0")
 
-import livekit_compat  # noqa: F401  (before the framework)
+import livekit_compat  # before the framework
 
 # isort: split
 from livekit.agents import AutoSubscribe, JobContext, JobProcess, JobRequest
@@ -50,6 +50,8 @@ from worker.recorder_server import RecorderServer
 from worker.stop import STOP_TIMEOUT_SECONDS, StopRequest, stop_on_signals
 
 logger = logging.getLogger("recorder")
+
+livekit_compat.keep_logs_here()
 
 HERE = Path(__file__).resolve().parent
 JOIN_POLL_SECONDS = 0.02

@@ -30,6 +30,7 @@ MAY_IMPORT = {
 """Packages, and modules of the root. Knowledge goes one way: each line names only what stands above it."""
 
 LIBRARIES = {
+    "livekit_compat": "livekit",
     "core": "numpy prometheus_client",
     "config": "dotenv",
     "archive": "aiofiles soundfile",
