@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -30,7 +31,54 @@ class WorkerFailed(Exception):
     """The worker ended, or did not say in time what it should; the message ends with its last lines."""
 
 
-class Worker:
+class WorkerLog:
+    """The lines of a running worker's log, and waiting for one of them."""
+
+    server: LiveKitServer
+    output_dir: Path
+    lines: Sequence[str]
+
+    @property
+    def log(self) -> str:
+        """All lines so far."""
+        return "\n".join(self.lines)
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while the worker runs."""
+        raise NotImplementedError
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the worker has ended and all of its log has been read."""
+        raise NotImplementedError
+
+    def tail(self, count: int = 8) -> str:
+        """Its last lines, indented."""
+        return "\n".join(f"  {line}" for line in self.lines[-count:]) or "  (it logged nothing)"
+
+    async def wait_for(self, text: str, timeout: float = 30.0, *, skip_lines: int = 0) -> str:
+        """The first log line with this text, among those after ``skip_lines``.
+
+        Raises:
+            WorkerFailed: the worker ended, or the line did not come in time.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            ended = self.is_complete
+            for line in self.lines[skip_lines:]:
+                if text in line:
+                    return line
+            if ended:
+                raise WorkerFailed(
+                    f"The worker ended with {self.exit_code} before it said {text!r}.\n{self.tail()}"
+                )
+            if time.monotonic() > deadline:
+                raise WorkerFailed(f"The worker did not say {text!r} within {timeout:g} s.\n{self.tail()}")
+            await asyncio.sleep(POLL_SECONDS)
+
+
+class Worker(WorkerLog):
     """A worker process and its log, independent of the settings in the user's environment and ``.env``.
 
     ``within`` is put before its command, for a worker in another network namespace. ``program`` is started instead of
@@ -50,6 +98,7 @@ class Worker:
         within: Sequence[str] = (),
         program: Path = AGENT,
     ) -> None:
+        self.server = server
         self.output_dir = output_dir
         self.lines: list[str] = []
         self.last_line_at = time.monotonic()
@@ -61,11 +110,6 @@ class Worker:
         self._reader: threading.Thread | None = None
 
     @property
-    def log(self) -> str:
-        """Its log so far."""
-        return "\n".join(self.lines)
-
-    @property
     def pid(self) -> int:
         assert self._process, "the worker is not running"
         return self._process.pid
@@ -74,6 +118,14 @@ class Worker:
     def exit_code(self) -> int | None:
         """None while it runs."""
         return self._process.poll() if self._process else None
+
+    @property
+    def is_complete(self) -> bool:
+        return self.exit_code is not None and not (self._reader and self._reader.is_alive())
+
+    def in_room(self, room: str) -> RoomLog:
+        """What it logs about one room, for tests that share a worker."""
+        return RoomLog(self, room)
 
     async def start(self) -> None:
         """Returns when it is ready for rooms."""
@@ -100,30 +152,6 @@ class Worker:
         )
         self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
         self._reader.start()
-
-    async def wait_for(self, text: str, timeout: float = 30.0, *, skip_lines: int = 0) -> str:
-        """The first log line with this text, among those after ``skip_lines``.
-
-        Raises:
-            WorkerFailed: the worker ended, or the line did not come in time.
-        """
-        deadline = time.monotonic() + timeout
-        while True:
-            ended = self.exit_code is not None  # read first: its last lines may not be read yet
-            for line in self.lines[skip_lines:]:
-                if text in line:
-                    return line
-            if ended and not (self._reader and self._reader.is_alive()):
-                raise WorkerFailed(
-                    f"The worker ended with {self.exit_code} before it said {text!r}.\n{self.tail()}"
-                )
-            if time.monotonic() > deadline:
-                raise WorkerFailed(f"The worker did not say {text!r} within {timeout:g} s.\n{self.tail()}")
-            await asyncio.sleep(POLL_SECONDS)
-
-    def tail(self, count: int = 8) -> str:
-        """Its last lines, indented."""
-        return "\n".join(f"  {line}" for line in self.lines[-count:]) or "  (it logged nothing)"
 
     async def stop(self) -> int:
         """Asks it to end as a host does, kills it after STOP_SECONDS, and returns its exit code."""
@@ -171,6 +199,27 @@ class Worker:
                 if copy:
                     copy.write(line)
                     copy.flush()
+
+
+class RoomLog(WorkerLog):
+    """The lines of a worker's log that are about one room."""
+
+    def __init__(self, worker: Worker, room: str) -> None:
+        self.server, self.output_dir = worker.server, worker.output_dir
+        self._worker = worker
+        self._is_about = re.compile(rf" room={re.escape(room)}( |$)").search
+
+    @property
+    def lines(self) -> Sequence[str]:  # type: ignore[override]
+        return [line for line in self._worker.lines if self._is_about(line)]
+
+    @property
+    def exit_code(self) -> int | None:
+        return self._worker.exit_code
+
+    @property
+    def is_complete(self) -> bool:
+        return self._worker.is_complete
 
 
 def _environment(settings: Mapping[str, str]) -> dict[str, str]:

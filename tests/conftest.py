@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import signal
@@ -94,6 +95,19 @@ async def worker(livekit_server: LiveKitServer, tmp_path: Path) -> AsyncIterator
     yield start
     for one in started:
         await one.stop()
+
+
+@pytest.fixture(scope="session")
+def shared_worker(livekit_server_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    """A worker with default settings and a server of its own, for tests that need no more than a room.
+
+    Use room names of your own: ``recorder = shared_worker.in_room("lesson")``.
+    """
+    with LiveKitServer(livekit_server_binary) as server:
+        made = Worker(server, tmp_path_factory.mktemp("shared") / "segments")
+        asyncio.run(made.start())
+        yield made
+        asyncio.run(made.stop())
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="counts what Windows does not tell"),
 ]
 
-CYCLES, SETTLED_AFTER, AT_ONCE, SPEAKS_EVERY = 200, 50, 2, 10
+CYCLES, SETTLED_AFTER, AT_ONCE, SPEAKS_EVERY = 200, 50, 4, 10
 WAVES, PEOPLE = 10, 50
 WARM_UP_WAVES = 3
 """Until then the worker's services have opened what they keep open: databases, connections."""
@@ -98,7 +98,7 @@ async def test_rooms_that_come_and_go_leave_nothing_behind(
 
 
 async def rooms_come_and_go(server: LiveKitServer, recorder: Worker, numbers: Sequence[int]) -> None:
-    """Two at a time, because one process cannot hold many clients.
+    """A few at a time, because one process cannot hold many clients.
 
     A teacher joins, is subscribed to, says a word in every tenth room, and leaves.
     """

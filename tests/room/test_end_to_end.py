@@ -55,12 +55,10 @@ def assert_sound(room_dir: Path, expected: list[int], identity: str | None = Non
     return records
 
 
-async def test_the_teacher_is_recorded_and_the_student_is_not(
-    livekit_server: LiveKitServer, worker: StartWorker
-) -> None:
-    recorder = await worker()
-    teacher = await teacher_in(livekit_server, recorder, "lesson")
-    student = await Speaker.join(livekit_server, "lesson", "sam", metadata=STUDENT)
+async def test_the_teacher_is_recorded_and_the_student_is_not(shared_worker: Worker) -> None:
+    recorder = shared_worker.in_room("lesson")
+    teacher = await teacher_in(shared_worker.server, recorder, "lesson")
+    student = await Speaker.join(shared_worker.server, "lesson", "sam", metadata=STUDENT)
     await student.publish()
     async with teacher, student:
         await asyncio.gather(teacher.say(sentences(0, 5, gap=0.8)), student.say(sentences(10, 5)))
@@ -138,17 +136,15 @@ async def test_the_worker_stops_in_time_with_every_segment_closed(
 
 
 @pytest.mark.fault("unpublish and republish, rejoin, mute and unmute", "everything, in order")
-async def test_a_teacher_who_rejoins_or_republishes_is_recorded_on(
-    livekit_server: LiveKitServer, worker: StartWorker
-) -> None:
-    recorder = await worker()
+async def test_a_teacher_who_rejoins_or_republishes_is_recorded_on(shared_worker: Worker) -> None:
+    recorder = shared_worker.in_room("rejoin")
     room_dir = recorder.output_dir / "rejoin"
-    async with await teacher_in(livekit_server, recorder, "rejoin") as teacher:
+    async with await teacher_in(shared_worker.server, recorder, "rejoin") as teacher:
         await teacher.say(sentences(0, 2, tail=0.3))
         await teacher.unpublish()
         await listened_to(recorder, teacher)
         await teacher.say(sentences(2, 2, tail=0.3))
-    async with await teacher_in(livekit_server, recorder, "rejoin") as again:
+    async with await teacher_in(shared_worker.server, recorder, "rejoin") as again:
         await again.say(sentences(4, 2, tail=0.3))
         again.mute()
         await asyncio.sleep(1)
@@ -162,11 +158,11 @@ async def test_a_teacher_who_rejoins_or_republishes_is_recorded_on(
 @pytest.mark.fault("the teacher's connection breaks", "everything before and after")
 @pytest.mark.parametrize("full", [False, True], ids=["resume", "full reconnect"])
 async def test_a_connection_that_breaks_costs_nothing_before_and_after(
-    livekit_server: LiveKitServer, worker: StartWorker, full: bool
+    shared_worker: Worker, full: bool
 ) -> None:
-    recorder = await worker()
     room = f"reconnect-{full}".lower()
-    async with await teacher_in(livekit_server, recorder, room) as teacher:
+    recorder = shared_worker.in_room(room)
+    async with await teacher_in(shared_worker.server, recorder, room) as teacher:
         await teacher.say(sentences(0, 2))
         await teacher.silence(1)
         await teacher.reconnect(full=full)
@@ -183,19 +179,17 @@ async def _set_role(server: LiveKitServer, room: str, identity: str, metadata: s
 
 
 @pytest.mark.fault("a student publishes after the teacher's unpublish", "not a sound of the student")
-async def test_a_student_who_speaks_after_the_teacher_is_gone_is_in_no_file(
-    livekit_server: LiveKitServer, worker: StartWorker
-) -> None:
+async def test_a_student_who_speaks_after_the_teacher_is_gone_is_in_no_file(shared_worker: Worker) -> None:
     """The student becomes a teacher in the end: what it says then into the same track is found, so what it said before
     would have been found."""
-    recorder = await worker()
-    student = await Speaker.join(livekit_server, "after", "sam", metadata=STUDENT)
-    async with student, await teacher_in(livekit_server, recorder, "after") as teacher:
+    recorder = shared_worker.in_room("after")
+    student = await Speaker.join(shared_worker.server, "after", "sam", metadata=STUDENT)
+    async with student, await teacher_in(shared_worker.server, recorder, "after") as teacher:
         await teacher.say(sentences(0, 2))
         await teacher.unpublish()
         microphone = await student.publish()
         await student.say(sentences(10, 3))
-        await _set_role(livekit_server, "after", "sam", TEACHER)
+        await _set_role(shared_worker.server, "after", "sam", TEACHER)
         await recorder.wait_for(f"Track subscribed: microphone {microphone.sid}")
         await student.silence(0.5)
         await student.say(sentences(13, 2))
@@ -205,18 +199,16 @@ async def test_a_student_who_speaks_after_the_teacher_is_gone_is_in_no_file(
     assert records[-1]["track_sid"] == microphone.sid
 
 
-async def test_a_role_that_changes_takes_effect_within_a_second(
-    livekit_server: LiveKitServer, worker: StartWorker
-) -> None:
-    recorder = await worker()
-    async with await Speaker.join(livekit_server, "roles", "kim", metadata=STUDENT) as kim:
+async def test_a_role_that_changes_takes_effect_within_a_second(shared_worker: Worker) -> None:
+    recorder = shared_worker.in_room("roles")
+    async with await Speaker.join(shared_worker.server, "roles", "kim", metadata=STUDENT) as kim:
         await kim.publish()
         await recorder.wait_for("Track refused")
         await kim.say(sentences(0, 2))
-        await _set_role(livekit_server, "roles", "kim", TEACHER)
+        await _set_role(shared_worker.server, "roles", "kim", TEACHER)
         await kim.silence(1)
         await kim.say(sentences(2, 2))
-        await _set_role(livekit_server, "roles", "kim", STUDENT)
+        await _set_role(shared_worker.server, "roles", "kim", STUDENT)
         await kim.silence(1)
         await kim.say(sentences(4, 2))
     await recorder.wait_for("Room over")
@@ -224,12 +216,10 @@ async def test_a_role_that_changes_takes_effect_within_a_second(
     assert records[-1]["end_reason"] == "role_lost"
 
 
-async def test_a_student_cannot_make_itself_a_teacher(
-    livekit_server: LiveKitServer, worker: StartWorker
-) -> None:
-    recorder = await worker()
+async def test_a_student_cannot_make_itself_a_teacher(shared_worker: Worker) -> None:
+    recorder = shared_worker.in_room("forged")
     async with await Speaker.join(
-        livekit_server, "forged", "eve", metadata=STUDENT, can_update_metadata=True
+        shared_worker.server, "forged", "eve", metadata=STUDENT, can_update_metadata=True
     ) as eve:
         await eve.publish()
         await recorder.wait_for("Track refused")
@@ -240,13 +230,11 @@ async def test_a_student_cannot_make_itself_a_teacher(
     assert not manifest(recorder.output_dir / "forged")
 
 
-async def test_two_teachers_have_their_own_segments_and_one_numbering(
-    livekit_server: LiveKitServer, worker: StartWorker
-) -> None:
-    recorder = await worker()
+async def test_two_teachers_have_their_own_segments_and_one_numbering(shared_worker: Worker) -> None:
+    recorder = shared_worker.in_room("duet")
     room_dir = recorder.output_dir / "duet"
-    anna = await teacher_in(livekit_server, recorder, "duet", "anna")
-    ben = await teacher_in(livekit_server, recorder, "duet", "ben")
+    anna = await teacher_in(shared_worker.server, recorder, "duet", "anna")
+    ben = await teacher_in(shared_worker.server, recorder, "duet", "ben")
     async with anna, ben:
         await asyncio.gather(anna.say(sentences(0, 4, 0.8)), ben.say(sentences(4, 4, 0.9)))
         await anna.silence(1)
@@ -316,12 +304,10 @@ async def test_a_recorder_whose_connection_is_made_anew_records_on_and_owns_up(
     seen(f"{(parse_utc(gap['end']) - parse_utc(gap['start'])).total_seconds():.1f} s not recorded")
 
 
-async def test_microphone_and_screen_share_are_told_apart(
-    livekit_server: LiveKitServer, worker: StartWorker
-) -> None:
-    recorder = await worker()
+async def test_microphone_and_screen_share_are_told_apart(shared_worker: Worker) -> None:
+    recorder = shared_worker.in_room("sources")
     room_dir = recorder.output_dir / "sources"
-    async with await teacher_in(livekit_server, recorder, "sources") as teacher:
+    async with await teacher_in(shared_worker.server, recorder, "sources") as teacher:
         await teacher.say(sentences(0, 2))
         await teacher.publish(source=SCREENSHARE_AUDIO, name="screen")
         await recorder.wait_for("Track subscribed: screen_share_audio")
@@ -333,12 +319,10 @@ async def test_microphone_and_screen_share_are_told_apart(
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(8_000, 1), (44_100, 2), (48_000, 2)])
-async def test_any_sample_rate_becomes_16_khz_mono(
-    livekit_server: LiveKitServer, worker: StartWorker, rate: int, channels: int
-) -> None:
-    recorder = await worker()
+async def test_any_sample_rate_becomes_16_khz_mono(shared_worker: Worker, rate: int, channels: int) -> None:
     room = f"rate-{rate}-{channels}"
-    async with await Speaker.join(livekit_server, room, "anna", metadata=TEACHER) as teacher:
+    recorder = shared_worker.in_room(room)
+    async with await Speaker.join(shared_worker.server, room, "anna", metadata=TEACHER) as teacher:
         await teacher.publish(rate, channels)
         await recorder.wait_for("Track subscribed")
         await teacher.silence(0.5)
@@ -348,12 +332,10 @@ async def test_any_sample_rate_becomes_16_khz_mono(
 
 
 @pytest.mark.fault("two utterances 0.4 s apart, and 1.6 s", "both are there, each whole")
-async def test_utterances_that_are_close_together_are_both_there(
-    livekit_server: LiveKitServer, worker: StartWorker
-) -> None:
-    recorder = await worker()
+async def test_utterances_that_are_close_together_are_both_there(shared_worker: Worker) -> None:
+    recorder = shared_worker.in_room("close")
     room_dir = recorder.output_dir / "close"
-    async with await teacher_in(livekit_server, recorder, "close") as teacher:
+    async with await teacher_in(shared_worker.server, recorder, "close") as teacher:
         await teacher.say(sentences(0, 2, gap=0.4, tail=1.6))
         await teacher.say(sentences(2, 2, gap=0.4))
     await recorder.wait_for("Room over")
@@ -362,14 +344,13 @@ async def test_utterances_that_are_close_together_are_both_there(
         assert sound.partly_heard(recorded(room_dir), marker) > 0.8, f"marker {marker.index}"
 
 
+@pytest.mark.long
 @pytest.mark.fault("75 s without a pause", "cut exactly, nothing lost, no file over 10 s")
-async def test_speech_without_a_pause_loses_nothing(
-    livekit_server: LiveKitServer, worker: StartWorker
-) -> None:
-    recorder = await worker()
+async def test_speech_without_a_pause_loses_nothing(shared_worker: Worker) -> None:
+    recorder = shared_worker.in_room("endless")
     endless = np.concatenate([sound.load("student")[: 16_000 * 20], sentences(0, 40, gap=0.0)])
     assert len(endless) > 16_000 * 65
-    async with await teacher_in(livekit_server, recorder, "endless") as teacher:
+    async with await teacher_in(shared_worker.server, recorder, "endless") as teacher:
         await teacher.say(endless)
     await recorder.wait_for("Room over")
     records = assert_sound(recorder.output_dir / "endless", list(range(40)))
@@ -460,17 +441,17 @@ HOSTILE_METADATA = {
 
 
 @pytest.mark.fault("metadata that is hostile", "the lesson is recorded, one line for each")
-async def test_hostile_metadata_harms_nobody(livekit_server: LiveKitServer, worker: StartWorker) -> None:
-    recorder = await worker()
-    async with await teacher_in(livekit_server, recorder, "hostile") as teacher:
+async def test_hostile_metadata_harms_nobody(shared_worker: Worker) -> None:
+    recorder = shared_worker.in_room("hostile")
+    async with await teacher_in(shared_worker.server, recorder, "hostile") as teacher:
         guests = [
-            await Speaker.join(livekit_server, "hostile", f"guest {name}", metadata=metadata)
+            await Speaker.join(shared_worker.server, "hostile", f"guest {name}", metadata=metadata)
             for name, metadata in HOSTILE_METADATA.items()
             if name != "500 kB"  # too long for a token's way through a URL; set by the server below
         ]
         for guest in guests:
             await guest.publish()
-        await _set_role(livekit_server, "hostile", guests[0].identity, HOSTILE_METADATA["500 kB"])
+        await _set_role(shared_worker.server, "hostile", guests[0].identity, HOSTILE_METADATA["500 kB"])
         await teacher.say(sentences(0, 3))
         for guest in guests:
             await guest.leave()
@@ -500,9 +481,14 @@ async def test_hostile_room_names_get_folders_of_their_own(
     livekit_server: LiveKitServer, worker: StartWorker
 ) -> None:
     recorder = await worker()
-    for number, name in enumerate(HOSTILE_NAMES):
-        async with await teacher_in(livekit_server, recorder, name, identity=f"../{name}"[:200]) as teacher:
+    places = asyncio.Semaphore(4)
+
+    async def lesson(number: int, name: str) -> None:
+        identity = f"../{name}"[:200]
+        async with places, await teacher_in(livekit_server, recorder, name, identity) as teacher:
             await teacher.say(sentences(number, 1))
+
+    await asyncio.gather(*(lesson(number, name) for number, name in enumerate(HOSTILE_NAMES)))
     await until(lambda: recorder.log.count("Room over") == len(HOSTILE_NAMES), "all rooms are over", 60)
     folders = [path for path in recorder.output_dir.iterdir() if path.is_dir()]
     assert len({folder.name.casefold() for folder in folders}) == len(HOSTILE_NAMES)

@@ -10,7 +10,7 @@ from devtools import sound
 from devtools.livekit_server import LiveKitServer
 from devtools.room_folders import TEACHER, recorded
 from devtools.speakers import Said, Speaker
-from devtools.worker import Worker
+from devtools.worker import WorkerLog
 
 MARKERS = sound.markers()
 
@@ -58,7 +58,7 @@ def heard(room_dir: Path, identity: str | None = None, **wanted: object) -> list
 
 
 async def teacher_in(
-    server: LiveKitServer, recorder: Worker, room: str, identity: str = "anna", metadata: str = TEACHER
+    server: LiveKitServer, recorder: WorkerLog, room: str, identity: str = "anna", metadata: str = TEACHER
 ) -> Speaker:
     """A teacher whose microphone the recorder already listens to."""
     speaker = await Speaker.join(server, room, identity, metadata=metadata)
@@ -66,7 +66,7 @@ async def teacher_in(
     return speaker
 
 
-async def listened_to(recorder: Worker, speaker: Speaker) -> None:
+async def listened_to(recorder: WorkerLog, speaker: Speaker) -> None:
     """Publishes a microphone and waits until the recorder has subscribed to it."""
     before = len(recorder.lines)
     microphone = await speaker.publish()
