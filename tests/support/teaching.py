@@ -67,8 +67,13 @@ async def teacher_in(
 
 
 async def listened_to(recorder: WorkerLog, speaker: Speaker) -> None:
+    """Publishes a microphone and waits until the recorder has subscribed to it and hears it."""
+    await subscribed(recorder, speaker)
+    await speaker.silence(0.5)
+
+
+async def subscribed(recorder: WorkerLog, speaker: Speaker) -> None:
     """Publishes a microphone and waits until the recorder has subscribed to it."""
     before = len(recorder.lines)
     microphone = await speaker.publish()
     await recorder.wait_for(f"Track subscribed: microphone {microphone.sid}", timeout=40, skip_lines=before)
-    await speaker.silence(0.5)
