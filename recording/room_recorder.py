@@ -147,9 +147,10 @@ class RoomRecorder:
         self._reconsider(participant)
 
     def _on_participant_disconnected(self, participant: rtc.RemoteParticipant) -> None:
-        for track, _ in self._tracks.listening():
-            if track.info.participant_identity == participant.identity:
-                self._tracks.unsubscribed(track)
+        for track in self._tracks:
+            if track.participant.sid == participant.sid:
+                # Most are gone by now. The SDK drops the event of a track whose participant it has already forgotten.
+                self._tracks.unpublished(track)
         self._streams.participant_left(participant.identity)
         self._encryption.forget(participant)
         self._people.left(participant)
@@ -226,7 +227,7 @@ class RoomRecorder:
     ) -> None:
         self._log(logging.ERROR, f"Track {track_sid} cannot be subscribed: {error}", participant)
         if (track := self._tracks.get(track_sid)) is not None:
-            self._tracks.apply(track, TrackEvent.SUBSCRIPTION_FAILED, track.asked_at)
+            self._tracks.apply(track, TrackEvent.SUBSCRIPTION_FAILED, track.missing_since)
 
     def _on_track_muted(self, _: rtc.Participant, publication: rtc.TrackPublication) -> None:
         track = self._tracks.get(publication.sid)

@@ -75,7 +75,7 @@ class TrackEvent(Enum):
     ARRIVED = "arrived"
     """The server has brought it."""
     ARRIVED_LATE = "arrived late"
-    """So late that it may have brought speech meanwhile."""
+    """So late, or so long after its last subscription, that it may have brought speech meanwhile."""
     ARRIVED_FROM_BEFORE = "arrived from before"
     """It was published before we came."""
     OVERDUE = "overdue"
@@ -84,6 +84,8 @@ class TrackEvent(Enum):
     UNSUBSCRIBED = "unsubscribed"
     UNSUBSCRIBED_AWAY = "unsubscribed while away"
     """The same while our own connection is being made anew."""
+    STILL_PUBLISHED = "still published"
+    """Its subscription ended a moment ago, and it has not been unpublished since."""
     UNPUBLISHED = "unpublished"
     UNPUBLISHED_AWAY = "unpublished while away"
 
@@ -193,6 +195,8 @@ def _rows() -> Iterator[_Row]:
     yield {s.WANTED}, e.UNSUBSCRIBED_AWAY, s.NOT_RECEIVED, ()
     yield LISTENING, e.UNSUBSCRIBED, s.NOT_RECEIVED, (a.REMEMBER, unpublished)
     yield LISTENING, e.UNSUBSCRIBED_AWAY, s.NOT_RECEIVED, (reconnect, unpublished)
+    yield {s.NOT_RECEIVED}, e.STILL_PUBLISHED, s.NOT_RECEIVED, (not_received, a.ASK_AGAIN)
+    yield {s.WANTED}, e.STILL_PUBLISHED, s.WANTED, (not_received,)
     yield {*NOT_ASKED_FOR, s.WANTED}, e.UNPUBLISHED, s.GONE, (*dropped, a.FORGET)
     yield LISTENING, e.UNPUBLISHED, s.GONE, (a.REMEMBER, unpublished, *dropped, a.FORGET)
     yield {*NOT_ASKED_FOR, s.WANTED}, e.UNPUBLISHED_AWAY, s.GONE, ()

@@ -83,6 +83,13 @@ class Track:
         return self.stream.packets.received_until(time.monotonic()) if self.stream else None
 
     @property
+    def missing_since(self) -> float | None:
+        """Since when its speech has been missing, if it is not listened to. None: from now on."""
+        if self.recently_gone is not None:
+            return self.recently_gone.received_until
+        return self.asked_at if self.state is TrackState.WANTED else None
+
+    @property
     def has_progress(self) -> bool:
         """Whether the handover note names it."""
         is_known = self.gap or self.recently_gone or self.stream or self.last_stream
@@ -178,8 +185,9 @@ class Tracks:
     def arrived(self, track: Track, media: rtc.RemoteTrack) -> None:
         """The server has brought a track."""
         track.media = media
-        since = track.asked_at if track.state is TrackState.WANTED else time.monotonic()
-        is_late = time.monotonic() - since > LATE_SECONDS
+        since = track.missing_since
+        is_slow = since is not None and time.monotonic() - since > LATE_SECONDS
+        is_late = is_slow or track.recently_gone is not None
         event = TrackEvent.ARRIVED_LATE if is_late else TrackEvent.ARRIVED
         self.apply(track, TrackEvent.ARRIVED_FROM_BEFORE if track.is_from_before else event, since)
         self._log(logging.INFO, f"Track subscribed: {track.info.source} {track.sid}", track.participant)
@@ -213,10 +221,14 @@ class Tracks:
         """Of those that went some time ago, our connection was not the reason."""
         earliest = time.monotonic() - RECENTLY_GONE_SECONDS
         for track in self:
-            if track.recently_gone is not None and track.recently_gone.at < earliest:
-                track.recently_gone = None
-                if track.state in (TrackState.GONE, TrackState.ENDED):
-                    self._forget(track)
+            gone = track.recently_gone
+            if gone is None or gone.at >= earliest:
+                continue
+            track.recently_gone = None
+            if track.state in (TrackState.GONE, TrackState.ENDED):
+                self._forget(track)
+            else:
+                self.apply(track, TrackEvent.STILL_PUBLISHED, gone.received_until)
 
     def progress(self) -> RoomProgress:
         """Until when each track has been received and passed on: for the handover note."""

@@ -49,6 +49,22 @@ a track that brings not even silence
     arrived                 subscribed          start
     first packet            receiving           close gap
 
+a subscription that ends, of a track that is still published
+    (receiving)
+    unsubscribed            not received        remember, stop: unpublished
+    still published         not received        gap: deaf, ask again
+    admitted                wanted              subscribe
+    arrived                 subscribed          start
+    first packet            receiving           close gap
+
+and that is asked for again before that is noticed
+    (receiving)
+    unsubscribed            not received        remember, stop: unpublished
+    admitted                wanted              subscribe
+    still published         wanted              gap: deaf
+    arrived                 subscribed          start
+    first packet            receiving           close gap
+
 a publisher whose network goes away for a while
     (receiving)
     packets stopped         silent              gap: no_media

@@ -494,6 +494,50 @@ async def test_an_outage_that_ends_with_the_lesson_is_a_gap(heard_lesson: Lesson
     assert await heard_lesson.gaps() == [("TR_1", "no_media")]
 
 
+@pytest.mark.parametrize("then", ["nothing", "a failure", "a new subscription"])
+async def test_a_subscription_that_ends_before_its_track_is_a_gap_from_then_on(
+    heard_lesson: Lesson, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    set_recently_gone(monkeypatch, 0.1 if then == "nothing" else 60.0)
+    monkeypatch.setattr(tracks, "ASK_AGAIN_SECONDS", 0.05)
+    track = heard_lesson.recorder._tracks.get("TR_1")
+    assert track is not None
+    track.asked_at -= 3600
+    await asyncio.sleep(0.3)
+    heard_lesson.room.unsubscribed(heard_lesson.teacher, "TR_1")
+    ended_at = utc_now()
+    heard_lesson.publication.set_subscribed.reset_mock()
+    await asyncio.sleep(MIN_GAP_SECONDS)
+    if then == "a failure":
+        heard_lesson.room.tell("track_subscription_failed", heard_lesson.teacher, "TR_1", "not now")
+    if then != "a new subscription":
+        await until(lambda: is_asked_for(heard_lesson.teacher, "TR_1"), "it is asked for again")
+    heard_lesson.subscribed()
+    await until(lambda: not open_gaps(heard_lesson.recorder), "the first packet")
+    assert await heard_lesson.gaps() == [("TR_1", "deaf")]
+    (gap,) = gaps(heard_lesson.folder)
+    assert ended_at - timedelta(seconds=1) < parse_utc(gap["start"]) <= ended_at + timedelta(milliseconds=1)
+
+
+async def test_who_leaves_takes_its_tracks_along_even_if_nothing_is_said_of_them(
+    lesson: Lesson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The SDK drops the end of a publication whose participant it has already forgotten."""
+    monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
+    one = Settings(output_dir=str(lesson.folder.parent), max_teachers_per_room=1)
+    recorder = RoomRecorder(lesson.room.rtc, ROOM, one, Detector)
+    recorder.attach()
+    recorder.begin()
+    lesson.subscribed()
+    ben = lesson.room.joins("ben", TEACHER, "TR_2")
+    assert not is_asked_for(ben, "TR_2"), "there is no place"
+    del lesson.room.people["anna"]
+    lesson.room.tell("participant_disconnected", lesson.teacher)
+    assert is_asked_for(ben, "TR_2")
+    assert list(recorded_streams(recorder)) == []
+    await recorder.aclose()
+
+
 @pytest.mark.parametrize("cut_seconds", [0.0, 0.15, 0.5])
 async def test_a_reconnect_is_a_gap_from_the_last_packet_on(
     heard_lesson: Lesson, monkeypatch: pytest.MonkeyPatch, cut_seconds: float
