@@ -22,7 +22,7 @@ from core import notify
 from core.errors import StorageError
 from core.records import SegmentRecord
 from core.trouble import Trouble, trouble_of
-from text.attempts import Answered, NeverAgain, NotTried, Outcome, TextAttempts, TryAgain
+from text.attempts import Answered, Done, NeverAgain, NotTried, Outcome, TextAttempts, TryAgain
 from text.audio_removal import AudioRemoval
 from text.costs import CostsByLesson, TextCosts, TextMetrics
 from text.gate import TEXT, CallGate
@@ -205,13 +205,17 @@ class TextService:
         return outcome
 
     async def _store(self, work: Work, outcome: Outcome) -> None:
-        segment, texts = SegmentRecord.from_json(work.payload), self._folders.texts_of(work.folder)
         if isinstance(outcome, NotTried):
             await self._outbox.give_back(work)
         elif isinstance(outcome, TryAgain):
             await self._outbox.retry(work, outcome.after_seconds)
             asyncio.get_running_loop().call_later(outcome.after_seconds, self._wake)
-        elif isinstance(outcome, NeverAgain):
+        else:
+            await self._settle(work, outcome)
+
+    async def _settle(self, work: Work, outcome: Done | Answered | NeverAgain) -> None:
+        segment, texts = SegmentRecord.from_json(work.payload), self._folders.texts_of(work.folder)
+        if isinstance(outcome, NeverAgain):
             if outcome.is_recorded and await save_refusal(texts, segment, outcome.reason):
                 self._costs.add(work.folder, segment, refused=1)
             await self._outbox.refuse(work, outcome.reason)

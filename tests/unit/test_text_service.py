@@ -157,6 +157,16 @@ def text_files(folder: Path) -> list[str]:
 # --- what is asked and what is written ---
 
 
+async def test_an_item_that_cannot_be_read_does_not_stay_claimed(
+    tmp_path: Path, gemini: GeminiServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = settings_for(tmp_path)
+    async with service(settings) as (_, box):
+        await box.add([Work(gate.TEXT, "math101", "segment_001.wav", 0.0, {"of": "a later version"})])
+        await until(lambda: caplog.text.count("Getting a text failed") > 1, "it is tried again", 30)
+    assert not gemini.calls
+
+
 async def test_every_segment_gets_its_transcript_and_translations(
     tmp_path: Path, gemini: GeminiServer
 ) -> None:
@@ -771,6 +781,7 @@ async def test_a_disk_that_refuses_costs_no_answer(
     monkeypatch.setattr(jsonl, "append", full)
     async with service(settings):
         await outcomes_of(tmp_path, 2)
+        await until(lambda: "The disk takes texts again" in caplog.text, "the next round says so")
     assert len(gemini.calls) == 2, "what was answered is kept in memory"
     assert caplog.text.count("Text has to wait for the disk: No space left on device") == 1
     assert caplog.text.count("The disk takes texts again") == 1
