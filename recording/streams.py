@@ -50,10 +50,11 @@ class Streams:
         self, info: TrackInfo, media: rtc.RemoteTrack, publication: rtc.RemoteTrackPublication
     ) -> Stream:
         """Starts to record a track."""
+        detector = self._new_detector()  # before the stream, which must not stay open if this fails (fact 2)
         processor = TrackProcessor(
             track=info,
             stream=open_stream(media),
-            detector=self._new_detector(),
+            detector=detector,
             segmenter=Segmenter(SegmenterOptions.from_settings(self._settings)),
             sink=self._pipeline.sink(info),
             room_name=self._room.name,

@@ -519,6 +519,23 @@ async def test_a_subscription_that_ends_before_its_track_is_a_gap_from_then_on(
     assert ended_at - timedelta(seconds=1) < parse_utc(gap["start"]) <= ended_at + timedelta(milliseconds=1)
 
 
+async def test_a_detector_that_cannot_be_made_leaves_no_stream_open(
+    lesson: Lesson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
+    monkeypatch.setattr(tracks, "ASK_AGAIN_SECONDS", 0.05)
+    opened = MagicMock(side_effect=lambda *_: Stream())
+    monkeypatch.setattr(streams, "open_stream", opened)
+    detectors = MagicMock(side_effect=[MemoryError, Detector()])
+    monkeypatch.setattr(lesson.recorder._streams, "_new_detector", detectors)
+    begins(lesson)
+    lesson.subscribed()
+    asked = lesson.publication.set_subscribed
+    await until(lambda: asked.call_args_list[-2:] == [call(False), call(True)], "it is asked for again")
+    lesson.subscribed()
+    assert opened.call_count == len(recorded_streams(lesson.recorder)) == 1
+
+
 async def test_who_leaves_takes_its_tracks_along_even_if_nothing_is_said_of_them(
     lesson: Lesson, monkeypatch: pytest.MonkeyPatch
 ) -> None:
