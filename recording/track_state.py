@@ -79,7 +79,7 @@ class TrackEvent(Enum):
     ARRIVED_FROM_BEFORE = "arrived from before"
     """It was published before we came."""
     OVERDUE = "overdue"
-    """It was asked for long ago and has not come."""
+    """It was asked for long ago, and has not come or brings nothing."""
     SUBSCRIPTION_FAILED = "subscription failed"
     UNSUBSCRIBED = "unsubscribed"
     UNSUBSCRIBED_AWAY = "unsubscribed while away"
@@ -189,6 +189,9 @@ def _rows() -> Iterator[_Row]:
         yield {*NOT_ASKED_FOR, s.WANTED}, arrival, s.SUBSCRIBED, (*gap, a.START)
         yield LISTENING, arrival, s.SUBSCRIBED, (unpublished, a.START)
     yield {s.WANTED}, e.OVERDUE, s.NOT_RECEIVED, asked_in_vain
+    # Whoever administrates the room may have ended the subscription: the SDK does not say so.
+    yield {s.SUBSCRIBED}, e.OVERDUE, s.SUBSCRIBED, (a.SUBSCRIBE,)
+    yield {s.SILENT}, e.OVERDUE, s.SILENT, (a.SUBSCRIBE,)
     yield {s.WANTED, s.NOT_RECEIVED}, e.SUBSCRIPTION_FAILED, s.NOT_RECEIVED, (not_received, a.ASK_AGAIN)
 
     yield {s.WANTED}, e.UNSUBSCRIBED, s.NOT_RECEIVED, ()

@@ -25,7 +25,7 @@ NO_FRAMES_SECONDS = 5.0
 again."""
 
 OVERDUE_SECONDS = 10.0
-"""A subscribed track arrives within a second; after this long it is subscribed to again."""
+"""A requested track arrives within a second and brings packets at once; after this long it is requested again."""
 
 FIRST_PACKET_POLL_SECONDS = 0.05
 STATS_SECONDS = 2.0
@@ -49,14 +49,20 @@ class TrackWatch:
             task.cancel()
 
     def look_at_frames(self) -> None:
-        """Subscribes again to tracks that deliver no frames, or have not arrived at all."""
+        """Subscribes again to tracks that deliver neither frames nor packets, or have not arrived at all."""
         for track in self._tracks:
             if track.stream is not None and _has_no_frames(track.stream):
                 last_frame_at = track.stream.processor.last_frame_at
                 track.no_frames_since = track.no_frames_since or last_frame_at
                 self._listen_anew(track, TrackEvent.NO_FRAMES, last_frame_at)
-            elif track.state is TrackState.WANTED and time.monotonic() - track.asked_at > OVERDUE_SECONDS:
-                self._listen_anew(track, TrackEvent.OVERDUE, track.asked_at)
+            elif time.monotonic() - track.asked_at > OVERDUE_SECONDS:
+                self._overdue(track)
+
+    def _overdue(self, track: Track) -> None:
+        if track.state is TrackState.WANTED:
+            self._listen_anew(track, TrackEvent.OVERDUE, track.asked_at)
+        else:
+            self._tracks.apply(track, TrackEvent.OVERDUE)
 
     def _listen_anew(self, track: Track, event: TrackEvent, since: float) -> None:
         if track.gap is None:

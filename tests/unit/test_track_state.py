@@ -69,7 +69,16 @@ a publisher whose network goes away for a while
     (receiving)
     packets stopped         silent              gap: no_media
     packets stopped         silent
+    overdue                 silent              subscribe
     packets back            receiving           close gap
+
+a subscription that somebody else has ended, which the SDK does not say
+    (receiving)
+    packets stopped         silent              gap: no_media
+    overdue                 silent              subscribe
+    unsubscribed            not received        remember, stop: unpublished
+    arrived late            subscribed          gap: deaf, start
+    first packet            receiving           close gap
 
 a network that is away before the first packet
     (subscribed)

@@ -487,6 +487,26 @@ async def test_an_outage_that_breaks_no_connection_is_a_gap(
     assert sum("Nothing of TR_1 comes in" in record.message for record in caplog.records) == 1
 
 
+async def test_a_track_that_stays_silent_is_asked_for_again(
+    heard_lesson: Lesson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its subscription may have been ended by the server's API, which the SDK does not say."""
+    monkeypatch.setattr(track_watch, "OVERDUE_SECONDS", 0.1)
+    asked = heard_lesson.publication.set_subscribed
+    await asyncio.sleep(0.3)
+    asked.reset_mock()
+    await asyncio.sleep(0.3)
+    asked.assert_not_called()
+    heard_lesson.room.is_wire_cut = True
+    await until(lambda: asked.call_count > 1, "it is asked for, and again")
+    assert set(map(str, asked.call_args_list)) == {str(call(True))}
+    heard_lesson.room.is_wire_cut = False
+    heard_lesson.room.unsubscribed(heard_lesson.teacher, "TR_1")
+    heard_lesson.subscribed()
+    await until(lambda: not open_gaps(heard_lesson.recorder), "it is heard again")
+    assert await heard_lesson.gaps() == [("TR_1", "no_media")]
+
+
 async def test_an_outage_that_ends_with_the_lesson_is_a_gap(heard_lesson: Lesson) -> None:
     heard_lesson.room.is_wire_cut = True
     await until(lambda: open_gaps(heard_lesson.recorder), "it is noticed")
