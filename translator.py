@@ -93,7 +93,14 @@ class BadAnswer(RetryLater):
         self.usage = usage
 
 
-class Rejected(RetryLater):
+class WrongSettings(RetryLater):
+    """Only the operator can fix the problem: a wrong key or model. It is retried, since the operator may do so."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, OPERATOR_PAUSE_SECONDS)
+
+
+class Rejected(WrongSettings):
     """The service rejects the request. If it accepts others, the segment is at fault, otherwise the settings are."""
 
 
@@ -250,12 +257,11 @@ class GeminiTranslator:
         except errors.APIError as error:
             raise classify_error(error) from None
         except DefaultCredentialsError:
-            raise RetryLater(
-                "Vertex AI needs credentials: set GOOGLE_APPLICATION_CREDENTIALS, or GEMINI_API_KEY for AI Studio",
-                OPERATOR_PAUSE_SECONDS,
+            raise WrongSettings(
+                "Vertex AI needs credentials: set GOOGLE_APPLICATION_CREDENTIALS, or GEMINI_API_KEY for AI Studio"
             ) from None
         except RefreshError:
-            raise RetryLater("The credentials for Vertex AI are refused", OPERATOR_PAUSE_SECONDS) from None
+            raise WrongSettings("The credentials for Vertex AI are refused") from None
         except TimeoutError:
             raise RetryLater(f"Gemini did not answer within {CALL_TIMEOUT_SECONDS:g} s") from None
         except (
@@ -348,15 +354,15 @@ def classify_error(error: Any) -> RetryLater | Refused:
     fault of the segment itself is refused. The text is shortened and never contains the key (that is a header)."""
     said = f"{error.code} {error.status}: {' '.join(str(error.message).split())[:200]}"
     if error.code in (401, 403) or "API_KEY_INVALID" in str(error.details):
-        return RetryLater(f"Gemini refuses the key or credentials ({said})", OPERATOR_PAUSE_SECONDS)
+        return WrongSettings(f"Gemini refuses the key or credentials ({said})")
     if error.code == 404:
-        return RetryLater(f"GEMINI_MODEL is not known ({said})", OPERATOR_PAUSE_SECONDS)
+        return WrongSettings(f"GEMINI_MODEL is not known ({said})")
     if error.status == "FAILED_PRECONDITION":
-        return RetryLater(f"Gemini is not available to this account ({said})", OPERATOR_PAUSE_SECONDS)
+        return WrongSettings(f"Gemini is not available to this account ({said})")
     if error.code == 413:
         return Refused(said)
     if error.code == 400:
-        return Rejected(said, OPERATOR_PAUSE_SECONDS)
+        return Rejected(said)
     return RetryLater(said, _retry_hint(error.details))
 
 

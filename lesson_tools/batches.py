@@ -343,13 +343,13 @@ async def _errors_classified() -> AsyncIterator[None]:
     """Converts the SDK's errors to ConfigError and RetryLater."""
     from google.genai import errors
 
-    from translator import OPERATOR_PAUSE_SECONDS, classify_error
+    from translator import WrongSettings, classify_error
 
     try:
         yield
     except errors.APIError as error:
         trouble = classify_error(error)
-        if isinstance(trouble, RetryLater) and trouble.after_seconds == OPERATOR_PAUSE_SECONDS:
+        if isinstance(trouble, WrongSettings):
             raise ConfigError(str(trouble)) from None
         raise RetryLater(f"The Batch API cannot do it now: {trouble}") from None
     except (OSError, KeyError) as error:

@@ -16,13 +16,13 @@ from archive.jsonl import end_of, new_lines
 from archive.names import MANIFEST, TEXTS, is_plain_name
 from archive.rooms import Room
 from archive.texts import text_in
-from core.errors import ConfigError, Refused, RetryLater
+from core.errors import ConfigError, Refused
 from core.records import SegmentRecord
 from delivery.items import TextItem, Unusable
 from lesson_tools.batches import Note, note_in
 from lesson_tools.bucket import Bucket, with_retries
 from lesson_tools.transcription import Task
-from translator import OPERATOR_PAUSE_SECONDS, Rejected, TextRequest, TextResult, Translator
+from translator import Rejected, TextRequest, TextResult, Translator, WrongSettings
 
 MIN_PAUSE_SECONDS = 0.5
 SHARE_OF_LISTS = 0.1
@@ -96,7 +96,7 @@ class Sounds:
         except Unusable as error:
             raise Refused(f"its WAV cannot be fetched: {error}") from None
         except Refused as error:  # retried: it is the WAV's own fault only if others can be fetched
-            raise Rejected(f"its WAV cannot be fetched: {error}", OPERATOR_PAUSE_SECONDS) from None
+            raise Rejected(f"its WAV cannot be fetched: {error}") from None
         if not is_there:
             raise FileNotFoundError(wav.name)
 
@@ -114,7 +114,7 @@ class FetchingTranslator:
             async with self._sounds.fetched(request.wav):
                 return await self._translator.translate(request)
         except ConfigError as error:
-            raise RetryLater(str(error), OPERATOR_PAUSE_SECONDS) from None
+            raise WrongSettings(str(error)) from None
 
     async def aclose(self) -> None:
         """See :class:`~translator.Translator`."""

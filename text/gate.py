@@ -10,7 +10,7 @@ from config import Settings
 from core.backoff import Backoff
 from core.errors import RetryLater
 from core.trouble import Trouble
-from translator import OPERATOR_PAUSE_SECONDS
+from translator import WrongSettings
 
 logger = logging.getLogger("recorder")
 
@@ -76,7 +76,7 @@ class CallGate:
 
         Returns for how many seconds: with jitter, and at least as long as the engine asks for.
         """
-        if error.after_seconds == OPERATOR_PAUSE_SECONDS and not self.has_answered:
+        if isinstance(error, WrongSettings) and not self.has_answered:
             self.fatal = str(error)
         if began >= self._failed_at:  # calls that ran at the same time fail together, and count once
             self._failures += 1
