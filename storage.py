@@ -7,7 +7,7 @@ These files exist for a segment, one after the other, all in the room's folder:
     segment_007_20251008_140951.wav        the same file renamed, when the segment has ended; then
     segments.jsonl                         one more line; the first file is deleted.
 
-Each step is on the disk before the next begins, so after a crash :meth:`RoomFolder.recover` can tell from the files
+Each step is on the disk before the next begins, so after a crash :mod:`archive.recovery` can tell from the files
 alone how far the segment got. Everything here blocks and belongs on a disk thread. No object is shared between threads;
 :class:`FolderLock` separates processes and threads that use the same folder.
 """
@@ -17,9 +17,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import sys
 import unicodedata
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import IO
@@ -50,7 +52,7 @@ from archive.handover_note import (
 from archive.jsonl import Bookmark, new_lines
 from archive.manifest import append_gap, append_manifest, read_manifest, records_in
 from archive.names import MANIFEST, PART_SUFFIX, SegmentNames, digest_of, safe_name
-from archive.recovery import OpenNote, recover_folder
+from archive.recovery import OpenNote, recovering
 from archive.wav import WAV_HEADER_BYTES, pcm_bytes, wav_header
 from config import Settings
 from core.errors import StorageError
@@ -67,6 +69,11 @@ from core.records import (
     TrackInfo,
 )
 
+logger = logging.getLogger("recorder")
+
+MAX_LISTING_REFUSALS = 3
+"""On Windows another program may hold the manifest open for a moment; after this many attempts it is left alone."""
+
 
 class RoomFolder:
     """The folder of one room: assigns segment numbers, begins segments, and recovers what a crash left."""
@@ -82,19 +89,24 @@ class RoomFolder:
 
     @classmethod
     def open(cls, settings: Settings, room: RoomInfo) -> RoomFolder:
-        """Opens the room's folder, creates it if necessary, and recovers what a crash left in it.
+        """Opens the room's folder, and creates it if necessary.
 
         Raises:
             OSError: the disk refuses.
         """
         names = SegmentNames.from_settings(settings)
-        folder = cls(_folder_for(settings, room, names.zone), room, names)
-        folder.recover()
-        return folder
+        return cls(_folder_for(settings, room, names.zone), room, names)
+
+    def recovering(self) -> Iterator[SegmentRecord]:
+        """Makes segments of what a crash has left in the folder, one by one. What the disk refuses is only logged."""
+        try:
+            yield from recovering(self.path, self._names)
+        except OSError as error:
+            logger.error("Folder %s cannot be recovered now: %s", self.path.name, error)
 
     def recover(self) -> list[SegmentRecord]:
-        """Makes segments of what a crash has left in the folder."""
-        return recover_folder(self.path, self._names)
+        """Makes segments of everything that a crash has left in the folder."""
+        return list(self.recovering())
 
     def write_progress(self, progress: RoomProgress) -> None:
         """Writes the handover note.
@@ -119,14 +131,21 @@ class RoomFolder:
         return self._earlier
 
     def _last_ends(self) -> dict[str, datetime]:
-        records = (record for record in read_manifest(self.path) if record.room_sid == self.room.sid)
-        return {record.track_sid: record.end for record in records if is_plausible(record.end)}
+        ends = {}
+        with contextlib.suppress(PermissionError):  # of another owner: the gap that is recorded is then too long
+            for record in read_manifest(self.path):
+                if record.room_sid == self.room.sid and is_plausible(record.end):
+                    ends[record.track_sid] = record.end
+        return ends
 
     def note_gap(self, gap: GapRecord) -> None:
         """Records a time from which speech may be missing."""
         self.path.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
         with FolderLock(self.path):
-            append_gap(self.path, gap)
+            try:
+                append_gap(self.path, gap)
+            except PermissionError as error:  # of another owner: the speech behind the gap must still be saved
+                logger.error("This gap is only in the log: %s", error)
 
     def begin(self, track: TrackInfo, clock: StreamClock, start_sample: int, speech_sample: int) -> PartFile:
         """Reserves the next number and creates the files of a segment that is being spoken.
@@ -154,7 +173,10 @@ class RoomFolder:
         """The highest number in the file names and in the manifest's new lines (other recorders write too)."""
         highest = max(self._highest_number, *(self._names.number_in(name) or 0 for name in names), 0)
         while True:
-            lines, self._bookmark = new_lines(self.path / MANIFEST, self._bookmark)
+            try:
+                lines, self._bookmark = new_lines(self.path / MANIFEST, self._bookmark)
+            except PermissionError:  # of another owner: the names of the files have to do
+                return highest
             if not lines:
                 return highest
             highest = max(highest, *(record.number for record in records_in(lines, self.path)), 0)
@@ -194,6 +216,9 @@ class PartFile:
         self._unsynced: list[Pcm] = []
         """The samples after them: after a failed write or sync it is unknown which of them are on the disk."""
         self._may_be_listed = False
+        self._listing_refusals = 0
+        self.is_listed = False
+        """Whether the manifest has its line."""
 
     @classmethod
     def create(cls, folder: Path, note: OpenNote) -> PartFile:
@@ -261,11 +286,25 @@ class PartFile:
                 (segment.mean_probability, segment.lowest_probability),
                 text_options,
             )
-            self._list(record)
-            with contextlib.suppress(OSError):  # the next recovery removes a note that is left
-                (self._folder / self._note.path_name).unlink(missing_ok=True)
+            self.is_listed = self._try_to_list(record)
+            if self.is_listed:
+                with contextlib.suppress(OSError):  # the next recovery removes a note that is left
+                    (self._folder / self._note.path_name).unlink(missing_ok=True)
         self.abandon()
         return record
+
+    def _try_to_list(self, record: SegmentRecord) -> bool:
+        """Adds the manifest line. Returns False if the manifest cannot be opened again and again: recovery can still
+        list the WAV by its note, and the segments behind it must be saved, too."""
+        try:
+            self._list(record)
+        except PermissionError as error:
+            self._listing_refusals += 1
+            if self._listing_refusals < MAX_LISTING_REFUSALS:
+                raise
+            logger.error("%s is saved, and cannot be listed until it is recovered: %s", record.file, error)
+            return False
+        return True
 
     def _list(self, record: SegmentRecord) -> None:
         """Adds the manifest line once: an attempt that failed may have written it."""

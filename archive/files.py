@@ -53,7 +53,7 @@ class FolderLock:
         self._file: IO[bytes] | None = None
 
     def __enter__(self) -> None:
-        file = open_private(self._path, os.O_RDWR | os.O_CREAT)
+        file = self._open()
         try:
             while not try_lock(file):
                 time.sleep(0.005)
@@ -61,6 +61,14 @@ class FolderLock:
             file.close()
             raise
         self._file = file
+
+    def _open(self) -> IO[bytes]:
+        try:
+            return open_private(self._path, os.O_RDWR | os.O_CREAT)
+        except PermissionError:
+            # Of another owner: root has run a command here. Who may change the folder may replace the file.
+            self._path.unlink()
+            return open_private(self._path, os.O_RDWR | os.O_CREAT)
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         if self._file is not None:

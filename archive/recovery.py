@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,8 +15,8 @@ from typing import Any
 
 from archive.files import FolderLock, is_abandoned, sync_folder
 from archive.manifest import append_manifest, read_manifest
-from archive.names import PART_SUFFIX, SegmentNames
-from archive.wav import mend_wav, samples_in
+from archive.names import MANIFEST, PART_SUFFIX, SegmentNames
+from archive.wav import mend_wav, samples_in_part, whole_samples_in
 from config import Settings
 from core.records import (
     NO_TEXT_OPTIONS,
@@ -123,50 +125,75 @@ def recover_all(settings: Settings) -> list[SegmentRecord]:
 
 
 def recover_folder(folder: Path, names: SegmentNames) -> list[SegmentRecord]:
-    """Makes segments of what a crash left: parts that no recorder is writing, and WAVs without a manifest line.
+    """Recovers everything in a folder at once; see :func:`recovering`."""
+    return list(recovering(folder, names))
+
+
+def recovering(folder: Path, names: SegmentNames) -> Iterator[SegmentRecord]:
+    """Makes segments of what a crash left, and yields them one by one: parts that no recorder is writing, and WAVs
+    without a manifest line.
+
+    A file that the system refuses to open or change is logged and left. The folder's lock is free while the caller has
+    the control: a recorder may begin segments before the next one is recovered.
 
     Raises:
-        OSError: the folder cannot be read or written.
+        OSError: the folder or its manifest cannot be read, or the folder cannot be locked.
     """
-    if not _Recovery(folder, names).finds_anything():
-        return []
-    with FolderLock(folder):
-        return _Recovery(folder, names).run()
+    if _Recovery(folder, names).finds_anything():
+        yield from _Recovery(folder, names).run()
+
+
+def is_from_recorder(folder: Path, file: str, names: SegmentNames) -> bool:
+    """Whether a WAV or part without a manifest line is from a recorder: it has a name by the template, or a note."""
+    file = file.removesuffix(PART_SUFFIX)
+    return names.number_in(file) is not None or _note_of(folder, file) is not None
 
 
 class _Recovery:
-    """One pass over one folder. Files that are not known to be from a recorder are left alone."""
+    """One pass over one folder. Files that are not from a recorder are left alone."""
 
     def __init__(self, folder: Path, names: SegmentNames) -> None:
         self._folder = folder
         self._names = names
-        self._records = list(read_manifest(folder))
-        self._is_ours = bool(self._records)
+        self._records: list[SegmentRecord] = []
+        self._manifest_bytes = 0
+        """The manifest's size when it was last read."""
+        self._read_manifest()
 
     def finds_anything(self) -> bool:
         """Whether there is anything to do. Needs no lock: a file that changes now is being written by a recorder."""
         return bool(self._parts() or self._unlisted_wavs() or self._notes())
 
-    def run(self) -> list[SegmentRecord]:
-        """Recovers the segments. The caller holds the folder's lock."""
-        recovered = [
-            record for part in self._abandoned_parts() if (record := self._adopt_part(*part)) is not None
-        ]
-        recovered += [self._adopt_wav(path) for path in self._unlisted_wavs() if is_abandoned(path)]
-        self._remove_stale_notes()
-        return recovered
+    def run(self) -> Iterator[SegmentRecord]:
+        """Recovers the segments. The lock is not held at a ``yield``."""
+        with FolderLock(self._folder):
+            self._read_manifest()
+            recovered = list(self._adopt_parts())
+        yield from recovered
+        for path in self._unlisted_wavs():
+            with FolderLock(self._folder):
+                self._read_manifest()
+                record = self._adopt_wav(path)
+            if record is not None:
+                yield record
+        with FolderLock(self._folder):
+            self._remove_stale_notes()
 
-    # A file is from a recorder if it has a note, or a name by the template, or if it is a WAV of the recorder's format
-    # in a folder with a manifest.
+    def _read_manifest(self) -> None:
+        """Reads the manifest if another recorder has changed it."""
+        size = _size(self._folder / MANIFEST)
+        if size != self._manifest_bytes:
+            self._manifest_bytes = size
+            self._records = list(read_manifest(self._folder))
 
     def _parts(self) -> list[Path]:
         found = _files(self._folder, ".wav" + PART_SUFFIX)
-        return [path for path in found if self._is_known(path.name.removesuffix(PART_SUFFIX))]
+        return [path for path in found if self._is_ours(path.name)]
 
     def _unlisted_wavs(self) -> list[Path]:
         listed = {record.file for record in self._records}
         unlisted = [path for path in _files(self._folder, ".wav") if path.name not in listed]
-        return [path for path in unlisted if self._is_known(path.name, self._is_ours) and samples_in(path)]
+        return [path for path in unlisted if self._is_ours(path.name)]
 
     def _notes(self) -> list[Path]:
         """Notes without a part."""
@@ -174,26 +201,34 @@ class _Recovery:
             path
             for path in _files(self._folder, ".json")
             if path.name.startswith(".")
-            and self._is_known(f"{path.stem[1:]}.wav")
+            and self._is_ours(f"{path.stem[1:]}.wav")
             and not (self._folder / f"{path.stem[1:]}.wav{PART_SUFFIX}").exists()
         ]
 
-    def _is_known(self, file: str, is_ours: bool = False) -> bool:
-        return is_ours or self._names.number_in(file) is not None or self._note_of(file) is not None
+    def _is_ours(self, file: str) -> bool:
+        return is_from_recorder(self._folder, file, self._names)
+
+    def _adopt_parts(self) -> Iterator[SegmentRecord]:
+        for path, note, samples in self._abandoned_parts():
+            with _logged(path):
+                if (record := self._adopt_part(path, note, samples)) is not None:
+                    yield record
 
     def _abandoned_parts(self) -> list[tuple[Path, OpenNote, int]]:
         """Parts that no recorder is writing, in the order spoken, with their notes and lengths without overlaps."""
         found = []
-        for path in filter(is_abandoned, self._parts()):
-            note = self._note_of(path.name.removesuffix(PART_SUFFIX)) or self._guessed_note(path)
-            found.append((path, note, samples_in(path)))
+        for path in self._parts():
+            with _logged(path):
+                if is_abandoned(path):
+                    samples = samples_in_part(path)
+                    found.append((path, self._note(path, samples), samples))
         found.sort(key=lambda part: part[1].start)
         return _without_overlaps(found)
 
     def _adopt_part(self, path: Path, note: OpenNote, samples: int) -> SegmentRecord | None:
         final = self._folder / note.file
         # The WAV is there if an earlier commit renamed it, and the commit was being repeated.
-        has_more = final.exists() and samples_in(final) >= samples
+        has_more = final.exists() and whole_samples_in(final) >= samples
         if samples == 0 or has_more or self._is_committed(note):
             path.unlink()
             return None
@@ -202,9 +237,14 @@ class _Recovery:
         sync_folder(self._folder)
         return self._list(note, samples)
 
-    def _adopt_wav(self, path: Path) -> SegmentRecord:
-        note = self._note_of(path.name) or self._guessed_note(path)
-        return self._list(note, samples_in(path))
+    def _adopt_wav(self, path: Path) -> SegmentRecord | None:
+        """Lists a WAV. Not one that is being committed, nor one that is not whole: it is just being copied here."""
+        if any(record.file == path.name for record in self._records):
+            return None
+        with _logged(path):
+            if is_abandoned(path) and (samples := whole_samples_in(path)):
+                return self._list(self._note(path, samples), samples)
+        return None
 
     def _list(self, note: OpenNote, samples: int) -> SegmentRecord:
         digest = hashlib.sha256((self._folder / note.file).read_bytes()).hexdigest()
@@ -213,6 +253,7 @@ class _Recovery:
             record = replace(record, offset_seconds=None)
         append_manifest(self._folder, record)
         self._records.append(record)
+        self._manifest_bytes = _size(self._folder / MANIFEST)
         (self._folder / note.path_name).unlink(missing_ok=True)
         return record
 
@@ -224,14 +265,10 @@ class _Recovery:
             for record in self._records
         )
 
-    def _note_of(self, file: str) -> OpenNote | None:
-        try:
-            note = OpenNote.from_json(json.loads((self._folder / f".{Path(file).stem}.json").read_bytes()))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            return None
-        return note if note.file == file else None
+    def _note(self, path: Path, samples: int) -> OpenNote:
+        return _note_of(self._folder, path.name) or self._guessed_note(path, samples)
 
-    def _guessed_note(self, path: Path) -> OpenNote:
+    def _guessed_note(self, path: Path, samples: int) -> OpenNote:
         """A note for audio that has none, from its name, its length and its time of change."""
         file = path.name.removesuffix(PART_SUFFIX)
         taken = {record.number for record in self._records}
@@ -239,7 +276,7 @@ class _Recovery:
         if number is None or number in taken:
             number = max(taken, default=0) + 1
         ended = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-        started = ended - timedelta(seconds=samples_in(path) / SAMPLE_RATE)
+        started = ended - timedelta(seconds=samples / SAMPLE_RATE)
         room = next((RoomInfo(record.room_name, "", started) for record in self._records), None)
         return OpenNote(
             number,
@@ -252,7 +289,37 @@ class _Recovery:
 
     def _remove_stale_notes(self) -> None:
         for path in self._notes():
-            path.unlink(missing_ok=True)
+            wav = self._folder / f"{path.stem[1:]}.wav"
+            if any(record.file == wav.name for record in self._records) or not wav.exists():
+                with _logged(path):
+                    path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    """Logs that a file cannot be recovered, so that the others are. One that another recorder has taken is no error."""
+    try:
+        yield
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        logger.error("%s cannot be recovered and is left as it is: %s", path, error.strerror or error)
+
+
+def _note_of(folder: Path, file: str) -> OpenNote | None:
+    """The note of a WAV or part; None if it has none that is valid."""
+    file = file.removesuffix(PART_SUFFIX)
+    try:
+        note = OpenNote.from_json(json.loads((folder / f".{Path(file).stem}.json").read_bytes()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return note if note.file == file else None
+
+
+def _size(path: Path) -> int:
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat().st_size
+    return 0
 
 
 def _files(folder: Path, ending: str) -> list[Path]:

@@ -6,10 +6,7 @@ import os
 import struct
 from pathlib import Path
 
-import soundfile
-
 from archive.files import open_private, write_all
-from archive.names import PART_SUFFIX
 from core.records import BYTES_PER_SAMPLE, SAMPLE_RATE, Pcm
 
 WAV_HEADER_BYTES = 44
@@ -46,16 +43,20 @@ def mend_wav(path: Path, samples: int) -> None:
         os.fsync(file.fileno())
 
 
-def samples_in(path: Path) -> int:
-    """Counts the samples in a recorded WAV; 0 for any other file.
+def samples_in_part(path: Path) -> int:
+    """Counts the samples in a ``.part``. Its size counts, not its header: more samples may have been written just before
+    a crash."""
+    return max(0, path.stat().st_size - WAV_HEADER_BYTES) // BYTES_PER_SAMPLE
 
-    In a ``.part`` the size counts, not the header: more samples may have been written just before a crash.
+
+def whole_samples_in(path: Path) -> int:
+    """Counts the samples in a WAV as the recorder leaves it; 0 for any other, also for one that is half copied.
+
+    Raises:
+        OSError: the file cannot be read.
     """
-    if path.name.endswith(PART_SUFFIX):
-        return max(0, path.stat().st_size - WAV_HEADER_BYTES) // BYTES_PER_SAMPLE
-    try:
-        info = soundfile.info(path)
-    except (soundfile.SoundFileError, OSError):
-        return 0
-    is_ours = (info.samplerate, info.channels, info.subtype) == (SAMPLE_RATE, 1, "PCM_16")
-    return int(info.frames) if is_ours else 0
+    samples = max(0, path.stat().st_size - WAV_HEADER_BYTES) // BYTES_PER_SAMPLE
+    with open_private(path, os.O_RDONLY) as file:
+        header = file.read(WAV_HEADER_BYTES)
+    is_whole = path.stat().st_size == WAV_HEADER_BYTES + samples * BYTES_PER_SAMPLE
+    return samples if is_whole and header == wav_header(samples) else 0

@@ -142,11 +142,17 @@ class _Import:
     async def run(self) -> Outcome:
         """Saves what is not saved yet. If it ends early, the next run continues from there."""
         try:
-            folder = (await asyncio.to_thread(RoomFolder.open, self._settings, self._room)).path
+            folder = await asyncio.to_thread(self._folder)
             with Reservation(folder, self._room.sid):
                 return await self._run(folder)
         except OSError as error:
             raise StorageError(f"OUTPUT_DIR cannot be used: {error.strerror or error}") from None
+
+    def _folder(self) -> Path:
+        """The room's folder, in which everything is listed that an interrupted run has left."""
+        folder = RoomFolder.open(self._settings, self._room)
+        folder.recover()
+        return folder.path
 
     async def _run(self, folder: Path) -> Outcome:
         before = _records_of(folder, self._room.sid)

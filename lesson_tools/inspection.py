@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from archive.delivery_log import DeliveryLog, audio_key, keys_of
-from archive.files import FolderLock
+from archive.files import FolderLock, is_abandoned
 from archive.jsonl import Lines
 from archive.manifest import read_gaps
-from archive.names import MANIFEST, TEXTS, SegmentNames, is_plain_name
+from archive.names import MANIFEST, TEXTS, SegmentNames
+from archive.recovery import is_from_recorder
 from archive.rooms import Room
 from archive.texts import Text, Texts
+from archive.wav import whole_samples_in
 from config import Settings
 from core.errors import StorageError
 from core.records import SegmentRecord, TextRecord, format_utc
@@ -28,7 +30,7 @@ from delivery.targets import names_of_targets
 from lesson_tools.console import Advance, tell
 from lesson_tools.findings import Finding, Kind, Report
 from lesson_tools.series_check import Series
-from lesson_tools.wav_check import look_at_wav, samples_for_readers
+from lesson_tools.wav_check import look_at_wav
 
 FILES_AT_ONCE = min(4, os.cpu_count() or 1)
 FILES_AHEAD = 64
@@ -175,10 +177,38 @@ def _leftovers(room: Room, names: SegmentNames, files: Sequence[str], listed: se
         yield Finding(Kind.BEING_RECORDED, f"is being recorded, people who speak just now: {len(living)}")
     for name in parts:
         if name not in living and (room.path / name).exists():
-            yield Finding(Kind.PART_LEFT, f"{name} was left by a crash", name)
+            problem = _why_not_recoverable(room.path / name) if is_from_recorder(room.path, name, names) else ""
+            yield _left(Kind.PART_LEFT, f"{name} was left by a crash", name, problem)
     unlisted = [name for name in files if name.endswith(".wav") and name not in listed]
-    for name in _still_unlisted(room, [name for name in unlisted if _is_sound(room.path / name)]):
-        yield Finding(Kind.UNLISTED_WAV, f"{name} is not in the manifest", name)
+    for name in _still_unlisted(room, [name for name in unlisted if _is_segment(room.path, name, names)]):
+        problem = _why_not_recoverable(room.path / name)
+        yield _left(Kind.UNLISTED_WAV, f"{name} is not in the manifest", name, problem)
+
+
+def _left(kind: Kind, what: str, file: str, problem: str) -> Finding:
+    """A file that recovery has not made a segment of. ``problem``: why it cannot; empty if it can."""
+    if problem:
+        return Finding(Kind.NOT_RECOVERABLE, f"{what}, and cannot be recovered: {problem}", file)
+    return Finding(kind, what, file)
+
+
+def _is_segment(folder: Path, name: str, names: SegmentNames) -> bool:
+    """Whether a WAV that no manifest lists is from the recorder; recovery leaves others alone."""
+    path = folder / name
+    return is_from_recorder(folder, name, names) and path.is_file() and not path.is_symlink()
+
+
+def _why_not_recoverable(path: Path) -> str:
+    """Why recovery leaves a file as it is; empty if it does not."""
+    try:
+        is_abandoned(path)  # it is opened for writing, as recovery does
+        if path.suffix == ".wav" and not whole_samples_in(path):
+            return "it is no whole WAV as the recorder writes it"
+    except FileNotFoundError:  # it has just become a segment
+        return ""
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def _missed(room: Room) -> Iterator[Finding]:
@@ -190,11 +220,6 @@ def _missed(room: Room) -> Iterator[Finding]:
             yield Finding(Kind.SPEECH_MISSED, f"speech of {who} may be missing {times} ({gap.reason.value})")
     except OSError as error:
         raise StorageError(f"{room.path} cannot be read: {error.strerror or error}") from None
-
-
-def _is_sound(path: Path) -> bool:
-    """Returns whether recovery would adopt the file as a segment."""
-    return is_plain_name(path.name) and not path.is_symlink() and bool(samples_for_readers(path))
 
 
 def _still_unlisted(room: Room, names: list[str]) -> list[str]:

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
 from core.errors import StorageError
@@ -74,8 +75,9 @@ class DiskThread:
         worker_state.disk_refuses(self._room.sid, getattr(error, "strerror", None) or type(error).__name__)
         if self._trouble.begins(trouble_of(error)):
             logger.error(
-                "The disk refuses: %s. Speech is held in memory until it does not",
+                "The disk refuses: %s%s. Speech is held in memory until it does not",
                 self._trouble.current,
+                _file_in(error),
                 extra={"room": self._room.name},
                 exc_info=None if isinstance(error, (OSError, StorageError)) else error,
             )
@@ -88,3 +90,9 @@ class DiskThread:
             logger.warning(
                 "The disk took %.1f s for one step; nothing is lost", seconds, extra={"room": self._room.name}
             )
+
+
+def _file_in(error: Exception) -> str:
+    """Names the file that an error is about, where it is about one."""
+    path = getattr(error, "filename", None)
+    return f" ({Path(path).name})" if isinstance(path, str) else ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from audio_processor import Opened
 from config import Settings
 from core.records import RoomInfo, SegmentRecord, SpeechSegment
@@ -21,6 +23,9 @@ class OpenSegments:
         """Open segments without a file, because the disk refused it."""
         self._lost: set[SegmentKey] = set()
         """Segments that will never be committed."""
+        self._has_unlisted = False
+        """Whether the manifest lacks a segment that was committed."""
+        self._recovery: Iterator[SegmentRecord] | None = None
 
     def folder(self) -> RoomFolder:
         """The room's folder, made if it is not there yet."""
@@ -35,7 +40,7 @@ class OpenSegments:
     @property
     def has_leftovers(self) -> bool:
         """Whether files would be left that are not committed segments."""
-        return bool(self._parts or self._lost)
+        return bool(self._parts or self._lost or self._has_unlisted)
 
     @property
     def are_all_on_disk(self) -> bool:
@@ -58,7 +63,9 @@ class OpenSegments:
     def commit(self, item: Item, segment: SpeechSegment) -> SegmentRecord:
         """Commits the segment as a whole, whatever part of it was on disk before."""
         part = self._part(item, segment.start_sample, segment.speech_start_sample)
-        return part.commit(segment, item.text_options)
+        record = part.commit(segment, item.text_options)
+        self._has_unlisted |= not part.is_listed
+        return record
 
     def forget(self, item: Item, segment: SpeechSegment, *, is_committed: bool) -> None:
         """Drops a segment that has ended. If it is not committed, :meth:`leave_nothing_open` handles its file."""
@@ -73,6 +80,12 @@ class OpenSegments:
 
     def is_lost(self, item: Item, start_sample: int) -> bool:
         return item.key(start_sample) in self._lost
+
+    def recover_next(self) -> bool:
+        """Recovers the next segment that a crash has left in the folder. Returns whether there was one."""
+        if self._recovery is None:
+            self._recovery = self.folder().recovering()
+        return next(self._recovery, None) is not None
 
     def leave_nothing_open(self) -> None:
         """Recovers segments from the files of speech that was dropped from memory."""

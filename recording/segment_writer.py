@@ -98,6 +98,8 @@ class SegmentWriter:
         self._how_far = how_far
         self._sinks: weakref.WeakSet[TrackSink] = weakref.WeakSet()
         self._open = OpenSegments(settings, room)
+        self._is_recovering = True
+        """Whether a crash may have left segments in the folder."""
         self._disk = DiskThread(room)
         self._backlog = Backlog(settings.max_unsaved_seconds)
         self._more = asyncio.Event()
@@ -182,11 +184,19 @@ class SegmentWriter:
             if not self._backlog:
                 self._more.clear()
                 await self._write_note()
-                await self._more.wait()
+                if not await self._has_recovered():
+                    await self._more.wait()
                 continue
             await self._handle(self._backlog.take())
             self._backlog.done()
             self._report_unsaved()
+
+    async def _has_recovered(self) -> bool:
+        """Recovers one segment that a crash has left, while there is nothing to save. Whether there may be more."""
+        if self._is_recovering and self._open.has_folder:
+            self._is_recovering = bool(await self._disk.attempt(self._open.recover_next))
+            return self._is_recovering
+        return False
 
     async def _handle(self, item: Item) -> None:
         """Handles one update; a failure must not stop the updates behind it."""

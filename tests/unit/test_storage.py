@@ -378,11 +378,18 @@ def test_a_part_becomes_a_segment_with_everything_that_was_known(tmp_path: Path)
     assert recover(folder) == []
 
 
-def test_opening_a_room_recovers_what_was_left_in_it(tmp_path: Path) -> None:
-    abandoned(open_room(tmp_path), noise(100))
+def test_what_was_left_in_a_room_is_recovered_while_it_is_recorded(tmp_path: Path) -> None:
+    """One by one: a segment can begin and be saved between two that are recovered."""
+    earlier = open_room(tmp_path)
+    for start in range(0, 64_000, 16_000):
+        path = abandoned(earlier, noise(100), start_sample=start)
+        os.replace(path, path.with_suffix(""))
     folder = open_room(tmp_path)
-    assert save(folder, noise(200)).number == 2
-    assert_sound(folder.path)
+    recovering = folder.recovering()
+    assert next(recovering).number == 1
+    assert save(folder, noise(200), start_sample=64_000).number == 5
+    assert [record.number for record in recovering] == [2, 3, 4]
+    assert [line["number"] for line in assert_sound(folder.path)] == [1, 5, 2, 3, 4]
 
 
 def test_a_part_without_its_note_is_dated_by_its_file(tmp_path: Path) -> None:
@@ -761,6 +768,38 @@ def test_files_of_somebody_else_s_in_a_room_s_folder_are_left_alone(tmp_path: Pa
     assert recover(folder) == []
 
 
+def test_a_wav_of_the_same_format_is_only_a_segment_if_its_name_or_a_note_says_so(tmp_path: Path) -> None:
+    folder = open_room(tmp_path)
+    save(folder, noise(100))
+    path = abandoned(folder, noise(200), start_sample=16_000)
+    os.replace(path, path.with_suffix(""))
+    foreign = {
+        "whole lesson.wav": wav_header(3_000) + bytes(6_000),
+        "half copied.wav": wav_header(3_000) + bytes(4_000),
+    }
+    for name, content in foreign.items():
+        (folder.path / name).write_bytes(content)
+    assert [record.number for record in recover(folder)] == [2]
+    assert save(folder, noise(100), start_sample=32_000).number == 3
+    assert [line["number"] for line in manifest(folder.path)] == [1, 2, 3]
+    for name, content in foreign.items():
+        assert (folder.path / name).read_bytes() == content
+
+
+def test_a_segment_that_is_being_copied_back_is_recovered_when_it_is_whole(tmp_path: Path) -> None:
+    folder, pcm = open_room(tmp_path), noise(3_000)
+    save(folder, noise(100))
+    copy = folder.path / "segment_002_20251008_140623.wav"
+    content = wav_header(3_000) + pcm.tobytes()
+    for size in (0, 20, 44, 1_000, len(content) - 1):
+        copy.write_bytes(content[:size])
+        assert recover(folder) == []
+        assert copy.read_bytes() == content[:size]
+    copy.write_bytes(content)
+    (record,) = recover(folder)
+    assert record.duration_seconds == 3_000 / 16_000
+
+
 def stereo_wav() -> bytes:
     """One second of 48 kHz stereo: not a recorded WAV; read as one it would not be one second."""
     data = bytes(4 * 48_000)
@@ -1112,6 +1151,7 @@ def test_a_writer_killed_at_any_moment_loses_nothing_that_was_safe(tmp_path: Pat
         writers.kill()
         first = max(writers.safe, default=-1) + 2  # the last one may have begun and not said so
         folder = open_room(tmp_path)
+        folder.recover()
         by_place = {place(line): line for line in assert_sound(folder.path)}
         for index, safe in writers.safe.items():
             line = by_place.get(index * STRIDE)

@@ -1,0 +1,150 @@
+"""Files in a room's folder that cannot be opened: of another owner, or held open by another program on Windows."""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from archive.names import GAPS, MANIFEST
+from core.records import GapReason, GapRecord, Pcm
+from devtools.sample_room import ANNA, CLOCK, noise, open_room, segment_of
+from lesson_tools.findings import Kind
+from storage import MAX_LISTING_REFUSALS, PartFile, RoomFolder
+from support.commands import run
+from support.disk import assert_sound, manifest
+
+DENIED = os.strerror(errno.EACCES)
+STRIDE = 16_000
+GAP = GapRecord("math101", "RM_1", "anna", "TR_A", CLOCK.anchor, CLOCK.anchor, GapReason.UNSAVED)
+
+
+class Deny:
+    """``deny(NAME)``: files that have this name now cannot be opened. Root may open all, so the system does not refuse."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._denied: dict[str, int | None] = {}
+        """The inode by name; None: every file of this name."""
+        for module in (builtins, io):
+            monkeypatch.setattr(module, "open", self._checked(builtins.open))
+        monkeypatch.setattr(os, "open", self._checked(os.open))
+
+    def __call__(self, path: Path, *, also_new: bool = False) -> None:
+        self._denied[path.name] = None if also_new else path.stat().st_ino
+
+    def no_more(self) -> None:
+        self._denied.clear()
+
+    def _checked(self, opened: Callable[..., Any]) -> Callable[..., Any]:
+        def checked(path: Any, *rest: Any, **options: Any) -> Any:
+            if isinstance(path, (str, os.PathLike)) and self._is_denied(Path(path)):
+                raise PermissionError(errno.EACCES, DENIED, str(path))
+            return opened(path, *rest, **options)
+
+        return checked
+
+    def _is_denied(self, path: Path) -> bool:
+        if path.name not in self._denied or not path.exists():
+            return False
+        return self._denied[path.name] in (None, path.stat().st_ino)
+
+
+@pytest.fixture
+def deny(monkeypatch: pytest.MonkeyPatch) -> Deny:
+    return Deny(monkeypatch)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RoomFolder:
+    return open_room(tmp_path)
+
+
+def begin(folder: RoomFolder, index: int) -> PartFile:
+    return folder.begin(ANNA, CLOCK, index * STRIDE, index * STRIDE)
+
+
+def save(folder: RoomFolder, index: int) -> int:
+    part, pcm = begin(folder, index), sound(index)
+    part.append(pcm)
+    return part.commit(segment_of(pcm, index * STRIDE)).number
+
+
+def left_by_a_crash(folder: RoomFolder, count: int) -> list[Path]:
+    paths = []
+    for index in range(count):
+        part = begin(folder, index)
+        part.append(sound(index))
+        part.abandon()
+        paths.append(folder.path / f"{part.name}.part")
+    return paths
+
+
+def sound(index: int) -> Pcm:
+    return noise(100 + index, index)
+
+
+@pytest.mark.parametrize("is_part", [True, False], ids=["part", "wav"])
+def test_recovery_names_the_file_and_leaves_it_and_recovers_the_others(
+    tmp_path: Path, folder: RoomFolder, deny: Deny, caplog: pytest.LogCaptureFixture, is_part: bool
+) -> None:
+    paths = left_by_a_crash(folder, 3)
+    if not is_part:
+        for path in paths:
+            os.replace(path, path.with_suffix(""))
+    denied = paths[1] if is_part else paths[1].with_suffix("")
+    deny(denied)
+    assert [record.number for record in open_room(tmp_path).recover()] == [1, 3]
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert line == f"{denied} cannot be recovered and is left as it is: {DENIED}"
+    assert save(folder, 3) == 4
+    result = run("check", "--repair", output_dir=tmp_path)
+    assert result.code == 1
+    assert f"{denied.name} {'was left by a crash' if is_part else 'is not in the manifest'}, and" in result.out
+    assert f"cannot be recovered: {DENIED}" in result.out
+    deny.no_more()
+    assert run("check", "--repair", output_dir=tmp_path).code == 0
+    lines = assert_sound(folder.path)
+    assert {line["participant_identity"] for line in lines} == {"anna"}, "the note is still there"
+
+
+def test_a_lock_file_is_replaced(tmp_path: Path, folder: RoomFolder, deny: Deny) -> None:
+    save(folder, 0)
+    deny(folder.path / ".lock")
+    assert save(open_room(tmp_path), 1) == 2
+    assert_sound(folder.path)
+
+
+def test_segments_are_saved_without_a_manifest_and_listed_later(
+    tmp_path: Path, folder: RoomFolder, deny: Deny
+) -> None:
+    save(folder, 0)
+    deny(folder.path / MANIFEST)
+    again = open_room(tmp_path)
+    for index in (1, 2):
+        part = begin(again, index)
+        for _ in range(MAX_LISTING_REFUSALS - 1):
+            with pytest.raises(PermissionError):
+                part.commit(segment_of(sound(index), index * STRIDE))
+        assert part.commit(segment_of(sound(index), index * STRIDE)).number == index + 1
+        assert not part.is_listed
+    again.recover()
+    assert again.received_before("TR_A", CLOCK.anchor) is None
+    deny.no_more()
+    assert len(manifest(folder.path)) == 1
+    assert [record.number for record in again.recover()] == [2, 3]
+    assert {line["participant_identity"] for line in assert_sound(folder.path)} == {"anna"}
+
+
+def test_a_gap_that_cannot_be_listed_is_in_the_log(
+    folder: RoomFolder, deny: Deny, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder.note_gap(GAP)
+    deny(folder.path / GAPS)
+    folder.note_gap(GAP)
+    assert f"This gap is only in the log: [Errno {errno.EACCES}] {DENIED}: '{folder.path / GAPS}'" in caplog.text
