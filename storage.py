@@ -132,7 +132,9 @@ class RoomFolder:
 
     def _last_ends(self) -> dict[str, datetime]:
         ends = {}
-        with contextlib.suppress(PermissionError):  # of another owner: the gap that is recorded is then too long
+        with contextlib.suppress(
+            PermissionError
+        ):  # of another owner: the gap that is recorded is then too long
             for record in read_manifest(self.path):
                 if record.room_sid == self.room.sid and is_plausible(record.end):
                     ends[record.track_sid] = record.end
@@ -144,7 +146,9 @@ class RoomFolder:
         with FolderLock(self.path):
             try:
                 append_gap(self.path, gap)
-            except PermissionError as error:  # of another owner: the speech behind the gap must still be saved
+            except (
+                PermissionError
+            ) as error:  # of another owner: the speech behind the gap must still be saved
                 logger.error("This gap is only in the log: %s", error)
 
     def begin(self, track: TrackInfo, clock: StreamClock, start_sample: int, speech_sample: int) -> PartFile:

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from archive.jsonl import entry_in
 from archive.manifest import gap_in, record_in
-from archive.names import GAPS, MANIFEST, TEXTS, safe_name
+from archive.names import GAPS, MANIFEST, TEXTS, SegmentNames, safe_name
 from config import Settings
 from core.records import SegmentRecord
 from delivery.items import AudioItem, Item, ListsItem, Selection, TextItem, audio_bytes, file_bytes
@@ -31,9 +31,10 @@ T = TypeVar("T", bound="ObjectTarget")
 class ObjectTarget:
     """One bucket, container or folder, and the prefix in it."""
 
-    def __init__(self, objects: Objects) -> None:
+    def __init__(self, objects: Objects, names: SegmentNames) -> None:
         self.name = objects.name
         self.objects = objects
+        self._names = names
 
     @classmethod
     def s3(cls: type[T], settings: Settings) -> T:
@@ -42,16 +43,16 @@ class ObjectTarget:
         Raises:
             ConfigError: the settings are not valid.
         """
-        return cls(open_s3(settings))
+        return cls(open_s3(settings), SegmentNames.from_settings(settings))
 
     @classmethod
-    def from_url(cls: type[T], url: str) -> T:
-        """Opens the store of a URL; its credentials come from the provider's own environment variables.
+    def at_store_url(cls: type[T], settings: Settings) -> T:
+        """Opens the store of STORE_URL; its credentials come from the provider's own environment variables.
 
         Raises:
             ConfigError: the URL does not name a store.
         """
-        return cls(open_url(url))
+        return cls(open_url(settings.store_url), SegmentNames.from_settings(settings))
 
     async def aclose(self) -> None:
         """Does nothing: obstore closes its connections itself."""
@@ -112,7 +113,7 @@ class ObjectTarget:
         chosen |= {record.file for record in known if record.file in there}
         is_room = not selection.participant and selection.before is None
         if is_room and (chosen or folder in (selection.room, safe_name(selection.room))):
-            chosen |= {name for name in there if name.endswith(".wav")}  # also those that no list names yet
+            chosen |= {name for name in there if self._is_segment(name)}  # also those that no list names yet
         if not chosen or only_count:
             return len(chosen)
         is_empty_then = is_room or chosen >= {record.file for record in listed}
@@ -124,6 +125,10 @@ class ObjectTarget:
         if not is_empty_then:
             await self._remove_lines(folder, chosen, selection)
         return len(chosen)
+
+    def _is_segment(self, name: str) -> bool:
+        """Whether a WAV has a name by the template; other WAVs in the folder are not the recorder's."""
+        return name.endswith(".wav") and self._names.number_in(name) is not None
 
     async def _remove_lines(self, folder: str, chosen: Container[str], selection: Selection) -> None:
         def is_chosen(file: str, line: bytes) -> bool:

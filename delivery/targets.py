@@ -47,7 +47,7 @@ def open_targets(settings: Settings) -> tuple[list[Target], list[str]]:
         if settings.store_url and "STORE_URL" not in wrong:
             from delivery.object_store import ObjectTarget
 
-            targets.append(ObjectTarget.from_url(settings.store_url))
+            targets.append(ObjectTarget.at_store_url(settings))
     except ConfigError as error:
         problems.append(str(error))
     try:

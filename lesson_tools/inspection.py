@@ -177,7 +177,9 @@ def _leftovers(room: Room, names: SegmentNames, files: Sequence[str], listed: se
         yield Finding(Kind.BEING_RECORDED, f"is being recorded, people who speak just now: {len(living)}")
     for name in parts:
         if name not in living and (room.path / name).exists():
-            problem = _why_not_recoverable(room.path / name) if is_from_recorder(room.path, name, names) else ""
+            problem = (
+                _why_not_recoverable(room.path / name) if is_from_recorder(room.path, name, names) else ""
+            )
             yield _left(Kind.PART_LEFT, f"{name} was left by a crash", name, problem)
     unlisted = [name for name in files if name.endswith(".wav") and name not in listed]
     for name in _still_unlisted(room, [name for name in unlisted if _is_segment(room.path, name, names)]):

@@ -15,7 +15,6 @@ import pytest
 from archive.names import GAPS, MANIFEST
 from core.records import GapReason, GapRecord, Pcm
 from devtools.sample_room import ANNA, CLOCK, noise, open_room, segment_of
-from lesson_tools.findings import Kind
 from storage import MAX_LISTING_REFUSALS, PartFile, RoomFolder
 from support.commands import run
 from support.disk import assert_sound, manifest
@@ -26,17 +25,17 @@ GAP = GapRecord("math101", "RM_1", "anna", "TR_A", CLOCK.anchor, CLOCK.anchor, G
 
 
 class Deny:
-    """``deny(NAME)``: files that have this name now cannot be opened. Root may open all, so the system does not refuse."""
+    """``deny(PATH)``: the file at this path cannot be opened. The system would let root open any file."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._denied: dict[str, int | None] = {}
-        """The inode by name; None: every file of this name."""
+        self._denied: dict[str, int] = {}
+        """The inode by name: another file that gets the name may be opened."""
         for module in (builtins, io):
             monkeypatch.setattr(module, "open", self._checked(builtins.open))
         monkeypatch.setattr(os, "open", self._checked(os.open))
 
-    def __call__(self, path: Path, *, also_new: bool = False) -> None:
-        self._denied[path.name] = None if also_new else path.stat().st_ino
+    def __call__(self, path: Path) -> None:
+        self._denied[path.name] = path.stat().st_ino
 
     def no_more(self) -> None:
         self._denied.clear()
@@ -50,9 +49,8 @@ class Deny:
         return checked
 
     def _is_denied(self, path: Path) -> bool:
-        if path.name not in self._denied or not path.exists():
-            return False
-        return self._denied[path.name] in (None, path.stat().st_ino)
+        inode = self._denied.get(path.name)
+        return inode is not None and path.exists() and path.stat().st_ino == inode
 
 
 @pytest.fixture
@@ -105,7 +103,9 @@ def test_recovery_names_the_file_and_leaves_it_and_recovers_the_others(
     assert save(folder, 3) == 4
     result = run("check", "--repair", output_dir=tmp_path)
     assert result.code == 1
-    assert f"{denied.name} {'was left by a crash' if is_part else 'is not in the manifest'}, and" in result.out
+    assert (
+        f"{denied.name} {'was left by a crash' if is_part else 'is not in the manifest'}, and" in result.out
+    )
     assert f"cannot be recovered: {DENIED}" in result.out
     deny.no_more()
     assert run("check", "--repair", output_dir=tmp_path).code == 0
@@ -147,4 +147,6 @@ def test_a_gap_that_cannot_be_listed_is_in_the_log(
     folder.note_gap(GAP)
     deny(folder.path / GAPS)
     folder.note_gap(GAP)
-    assert f"This gap is only in the log: [Errno {errno.EACCES}] {DENIED}: '{folder.path / GAPS}'" in caplog.text
+    assert (
+        f"This gap is only in the log: [Errno {errno.EACCES}] {DENIED}: '{folder.path / GAPS}'" in caplog.text
+    )
