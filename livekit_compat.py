@@ -6,11 +6,13 @@ start takes). On a plan with 512 MB that is room for eight more lessons. Importi
 their place, whose names can be imported, used in annotations and as base classes, and nothing else. That is all the
 pinned version of the framework does with them in a process that runs no voice agent; a test starts the worker so.
 
-To be imported before ``livekit.agents``, by the worker only: a process that needs one of the packages must not.
+Imports ``livekit.agents`` itself. To be imported before it, by the worker only: a process that needs one of
+:data:`UNUSED` must not.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.abc
 import importlib.machinery
 import sys
@@ -22,6 +24,7 @@ UNUSED = (
     "av",
     "livekit.agents.cli",
     "livekit.agents.inference",
+    "livekit.agents.ipc._preload",
     "livekit.agents.llm",
     "livekit.agents.metrics",
     "livekit.agents.stt",
@@ -29,10 +32,14 @@ UNUSED = (
     "livekit.agents.tts",
     "livekit.agents.voice",
     "openai",
-    "opentelemetry.exporter",
-    "requests",
 )
 """Packages and modules, with all that lies below them."""
+
+UNUSED_BY_FRAMEWORK = ("opentelemetry.exporter", "opentelemetry.sdk", "pydantic", "pydantic_core", "requests")
+"""The framework gets placeholders; Google's libraries, which are imported later, get the real ones."""
+
+MISSING_FOR_FRAMEWORK = ("cryptography",)
+"""Optional for the library that signs tokens: LiveKit's have a symmetric key."""
 
 
 class _AnyAttribute(type):
@@ -81,13 +88,16 @@ REAL = {"livekit.agents.cli": {"AgentsConsole": _NoConsole}}
 """By module: the names that the framework does use while it runs a job."""
 
 
-class _UnusedPackages(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds a placeholder for every module of the unused packages."""
+class _Placeholders(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds a placeholder for every module of these packages."""
+
+    def __init__(self, packages: Sequence[str]) -> None:
+        self._packages = packages
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if not any(f"{fullname}.".startswith(f"{unused}.") for unused in UNUSED):
+        if not _is_in(fullname, self._packages):
             return None
         return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
 
@@ -99,8 +109,41 @@ class _UnusedPackages(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def exec_module(self, module: ModuleType) -> None: ...
 
 
+class _Missing(importlib.abc.MetaPathFinder):
+    """Reports packages as not installed."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> None:
+        if _is_in(fullname, MISSING_FOR_FRAMEWORK):
+            raise ModuleNotFoundError(f"No module named {fullname!r} for the framework", name=fullname)
+
+
+def _is_in(module: str, packages: Sequence[str]) -> bool:
+    return any(f"{module}.".startswith(f"{package}.") for package in packages)
+
+
+def _import_framework() -> None:
+    """Imports ``livekit.agents``, and then removes the placeholders of packages that others need."""
+    sys.meta_path.insert(0, _Placeholders(UNUSED))
+    meanwhile = [_Missing(), _Placeholders(UNUSED_BY_FRAMEWORK)]
+    sys.meta_path[:0] = meanwhile
+    try:
+        importlib.import_module("livekit.agents")
+        # It describes the process for the upload of traces before the first room.
+        importlib.import_module("livekit.agents.ipc.job_proc_lazy_main").__dict__["_resource"] = lambda _: (
+            None
+        )
+    finally:
+        for finder in meanwhile:
+            sys.meta_path.remove(finder)
+        for name, module in list(sys.modules.items()):
+            if isinstance(module, _PlaceholderModule) and _is_in(name, UNUSED_BY_FRAMEWORK):
+                del sys.modules[name]
+
+
 if "livekit.agents" not in sys.modules:
-    sys.meta_path.insert(0, _UnusedPackages())
+    _import_framework()
 
 
 def keep_logs_here() -> None:

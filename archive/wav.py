@@ -44,8 +44,7 @@ def mend_wav(path: Path, samples: int) -> None:
 
 
 def samples_in_part(path: Path) -> int:
-    """Counts the samples in a ``.part``. Its size counts, not its header: more samples may have been written just before
-    a crash."""
+    """Counts the samples in a ``.part`` by its size: its header may count fewer after a crash."""
     return max(0, path.stat().st_size - WAV_HEADER_BYTES) // BYTES_PER_SAMPLE
 
 
