@@ -41,13 +41,14 @@ from config import Settings, environment
 from core.errors import ConfigError, RecorderError
 from core.logs import set_up_logging
 from core.records import RoomInfo
+from core.threads import ImpatientPool
 from core.worker_state import worker_state
 from delivery.targets import open_targets
 from recording.encryption import encryption_options
 from recording.room_recorder import RoomRecorder
 from worker.reconciler import is_wanted
 from worker.recorder_server import RecorderServer
-from worker.stop import STOP_TIMEOUT_SECONDS, StopRequest, stop_on_signals
+from worker.stop import SERVICES_STOP_SECONDS, STOP_TIMEOUT_SECONDS, StopRequest, stop_on_signals
 
 logger = logging.getLogger("recorder")
 
@@ -202,7 +203,9 @@ def check_all() -> int:
 
 async def _serve_until_signal() -> int:
     stop = StopRequest()
-    stop_on_signals(asyncio.get_running_loop(), stop)
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ImpatientPool(thread_name_prefix="worker"))
+    stop_on_signals(loop, stop)
     serving = asyncio.create_task(server.run(), name="server")
     waiting = asyncio.create_task(stop.requested.wait(), name="signal")
     await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
@@ -229,8 +232,7 @@ async def _stop(serving: asyncio.Task[None], *, leaves_at_once: bool) -> None:
             async with asyncio.timeout(STOP_TIMEOUT_SECONDS):
                 await server.aclose()
     serving.cancel()
-    with contextlib.suppress(asyncio.CancelledError, Exception):
-        await serving
+    await asyncio.wait({serving}, timeout=SERVICES_STOP_SECONDS)
     logger.info("Stopped")
 
 

@@ -43,6 +43,7 @@ from archive.files import (
 from archive.handover_note import (
     EarlierRecorders,
     HandoverNote,
+    NoteLock,
     RoomProgress,
     TrackProgress,
     is_plausible,
@@ -78,10 +79,12 @@ MAX_LISTING_REFUSALS = 3
 class RoomFolder:
     """The folder of one room: assigns segment numbers, begins segments, and recovers what a crash left."""
 
-    def __init__(self, path: Path, room: RoomInfo, names: SegmentNames) -> None:
+    def __init__(self, path: Path, room: RoomInfo, names: SegmentNames, agent_name: str) -> None:
         self.path = path
         self.room = room
         self._names = names
+        self._agent_name = agent_name
+        self._note_lock = NoteLock(path)
         self._earlier: EarlierRecorders | None = None
         self._has_written_note = False
         self._highest_number = 0
@@ -95,7 +98,7 @@ class RoomFolder:
             OSError: the disk refuses.
         """
         names = SegmentNames.from_settings(settings)
-        return cls(_folder_for(settings, room, names.zone), room, names)
+        return cls(_folder_for(settings, room, names.zone), room, names, settings.agent_name)
 
     def recovering(self) -> Iterator[SegmentRecord]:
         """Makes segments of what a crash has left in the folder, one by one. What the disk refuses is only logged."""
@@ -109,7 +112,7 @@ class RoomFolder:
         return list(self.recovering())
 
     def write_progress(self, progress: RoomProgress) -> None:
-        """Writes the handover note.
+        """Writes the handover note, and locks it as soon as the recorder before has let it go.
 
         Raises:
             OSError: the disk refuses.
@@ -118,7 +121,21 @@ class RoomFolder:
         self._has_written_note = True
         first = TrackProgress(self.room.started_at)
         tracks = {sid: one or before.progress(sid, now) or first for sid, one in progress.tracks.items()}
-        write_note(self.path, HandoverNote(self.room.sid, progress.until, tracks, now))
+        note = HandoverNote(
+            self.room.sid,
+            progress.until,
+            tracks,
+            now,
+            self.room.name,
+            progress.recorder_sid,
+            self._agent_name,
+        )
+        write_note(self.path, note)
+        self._note_lock.acquire()
+
+    def leave(self) -> None:
+        """The recorder is no longer in the room, or its worker ends. Idempotent."""
+        self._note_lock.release()
 
     def received_before(self, track_sid: str, now: datetime) -> datetime | None:
         """Until when earlier recorders of this session on this disk received a track; None: there was none."""

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from archive import jsonl
-from archive.files import is_ordinary_or_none, open_private, write_all
+from archive.files import is_ordinary_or_none, is_still_at, open_private, try_lock, write_all
 from archive.names import HANDOVER_NOTE
 from core.records import format_utc, parse_utc
 
@@ -55,6 +55,8 @@ class RoomProgress(NamedTuple):
     """By track sid. None: this recorder has received nothing of it yet."""
     now: datetime | None = None
     """When this was the state; None: at ``until``."""
+    recorder_sid: str = ""
+    """The recorder's own participant sid."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,11 @@ class HandoverNote:
     """By track sid."""
     left_at: datetime | None = None
     """When this was the state; None: at ``until``."""
+    room_name: str = ""
+    recorder_sid: str = ""
+    """The participant sid of the recorder that wrote it; empty if an older version did."""
+    agent_name: str = ""
+    """Its AGENT_NAME."""
 
     def to_line(self) -> bytes:
         """Encodes the note as one line of JSON."""
@@ -85,6 +92,9 @@ class HandoverNote:
                 "left_at": left_at,
                 "until": format_utc(self.until),
                 "tracks": tracks,
+                "room_name": self.room_name,
+                "recorder_sid": self.recorder_sid,
+                "agent_name": self.agent_name,
             }
         )
 
@@ -100,11 +110,19 @@ class HandoverNote:
             sid: TrackProgress(_date(one["until"]), _jitter_delay(one["held_seconds"]))
             for sid, one in note["tracks"].items()
         }
-        return cls(str(note["room_sid"]), _date(note["until"]), tracks, _date(note["left_at"]))
+        return cls(
+            str(note["room_sid"]),
+            _date(note["until"]),
+            tracks,
+            _date(note["left_at"]),
+            str(note.get("room_name", "")),
+            str(note.get("recorder_sid", "")),
+            str(note.get("agent_name", "")),
+        )
 
 
-def read_note(folder: Path, room_sid: str) -> HandoverNote | None:
-    """Reads the note in a room's folder; None if there is none of this session. Blocks.
+def read_note(folder: Path, room_sid: str | None = None) -> HandoverNote | None:
+    """Reads the note in a room's folder; None if there is none, or none of this session. Blocks.
 
     Also None if it cannot be read: recording must not wait for it, and a gap that is recorded is then too long.
     """
@@ -114,13 +132,46 @@ def read_note(folder: Path, room_sid: str) -> HandoverNote | None:
             return None
         with open_private(path, os.O_RDONLY) as file:
             text, changed_at = file.read(MAX_NOTE_BYTES), os.fstat(file.fileno()).st_mtime
-        if text == room_sid.encode():  # written by an older version
+        if room_sid and text == room_sid.encode():  # written by an older version
             return HandoverNote(room_sid, datetime.fromtimestamp(changed_at, UTC))
     except (OSError, ValueError, OverflowError) as error:
         logger.warning("%s cannot be read: %s", path, error)
         return None
     note = HandoverNote.in_line(text)
-    return note if note and note.room_sid == room_sid else None
+    return note if note and room_sid in (None, note.room_sid) else None
+
+
+class NoteLock:
+    """A lock on the note in a room's folder, held by the recorder for as long as it is in the room.
+
+    A recorder whose note is recent, and can be locked by another, has died. Everything here blocks.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / HANDOVER_NOTE
+        self._file: IO[bytes] | None = None
+
+    def acquire(self) -> bool:
+        """Takes the lock of the note that is there now, unless another holds it. Returns whether it is held.
+
+        Raises:
+            OSError: there is no note, or it cannot be opened.
+        """
+        if self._file is not None and is_still_at(self._file, self._path):
+            return True
+        self.release()
+        file = open_private(self._path, os.O_RDWR)
+        if try_lock(file):
+            self._file = file
+            return True
+        file.close()
+        return False
+
+    def release(self) -> None:
+        """Idempotent."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 def write_note(folder: Path, note: HandoverNote) -> None:

@@ -87,6 +87,11 @@ class OpenSegments:
             self._recovery = self.folder().recovering()
         return next(self._recovery, None) is not None
 
+    def leave(self) -> None:
+        """The recorder is no longer in the room."""
+        if self._folder is not None:
+            self._folder.leave()
+
     def leave_nothing_open(self) -> None:
         """Recovers segments from the files of speech that was dropped from memory."""
         for part in self._parts.values():

@@ -12,6 +12,7 @@ import time
 
 from livekit import rtc
 
+from archive.handover_note import RoomProgress
 from audio_processor import DetectorFactory
 from config import Settings
 from core.heartbeat import start_room
@@ -49,7 +50,7 @@ class RoomRecorder:
         self._captions = Captions(room, info, settings) if settings.captions else None
         stages = [self._captions] if self._captions else []
         self._pipeline = SegmentWriter(
-            settings, info, stages, text_options=self._text_options, how_far=lambda: self._tracks.progress()
+            settings, info, stages, text_options=self._text_options, how_far=self._progress
         )
         self._streams = Streams(settings, info, new_detector, self._pipeline)
         self._tracks = Tracks(
@@ -297,6 +298,9 @@ class RoomRecorder:
                 self._tracks.forget_recently_gone()
                 self._people.forget_who_left()
             self._watch.report()
+
+    def _progress(self) -> RoomProgress:
+        return self._tracks.progress()._replace(recorder_sid=self._room.local_participant.sid)
 
     async def _say_alive(self, _: rtc.RpcInvocationData) -> str:
         return recorder_ping.NO_FRAMES if self._watch.has_no_frames else recorder_ping.ALIVE

@@ -148,7 +148,7 @@ class SegmentWriter:
         if self._open.has_leftovers:
             await self._disk.attempt(self._open.leave_nothing_open)
         await self._write_last_note()
-        self._disk.close()
+        self._disk.close(last=self._open.leave)
         return self.totals
 
     def _put(self, item: Item) -> None:
@@ -304,7 +304,7 @@ class SegmentWriter:
     async def _write_last_note(self) -> None:
         if self._listened_until is not None:
             received, left_at = self._how_far(), self._listened_until
-            self._note = RoomProgress(min(received.until, left_at), received.tracks, left_at)
+            self._note = received._replace(until=min(received.until, left_at), now=left_at)
             await self._write_note()
 
     def _context(self, item: Item) -> dict[str, str]:

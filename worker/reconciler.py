@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from livekit import api
 from livekit.protocol import agent, models
 
+from archive.handover_note import HandoverNote
 from config import Settings
 from core.trouble import Trouble, trouble_of
 from core.worker_state import worker_state
@@ -137,6 +138,29 @@ class Reconciler:
             look = asyncio.create_task(self._look_at(room), name=f"look at {room.name}")
             self._looks[room.sid] = look
             look.add_done_callback(lambda look, sid=room.sid: self._on_look_done(look, sid))  # type: ignore[misc]
+
+    async def replace(self, dead: HandoverNote) -> bool:
+        """Asks at once for the successor of a recorder that is known to have died, by its note. Returns whether it
+        asked: not if the room is over, has another recorder, or nobody to be recorded.
+
+        Raises:
+            api.TwirpError, aiohttp.ClientError, asyncio.TimeoutError: the server does not answer.
+        """
+        if not self._has_capacity() or self._is_recorded_here(dead.room_sid):
+            return False
+        named = (await self._livekit.room.list_rooms(api.ListRoomsRequest(names=[dead.room_name]))).rooms
+        room = next((room for room in named if room.sid == dead.room_sid), None)
+        if room is None or not is_wanted(room.name, self._settings.room_filter):
+            return False
+        if await self._listed_recorder(room) not in (None, dead.recorder_sid) or not await self._has_teacher(
+            room
+        ):
+            return False
+        self._asked[room.sid] = _Asked(time.monotonic(), (await self._dispatches(room)).keys())
+        worker_state.counters.adoptions.inc()
+        logger.info("The recorder of this room has died: asking for another", extra={"room": room.name})
+        await ask_for_recorder(self._livekit, self._settings, room.name)
+        return True
 
     def _on_look_done(self, look: asyncio.Task[None], sid: str) -> None:
         del self._looks[sid]

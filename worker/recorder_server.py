@@ -22,6 +22,7 @@ from recording.room_recorder import RoomRecorder
 from worker.capacity import default_max_rooms
 from worker.handover import hand_over
 from worker.health import health_answer
+from worker.orphan_watch import OrphanWatch
 from worker.reconciler import Reconciler
 from worker.server_access import wait_for_server
 from worker.services import Services
@@ -114,6 +115,7 @@ class RecorderServer(AgentServer):
         )
         return [
             asyncio.create_task(self._http_server.aclose(), name="framework's health"),
+            supervised(OrphanWatch(self.settings, reconciler.replace).run, "watch over dead recorders"),
             supervised(reconciler.run, "reconciler"),
         ]
 

@@ -14,6 +14,9 @@ from livekit.rtc import _ffi_client
 STOP_TIMEOUT_SECONDS = 15.0
 """How long closing the server may take after the rooms have ended or were handed over."""
 
+SERVICES_STOP_SECONDS = 3.0
+"""How long text, delivery and other services may take to stop. What is left of their work is in the outbox."""
+
 PANIC_SIGNAL = signal.SIGABRT
 """The signal that a panic of the native client sends to its own process. At SIGTERM, the library's choice, a panic
 could not be told from an ordinary stop (fact 23).

@@ -61,6 +61,7 @@ class FakeRoom:
     def __init__(self) -> None:
         self.people: dict[str, MagicMock] = {}
         self.rtc = MagicMock(spec=rtc.Room, remote_participants=self.people)
+        self.rtc.local_participant.sid = "PA_recorder"
         self.rtc.on.side_effect = lambda event, handler: self._handlers.setdefault(event, []).append(handler)
         self.rtc.local_participant.set_attributes = AsyncMock()
         self._handlers: dict[str, list[Callable[..., None]]] = {}
