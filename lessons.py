@@ -167,11 +167,13 @@ def options(
 ) -> None:
     if output_dir is not None:
         os.environ["OUTPUT_DIR"] = str(output_dir)
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.DEBUG if verbose else logging.ERROR,
-        format="%(levelname)s %(message)s",
-    )
+    from core.audit import LOGGER_NAME
+    from core.logs import TextFormatter
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(TextFormatter())
+    logging.basicConfig(handlers=[handler], level=logging.DEBUG if verbose else logging.ERROR)
+    logging.getLogger(LOGGER_NAME).setLevel(logging.INFO)
 
 
 def main(arguments: list[str]) -> None:

@@ -14,8 +14,8 @@ import unicodedata
 from datetime import UTC, datetime
 from typing import Any
 
-CONTEXT_FIELDS = ("room", "participant", "track")
-"""Fields of ``extra`` that are shown with a line."""
+CONTEXT_FIELDS = ("event", "room", "participant", "track")
+"""Fields of ``extra`` that are shown with a line; so are those in the dictionary ``details`` (:mod:`core.audit`)."""
 
 _LEVEL_COLOURS = {"DEBUG": "\033[36m", "WARNING": "\033[33m", "ERROR": "\033[31m", "CRITICAL": "\033[31m"}
 
@@ -54,7 +54,7 @@ _NOT_PRINTABLE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 
 def _is_relevant(record: logging.LogRecord) -> bool:
-    is_ours = record.name == "recorder"
+    is_ours = record.name.partition(".")[0] == "recorder"
     return is_ours or not any(phrase in record.getMessage() for phrase in _HARMLESS)
 
 
@@ -68,7 +68,8 @@ def printable(text: str) -> str:
 
 def _context(record: logging.LogRecord) -> dict[str, str]:
     found = {name: getattr(record, name, None) for name in CONTEXT_FIELDS}
-    return {name: str(value) for name, value in found.items() if value}
+    found.update(getattr(record, "details", {}))
+    return {name: str(value) for name, value in found.items() if value not in (None, "")}
 
 
 def _reason(record: logging.LogRecord) -> str:
