@@ -191,7 +191,9 @@ class Settings:
     )
     agent_display_name: str = text(WHO, "Lesson recorder", "name that participants see")
     agent_name: str = text(
-        WHO, "", "if set, only rooms that request an agent of this name are recorded (explicit dispatch)"
+        WHO,
+        "",
+        "if set, only rooms with a dispatch of this name, or an agent of it in their configuration, are recorded",
     )
     hidden: bool = flag(WHO, False, "join rooms invisibly; check that your law allows it")
 

@@ -3,7 +3,8 @@
 A server dispatches a recorder only when a room is created (fact 11). A room that opened before the worker, during a
 deploy or while all workers were full, or whose recorder was killed, would never be recorded. So every worker compares
 the server's rooms with their recorders, at the start and every few seconds. LiveKit's own dispatch then chooses the
-worker.
+worker. With AGENT_NAME only rooms count that have a dispatch of this name; the server makes one for each agent that a
+room's configuration names, and keeps it after the recorder was killed.
 
 Workers do not know of each other. In a round, a worker looks at three times as many rooms as it records itself: first
 at those it has not seen before, otherwise at random. So all workers together look at every room about three times a
@@ -201,13 +202,27 @@ class Reconciler:
 
     async def _look_at(self, room: models.Room) -> None:
         try:
-            if not await self._has_recorder(room) and await self._has_teacher(room):
+            is_ours = await self._is_for_this_agent(room)
+            if is_ours and not await self._has_recorder(room) and await self._has_teacher(room):
                 await self._ask_unless_another_has(room)
         except api.TwirpError as error:
             if error.code != api.TwirpErrorCode.NOT_FOUND:
                 raise
             self._rooms.pop(room.sid, None)  # it is over
         self._seen.add(room.sid)
+
+    async def _is_for_this_agent(self, room: models.Room) -> bool:
+        """Whether somebody asked for an agent of this worker's name; without AGENT_NAME, every room is for it."""
+        name = self._settings.agent_name
+        if not name:
+            return True
+        try:
+            dispatches = await self._dispatches(room)
+        except api.TwirpError as error:
+            if error.code == api.TwirpErrorCode.UNAVAILABLE:
+                return False  # nobody serves the room: it is over, or moves to another server
+            raise
+        return any(dispatch.agent_name == name for dispatch in dispatches.values())
 
     async def _has_recorder(self, room: models.Room) -> bool:
         """Whether the room has a recorder that is alive. One that does not answer twice is removed from the room.

@@ -246,19 +246,74 @@ async def test_only_rooms_that_the_filter_lets_through_are_recorded(
     assert "no pattern of ROOM_FILTER fits room=staff-room" in recorder.log
 
 
-@pytest.mark.fault("the worker starts late, with AGENT_NAME", "the room is found all the same")
-async def test_explicit_dispatch_is_found_and_handed_over_under_its_name(
+async def request_agent(server: LiveKitServer, room: str, name: str) -> None:
+    """Opens a room whose configuration names an agent."""
+    async with administration(server) as livekit:
+        agents = [api.RoomAgentDispatch(agent_name=name)]
+        await livekit.room.create_room(api.CreateRoomRequest(name=room, agents=agents))
+
+
+@pytest.mark.fault(
+    "AGENT_NAME is set and the worker starts late",
+    "rooms that requested this agent are recorded, rooms that did not are not",
+)
+async def test_with_an_agent_name_only_rooms_that_requested_it_are_recorded(
     livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path
 ) -> None:
-    async with await Speaker.join(livekit_server, "named", "anna", metadata=TEACHER) as teacher:
-        await teacher.publish()
+    await request_agent(livekit_server, "configured", "scribe")
+    rooms = ("configured", "dispatched", "not-requested")
+    async with contextlib.AsyncExitStack() as lessons:
+        teachers = []
+        for room in rooms:
+            speaker = await Speaker.join(livekit_server, room, "anna", metadata=TEACHER)
+            teachers.append(await lessons.enter_async_context(speaker))
+            await speaker.publish()
+        async with administration(livekit_server) as livekit:
+            request = api.CreateAgentDispatchRequest(room="dispatched", agent_name="scribe")
+            await livekit.agent_dispatch.create_dispatch(request)
         await asyncio.sleep(4)
-        recorder = await worker(AGENT_NAME="scribe", RECONCILE_SECONDS="2")
-        await recorder.wait_for("Track subscribed", timeout=20)
-        await teacher.silence(0.5)
+        recorder = await worker(AGENT_NAME="scribe", RECONCILE_SECONDS="1")
+        for room in ("configured", "dispatched"):
+            await until(lambda room=room: says(recorder, "Track subscribed", room), f"{room} is recorded")
+        await teachers[0].silence(0.5)
+        await asyncio.gather(*(one.say(sentences(2 * at, 2)) for at, one in enumerate(teachers)))
+        await teachers[0].silence(5)
+    await until(lambda: says(recorder, "Room over", "dispatched"), "the room is over")
+    await until(lambda: says(recorder, "Room over", "configured"), "the room is over")
+    assert heard(tmp_path / "segments" / "configured") == [0, 1]
+    assert heard(tmp_path / "segments" / "dispatched") == [2, 3]
+    assert "not-requested" not in recorder.log
+    assert not (tmp_path / "segments" / "not-requested").exists()
+
+
+@pytest.mark.fault(
+    "SIGKILL of a named worker, only one of another name and passphrase is ready",
+    "the other does not record on; a new worker of the name does",
+)
+async def test_a_worker_of_another_name_and_passphrase_does_not_take_over(
+    livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path
+) -> None:
+    settings = {"RECONCILE_SECONDS": "1", "AGENT_NAME": "a", "E2EE_PASSPHRASE": "secret of a"}
+    first = await worker(**settings)
+    other = await worker(RECONCILE_SECONDS="1", AGENT_NAME="b", E2EE_PASSPHRASE="secret of b")
+    await request_agent(livekit_server, "room-of-a", "a")
+    teacher = await Speaker.join(
+        livekit_server, "room-of-a", "anna", metadata=TEACHER, passphrase="secret of a"
+    )
+    async with teacher:
+        await listened_to(first, teacher)
         await teacher.say(sentences(0, 2))
-    await recorder.wait_for("Room over")
-    assert heard(tmp_path / "segments" / "named") == [0, 1]
+        first.kill()
+        await teacher.silence(8)
+        assert "room-of-a" not in other.log
+        second = await worker(**settings)
+        await second.wait_for("Track subscribed")
+        await teacher.silence(0.5)
+        await teacher.say(sentences(2, 2))
+    await second.wait_for("Room over")
+    assert "room-of-a" not in other.log
+    assert heard(tmp_path / "segments" / "room-of-a") == [0, 1, 2, 3]
+    assert [gap["reason"] for gap in gaps(tmp_path / "segments" / "room-of-a")] == ["no_recorder"]
 
 
 async def test_a_room_of_students_gets_no_recorder_sent(

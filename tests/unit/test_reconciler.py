@@ -225,6 +225,42 @@ async def test_only_rooms_that_the_filter_lets_through_are_looked_at() -> None:
     assert server.asked_for == ["class-7"]
 
 
+def dispatch_of(name: str) -> api.AgentDispatch:
+    return api.AgentDispatch(id=f"AD_{name}", agent_name=name)
+
+
+@pytest.mark.parametrize("recorder", [None, "PA_dead"], ids=["without a recorder", "with a killed recorder"])
+async def test_with_an_agent_name_only_rooms_that_asked_for_it_are_touched(recorder: str | None) -> None:
+    server = Server(
+        {
+            "asked": Room(recorder=recorder, answer=None, dispatches=[dispatch_of(""), dispatch_of("scribe")]),
+            "nobody": Room(recorder=recorder, answer=None),
+            "any": Room(recorder=recorder, answer=None, dispatches=[dispatch_of("")]),
+            "another": Room(recorder=recorder, answer=None, dispatches=[dispatch_of("Scribe")]),
+        }
+    )
+    await one_round(reconciler(server, agent_name="scribe"))
+    assert server.asked_for == ["asked"]
+    for name in ("nobody", "any", "another"):
+        assert server.rooms[name].recorder == recorder, "another worker's recorder is not removed"
+
+
+async def test_without_an_agent_name_every_room_is_recorded_whomever_it_asked_for() -> None:
+    server = Server({"lesson": Room(dispatches=[dispatch_of("assistant")])})
+    await one_round(reconciler(server))
+    assert server.asked_for == ["lesson"]
+
+
+async def test_a_room_that_no_server_answers_for_is_not_adopted(caplog: pytest.LogCaptureFixture) -> None:
+    class Moving(Server):
+        async def list_dispatch(self, room: str) -> list[api.AgentDispatch]:
+            raise api.TwirpError(api.TwirpErrorCode.UNAVAILABLE, "no response from servers", status=503)
+
+    server = Moving({"lesson": Room()})
+    await one_round(reconciler(server, agent_name="scribe"))
+    assert not server.asked_for and not caplog.records
+
+
 async def test_a_room_that_ends_meanwhile_is_no_trouble(caplog: pytest.LogCaptureFixture) -> None:
     server = Server({"lesson": Room(), "ended": Room()})
     looking = reconciler(server)
