@@ -28,6 +28,7 @@ from core.setting_kinds import (
     number,
     removed_problems,
     server_url,
+    several,
     template,
     text,
     time_zone,
@@ -149,12 +150,23 @@ class Settings:
     room_filter: tuple[str, ...] = words(
         WHO, (), "record only rooms whose name matches a pattern, such as class-*,exam?; empty: all"
     )
-    role_key: str = text(WHO, "role", "key of the role in the participant's metadata (a JSON object)")
+    role_key: str = text(
+        WHO,
+        "role",
+        "key of the role in the participant's metadata (JSON), or a path such as user.role; "
+        "an attribute of this name counts if the metadata has no role",
+    )
     teacher_roles: tuple[str, ...] = words(
         WHO, ("teacher",), "values of the role that mean teacher", required=True
     )
     role_attribute: str = text(
         WHO, "", "participant attribute that holds the role, used instead of the metadata"
+    )
+    teacher_kinds: tuple[str, ...] = several(
+        WHO,
+        ("standard", "ingress", "sip"),
+        ("standard", "ingress", "sip", "connector", "bridge"),
+        "kinds of participants that may be recorded, as LiveKit names them; agents and egress never are",
     )
     role_trust: str = choice(
         WHO,

@@ -141,6 +141,19 @@ def words(group: str, default: tuple[str, ...], help: str, *, required: bool = F
     return _setting(default, Kind(parse, "words separated by commas", group, help))
 
 
+def several(group: str, default: tuple[str, ...], choices: tuple[str, ...], help: str) -> Any:
+    """One or more of ``choices``."""
+
+    def parse(text: str) -> tuple[str, ...]:
+        words = tuple(dict.fromkeys(word.strip().casefold() for word in text.split(",") if word.strip()))
+        if not words or not set(words) <= set(choices):
+            raise ValueError
+        return words
+
+    allowed = f"one or more of {', '.join(choices)}, separated by commas"
+    return _setting(default, Kind(parse, allowed, group, help))
+
+
 def languages(group: str, help: str) -> Any:
     def parse(text: str) -> tuple[str, ...]:
         tags = language_tags(word for word in text.split(",") if word.strip())

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,9 @@ from livekit import api, rtc
 Pcm = npt.NDArray[np.int16]
 Samples = npt.NDArray[np.int16]
 """Interleaved, shape (n, channels), at the track's own rate."""
+
+ParticipantKind = Literal["standard", "ingress", "egress", "sip", "agent"]
+"""The kinds that a token may name."""
 
 SPEECH_RATE = 16_000
 MICROPHONE = rtc.TrackSource.SOURCE_MICROPHONE
@@ -68,12 +71,13 @@ def token(
     metadata: str = "",
     attributes: Mapping[str, str] | None = None,
     can_update_metadata: bool = False,
+    kind: ParticipantKind = "standard",
 ) -> str:
     """An access token for a room, valid for six hours."""
     grants = api.VideoGrants(room_join=True, room=room, can_update_own_metadata=can_update_metadata)
     made = api.AccessToken(server.api_key, server.api_secret).with_identity(identity).with_grants(grants)
     made = made.with_name(name).with_metadata(metadata).with_attributes(dict(attributes or {}))
-    return made.to_jwt()
+    return made.with_kind(kind).to_jwt()
 
 
 def administration(server: Server) -> api.LiveKitAPI:
@@ -107,6 +111,7 @@ class Speaker:
         metadata: str = "",
         attributes: Mapping[str, str] | None = None,
         can_update_metadata: bool = False,
+        kind: ParticipantKind = "standard",
         listen: bool = False,
         passphrase: str = "",
     ) -> Speaker:
@@ -120,6 +125,7 @@ class Speaker:
             metadata=metadata,
             attributes=attributes,
             can_update_metadata=can_update_metadata,
+            kind=kind,
         )
         return await cls.join_with_token(server.url, access, listen=listen, passphrase=passphrase)
 

@@ -1,27 +1,31 @@
 """Decides who is recorded, by pure rules over the properties of a participant.
 
-Metadata comes from tokens and, where a token allows it, from the participant itself; it may be anything (fact 27).
+Metadata comes from tokens and, where a token allows it, from the participant itself. How roles are read from it is in
+:mod:`recording.role_reading`.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from config import Settings
-
-MAX_METADATA_CHARACTERS = 1_000_000
-"""Longer metadata is not parsed; LiveKit itself allows 512 KiB."""
+from recording.role_reading import roles_of
 
 MAX_ROLE_CHARACTERS = 60
 """A role is cut to this length in the log."""
 
-
 MAX_PARTICIPANTS = 10_000
 """The most participants of a room whose roles and languages are remembered: 5 MB, as much as two recorded tracks need.
 Teachers beyond it are recorded too."""
+
+CONSENT_ATTRIBUTE = "recording"
+"""A participant with this attribute set to ``no`` is never recorded, whatever its role (docs/apps.md)."""
+
+_DECLINED = ("no", "false", "off", "0")
+
+NO_ROLE = "no role"
 
 
 @dataclass(frozen=True)
@@ -30,8 +34,8 @@ class ParticipantFacts:
 
     sid: str
     identity: str
-    is_standard: bool
-    """Participant kind STANDARD: a person, not an agent, an egress or a phone bridge."""
+    kind: str
+    """LiveKit's kind of participant in lower case, such as ``standard``, ``ingress``, ``sip`` or ``agent``."""
     metadata: str
     attributes: Mapping[str, str]
     can_update_metadata: bool
@@ -39,11 +43,17 @@ class ParticipantFacts:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a participant is recorded. ``role`` is for log lines; ``warning`` is logged once per participant."""
+    """Whether a participant is recorded."""
 
     is_recorded: bool
     role: str
+    """For log lines."""
     warning: str | None = None
+    """Logged once per participant."""
+    is_teacher: bool = False
+    """Whether it is a teacher by its role, whoever is recorded. A teacher may pause the recording."""
+    advice: str = ""
+    """Why it is not recorded if its role is not the reason, and what would change that."""
 
 
 class RoleRules:
@@ -56,36 +66,51 @@ class RoleRules:
         self._role_key = settings.role_key
         self._role_attribute = settings.role_attribute
         self._teacher_roles = {role.casefold() for role in settings.teacher_roles}
+        self._kinds = settings.teacher_kinds
         self._is_strict = settings.role_trust == "strict"
         self._began_as_teacher: OrderedDict[str, bool] = OrderedDict()
 
     def judge(self, participant: ParticipantFacts) -> Verdict:
         """Decides about a participant as it is now. Call it again whenever the participant changes."""
-        if not participant.is_standard:
-            return Verdict(False, "not a person")
-        role, problem = self._role_of(participant)
-        claims_teacher = role is not None and role.strip().casefold() in self._teacher_roles
-        began_as_teacher = self._remember(participant.sid, claims_teacher)
-        shown = role[:MAX_ROLE_CHARACTERS] if role else "no role"
+        if participant.kind not in self._kinds:
+            return Verdict(
+                False, f"kind {participant.kind}", advice=f"TEACHER_KINDS does not contain {participant.kind}"
+            )
+        by_role = self._judge_role(participant)
+        if is_declined(participant.attributes):
+            role = f"{by_role.role}, {CONSENT_ATTRIBUTE}=no"
+            advice = f"a participant has the attribute {CONSENT_ATTRIBUTE}=no"
+            return Verdict(False, role, by_role.warning, by_role.is_teacher, advice)
         if self._records_everyone:
-            return Verdict(True, shown, problem)
-        if claims_teacher and participant.can_update_metadata:
-            return self._judge_self_styled(shown, began_as_teacher)
-        return Verdict(claims_teacher, shown, problem)
+            return Verdict(True, by_role.role, by_role.warning, by_role.is_teacher)
+        return by_role
 
     def forget(self, sid: str) -> None:
         """Drops a participant who has left. Not after a reconnect of the recorder, when it reappears."""
         self._began_as_teacher.pop(sid, None)
 
+    def _judge_role(self, participant: ParticipantFacts) -> Verdict:
+        """Whether the participant is a teacher, and recorded as such."""
+        roles, problem = roles_of(
+            participant.metadata, participant.attributes, self._role_key, self._role_attribute
+        )
+        claims_teacher = any(role.strip().casefold() in self._teacher_roles for role in roles)
+        began_as_teacher = self._remember(participant.sid, claims_teacher)
+        shown = ", ".join(roles)[:MAX_ROLE_CHARACTERS] or NO_ROLE
+        if claims_teacher and participant.can_update_metadata:
+            return self._judge_self_styled(shown, began_as_teacher)
+        return Verdict(claims_teacher, shown, problem, claims_teacher)
+
     def _judge_self_styled(self, role: str, began_as_teacher: bool) -> Verdict:
         """A teacher whose token lets it write its own role (fact 28)."""
+        advice = "the token of a teacher allows it to change its own metadata (canUpdateOwnMetadata)"
         if self._is_strict:
             warning = "may change its own metadata and is therefore no teacher (ROLE_TRUST=strict)"
-            return Verdict(False, role, warning)
+            return Verdict(False, role, warning, advice=f"{advice}, and ROLE_TRUST is strict")
         if not began_as_teacher:
             warning = "became a teacher during the call, may have done so itself, and is not recorded"
-            return Verdict(False, role, warning)
-        return Verdict(True, role)
+            return Verdict(False, role, warning, advice=f"{advice}, and it was no teacher at first")
+        return Verdict(True, role, is_teacher=True)
 
     def _remember(self, sid: str, is_teacher: bool) -> bool:
         """Returns whether the participant was a teacher when it was first judged."""
@@ -95,11 +120,10 @@ class RoleRules:
             self._began_as_teacher.popitem(last=False)
         return began_as_teacher
 
-    def _role_of(self, participant: ParticipantFacts) -> tuple[str | None, str | None]:
-        """The role and, where it cannot be read, the problem with it."""
-        if self._role_attribute:
-            return participant.attributes.get(self._role_attribute) or None, None
-        return role_in_metadata(participant.metadata, self._role_key)
+
+def is_declined(attributes: Mapping[str, str]) -> bool:
+    """Whether a participant's attributes say that it must not be recorded."""
+    return attributes.get(CONSENT_ATTRIBUTE, "").strip().casefold() in _DECLINED
 
 
 class Places:
@@ -130,21 +154,3 @@ class Places:
     def held(self) -> Collection[str]:
         """The sids of the tracks that have a place."""
         return self._held.keys()
-
-
-def role_in_metadata(metadata: str, key: str) -> tuple[str | None, str | None]:
-    """The role in a participant's metadata, and the problem if the metadata cannot be read."""
-    if not metadata:
-        return None, None
-    if len(metadata) > MAX_METADATA_CHARACTERS:
-        return None, f"has metadata of {len(metadata)} characters, too long to be read: no role"
-    try:
-        value = json.loads(metadata)
-    except (ValueError, RecursionError):
-        return None, f"has metadata that is not JSON: no role (it begins {metadata[:40]!r})"
-    if not isinstance(value, dict):
-        return None, f"has metadata that is JSON but no object ({type(value).__name__}): no role"
-    role = value.get(key)
-    if role is not None and not isinstance(role, str):
-        return None, f"has a {key!r} in its metadata that is no text ({type(role).__name__}): no role"
-    return role, None

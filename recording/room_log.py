@@ -19,3 +19,8 @@ class RoomLog:
     def __call__(self, level: int, message: str, participant: rtc.Participant | None = None) -> None:
         context = {"room": self.room, "participant": participant.identity if participant else None}
         logger.log(level, "%s", message, extra=context)
+
+    @property
+    def shows_debug(self) -> bool:
+        """Whether the log shows lines of level DEBUG."""
+        return logger.isEnabledFor(logging.DEBUG)

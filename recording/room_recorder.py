@@ -142,9 +142,7 @@ class RoomRecorder:
     # People.
 
     def _on_participant_connected(self, participant: rtc.RemoteParticipant) -> None:
-        verdict = self._people.joined(participant)
-        recorded = "recorded" if verdict.is_recorded else "not recorded"
-        self._log(logging.INFO, f"Participant joined: {verdict.role}, {recorded}", participant)
+        self._people.joined(participant)
         self._reconsider(participant)
 
     def _on_participant_disconnected(self, participant: rtc.RemoteParticipant) -> None:
@@ -297,6 +295,7 @@ class RoomRecorder:
                 self._watch.look_at_frames()
                 self._tracks.forget_recently_gone()
                 self._people.forget_who_left()
+                self._people.look_for_hint(self._room.remote_participants.values())
             self._watch.report()
 
     def _progress(self) -> RoomProgress:

@@ -313,8 +313,13 @@ def _facts(participant: models.ParticipantInfo) -> ParticipantFacts:
     return ParticipantFacts(
         sid=participant.sid,
         identity=participant.identity,
-        is_standard=participant.kind == models.ParticipantInfo.STANDARD,
+        kind=_kind(participant),
         metadata=participant.metadata,
         attributes=participant.attributes,
         can_update_metadata=participant.permission.can_update_metadata,
     )
+
+
+def _kind(participant: models.ParticipantInfo) -> str:
+    kinds = models.ParticipantInfo.Kind
+    return kinds.Name(participant.kind).lower() if participant.kind in kinds.values() else "unknown"

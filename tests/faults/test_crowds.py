@@ -123,7 +123,7 @@ async def rooms_come_and_go(server: LiveKitServer, recorder: Worker, numbers: Se
 async def test_students_who_come_and_go_leave_nothing_behind(
     livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path, seen: Seen
 ) -> None:
-    recorder = await worker()
+    recorder = await worker(LOG_LEVEL="DEBUG")  # the log names students only then
     async with await teacher_in(livekit_server, recorder, "crowd") as teacher:
         for wave in range(WARM_UP_WAVES):
             await students_come_and_go(livekit_server, recorder, "crowd", wave)

@@ -13,15 +13,14 @@ from hypothesis import strategies as st
 
 from config import Settings
 from recording import roles
+from recording.role_reading import MAX_METADATA_CHARACTERS, Roles, roles_in_metadata
 from recording.roles import (
-    MAX_METADATA_CHARACTERS,
     MAX_ROLE_CHARACTERS,
     ParticipantFacts,
     Places,
     RoleRules,
     Verdict,
 )
-from recording.roles import role_in_metadata as role_in
 
 TEACHER = '{"role": "teacher"}'
 STUDENT = '{"role": "student"}'
@@ -38,9 +37,14 @@ def person(
     sid: str = "PA_1",
     can_update: bool = False,
     attributes: Mapping[str, str] | None = None,
-    is_standard: bool = True,
+    kind: str = "standard",
 ) -> ParticipantFacts:
-    return ParticipantFacts(sid, "anna", is_standard, metadata, attributes or {}, can_update)
+    return ParticipantFacts(sid, "anna", kind, metadata, attributes or {}, can_update)
+
+
+def verdict_of(is_teacher: bool, role: str) -> Verdict:
+    """The verdict on a participant whose role alone decides."""
+    return Verdict(is_teacher, role, is_teacher=is_teacher)
 
 
 def is_recorded(metadata: str, **changes: Any) -> bool:
@@ -62,14 +66,39 @@ def is_recorded(metadata: str, **changes: Any) -> bool:
         ('{"role": "teachers"}', False, "teachers"),
         ('{"role": ""}', False, "no role"),
         ('{"role": null}', False, "no role"),
-        ('{"Role": "teacher"}', False, "no role"),
+        ('{"Role": "teacher"}', True, "teacher"),
+        ('{"Role": "teacher", "role": "student"}', False, "student"),
+        ('{"role": ["student", "Teacher"]}', True, "student, Teacher"),
+        ('{"role": ["student"]}', False, "student"),
+        ('{"role": [5, "teacher", null]}', True, "teacher"),
+        ('{"role": []}', False, "no role"),
+        ('["teacher"]', True, "teacher"),
+        ('["student", "admin"]', False, "student, admin"),
         ('{"other": "teacher"}', False, "no role"),
+        ('{"user": {"role": "teacher"}}', False, "no role"),
         ("{}", False, "no role"),
         ("", False, "no role"),
     ],
 )
 def test_a_teacher_is_whom_the_metadata_calls_one(metadata: str, recorded: bool, role: str) -> None:
-    assert rules().judge(person(metadata)) == Verdict(recorded, role)
+    assert rules().judge(person(metadata)) == verdict_of(recorded, role)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "recorded"),
+    [
+        ('{"user": {"role": "teacher"}}', True),
+        ('{"User": {"ROLE": ["teacher"]}}', True),
+        ('{"user.role": "teacher"}', True),
+        ('{"user.role": "student", "user": {"role": "teacher"}}', False),
+        ('{"user": {"role": "student"}, "role": "teacher"}', False),
+        ('{"user": "teacher"}', False),
+        ('{"user": [{"role": "teacher"}]}', False),
+        ('{"role": "teacher"}', False),
+    ],
+)
+def test_the_key_may_be_a_path(metadata: str, recorded: bool) -> None:
+    assert is_recorded(metadata, role_key="user.role") is recorded
 
 
 BAD_METADATA = {
@@ -77,7 +106,7 @@ BAD_METADATA = {
     "half a JSON": ('{"role": "teacher"', "not JSON"),
     "a byte order mark": ("\ufeff" + TEACHER, "not JSON"),
     "NUL": ("\x00", "not JSON"),
-    "a list": ('["teacher"]', "no object (list)"),
+    "a list without a text": ('[5, {"role": "teacher"}]', "no object (list)"),
     "a text": ('"teacher"', "no object (str)"),
     "a number": ("5", "no object (int)"),
     "null": ("null", "no object (NoneType)"),
@@ -91,7 +120,7 @@ BAD_METADATA = {
     "a role that is NaN": ('{"role": NaN}', "no text (float)"),
     "a role that is infinite": ('{"role": 1e999}', "no text (float)"),
     "a role that is true": ('{"role": true}', "no text (bool)"),
-    "a role that is a list": ('{"role": ["teacher"]}', "no text (list)"),
+    "a role that is a list without a text": ('{"role": [5]}', "no text (list)"),
     "a role that is an object": ('{"role": {"role": "teacher"}}', "no text (dict)"),
 }
 
@@ -119,12 +148,13 @@ def test_no_metadata_at_all_breaks_the_rules(metadata: str) -> None:
 @unhurried
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), lambda inner: st.lists(inner)))
 def test_whatever_the_role_is_only_text_counts(value: object) -> None:
-    role, problem = role_in(json.dumps({"role": value}), "role")
-    if isinstance(value, str):
-        assert (role, problem) == (value, None)
+    found = roles_in_metadata(json.dumps({"role": value}), "role")
+    values = value if isinstance(value, list) else [value]
+    texts = tuple(one for one in values if isinstance(one, str) and one)
+    if texts or value in (None, "", []):
+        assert found == Roles(texts)
     else:
-        assert role is None
-        assert (problem is None) == (value is None)
+        assert not found.names and found.problem is not None
 
 
 def test_key_and_values_of_the_role_are_settings() -> None:
@@ -150,7 +180,36 @@ def test_key_and_values_of_the_role_are_settings() -> None:
 )
 def test_an_attribute_replaces_the_metadata(attributes: dict[str, str], recorded: bool, role: str) -> None:
     judged = rules(role_attribute="kind").judge(person(TEACHER, attributes=attributes))
-    assert judged == Verdict(recorded, role)
+    assert judged == verdict_of(recorded, role)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "recorded", "role"),
+    [
+        ("", True, "teacher"),
+        ("{}", True, "teacher"),
+        ("no JSON", True, "teacher"),
+        (STUDENT, False, "student"),
+    ],
+)
+def test_an_attribute_of_the_key_s_name_counts_if_the_metadata_has_no_role(
+    metadata: str, recorded: bool, role: str
+) -> None:
+    for name in ("role", "Role"):
+        judged = rules().judge(person(metadata, attributes={name: "teacher"}))
+        assert judged == verdict_of(recorded, role)
+    judged = rules(role_key="user.role").judge(person(attributes={"user.role": "teacher"}))
+    assert judged.is_recorded
+
+
+def test_an_attribute_is_trusted_no_more_than_metadata() -> None:
+    teacher = {"role": "teacher"}
+    room = rules()
+    assert not room.judge(person(can_update=True)).is_recorded
+    verdict = room.judge(person(can_update=True, attributes=teacher))
+    assert not verdict.is_recorded and not verdict.is_teacher
+    assert verdict.warning is not None and "during the call" in verdict.warning
+    assert not rules(role_trust="strict").judge(person(can_update=True, attributes=teacher)).is_recorded
 
 
 def test_with_an_attribute_nobody_looks_at_bad_metadata() -> None:
@@ -167,7 +226,7 @@ def test_a_promotion_and_a_demotion_take_effect() -> None:
 
 
 def test_whoever_came_as_a_teacher_is_one_though_its_token_could_change_that() -> None:
-    assert rules().judge(person(TEACHER, can_update=True)) == Verdict(True, "teacher")
+    assert rules().judge(person(TEACHER, can_update=True)) == verdict_of(True, "teacher")
 
 
 def test_whoever_may_change_itself_and_becomes_a_teacher_is_not_recorded() -> None:
@@ -252,7 +311,7 @@ def test_strict_trust_takes_nobody_who_may_change_itself() -> None:
 
 @pytest.mark.parametrize("trust", ["metadata", "strict"])
 def test_a_student_who_may_change_itself_is_no_news(trust: str) -> None:
-    assert rules(role_trust=trust).judge(person(STUDENT, can_update=True)) == Verdict(False, "student")
+    assert rules(role_trust=trust).judge(person(STUDENT, can_update=True)) == verdict_of(False, "student")
 
 
 # --- everyone, and everything that is no person ---
@@ -267,9 +326,55 @@ def test_everyone_is_everyone(metadata: str, can_update: bool, trust: str) -> No
 
 
 @pytest.mark.parametrize("record", ["teachers", "everyone"])
-def test_agents_egresses_and_phone_bridges_are_never_recorded(record: str) -> None:
-    verdict = rules(record=record).judge(person(TEACHER, is_standard=False))
-    assert verdict == Verdict(False, "not a person")
+@pytest.mark.parametrize("kind", ["standard", "ingress", "sip"])
+def test_teachers_who_come_by_browser_encoder_or_telephone_are_recorded(record: str, kind: str) -> None:
+    assert rules(record=record).judge(person(TEACHER, kind=kind)).is_recorded
+
+
+@pytest.mark.parametrize("record", ["teachers", "everyone"])
+@pytest.mark.parametrize("kind", ["agent", "egress", "connector", "bridge", "unknown"])
+def test_other_kinds_are_never_recorded(record: str, kind: str) -> None:
+    verdict = rules(record=record).judge(person(TEACHER, kind=kind))
+    assert (verdict.is_recorded, verdict.is_teacher, verdict.role) == (False, False, f"kind {kind}")
+
+
+def test_kinds_are_a_setting() -> None:
+    room = rules(teacher_kinds=("sip", "bridge"))
+    recorded = [
+        kind for kind in ("standard", "sip", "bridge") if room.judge(person(TEACHER, kind=kind)).is_recorded
+    ]
+    assert recorded == ["sip", "bridge"]
+
+
+# --- consent ---
+
+
+@pytest.mark.parametrize("record", ["teachers", "everyone"])
+@pytest.mark.parametrize("value", ["no", " No ", "false", "off", "0"])
+def test_who_does_not_consent_is_never_recorded(record: str, value: str) -> None:
+    room = rules(record=record)
+    for metadata in (TEACHER, STUDENT):
+        verdict = room.judge(person(metadata, attributes={"recording": value}))
+        assert not verdict.is_recorded
+        assert verdict.is_teacher is (metadata == TEACHER), "a teacher may still pause the recording"
+        assert verdict.role.endswith(", recording=no")
+
+
+@pytest.mark.parametrize("attributes", [{}, {"recording": ""}, {"recording": "yes"}, {"recording": "paused"}])
+def test_who_says_nothing_else_is_recorded_by_its_role(attributes: dict[str, str]) -> None:
+    assert is_recorded(TEACHER)
+    assert rules().judge(person(TEACHER, attributes=attributes)).is_recorded
+    assert not rules().judge(person(STUDENT, attributes=attributes)).is_recorded
+
+
+def test_who_withdraws_and_consents_again_is_recorded_again() -> None:
+    room = rules()
+    no = {"recording": "no"}
+    verdicts = [
+        room.judge(person(TEACHER, can_update=True, attributes=attributes)).is_recorded
+        for attributes in (no, {}, no, {})
+    ]
+    assert verdicts == [False, True, False, True]
 
 
 # --- places ---
