@@ -13,6 +13,7 @@ import typer
 from archive.delivery_log import DeliveryLog, forget
 from archive.outbox import Outbox
 from config import Settings
+from core.audit import AuditEvent, audit
 from core.errors import ConfigError, InputError, RecorderError
 from core.records import SegmentRecord, format_utc
 from delivery.erasure import Erasure, erase_files, erase_lines, erasures, record_erasure, room_folders
@@ -212,7 +213,9 @@ def link(
     room, _, name = file.replace("\\", "/").partition("/")
     if not room or not name or "/" in name or room.startswith(".") or name.startswith("."):
         raise InputError(f"{file!r} is no ROOM/FILE, such as math101/segment_001_20251008_140523.wav")
-    say(console.run(stores[0].link(f"{room}/{name}", minutes * 60)))
+    made = console.run(stores[0].link(f"{room}/{name}", minutes * 60))
+    audit(AuditEvent.LINK_MADE, room, file=name, minutes=minutes)
+    say(made)
 
 
 # --- erase ---

@@ -19,6 +19,7 @@ from livekit import rtc
 
 from archive.handover_note import RoomProgress, TrackProgress
 from config import Settings
+from core.audit import AuditEvent, audit
 from core.records import RoomInfo, TrackInfo, utc_now
 from core.worker_state import worker_state
 from recording.gaps import CurrentGap
@@ -131,6 +132,8 @@ class Tracks:
         self._reconsider = reconsider
         self._log = log
         self._places = Places(settings)
+        self._audited: set[str] = set()
+        """The identities of whom the audit lines say that they are being recorded."""
         self._tracks: dict[str, Track] = {}
         """By sid."""
 
@@ -270,13 +273,23 @@ class Tracks:
         assert track.media is not None
         track.recently_gone = None
         track.stream = self._streams.open(track.info, track.media, track.publication)
-        worker_state.teachers(self._room.sid, len(self.recorded_identities()))
+        self._note_recorded()
 
     def _stop(self, track: Track, stop: Stop) -> None:
         if track.stream is not None:
             stream, track.stream = track.stream, None
-            worker_state.teachers(self._room.sid, len(self.recorded_identities()))
+            self._note_recorded()
             self._streams.close(stream, stop.reason)
+
+    def _note_recorded(self) -> None:
+        """Counts who is being recorded, and writes an audit line for each participant who begins or ends to be."""
+        recorded = self.recorded_identities()
+        worker_state.teachers(self._room.sid, len(recorded))
+        for identity in sorted(recorded - self._audited):
+            audit(AuditEvent.RECORDING_BEGUN, self._room.name, identity)
+        for identity in sorted(self._audited - recorded):
+            audit(AuditEvent.RECORDING_ENDED, self._room.name, identity)
+        self._audited = recorded
 
     def _open_gap(self, track: Track, gap: OpenGap, since: float) -> None:
         if gap.replaces and track.gap is not None and track.gap.reason is not gap.reason:

@@ -146,6 +146,8 @@ def test_a_link_is_short_lived_and_the_only_way_in(s3: S3Server, tmp_path: Path)
     url = urlsplit(done.out.strip())
     assert "X-Amz-Expires=300" in url.query
     assert environ["S3_KEY_SECRET"] not in done.out
+    assert f"AUDIT link made event=link_made room=math file={record.file} minutes=5.0" in done.err
+    assert "X-Amz" not in done.err, "the link itself is for stdout only"
     connection = http.client.HTTPConnection(url.netloc, timeout=20)
     connection.request("GET", f"{url.path}?{url.query}")
     assert sha256(connection.getresponse().read()) == record.sha256

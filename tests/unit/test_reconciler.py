@@ -233,7 +233,9 @@ def dispatch_of(name: str) -> api.AgentDispatch:
 async def test_with_an_agent_name_only_rooms_that_asked_for_it_are_touched(recorder: str | None) -> None:
     server = Server(
         {
-            "asked": Room(recorder=recorder, answer=None, dispatches=[dispatch_of(""), dispatch_of("scribe")]),
+            "asked": Room(
+                recorder=recorder, answer=None, dispatches=[dispatch_of(""), dispatch_of("scribe")]
+            ),
             "nobody": Room(recorder=recorder, answer=None),
             "any": Room(recorder=recorder, answer=None, dispatches=[dispatch_of("")]),
             "another": Room(recorder=recorder, answer=None, dispatches=[dispatch_of("Scribe")]),
