@@ -18,7 +18,7 @@ from devtools.sample_room import open_room
 from lesson_tools.search import find
 from search.postgres import PostgresIndex
 from support.commands import run
-from unit.test_lessons_search import TEXTS, numbers, speak
+from support.search_texts import TEXTS, numbers, speak
 
 
 @pytest.fixture

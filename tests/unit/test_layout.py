@@ -139,6 +139,16 @@ def test_a_package_says_in_a_few_lines_what_it_is(package: str) -> None:
     assert 3 <= len(str(docstring.value.value).strip().splitlines()) <= 6
 
 
+def test_tests_share_their_helpers_in_support() -> None:
+    """A helper in a test module is not found by who writes the next test."""
+    paths = list((ROOT / "tests").rglob("*.py"))
+    modules = {path.parent.name for path in paths if path.stem.startswith("test_")}
+    modules |= {path.stem for path in paths if path.stem.startswith("test_")}
+    for path in paths:
+        found = modules & set(imports(ast.parse(path.read_text(encoding="utf-8"))))
+        assert not found, f"{path} imports from a test module: {sorted(found)}"
+
+
 def test_the_root_is_no_package() -> None:
     """The framework looks for its worker upwards through packages, and would leave the project."""
     assert not (ROOT / "__init__.py").exists()

@@ -14,23 +14,15 @@ import pytest
 
 from core import notify, search_tokens
 from core.errors import InputError
-from core.records import RoomInfo, SegmentRecord, StreamClock
+from core.records import RoomInfo
 from devtools.room_folders import until
-from devtools.sample_room import ANNA, ROOM, noise, open_room, segment_of
-from lesson_tools.search import Hit, find
+from devtools.sample_room import ROOM, open_room
+from lesson_tools.search import find
 from search import index as search_index
 from search.index import INDEX, FreshIndex, SearchIndex
 from storage import RoomFolder
 from support.commands import run
-
-TEXTS = [
-    {"en": "Photosynthesis turns light into sugar.", "es": "La fotosíntesis convierte la luz en azúcar."},
-    {"en": "The school opens at eight.", "ar": "تُفتَحُ المَدْرَسَةُ في الساعة الثامنة إلى الأبد"},
-    {"en": "I am going to Tokyo Tower.", "ja": "私は東京タワーに行きます", "zh": "我要去东京塔"},
-    {"th": "วันนี้เราเรียนภาษาไทย", "de": "Die Straße über den Fluß"},
-    {"en": "Light is light, and light again.", "ko": "빛은 빛이다"},
-    {"en": "Don't say NOT or AND; it's \"quoted\".", "hi": "आज हम हिन्दी सीखते हैं"},
-]
+from support.search_texts import TEXTS, note, numbers, speak
 
 
 @pytest.fixture
@@ -42,37 +34,11 @@ def room(tmp_path: Path) -> RoomFolder:
     return folder
 
 
-def speak(folder: RoomFolder, at_seconds: float, texts: dict[str, str]) -> SegmentRecord:
-    start = round(at_seconds * 16_000)
-    clock = StreamClock(folder.room.started_at)
-    record = folder.begin(ANNA, clock, start, start).commit(segment_of(noise(1_600, start), start))
-    note(folder, record, texts)
-    return record
-
-
-def note(folder: RoomFolder, record: SegmentRecord, texts: dict[str, str]) -> None:
-    (spoken, transcript), *others = texts.items()
-    line = {
-        "number": record.number,
-        "file": record.file,
-        "language": spoken,
-        "transcript": transcript,
-        "translations": dict(others),
-        "files": [],
-    }
-    with open(folder.path / "texts.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-
 @pytest.fixture
 def index(tmp_path: Path, room: RoomFolder) -> Iterator[SearchIndex]:
     with SearchIndex(tmp_path) as index:
         index.refresh(index.stale())
         yield index
-
-
-def numbers(hits: list[Hit]) -> list[int]:
-    return [hit.segment.number for hit in hits]
 
 
 @pytest.mark.parametrize(

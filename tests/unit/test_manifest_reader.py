@@ -17,7 +17,7 @@ from archive.outbox_file import OUTBOX
 from core.records import SegmentRecord
 from support.delivering import opened
 from support.disk import needs_posix
-from unit.test_text_files import segment
+from support.segment_records import segment
 
 
 def commit(folder: Path, *numbers: int) -> None:

@@ -4,39 +4,15 @@ from __future__ import annotations
 
 import json
 import threading
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from archive.names import TEXTS
 from archive.texts import FolderTexts, write_text
-from core.records import EndReason, SegmentRecord, TextRecord
+from core.records import TextRecord
 from support.disk import RefusingDisk, needs_posix
-
-NOW = datetime(2025, 10, 8, 14, 5, 23, tzinfo=UTC)
-
-
-def segment(number: int, who: str = "anna", at: float | None = None) -> SegmentRecord:
-    start = NOW + timedelta(seconds=10 * number if at is None else at)
-    return SegmentRecord(
-        number=number,
-        file=f"segment_{number:03d}.wav",
-        room_name="math101",
-        room_sid="RM_1",
-        participant_identity=who,
-        participant_name=who,
-        track_sid="TR",
-        track_source="microphone",
-        start=start,
-        end=start + timedelta(seconds=5),
-        offset_seconds=0,
-        duration_seconds=5,
-        mean_probability=None,
-        lowest_probability=None,
-        end_reason=EndReason.PAUSE,
-        sha256="",
-    )
+from support.segment_records import NOW, segment
 
 
 def text(number: int, who: str = "anna", is_audio_kept: bool = True) -> TextRecord:
