@@ -39,7 +39,7 @@ from livekit.rtc._ffi_client import FfiClient
 from audio_processor import load_detector
 from config import Settings, environment
 from core.errors import ConfigError, RecorderError
-from core.logs import set_up_logging
+from core.logs import end_at_once, set_up_logging
 from core.records import RoomInfo
 from core.threads import ImpatientPool
 from core.worker_state import worker_state
@@ -257,9 +257,4 @@ def _explained(error: ConfigError) -> str:
 
 
 if __name__ == "__main__":
-    code = main(sys.argv[1:])
-    # Everything is saved and closed. No ordinary exit: the native client may abort while the interpreter shuts down.
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    end_at_once(main(sys.argv[1:]))  # by now everything is saved and closed

@@ -23,6 +23,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from core.logs import end_at_once
 from lesson_tools.console import TROUBLE, WRONG_INPUT, tell
 
 COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
@@ -197,18 +198,10 @@ def main(arguments: list[str]) -> None:
     raise SystemExit(code if arguments else WRONG_INPUT)
 
 
-def _end_at_once(ending: SystemExit) -> None:
-    """Ends the process without finalising the interpreter, which a thread of the object store could abort."""
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(ending.code if isinstance(ending.code, int) else 0)
-
-
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except SystemExit as ending:
-        if "obstore" in sys.modules:
-            _end_at_once(ending)
+        if "obstore" in sys.modules:  # its threads may still run
+            end_at_once(ending.code if isinstance(ending.code, int) else 0)
         raise

@@ -228,7 +228,7 @@ def lines_behind(
                 break
             lines.append(line)
             end += size
-        return not is_marked, lines, Bookmark(end, _digest_before(file, end)) if end else Bookmark()
+        return not is_marked, lines, _bookmark_at(file, end)
 
 
 def end_of(path: Path) -> Bookmark:
@@ -241,8 +241,7 @@ def end_of(path: Path) -> Bookmark:
     if file is None:
         return Bookmark()
     with file:
-        end = _end_of_complete_lines(file)
-        return Bookmark(end, _digest_before(file, end)) if end else Bookmark()
+        return _bookmark_at(file, _end_of_complete_lines(file))
 
 
 def bookmark_before_end(path: Path, size: int) -> Bookmark:
@@ -255,8 +254,11 @@ def bookmark_before_end(path: Path, size: int) -> Bookmark:
     if file is None:
         return Bookmark()
     with file:
-        start = max(0, file.seek(0, os.SEEK_END) - size)
-        return Bookmark(start, _digest_before(file, start)) if start else Bookmark()
+        return _bookmark_at(file, max(0, file.seek(0, os.SEEK_END) - size))
+
+
+def _bookmark_at(file: IO[bytes], position: int) -> Bookmark:
+    return Bookmark(position, _digest_before(file, position)) if position else Bookmark()
 
 
 def _digest_before(file: IO[bytes], end: int) -> str:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +31,7 @@ from benchmarks import (
     video,
 )
 from benchmarks.figures import Options, Outcome, table
+from core.logs import end_at_once
 from devtools.livekit_server import ServerUnavailable
 from devtools.worker import WorkerFailed
 
@@ -147,7 +146,4 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    # Not sys.exit: a thread of the SDK that is still running when the interpreter ends would abort the process.
-    os._exit(code)
+    end_at_once(main())

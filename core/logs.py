@@ -9,10 +9,11 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import sys
 import unicodedata
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NoReturn
 
 CONTEXT_FIELDS = ("event", "room", "participant", "track")
 """Fields of ``extra`` that are shown with a line; so are those in the dictionary ``details`` (:mod:`core.audit`)."""
@@ -111,6 +112,17 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=True)
+
+
+def end_at_once(code: int) -> NoReturn:
+    """Ends the process with all logs and output written, but without finalising the interpreter.
+
+    A native thread that still runs while the interpreter is finalised can abort the process.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _quoted(value: str) -> str:

@@ -178,10 +178,8 @@ class SegmentRecord:
         Raises:
             ValueError, KeyError, TypeError: the line is not a segment record.
         """
-        if not isinstance(line["number"], int):
-            raise ValueError(f"no segment number: {line['number']!r}")
         return cls(
-            number=line["number"],
+            number=_number_in(line),
             file=str(line["file"]),
             room_name=str(line["room_name"]),
             room_sid=str(line["room_sid"]),
@@ -348,10 +346,8 @@ class TextRecord:
         Raises:
             ValueError, KeyError, TypeError, AttributeError: the line is not a text record.
         """
-        if not isinstance(line["number"], int):
-            raise ValueError(f"no segment number: {line['number']!r}")
         return cls(
-            number=line["number"],
+            number=_number_in(line),
             file=str(line["file"]),
             at=parse_utc(line["at"]),
             start=parse_utc(line["start"]),
@@ -368,6 +364,13 @@ class TextRecord:
             is_audio_kept=bool(line.get("is_audio_kept", True)),
             refused=str(line.get("refused", "")),
         )
+
+
+def _number_in(line: dict[str, Any]) -> int:
+    number = line["number"]
+    if not isinstance(number, int):
+        raise ValueError(f"no segment number: {number!r}")
+    return number
 
 
 def utc_now() -> datetime:

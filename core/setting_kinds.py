@@ -15,7 +15,7 @@ import string
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 from zoneinfo import ZoneInfo
 
 from core.language_tags import language_tags
@@ -169,10 +169,9 @@ def languages(group: str, help: str) -> Any:
 
 
 def web_url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
+    parts = _address(text, "http", "https")
+    if parts.query or parts.username:
         raise ValueError
-    _ = parts.port  # raises ValueError where it is not a number
     return text
 
 
@@ -183,11 +182,16 @@ def cloud_name(text: str) -> str:
 
 
 def server_url(text: str) -> str:
+    _address(text, "ws", "wss", "http", "https")
+    return text
+
+
+def _address(text: str, *schemes: str) -> SplitResult:
     parts = urlsplit(text)
-    if parts.scheme not in ("ws", "wss", "http", "https") or not parts.hostname:
+    if parts.scheme not in schemes or not parts.hostname:
         raise ValueError
     _ = parts.port  # raises ValueError where it is not a number
-    return text
+    return parts
 
 
 def time_zone(text: str) -> str:

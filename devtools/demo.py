@@ -11,9 +11,7 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
 import signal
-import sys
 import time
 from collections.abc import AsyncIterator, Coroutine
 from datetime import UTC, datetime
@@ -23,6 +21,7 @@ from typing import Any
 from urllib.parse import quote
 
 from config import environment
+from core.logs import end_at_once
 from devtools.demo_lesson import POLL_SECONDS, ROOM, SPEECH, STUDENT, TEACHER, DemoFailed, Lesson
 from devtools.demo_page import PageFailed, show_page
 from devtools.demo_result import show_table, show_verdict
@@ -203,7 +202,4 @@ def _fresh_folder(parent: Path) -> Path:
 
 
 if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    # Not sys.exit: a thread of the SDK that is still running when the interpreter ends would abort the process.
-    os._exit(code)
+    end_at_once(main())

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import base64
-import functools
-import http.server
-import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from datetime import UTC
@@ -20,6 +17,7 @@ from playwright.async_api import Page, expect
 
 from archive.rooms import Room
 from devtools.browser import Browser
+from devtools.page import served
 from devtools.sample_lesson import Recorded, Said, record, school_lesson, sentences
 from devtools.videos import between, write_video
 from lesson_tools.export import page as export_page
@@ -268,21 +266,11 @@ async def test_a_missing_wav_is_said_and_the_rest_plays(browser: Browser, tmp_pa
     await is_playing(page, 2)
 
 
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
 def site(recorded: Recorded, file: Path) -> Iterator[str]:
     """The folder over HTTP: from disk, a browser lets no script look into what is played."""
-    handler = functools.partial(_Quiet, directory=str(recorded.folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
+    with served(recorded.folder) as address:
+        yield address
 
 
 async def test_what_comes_out_of_the_speaker_is_the_segment(
@@ -291,7 +279,7 @@ async def test_what_comes_out_of_the_speaker_is_the_segment(
     """The page's own audio element, tapped on its way out, carries the samples of the line that was clicked."""
     context = await browser.new_context(bypass_csp=True)
     page = await context.new_page()
-    await page.goto(f"{site}/lesson.html")
+    await page.goto(f"{site}lesson.html")
     await page.evaluate(
         """() => {
             const context = new AudioContext({ sampleRate: 16000 });

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
 import json
 import os
 import sys
-import threading
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +14,7 @@ from urllib.parse import quote
 import pytest
 import soundfile
 
+from devtools.page import served
 from devtools.sample_lesson import ANNA, ROOM, STUDENT, Recorded, record, school_lesson, sentences
 from devtools.videos import between, draw, music, write_video
 from support.commands import Result, run
@@ -236,22 +234,9 @@ def test_an_address_is_played_but_where_it_begins_must_be_said(lesson: Recorded,
     assert "media-src &#x27;self&#x27; file: data: http://127.0.0.1:9;" in page
 
 
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 def test_a_video_on_a_server_is_listened_to(lesson: Recorded, film: Path, tmp_path: Path) -> None:
-    handler = functools.partial(_Quiet, directory=str(film.parent))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        address = f"http://127.0.0.1:{server.server_address[1]}/{quote(film.name)}"
-        try:
-            result = export(lesson, "--to", str(tmp_path), "--video", address, "--json")
-        finally:
-            server.shutdown()
-            thread.join()
+    with served(film.parent) as address:
+        result = export(lesson, "--to", str(tmp_path), "--video", address + quote(film.name), "--json")
     assert answer(result)["video"]["aligned_by"] == "sound"
     assert video_times(tmp_path)[3] == pytest.approx(lesson.said[3].at + 42, abs=0.05)
 
