@@ -48,7 +48,7 @@ def lists_key(*states: str) -> Key:
     return Key(f"segments.jsonl#{hashlib.sha256('|'.join(states).encode()).hexdigest()[:16]}")
 
 
-def keys_of(record: SegmentRecord, text: TextRecord | None, *, save_audio: bool = True) -> list[Key]:
+def keys_of(record: SegmentRecord, text: TextRecord | None, *, save_audio: bool) -> list[Key]:
     """The keys of what a target should have of a segment by now: the WAV, unless it is not kept, and the texts."""
     is_kept = save_audio and (text is None or text.is_audio_kept)
     audio = [audio_key(record)] if is_kept else []

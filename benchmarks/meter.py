@@ -59,9 +59,9 @@ def pss_megabytes(pid: int) -> float | None:
         return None
 
 
-async def settled_memory_megabytes(pid: int, timeout: float = 30.0) -> float:
-    """The tree's memory as soon as it stays the same within 1 % for two seconds."""
-    deadline = time.monotonic() + timeout
+async def settled_memory_megabytes(pid: int) -> float:
+    """The tree's memory as soon as it stays the same within 1 % for two seconds, or after 30 s."""
+    deadline = time.monotonic() + 30
     before = await asyncio.to_thread(memory_megabytes, pid)
     while True:
         await asyncio.sleep(2)

@@ -36,9 +36,9 @@ class Saved(NamedTuple):
     end: int
 
 
-def ours(pcm: Pcm, runtime: str = "native") -> list[Saved]:
+def ours(pcm: Pcm) -> list[Saved]:
     """What the recorder saves of a track that ends with the recording."""
-    return [Saved(segment.start_sample, segment.end_sample) for segment in our_segments(pcm, runtime)]
+    return [Saved(segment.start_sample, segment.end_sample) for segment in our_segments(pcm)]
 
 
 def our_segments(pcm: Pcm, runtime: str = "native") -> list[SpeechSegment]:

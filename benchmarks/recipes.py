@@ -39,15 +39,8 @@ RECEIVE_ONLY = Recipe("receive only", HERE / "receive_agent.py", "registered wor
 class RecipeWorker(Worker):
     """A worker of a recipe: ``async with RecipeWorker(recipe, server, folder) as worker``."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        server: LiveKitServer,
-        output_dir: Path,
-        settings: Mapping[str, str] | None = None,
-    ) -> None:
-        settings = {**recipe.settings, **(settings or {})}
-        super().__init__(server, output_dir, settings=settings, program=recipe.script)
+    def __init__(self, recipe: Recipe, server: LiveKitServer, output_dir: Path) -> None:
+        super().__init__(server, output_dir, settings=recipe.settings, program=recipe.script)
         self.recipe = recipe
         self.ready = recipe.ready
 

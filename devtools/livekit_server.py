@@ -40,6 +40,8 @@ LOOPBACK = "127.0.0.1"
 
 START_SECONDS = 15.0
 STOP_SECONDS = 3.0
+ROOM_TIMEOUTS = {"empty_timeout": 10, "departure_timeout": 2}
+"""Seconds after which the server closes a room that nobody joins, or that everybody has left."""
 
 
 class ServerUnavailable(Exception):
@@ -215,8 +217,6 @@ class LiveKitServer(Server):
         binary: Path,
         *,
         log: Path | None = None,
-        empty_timeout_seconds: int = 10,
-        departure_timeout_seconds: int = 2,
         address: str = LOOPBACK,
         within: Sequence[str] = (),
     ) -> None:
@@ -226,10 +226,6 @@ class LiveKitServer(Server):
         self._address = address
         self._within = within
         self._log_path = log
-        self._timeouts = {
-            "empty_timeout": empty_timeout_seconds,
-            "departure_timeout": departure_timeout_seconds,
-        }
         self._ports = (0, 0)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -326,7 +322,7 @@ class LiveKitServer(Server):
                 "port": http_port,
                 "bind_addresses": [self._address],
                 "keys": {self.api_key: self.api_secret},
-                "room": {"auto_create": True, **self._timeouts},
+                "room": {"auto_create": True, **ROOM_TIMEOUTS},
                 "rtc": {
                     "udp_port": udp_port,
                     "tcp_port": 0,

@@ -72,9 +72,9 @@ def _npm(*arguments: str) -> None:
 
 
 @contextlib.contextmanager
-def served(folder: Path, port: int = 0) -> Iterator[str]:
-    """The address under which a browser on this machine finds the folder. ``port`` 0: any free one."""
-    with ThreadingHTTPServer(("127.0.0.1", port), partial(_Files, directory=str(folder))) as server:
+def served(folder: Path) -> Iterator[str]:
+    """The address under which a browser on this machine finds the folder."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Files, directory=str(folder))) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         try:

@@ -61,9 +61,9 @@ async def until(condition: Callable[[], object], what: str, timeout: float = 20.
         await asyncio.sleep(POLL_SECONDS)
 
 
-async def segments_of(room_dir: Path, count: int, timeout: float = 20.0) -> list[Record]:
+async def segments_of(room_dir: Path, count: int) -> list[Record]:
     """The manifest of a room as soon as it holds this many segments."""
-    await until(lambda: len(manifest(room_dir)) >= count, f"{count} segments in {room_dir.name}", timeout)
+    await until(lambda: len(manifest(room_dir)) >= count, f"{count} segments in {room_dir.name}")
     return manifest(room_dir)
 
 

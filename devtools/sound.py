@@ -138,9 +138,9 @@ def near_silence(length_seconds: float, seed: int = 0) -> IntArray:
     return np.round(noise).astype(np.int16)
 
 
-def find_marker(recording: IntArray, marker: Marker, threshold: float = THRESHOLD) -> list[Occurrence]:
+def find_marker(recording: IntArray, marker: Marker) -> list[Occurrence]:
     """Every place where the marker is heard, in order; of places closer than its length, the best."""
-    return _occurrences(_prepared(recording), marker.pcm, threshold)
+    return _occurrences(_prepared(recording), marker.pcm, THRESHOLD)
 
 
 def find_markers(recording: IntArray, markers: Sequence[Marker]) -> list[list[Occurrence]]:

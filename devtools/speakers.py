@@ -127,19 +127,14 @@ class Speaker:
             can_update_metadata=can_update_metadata,
             kind=kind,
         )
-        return await cls.join_with_token(server.url, access, listen=listen, passphrase=passphrase)
-
-    @classmethod
-    async def join_with_token(
-        cls, url: str, access: str, *, listen: bool = False, passphrase: str = ""
-    ) -> Speaker:
-        room = rtc.Room()
+        connection = rtc.Room()
         keys = rtc.KeyProviderOptions(shared_key=passphrase.encode())
         encryption = rtc.E2EEOptions(key_provider_options=keys) if passphrase else None
         # In sequence: many simultaneous joins in one process cause a time-out in the SDK, and then a panic.
         async with _join_lock():
-            await room.connect(url, access, rtc.RoomOptions(auto_subscribe=listen, encryption=encryption))
-        return cls(room, room.local_participant.identity)
+            options = rtc.RoomOptions(auto_subscribe=listen, encryption=encryption)
+            await connection.connect(server.url, access, options)
+        return cls(connection, connection.local_participant.identity)
 
     @property
     def microphone(self) -> Microphone:

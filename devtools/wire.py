@@ -62,7 +62,7 @@ BROKEN = Quality(loss=1.0)
 class Wire(Server):
     """``with Wire() as wire:`` this machine is the near end; commands after ``wire.far_end`` run at the far end."""
 
-    def __init__(self, seed: int = 1) -> None:
+    def __init__(self) -> None:
         self.quality = PERFECT
         """May be changed at any time."""
         self.lost = 0
@@ -75,7 +75,7 @@ class Wire(Server):
         self.far_end = ("ip", "netns", "exec", self._space)
         """The prefix for the command of a program that is to run at the far end."""
         self._device_names = f"near-{name}", f"far-{name}"
-        self._random = random.Random(seed)
+        self._random = random.Random(1)
         self._devices: list[int] = []
         self._in_transit: list[tuple[float, int, int, bytes]] = []
         self._is_cut = threading.Event()

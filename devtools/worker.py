@@ -25,6 +25,7 @@ REGISTERED = "Registered with"
 START_SECONDS = 60.0
 STOP_SECONDS = 15.0
 POLL_SECONDS = 0.02
+TAIL_LINES = 8
 
 
 class WorkerFailed(Exception):
@@ -53,9 +54,9 @@ class WorkerLog:
         """Whether the worker has ended and all of its log has been read."""
         raise NotImplementedError
 
-    def tail(self, count: int = 8) -> str:
+    def tail(self) -> str:
         """Its last lines, indented."""
-        return "\n".join(f"  {line}" for line in self.lines[-count:]) or "  (it logged nothing)"
+        return "\n".join(f"  {line}" for line in self.lines[-TAIL_LINES:]) or "  (it logged nothing)"
 
     async def wait_for(self, text: str, timeout: float = 30.0, *, skip_lines: int = 0) -> str:
         """The first log line with this text, among those after ``skip_lines``.

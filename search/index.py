@@ -259,7 +259,7 @@ class SearchIndex:
 
     # Looking something up.
 
-    def matches(self, step: Step, folders: Sequence[str] = (), most: int = CANDIDATES) -> list[Segment]:
+    def matches(self, step: Step, folders: Sequence[str] = ()) -> list[Segment]:
         """Finds the newest segments that have the words, newest first; only in these folders if named.
 
         Raises:
@@ -275,7 +275,7 @@ class SearchIndex:
                 "spoken, texts, folded FROM words JOIN segment ON segment.id = words.rowid "
                 f"JOIN folder ON folder.id = segment.folder WHERE words MATCH ? {where} "
                 "ORDER BY words.rowid DESC LIMIT ?",
-                [step.expression, *values, most],
+                [step.expression, *values, CANDIDATES],
             ).fetchall()
         except sqlite3.Error as error:
             raise StorageError(f"{self._path} cannot be read: {error}") from None

@@ -66,7 +66,7 @@ class PostgresIndex:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def matches(self, step: Step, folders: Sequence[str] = (), most: int = CANDIDATES) -> list[Segment]:
+    def matches(self, step: Step, folders: Sequence[str] = ()) -> list[Segment]:
         """The newest segments that have the words, newest first; of these rooms or folders only, if named."""
         import psycopg
 
@@ -76,7 +76,7 @@ class PostgresIndex:
             "tokens": [search_tokens.without_article(token.rstrip("*")) for word in words for token in word],
             "begun": begun,
             "rooms": [folder.replace("\0", "") for folder in folders],
-            "most": most,
+            "most": CANDIDATES,
         }
         try:
             with self._connection.transaction():

@@ -94,6 +94,6 @@ class Alignment:
         return None
 
     @classmethod
-    def from_offset(cls, offset: float, source: str = "offset") -> Alignment:
+    def from_offset(cls, offset: float) -> Alignment:
         """The lesson begins ``offset`` seconds into the video (below 0: before it)."""
-        return cls((AlignedSpan(TimeMap(offset)),), source)
+        return cls((AlignedSpan(TimeMap(offset)),), "offset")

@@ -42,8 +42,8 @@ class Media:
     """Address of a line's sound, or a ``data:`` address with the sound itself; None if there is none."""
 
 
-def page(lesson: Lesson, media: Media, zone: tzinfo, note: str = "") -> str:
-    """Renders the whole file. ``note`` is a line about the lesson for the page's head."""
+def page(lesson: Lesson, media: Media, zone: tzinfo) -> str:
+    """Renders the whole file."""
     style, script = _template("page.css"), _template("page.js")
     title = visible(lesson.room) or "Lesson"
     began = lesson.started_at.astimezone(zone)
@@ -55,7 +55,7 @@ def page(lesson: Lesson, media: Media, zone: tzinfo, note: str = "") -> str:
         title=html.escape(title),
         date=html.escape(f"{began:%Y-%m-%d %H:%M}"),
         moment=html.escape(began.isoformat(timespec="seconds")),
-        facts=html.escape(_facts(lesson, note)),
+        facts=html.escape(_facts(lesson)),
         legend=_legend(lesson),
         languages="".join(_language_button(tag) for tag in lesson.languages),
         picture=_picture(lesson),
@@ -95,10 +95,9 @@ def _hash(text: str) -> str:
 # --- the head ---
 
 
-def _facts(lesson: Lesson, note: str) -> str:
+def _facts(lesson: Lesson) -> str:
     speech = sum(one.end - one.start for one in lesson.utterances)
-    facts = [f"{clock(lesson.seconds)} long", f"{clock(speech)} of speech", note]
-    return " · ".join(fact for fact in facts if fact)
+    return f"{clock(lesson.seconds)} long · {clock(speech)} of speech"
 
 
 def _legend(lesson: Lesson) -> str:
