@@ -27,6 +27,7 @@ from enum import Enum, StrEnum
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from archive.call_budget import spend
 from archive.jsonl import Bookmark
 from archive.outbox_file import OutboxFile, Presence
 from core.errors import StorageError
@@ -115,8 +116,7 @@ class Outbox:
     @_transaction
     def bookmark(self, kind: str, source: str) -> Bookmark:
         """How far ``source`` (a path relative to OUTPUT_DIR) has been read for this kind of work."""
-        row = self._file.one("SELECT bytes, digest FROM bookmark WHERE kind = ? AND source = ?", kind, source)
-        return Bookmark(*row) if row else Bookmark()
+        return self._bookmark(kind, source)
 
     @_transaction
     def add(self, works: Sequence[Work]) -> int:
@@ -131,8 +131,7 @@ class Outbox:
 
         False if nothing was added: another worker has moved the bookmark, or too many items are pending.
         """
-        row = self._file.one("SELECT bytes, digest FROM bookmark WHERE kind = ? AND source = ?", kind, source)
-        if (Bookmark(*row) if row else Bookmark()) != read_from:
+        if self._bookmark(kind, source) != read_from:
             return False
         if self._count(kind, State.PENDING) + len(works) > MAX_WAITING:
             return False
@@ -141,6 +140,10 @@ class Outbox:
             "INSERT OR REPLACE INTO bookmark VALUES (?, ?, ?, ?)", kind, source, read_to.bytes, read_to.digest
         )
         return True
+
+    def _bookmark(self, kind: str, source: str) -> Bookmark:
+        row = self._file.one("SELECT bytes, digest FROM bookmark WHERE kind = ? AND source = ?", kind, source)
+        return Bookmark(*row) if row else Bookmark()
 
     def _insert(self, works: Sequence[Work]) -> int:
         now, added = time.time(), 0
@@ -208,14 +211,6 @@ class Outbox:
     # Queries.
 
     @_transaction
-    def state(self, kind: str, folder: str, file: str) -> State | None:
-        """The state of one item; None if it was never added, or was done long ago."""
-        row = self._file.one(
-            "SELECT state FROM work WHERE kind = ? AND folder = ? AND file = ?", kind, folder, file
-        )
-        return State(row[0]) if row else None
-
-    @_transaction
     def generation(self) -> int:
         """A number that changes when a new outbox without bookmarks is created."""
         return int(self._file.one("PRAGMA application_id")[0])
@@ -238,38 +233,12 @@ class Outbox:
         )
         return row[0] - now if row[0] is not None else None
 
-    # Budgets.
-
     @_transaction
     def spend(self, kind: str, per_minute: int, per_day: int) -> float:
         """Takes one unit of a budget that all workers share and that is kept over restarts.
 
         Returns 0 if it was taken, otherwise the seconds until one may be free. A limit of 0 means no limit."""
-        now = time.time()
-        self._file.run(
-            "DELETE FROM spent WHERE second <= ? OR second > ?", int(now) - 86_400, int(now) + 3_600
-        )
-        for limit, seconds in ((per_day, 86_400), (per_minute, 60)):
-            wait = self._seconds_until_free(kind, limit, seconds, now) if limit else 0.0
-            if wait:
-                return wait
-        self._file.run(
-            "INSERT INTO spent VALUES (?, ?, 1) ON CONFLICT (kind, second) DO UPDATE SET units = units + 1",
-            kind,
-            int(now),
-        )
-        return 0.0
-
-    def _seconds_until_free(self, kind: str, limit: int, seconds: int, now: float) -> float:
-        since = int(now) - seconds
-        row = self._file.one(
-            "SELECT COALESCE(SUM(units), 0), MIN(second) FROM spent WHERE kind = ? AND second > ?",
-            kind,
-            since,
-        )
-        if row is None or row[0] < limit:
-            return 0.0
-        return max(0.05, float(row[1]) + seconds + 1 - now)
+        return spend(self._file, kind, per_minute, per_day)
 
     # Closing it.
 

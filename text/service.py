@@ -11,7 +11,6 @@ import asyncio
 import errno
 import logging
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from archive.manifest_reader import ManifestReader
@@ -43,7 +42,6 @@ class TextService:
     """Gets and saves the texts of segments; one service a worker.
 
     Args:
-        deliver_first: kinds of work in the outbox that must be done for a WAV before it is removed (SAVE_AUDIO=false).
         budget: the outbox that counts the calls, if it is another one: all processes that use a disk share one budget.
         folders: the texts, if they are not those in OUTPUT_DIR.
         removes_audio: False: WAVs are kept, whatever SAVE_AUDIO is.
@@ -54,7 +52,6 @@ class TextService:
         settings: Settings,
         translator: Translator,
         outbox: Outbox,
-        deliver_first: Sequence[str] = (),
         budget: Outbox | None = None,
         folders: TextFolders | None = None,
         *,
@@ -69,7 +66,7 @@ class TextService:
         self._folders = folders or TextFolders(self._output_dir)
         self._costs = CostsByLesson(self.metrics)
         self._attempts = TextAttempts(settings, translator, self.gate, self._costs, self._folders)
-        self._removal = AudioRemoval(outbox, self._output_dir, deliver_first) if removes_audio else None
+        self._removal = AudioRemoval(outbox, self._output_dir) if removes_audio else None
         self._manifests = ManifestReader(outbox, self._output_dir, TEXT, self._folders.is_wanted)
         self._calls: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()

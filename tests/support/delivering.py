@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from archive.outbox import Outbox
+from archive.outbox import Outbox, State
+from archive.outbox_file import OUTBOX
 from config import Settings
 from core.backoff import Backoff
 from delivery.service import DeliveryService
@@ -24,6 +26,14 @@ async def opened(folder: Path) -> AsyncIterator[Outbox]:
         yield box
     finally:
         await box.aclose()
+
+
+def state_of(output_dir: Path, file: str, kind: str = "text", folder: str = "math101") -> State | None:
+    """The state of an item in the outbox; None: it has none."""
+    query = "SELECT state FROM work WHERE kind = ? AND folder = ? AND file = ?"
+    with contextlib.closing(sqlite3.connect(output_dir / OUTBOX, timeout=10)) as database:
+        row = database.execute(query, (kind, folder, file)).fetchone()
+    return State(row[0]) if row else None
 
 
 @contextlib.asynccontextmanager

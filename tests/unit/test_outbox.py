@@ -23,7 +23,7 @@ from archive.outbox import Backlog, Order, Outbox, State, Work
 from archive.outbox_file import BROKEN_OUTBOX, OUTBOX
 from core.errors import StorageError
 from support import ROOT
-from support.delivering import opened
+from support.delivering import opened, state_of
 from support.disk import needs_posix
 
 
@@ -56,7 +56,7 @@ async def test_the_states_of_an_item(tmp_path: Path) -> None:
         await box.done(one)
         await box.refuse(two, "too long")
         await box.retry(three, after_seconds=-1)
-        states = [await box.state("text", "math101", f"segment_{number:03d}.wav") for number in (1, 2, 3, 4)]
+        states = [state_of(tmp_path, f"segment_{number:03d}.wav") for number in (1, 2, 3, 4)]
         assert states == [State.DONE, State.REFUSED, State.PENDING, None]
         (again,) = await box.claim("text", Order.NEWEST_FIRST, 3)
         assert (again.file, again.attempts) == (three.file, 1)
@@ -130,7 +130,7 @@ async def test_what_was_finished_long_ago_is_forgotten(
         await box.add([item(number) for number in range(5)])
         for work in await box.claim("text", Order.NEWEST_FIRST, 5):
             await box.done(work)
-        states = [await box.state("text", "math101", f"segment_{number:03d}.wav") for number in range(5)]
+        states = [state_of(tmp_path, f"segment_{number:03d}.wav") for number in range(5)]
         assert states == [None, None, State.DONE, State.DONE, State.DONE]
 
 

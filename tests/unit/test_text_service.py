@@ -41,6 +41,7 @@ from devtools import sound
 from devtools.gemini_server import KEY, LOCATION, MODEL, PROJECT, GeminiServer
 from devtools.room_folders import until
 from storage import RoomFolder
+from support.delivering import state_of
 from text import attempts, audio_removal, gate
 from text import service as text_service
 from text.audio_removal import REMOVE_AUDIO
@@ -113,10 +114,10 @@ def spoken(
 
 @contextlib.asynccontextmanager
 async def service(
-    settings: Settings, deliver_first: tuple[str, ...] = ()
+    settings: Settings,
 ) -> AsyncIterator[tuple[TextService, Outbox]]:
     box = Outbox(Path(settings.output_dir))
-    running = TextService(settings, GeminiTranslator(settings), box, deliver_first)
+    running = TextService(settings, GeminiTranslator(settings), box)
     task = asyncio.create_task(running.run())
     try:
         yield running, box
@@ -485,7 +486,7 @@ async def test_what_is_refused_for_good_is_recorded_once(
         (line,) = await outcomes_of(tmp_path, 1)
         await outcomes_of(tmp_path, 2, "physics")
         await until(lambda: running.costs.refused == 1, "it is counted")
-        await until_state(box, records[0], State.REFUSED)
+        await until_state(tmp_path, records[0], State.REFUSED)
     async with service(settings):
         await asyncio.sleep(0.3)
     assert FINAL[mishap] in line["refused"]
@@ -502,9 +503,9 @@ def spoiling(records: list[SegmentRecord], mishap: str) -> Callable[[Any], str]:
     return lambda call: mishap if len(call.pcm) in lengths else ""
 
 
-async def until_state(box: Outbox, record: SegmentRecord, state: State, kind: str = "text") -> None:
+async def until_state(output_dir: Path, record: SegmentRecord, state: State, kind: str = "text") -> None:
     deadline = time.monotonic() + 60
-    while (now := await box.state(kind, "math101", record.file)) is not state:
+    while (now := state_of(output_dir, record.file, kind)) is not state:
         assert time.monotonic() < deadline, f"{record.file} is {now}, not {state}"
         await asyncio.sleep(0.05)
 
@@ -709,10 +710,13 @@ async def test_a_crash_between_the_text_and_the_outbox_costs_no_second_call(
 ) -> None:
     settings = settings_for(tmp_path, SAVE_AUDIO="false")
     (record,) = spoken(settings)
-    async with service(settings, deliver_first=("never",)) as (_, box):
+    wav = tmp_path / "math101" / record.file
+    sound_of_it = wav.read_bytes()
+    async with service(settings):
         await outcomes_of(tmp_path, 1)
-        await until_state(box, record, State.DONE)
+        await until_state(tmp_path, record, State.DONE, REMOVE_AUDIO)
     # As if the process had died right after the line was written.
+    wav.write_bytes(sound_of_it)
     box = Outbox(tmp_path)
     work = Work("text", "math101", record.file, record.start.timestamp(), record.to_json())
     await box.aclose()
@@ -798,7 +802,7 @@ async def test_a_folder_that_is_taken_away_is_left_alone(tmp_path: Path, gemini:
         await until(lambda: gemini.most_at_once == 2, "the calls")
         (tmp_path / "math101").rename(tmp_path.parent / f"{tmp_path.name}-moved")
         is_moved.set()
-        await until_state(box, record, State.REFUSED)
+        await until_state(tmp_path, record, State.REFUSED)
     assert not (tmp_path / "math101").exists()
 
 
@@ -827,22 +831,25 @@ async def test_without_audio_the_wav_goes_when_the_text_is_safe(tmp_path: Path, 
     assert spoken(settings)[0].number == 2, "numbers go on"
 
 
-async def test_the_wav_waits_for_its_delivery(tmp_path: Path, gemini: GeminiServer) -> None:
-    settings = settings_for(tmp_path, SAVE_AUDIO="false")
-    records = spoken(settings, 2)
-    async with service(settings, deliver_first=("s3", "postgres")) as (_, box):
-        await outcomes_of(tmp_path, 2)
-        for record in records:
-            await until_state(box, record, State.PENDING, REMOVE_AUDIO)
-        works = [Work(kind, "math101", records[0].file, 0, {}) for kind in ("s3", "postgres")]
-        await box.add(works)
-        for work in works:
-            assert wavs_are_intact(tmp_path, records)
-            await box.done(work)
-        await until(lambda: not (tmp_path / "math101" / records[0].file).exists(), "the delivered one goes")
-        await box.add([Work("s3", "math101", records[1].file, 0, {})])
-        await asyncio.sleep(0.3)
-    assert wavs_are_intact(tmp_path, records[1:])
+async def test_a_wav_that_cannot_be_removed_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audio_removal, "BACKOFF", Backoff(0.01, 0.01))
+    stuck, other = tmp_path / "math101" / "1.wav", tmp_path / "math101" / "2.wav"
+    stuck.mkdir(parents=True)  # what cannot be unlinked, on every system
+    other.write_bytes(b"")
+    box = Outbox(tmp_path)
+    removal = audio_removal.AudioRemoval(box, tmp_path)
+    for moment, path in ((2.0, stuck), (1.0, other)):
+        await removal.plan(Work("text", "math101", path.name, moment, {}))
+    await removal.run_once()
+    assert stuck.exists() and not other.exists()
+    stuck.rmdir()
+    stuck.write_bytes(b"")
+    await asyncio.sleep(0.05)
+    await removal.run_once()
+    assert not stuck.exists()
+    await box.aclose()
 
 
 # --- what is said ---
