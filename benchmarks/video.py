@@ -18,6 +18,7 @@ import numpy as np
 from benchmarks.figures import Figure, Options, Outcome
 from core.records import SAMPLE_RATE
 from devtools import sound
+from devtools.correlation import FloatArray
 from devtools.sample_lesson import made_lesson
 from devtools.videos import between, music, noise, stretched, write_video
 from lesson_tools.decoding import Recording
@@ -30,7 +31,7 @@ EARLIER = 120.0
 FASTER = 1 + 1 / 3600
 MAX_MILLISECONDS = 50.0
 OTHER_LESSONS = 20
-Track = sound.FloatArray
+Track = FloatArray
 
 
 def measure(options: Options) -> Outcome:

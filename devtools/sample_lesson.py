@@ -13,6 +13,7 @@ import numpy as np
 from archive import jsonl
 from core.records import RoomInfo, SegmentRecord, StreamClock, TrackInfo
 from devtools import sound
+from devtools.correlation import FloatArray
 from devtools.sample_room import ANNA, CLOCK, ROOM, open_room, segment_of
 from devtools.sound import SAMPLE_RATE
 from lesson_tools.export.alignment import Sound
@@ -81,7 +82,7 @@ class Recorded:
     said: list[Said]
     records: list[SegmentRecord]
 
-    def track(self, seconds: float | None = None) -> sound.FloatArray:
+    def track(self, seconds: float | None = None) -> FloatArray:
         """The sound of the lesson from its beginning, -1 to 1, as a microphone in the room would have it."""
         length = round((seconds or self.said[-1].end + 2) * SAMPLE_RATE)
         heard = np.zeros(length, np.float32)
@@ -134,7 +135,7 @@ def note_texts(folder: Path, spoken: Sequence[tuple[SegmentRecord, str]]) -> Non
         jsonl.append(folder / "texts.jsonl", entry, sync=False)
 
 
-def made_lesson(seconds: float, seed: int) -> tuple[list[Sound], sound.FloatArray]:
+def made_lesson(seconds: float, seed: int) -> tuple[list[Sound], FloatArray]:
     """Sentences of devtools/speech/ in random order, again and again, with random pauses: all such lessons resemble
     each other.
 

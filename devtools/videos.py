@@ -11,7 +11,8 @@ from av.audio.stream import AudioStream
 from av.container import OutputContainer
 from av.video.stream import VideoStream
 
-from devtools.sound import SAMPLE_RATE, FloatArray
+from devtools.correlation import FloatArray
+from devtools.sound import SAMPLE_RATE
 
 PICTURES_A_SECOND = 5
 SIZE = (320, 180)

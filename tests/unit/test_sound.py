@@ -11,6 +11,7 @@ import pytest
 from livekit.local_inference import VAD, VAD_WINDOW_SAMPLES
 
 from devtools import sound
+from devtools.correlation import EnergyArray, FloatArray
 from devtools.sound import SAMPLE_RATE, IntArray, Marker
 
 pytestmark = pytest.mark.slow
@@ -236,13 +237,13 @@ def silent_seconds(pcm: IntArray) -> float:
     return float(np.argmax(energies > energies.max() * 10**-4.5)) * frame / SAMPLE_RATE
 
 
-def speech_probabilities(pcm: IntArray) -> sound.FloatArray:
+def speech_probabilities(pcm: IntArray) -> FloatArray:
     detector = VAD()
     windows = pcm[: pcm.size // VAD_WINDOW_SAMPLES * VAD_WINDOW_SAMPLES].reshape(-1, VAD_WINDOW_SAMPLES)
     return np.array([detector.predict(window) for window in windows], dtype=np.float32)
 
 
-def decibels(samples: sound.EnergyArray) -> float:
+def decibels(samples: EnergyArray) -> float:
     """Root mean square of samples from -1 to 1, in dBFS."""
     return float(10 * np.log10(np.mean(samples**2)))
 

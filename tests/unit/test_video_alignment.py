@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from devtools.correlation import FloatArray
 from devtools.sample_lesson import made_lesson, sentences
-from devtools.sound import SAMPLE_RATE, FloatArray
+from devtools.sound import SAMPLE_RATE
 from devtools.videos import between, music, noise, stretched, write_video
 from lesson_tools.decoding import Recording
 from lesson_tools.export.alignment import AlignedSpan, Alignment, CannotAlign, Sound, TimeMap
