@@ -30,7 +30,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Look": {
         "list": (
             "lesson_tools.listing.list_lessons",
-            "Rooms and sessions: when, how long, how much speech, which languages, what is still undone.",
+            "List rooms and sessions: when, how long, how much speech, which languages, and what is not done yet.",
         ),
         "search": (
             "lesson_tools.search.search",
@@ -50,7 +50,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "transcribe": (
             "lesson_tools.transcribe.transcribe",
-            "Get transcripts and translations for what has none. What is done is skipped, so just start it again.",
+            "Get transcripts and translations for segments that have none. An interrupted run can be started again.",
         ),
         "export": (
             "lesson_tools.export.command.export",
@@ -60,7 +60,8 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Keep": {
         "check": (
             "lesson_tools.check.check",
-            "Prove the folders: every file against the manifest and its SHA-256, numbering, times, leftovers, texts.",
+            "Check the folders: compare every file with the manifest and its SHA-256; check numbers, times, texts,"
+            " leftovers.",
         ),
         "migrate": (
             "lesson_tools.delivery.migrate",
@@ -123,8 +124,8 @@ class Program(TyperGroup):
             if type(error).__module__.partition(".")[0] == "typer":
                 raise  # a wrong option, or the end of a command
             # A bug. --verbose shows the traceback.
-            logging.getLogger("recorder").debug("Something unforeseen", exc_info=error)
-            tell(f"Something unforeseen, please report it: {type(error).__name__}: {error}")
+            logging.getLogger("recorder").debug("Unexpected error", exc_info=error)
+            tell(f"Unexpected error, please report it: {type(error).__name__}: {error}")
             raise typer.Exit(TROUBLE) from None
 
 
@@ -145,8 +146,8 @@ def _tell_lines(error: Exception) -> None:
 
 app = typer.Typer(
     cls=Program,
-    help="What recorded lessons leave behind: list it, search it, prove it, add text to it, play it.",
-    epilog="Exit codes: 0 all well, 1 not in order or not done, 2 asked for wrongly, 3 come back later.",
+    help="Commands for recorded lessons: list, search, play, check, add text, export and deliver them.",
+    epilog="Exit codes: 0 all well, 1 not in order or not done, 2 wrong arguments or settings, 3 run it again later.",
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings=dict(CONTEXT_SETTINGS),
@@ -185,7 +186,9 @@ def main(arguments: list[str]) -> None:
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a console that cannot show a name loses no line
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # a console that cannot show a name still shows the line
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = app(arguments or ["--help"], prog_name="lessons.py", standalone_mode=False)

@@ -136,7 +136,7 @@ class Batches(GeminiTranslator):
         with _new_file(file) as lines:
             while len(items) < MAX_SEGMENTS and lines.tell() < MAX_BYTES and (task := next(tasks, None)):
                 advance(1)
-                # Without a usable WAV it is left to the run without --batch, which says what is wrong.
+                # A segment without a usable WAV is left to a run without --batch, which reports what is wrong.
                 with contextlib.suppress(Refused, Rejected, FileNotFoundError):
                     async with self._fetched(task.folder / task.record.file):
                         request = await asyncio.to_thread(self._rest_request, task, options)
@@ -185,7 +185,7 @@ class Batches(GeminiTranslator):
         collected = failed = 0
         for note in list(self._notes.values()):
             async with _errors_classified():
-                state, answers = await self._look(note.name)
+                state, answers = await self._state_and_answers(note.name)
             if state in ENDED:
                 good = await self._save_all(note, answers)
                 collected, failed = collected + good, failed + len(note.items) - good
@@ -195,7 +195,7 @@ class Batches(GeminiTranslator):
                 await self._remove(note)
         return collected, failed
 
-    async def _look(self, name: str) -> tuple[str, bytes]:
+    async def _state_and_answers(self, name: str) -> tuple[str, bytes]:
         """Returns a batch's state, and its answers if it has ended. If the service does not know it, it has failed."""
         from google.genai import errors
 
@@ -351,7 +351,7 @@ async def _errors_classified() -> AsyncIterator[None]:
         trouble = classify_error(error)
         if isinstance(trouble, WrongSettings):
             raise ConfigError(str(trouble)) from None
-        raise RetryLater(f"The Batch API cannot do it now: {trouble}") from None
+        raise RetryLater(f"The Batch API refuses it at the moment: {trouble}") from None
     except (OSError, KeyError) as error:
         raise RetryLater(f"The Batch API cannot be reached: {type(error).__name__}") from None
     except Exception as error:  # each HTTP library has its own

@@ -44,7 +44,7 @@ async def with_retries(step: Callable[[], Awaitable[T]]) -> T:
         except RetryLater as trouble:
             failures += 1
             if failures == 1:
-                logger.warning("%s; it is tried again", trouble)
+                logger.warning("%s; it is retried", trouble)
             pause = trouble.after_seconds or Backoff().pause(failures)
             if time.monotonic() + pause - began > MAX_RETRY_SECONDS:
                 raise
@@ -64,14 +64,14 @@ class Bucket(ObjectTarget):
         """
         name, _, prefix = url.removeprefix(SCHEME).partition("/")
         if not name or not url.startswith(SCHEME):
-            raise InputError(f"{url!r} is no archive, such as s3://lessons/school-a")
+            raise InputError(f"{url!r} is not the URL of an archive, such as s3://lessons/school-a")
         settings = replace(settings, s3_bucket=name, s3_prefix=prefix)
         problems = [line for line in problems_of(settings) if "S3_" in line]
         if problems:
             raise ConfigError("\n".join(problems))
         return cls.s3(settings)
 
-    # What there is.
+    # Listing.
 
     async def rooms(self) -> AsyncIterator[tuple[str, list[str]]]:
         """Yields every folder directly below the prefix with the names in it. Only one folder's names are in memory.
@@ -119,7 +119,7 @@ class Bucket(ObjectTarget):
         except InvalidPathError as error:
             said = str(error).partition("\n")[0].rpartition(": ")[2]
             raise InputError(
-                f"{self.name} has a key that is no path, and cannot be listed beside it: {said}"
+                f"{self.name} contains a key that is not a valid path, so it cannot be listed: {said}"
             ) from None
         except (BaseError, OSError, ValueError) as error:
             trouble = classify_error(error)

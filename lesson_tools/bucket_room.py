@@ -26,7 +26,7 @@ from translator import Rejected, TextRequest, TextResult, Translator, WrongSetti
 
 MIN_PAUSE_SECONDS = 0.5
 SHARE_OF_LISTS = 0.1
-"""Share of the time that may go into writing texts.jsonl: in a large room it is large."""
+"""Largest share of the time that is spent on writing texts.jsonl, which is large in a large room."""
 
 MAX_SOUND_BYTES = 64 * 2**20
 """Largest WAV of one segment; a minute takes 2 MB."""
@@ -50,7 +50,7 @@ class RoomCopy(Room):
 
 
 async def copy_of(bucket: Bucket, folder: str, names: Iterable[str], into: Path) -> RoomCopy:
-    """Copies what tells which texts are done: the room's lists, and the text files that no list names."""
+    """Copies the files that show which texts are done: the room's lists, and text files that no list names."""
     room = RoomCopy(into / folder, names)
     room.path.mkdir(mode=PRIVATE_FOLDER)
     for name in (MANIFEST, TEXTS):
@@ -102,7 +102,7 @@ class Sounds:
 
 
 class FetchingTranslator:
-    """Fetches each segment's WAV for the time of its call."""
+    """Translates segments whose WAVs are in a bucket: fetches each WAV for the time of its call."""
 
     def __init__(self, translator: Translator, sounds: Sounds) -> None:
         self._translator = translator
@@ -135,7 +135,7 @@ class Upload:
         self._lock = asyncio.Lock()
 
     def expect(self, record: SegmentRecord) -> None:
-        """Says that a text of this segment may come. May be called on any thread."""
+        """Announces that a text of this segment may come. May be called on any thread."""
         self._records[record.file] = record
 
     def of(self, tasks: Iterable[Task]) -> Iterator[Task]:
@@ -145,7 +145,7 @@ class Upload:
             yield task
 
     async def during(self, work: Coroutine[Any, Any, T]) -> T:
-        """Uploads while the work runs, and the rest when it ends, also by an error."""
+        """Runs the work, and uploads meanwhile; uploads the rest when the work has ended or failed."""
         try:
             return await _guarded(work, self._upload_regularly())
         finally:
@@ -159,11 +159,11 @@ class Upload:
                 if not lines:
                     return
                 texts = list(self._texts_in(lines))
-                for _, words in texts:
-                    await self._bucket.put_with_retries(words)
+                for _, item in texts:
+                    await self._bucket.put_with_retries(item)
                 await self._bucket.add_lines(f"{self._folder.name}/{TEXTS}", [line for line, _ in texts])
                 self._uploaded_to = behind
-                await asyncio.to_thread(self._forget, [words for _, words in texts])
+                await asyncio.to_thread(self._forget, [item for _, item in texts])
 
     async def _upload_regularly(self) -> None:
         while True:
@@ -179,9 +179,9 @@ class Upload:
                 yield line, TextItem(self._folder, self._records[text.file], text)
 
     def _forget(self, uploaded: Iterable[TextItem]) -> None:
-        for words in uploaded:
-            self._records.pop(words.record.file, None)
-            for name in words.text.files:
+        for item in uploaded:
+            self._records.pop(item.record.file, None)
+            for name in item.text.files:
                 (self._folder / name).unlink(missing_ok=True)
 
 

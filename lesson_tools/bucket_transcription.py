@@ -66,17 +66,17 @@ async def plan(
             continue
         rooms += 1
         if is_mine(folder) and (options.is_forced or _lacks_text(files)):
-            price = await _undone(bucket, options, folder, files, batch)
+            price = await _remaining(bucket, options, folder, files, batch)
             if price is not None:
                 folders.append(folder)
                 cost += price
     return Plan(tuple(folders), cost, rooms)
 
 
-async def _undone(
+async def _remaining(
     bucket: Bucket, options: TranscriptionOptions, folder: str, names: Iterable[str], batch: bool
 ) -> Estimate | None:
-    """Estimates the rest of a room. None: it is done, and has no batch that has not ended."""
+    """Estimates what is left to do in a room; None if that is nothing, and all its batches have ended."""
     waiting = await batches_of(bucket, folder)
     with tempfile.TemporaryDirectory() as copies:
         room = await copy_of(bucket, folder, names, Path(copies))
@@ -91,7 +91,7 @@ def _has_sound(names: Iterable[str]) -> bool:
 
 
 def _lacks_text(names: Sequence[str]) -> bool:
-    """Returns whether a WAV has no text file. It may be done all the same: without words, or refused."""
+    """Returns whether a WAV has no text file. Its text may be done even so: it has no words, or was refused."""
     stems = {name.rpartition("_")[0] for name in names if name.endswith(".txt")}
     return any(name.endswith(".wav") and name.removesuffix(".wav") not in stems for name in names)
 

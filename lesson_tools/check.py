@@ -12,7 +12,7 @@ from archive.rooms import Archive
 from lesson_tools import console
 from lesson_tools.console import AsJson, SomeRooms, progress, say, say_json, tell
 from lesson_tools.findings import Kind, Report
-from lesson_tools.inspection import Wanted, inspect
+from lesson_tools.inspection import Expected, inspect
 from lesson_tools.repair import repaired
 
 LINES_SHOWN = 10
@@ -24,28 +24,28 @@ def check(
     repair: Annotated[
         bool,
         typer.Option(
-            "--repair", help="Repair what can be: leftovers of a crash, lost lines, headers, texts."
+            "--repair", help="Repair what can be repaired: leftovers of a crash, lost lines, headers, texts."
         ),
     ] = False,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Leave out the SHA-256: headers and lengths only.")
+        bool, typer.Option("--quick", help="Skip the SHA-256: check headers and lengths only.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Prove the folders: every file against the manifest and its SHA-256, numbering, times, leftovers, texts.
+    """Check the folders: compare every file with the manifest and its SHA-256; check numbers, times, texts, leftovers.
 
     The exit code is 0 if all is in order and 1 if anything is not. A room may be recorded at the same time: files that
     its recorder is writing are left alone.
     """  # fmt: skip
     settings = console.settings()
     names = SegmentNames.from_settings(settings)
-    wanted = Wanted.from_settings(settings, checksums=not quick)
+    expected = Expected.from_settings(settings, checksums=not quick)
     chosen = Archive.from_settings(settings).chosen(rooms)
     reports = []
     with progress("Checking", sum(room.line_count() for room in chosen), "segments") as advance:
         for room in chosen:
-            report = inspect(room, names, wanted, advance)
-            reports.append(repaired(room, names, wanted, report) if repair else report)
+            report = inspect(room, names, expected, advance)
+            reports.append(repaired(room, names, expected, report) if repair else report)
     for report in [] if as_json else reports:
         _say_report(report)
     if as_json:
@@ -60,13 +60,13 @@ def _say_report(report: Report) -> None:
     state = console.counted(len(report.faults), "fault") if report.faults else "in order"
     seconds = console.duration(report.speech_seconds)
     say(f"{report.room}: {console.counted(report.segments, 'segment')}, {seconds} of speech, {state}")
-    for line in report.mended:
-        say(f"  mended: {line}")
+    for line in report.repaired:
+        say(f"  repaired: {line}")
     shown: Counter[Kind] = Counter()
     for finding in report.findings:
         shown[finding.kind] += 1
         if shown[finding.kind] <= LINES_SHOWN:
-            hint = " (--repair mends it)" if finding.can_be_mended else ""
+            hint = " (--repair repairs it)" if finding.can_be_repaired else ""
             say(f"  {finding.what}{hint}")
     for kind, count in shown.items():
         if count > LINES_SHOWN:
@@ -80,14 +80,14 @@ def _as_json(report: Report) -> dict[str, Any]:
         "segments": report.segments,
         "speech_seconds": round(report.speech_seconds, 3),
         "is_in_order": not report.faults,
-        "mended": report.mended,
+        "repaired": report.repaired,
         "findings": [
             {
                 "kind": finding.kind.value,
                 "what": finding.what,
                 "file": finding.file or None,
                 "is_fault": finding.is_fault,
-                "can_be_mended": finding.can_be_mended,
+                "can_be_repaired": finding.can_be_repaired,
             }
             for finding in report.findings
         ],

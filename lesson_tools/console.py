@@ -111,7 +111,7 @@ def duration(seconds: float) -> str:
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Runs a command's asynchronous part. Ctrl-C and SIGTERM cancel it, so that its cleanup runs.
 
-    asyncio itself handles only Ctrl-C so.
+    asyncio itself does this only for Ctrl-C.
 
     Raises:
         KeyboardInterrupt: it was cancelled by one of them.
@@ -144,7 +144,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 def progress(what: str, total: float, unit: str = "") -> Iterator[Advance]:
     """Shows progress: a bar on a terminal, else a line every LINE_SECONDS. Yields the function that advances it.
 
-    Print nothing inside: the bar redraws the terminal. It is drawn by rich, which typer depends on.
+    Nothing may be printed inside the context: the bar redraws the terminal. rich draws it, which typer depends on.
     """
     if sys.stderr.isatty():
         with _bar(what, total, unit) as advance:
@@ -175,13 +175,13 @@ def _bar(what: str, total: float, unit: str) -> Iterator[Advance]:
 
 
 def _lines(what: str, total: float, unit: str) -> Advance:
-    done, last_told = 0.0, time.monotonic()
+    done, last_reported = 0.0, time.monotonic()
 
     def advance(amount: float) -> None:
-        nonlocal done, last_told
+        nonlocal done, last_reported
         done += amount
-        if time.monotonic() - last_told >= LINE_SECONDS:
-            last_told = time.monotonic()
+        if time.monotonic() - last_reported >= LINE_SECONDS:
+            last_reported = time.monotonic()
             share = f" ({done / total:.0%})" if total else ""
             now = datetime.now(UTC)
             tell(f"{now:%H:%M:%S} {what}: {done:,.0f} of {total:,.0f} {unit}{share}")

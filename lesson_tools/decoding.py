@@ -43,7 +43,7 @@ _SILENCE = np.zeros(SAMPLE_RATE, np.int16)
 
 
 @dataclass(frozen=True)
-class About:
+class Metadata:
     """Metadata of a recording."""
 
     duration_seconds: float | None
@@ -56,10 +56,10 @@ class About:
 class Recording:
     """A recording that is open for reading: ``with Recording(path) as recording: for pcm in recording.sound(): ...``
 
-    A path, or an http(s) address as text.
+    ``path`` is the path of a file, or an http(s) address as a string.
 
     Raises:
-        InputError: it is no recording, or has no sound.
+        InputError: it is not a recording, or has no sound.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -77,7 +77,7 @@ class Recording:
             self._container.close()
             raise InputError(f"{path} has no sound")
         self._stream = self._container.streams.best("audio") or self._container.streams.audio[0]
-        self.about = self._about()
+        self.metadata = self._read_metadata()
 
     def __enter__(self) -> Recording:
         return self
@@ -85,13 +85,13 @@ class Recording:
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self._container.close()
 
-    def _about(self) -> About:
+    def _read_metadata(self) -> Metadata:
         duration = self._container.duration
         begins = self._container.start_time or 0
         sound_begins = (
             float((self._stream.start_time or 0) * (self._stream.time_base or 0)) - begins / av.time_base
         )
-        return About(
+        return Metadata(
             duration_seconds=duration / av.time_base if duration and duration > 0 else None,
             created_at=_creation_time(self._container.metadata.get("creation_time", "")),
             sound_begins_seconds=min(max(0.0, sound_begins), MAX_HOLE_SECONDS),

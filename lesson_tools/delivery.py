@@ -80,9 +80,10 @@ def deliver(
     retry_refused: Annotated[
         bool, typer.Option("--retry-refused", help="Try the dead letters once more.")
     ] = False,
-    patience: Annotated[
-        float, typer.Option(min=0, help="How long (seconds) to retry a target that fails.")
+    retry_seconds: Annotated[
+        float, typer.Option("--retry-seconds", min=0, help="How long to retry a target that fails.")
     ] = 120.0,
+    patience: Annotated[float | None, typer.Option("--patience", min=0, hidden=True)] = None,
     as_json: AsJson = False,
 ) -> None:
     """Delivers everything that is not there yet, also from the disk of another worker (--output-dir).
@@ -91,7 +92,8 @@ def deliver(
     """
     settings = console.settings()
     targets = _targets(settings)
-    results = console.run(_deliver(settings, targets, again, retry_refused, patience))
+    seconds = retry_seconds if patience is None else patience  # --patience is the option's former name
+    results = console.run(_deliver(settings, targets, again, retry_refused, seconds))
     is_well = all(not one.waiting and not one.refused and not one.trouble for one in results)
     if as_json:
         say_json({"targets": [vars(one) for one in results]})
@@ -106,7 +108,7 @@ def deliver(
 
 
 async def _deliver(
-    settings: Settings, targets: Sequence[Target], again: bool, retry_refused: bool, patience: float
+    settings: Settings, targets: Sequence[Target], again: bool, retry_refused: bool, retry_seconds: float
 ) -> list[Any]:
     outbox = Outbox(Path(settings.output_dir))
     service = DeliveryService(settings, targets, outbox)
@@ -118,7 +120,7 @@ async def _deliver(
                 await outbox.reset(kind_of(target))
         await service.look()
         with progress("Delivering", sum(one.waiting for one in service.status()), "items") as advance:
-            draining = asyncio.create_task(service.drain(patience))
+            draining = asyncio.create_task(service.drain(retry_seconds))
             done = 0
             while not draining.done():
                 await asyncio.wait({draining}, timeout=PROGRESS_SECONDS)

@@ -35,7 +35,7 @@ class Kind(StrEnum):
 
 
 _NO_FAULT = (Kind.BEING_RECORDED, Kind.SPEECH_MISSED, Kind.TEXT_REFUSED, Kind.BROKEN_TEXT_LINE)
-_MENDABLE = (
+_REPAIRABLE = (
     Kind.BROKEN_LINE,
     Kind.WAV_HEADER,
     Kind.WAV_LENGTH,
@@ -54,16 +54,16 @@ class Finding:
     """A sentence for people."""
     file: str = ""
     samples: int | None = None
-    """How many samples a WAV that can be mended should have."""
+    """How many samples a WAV that can be repaired should have."""
 
     @property
     def is_fault(self) -> bool:
         return self.kind not in _NO_FAULT
 
     @property
-    def can_be_mended(self) -> bool:
+    def can_be_repaired(self) -> bool:
         is_wav = self.kind in (Kind.WAV_HEADER, Kind.WAV_LENGTH)
-        return self.kind in _MENDABLE and (self.samples is not None or not is_wav)
+        return self.kind in _REPAIRABLE and (self.samples is not None or not is_wav)
 
 
 @dataclass
@@ -75,7 +75,7 @@ class Report:
     segments: int = 0
     speech_seconds: float = 0.0
     findings: list[Finding] = field(default_factory=list)
-    mended: list[str] = field(default_factory=list)
+    repaired: list[str] = field(default_factory=list)
 
     @property
     def faults(self) -> list[Finding]:

@@ -1,6 +1,6 @@
 """Segments a recording by the same speech rules, and into the same folders, as a live lesson.
 
-    thread: decode ──► Silero ──► Segmenter ──► (at most AHEAD segments) ──► SegmentWriter ──► disk
+    thread: decode ──► Silero ──► Segmenter ──► (at most MAX_WAITING segments) ──► SegmentWriter ──► disk
 
 A run that is killed leaves whole segments, and the next run continues after them: the recording is recognised by its
 content, and what the manifest has of it is not saved twice. So a second run of the same file does nothing.
@@ -48,14 +48,14 @@ from lesson_tools.decoding import Recording
 from recording.segment_writer import SegmentWriter
 from storage import RoomFolder
 
-AHEAD = 32
+MAX_WAITING = 32
 """Segments that may wait for the disk, about 10 MB; then the decoder waits."""
 
 MAX_DISK_WAIT_SECONDS = 30.0
-"""The run ends if the disk saves nothing for this long; the next run continues from there."""
+"""The run ends if the disk saves nothing for this long; the next run continues where it ended."""
 
-SLIVER_SAMPLES = SAMPLE_RATE // 2
-"""A shorter rest of a segment that is mostly saved already is not saved."""
+MIN_REST_SAMPLES = SAMPLE_RATE // 2
+"""If most of a segment is saved already, a rest that is shorter than this is not saved."""
 
 FINGERPRINT_BLOCKS, BLOCK_BYTES = 64, 1 << 16
 
@@ -88,7 +88,7 @@ def segment_file(
     """
     with Recording(path) as recording:
         sid = f"FILE_{fingerprint(path)}"
-        began = start or recording.about.created_at or _dated(path, recording)
+        began = start or recording.metadata.created_at or _estimated_start(path, recording)
         room = RoomInfo(room_name or path.stem, sid, began)
         track = TrackInfo(speaker, speaker, sid, "file")
         new_detector = load_detector(settings.vad_runtime)
@@ -112,10 +112,10 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def _dated(path: Path, recording: Recording) -> datetime:
+def _estimated_start(path: Path, recording: Recording) -> datetime:
     """Estimates when the recording began: its file was last written when it ended."""
     ended = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-    return ended - timedelta(seconds=recording.about.duration_seconds or 0.0)
+    return ended - timedelta(seconds=recording.metadata.duration_seconds or 0.0)
 
 
 class _Import:
@@ -136,7 +136,7 @@ class _Import:
         self._track = track
         self._detector = new_detector()
         self._start_was_given = start_was_given
-        self._free = threading.Semaphore(AHEAD)
+        self._free = threading.Semaphore(MAX_WAITING)
         self._is_over = threading.Event()
 
     async def run(self) -> Outcome:
@@ -156,8 +156,8 @@ class _Import:
 
     async def _run(self, folder: Path) -> Outcome:
         before = _records_of(folder, self._room.sid)
-        room = self._as_before(before)
-        begins = self._recording.about.sound_begins_seconds
+        room = self._continued(before)
+        begins = self._recording.metadata.sound_begins_seconds
         covered = Covered(_places(before, begins))
         clock = StreamClock(room.started_at + timedelta(seconds=begins))
         pipeline = SegmentWriter(self._settings, room, [self])
@@ -183,8 +183,8 @@ class _Import:
 
     def _cut(self, put: Callable[[SpeechSegment], None]) -> None:
         recording, segmenter = self._recording, Segmenter(SegmenterOptions.from_settings(self._settings))
-        told = 0.0
-        with progress(recording.path.name, recording.about.duration_seconds or 0.0, "s") as advance:
+        reported = 0.0
+        with progress(recording.path.name, recording.metadata.duration_seconds or 0.0, "s") as advance:
             remainder = np.empty(0, np.int16)
             for pcm in _pieces(recording.sound()):
                 pcm = np.concatenate([remainder, pcm])
@@ -193,16 +193,16 @@ class _Import:
                     window = pcm[start : start + WINDOW_SAMPLES]
                     _pass_on(segmenter.push(window, self._detector.probability(window)), put)
                 remainder = pcm[whole:]
-                advance(recording.seconds_read - told)
-                told = recording.seconds_read
+                advance(recording.seconds_read - reported)
+                reported = recording.seconds_read
                 if self._is_over.is_set():
                     return
             _pass_on(segmenter.finish(EndReason.SHUTDOWN, remainder), put)
-            for _ in range(AHEAD):
+            for _ in range(MAX_WAITING):
                 self._wait_for_the_disk()
 
     def _wait_for_the_disk(self) -> None:
-        """Waits until fewer than ``AHEAD`` segments wait for the disk.
+        """Waits until fewer than ``MAX_WAITING`` segments wait for the disk.
 
         Raises:
             StorageError: nothing was saved for MAX_DISK_WAIT_SECONDS.
@@ -211,12 +211,12 @@ class _Import:
         while not self._free.acquire(timeout=0.2):
             if self._is_over.is_set() or time.monotonic() > deadline:
                 raise StorageError(
-                    f"The disk does not take the segments of {self._recording.path}: start again when it does"
+                    f"The disk refuses the segments of {self._recording.path}: run it again when the disk works"
                 )
 
     # Before and after.
 
-    def _as_before(self, before: Sequence[SegmentRecord]) -> RoomInfo:
+    def _continued(self, before: Sequence[SegmentRecord]) -> RoomInfo:
         """Returns the session with the start that an earlier run has given it."""
         dated = next((record for record in before if record.offset_seconds is not None), None)
         if dated is None or dated.offset_seconds is None:
@@ -225,7 +225,7 @@ class _Import:
         if self._start_was_given and abs(began - self._room.started_at) > timedelta(seconds=1):
             raise InputError(
                 f"{self._recording.path} is in room {self._room.name} already, beginning at {format_utc(began)}: "
-                "leave out --start to go on from there"
+                "leave out --start to continue from there"
             )
         return replace(self._room, started_at=began)
 
@@ -286,7 +286,7 @@ class Covered:
         if not holes:
             return [segment]
         holes.append((position, segment.end_sample))
-        return [_part(segment, *hole) for hole in holes if hole[1] - hole[0] >= SLIVER_SAMPLES]
+        return [_part(segment, *hole) for hole in holes if hole[1] - hole[0] >= MIN_REST_SAMPLES]
 
 
 def _part(segment: SpeechSegment, start: int, end: int) -> SpeechSegment:

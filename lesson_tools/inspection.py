@@ -1,7 +1,7 @@
 """Compares a room's folder with its manifest. Reads only.
 
 A room may be recorded at the same time: the files that a recorder is writing are no fault, and what changes during the
-look is read again under the folder's lock.
+inspection is read again under the folder's lock.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from delivery.targets import names_of_targets
 from lesson_tools.console import Advance, tell
 from lesson_tools.findings import Finding, Kind, Report
 from lesson_tools.series_check import Series
-from lesson_tools.wav_check import look_at_wav
+from lesson_tools.wav_check import check_wav
 
 FILES_AT_ONCE = min(4, os.cpu_count() or 1)
 FILES_AHEAD = 64
@@ -39,7 +39,7 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Expected:
     """What a folder should have besides the WAVs."""
 
     texts: bool = False
@@ -51,25 +51,25 @@ class Wanted:
     """SAVE_AUDIO: the sound is delivered, too."""
 
     @classmethod
-    def from_settings(cls, settings: Settings, *, checksums: bool = True) -> Wanted:
+    def from_settings(cls, settings: Settings, *, checksums: bool = True) -> Expected:
         targets = names_of_targets(settings, tell)
         return cls(settings.wants_text, checksums, targets, settings.save_audio)
 
 
 def inspect(
-    room: Room, names: SegmentNames, wanted: Wanted | None = None, advance: Advance = lambda _: None
+    room: Room, names: SegmentNames, expected: Expected | None = None, advance: Advance = lambda _: None
 ) -> Report:
     """Compares everything in a room's folder with its manifest. Reads only.
 
     Raises:
         StorageError: the folder cannot be read.
     """
-    wanted = wanted or Wanted()
+    expected = expected or Expected()
     report = Report(room.name, room.path.name)
     lines, series, listed = Lines(), Series(), set[str]()
     with room.texts() as texts, ThreadPoolExecutor(FILES_AT_ONCE, thread_name_prefix="check") as pool:
-        segments = _Segments(room, texts, wanted)
-        for record, of_wav in _in_order(pool, segments.look_at_wav, room.records(lines=lines)):
+        segments = _Segments(room, texts, expected)
+        for record, of_wav in _in_order(pool, segments.check_wav, room.records(lines=lines)):
             series.add(record)
             listed.add(record.file)
             report.segments += 1
@@ -78,43 +78,42 @@ def inspect(
             advance(1)
         report.findings += [_broken(Kind.BROKEN_LINE, MANIFEST, line) for line in lines.broken]
         report.findings += [_broken(Kind.BROKEN_TEXT_LINE, TEXTS, line) for line in texts.lines.broken]
-    # Listed after the manifest was read: every segment that was begun before its last line has a file by now.
+    # Listed after the manifest was read: every segment that began before the manifest's last line has a file by now.
     files = _names_in(room.path)
     report.findings += series.findings(_numbers_of(files, names))
     report.findings += _leftovers(room, names, files, listed)
-    report.findings += _missed(room)
+    report.findings += _recorded_gaps(room)
     return report
 
 
 class _Segments:
     """Checks segments one by one: the WAV, its text, and where both have been delivered."""
 
-    def __init__(self, room: Room, texts: Texts, wanted: Wanted) -> None:
+    def __init__(self, room: Room, texts: Texts, expected: Expected) -> None:
         self._room = room
         self._texts = texts
-        self._wanted = wanted
-        self._wants_texts = wanted.texts or len(texts) > 0
+        self._expected = expected
+        self._wants_texts = expected.texts or len(texts) > 0
         self._delivery_log = DeliveryLog(room.path)
 
-    def look_at_wav(self, record: SegmentRecord) -> list[Finding]:
+    def check_wav(self, record: SegmentRecord) -> list[Finding]:
         """Checks the WAV. Slow; may run on any thread."""
-        return look_at_wav(self._room, record, checksum=self._wanted.checksums)
+        return check_wav(self._room, record, checksum=self._expected.checksums)
 
     def findings(self, record: SegmentRecord, of_wav: list[Finding]) -> Iterator[Finding]:
         text = self._texts.get(record) if self._wants_texts else None
-        of_text = list(_look_at_text(self._room, record, text)) if self._wants_texts else []
+        of_text = list(_check_text(self._room, record, text)) if self._wants_texts else []
         if any(finding.kind is Kind.MISSING_WAV for finding in of_wav):
-            if self._delivery_log.is_anywhere(
-                audio_key(record)
-            ):  # delivered and removed here together with its text (KEEP_LOCAL)
+            # Delivered, and removed from this disk together with its text (KEEP_LOCAL).
+            if self._delivery_log.is_anywhere(audio_key(record)):
                 of_wav, of_text = [], [one for one in of_text if one.kind is not Kind.TEXT_FILE_MISSING]
             elif text is not None and not text.is_audio_kept:
                 of_wav = []
         yield from of_wav
         yield from of_text
-        if self._wanted.targets:
-            yield from _look_at_deliveries(
-                record, self._texts.entry(record), self._delivery_log, self._wanted
+        if self._expected.targets:
+            yield from _check_deliveries(
+                record, self._texts.entry(record), self._delivery_log, self._expected
             )
 
 
@@ -145,11 +144,11 @@ def _in_order(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[
         yield item, future.result()
 
 
-def _look_at_deliveries(
-    record: SegmentRecord, text: TextRecord | None, delivery_log: DeliveryLog, wanted: Wanted
+def _check_deliveries(
+    record: SegmentRecord, text: TextRecord | None, delivery_log: DeliveryLog, expected: Expected
 ) -> Iterator[Finding]:
-    keys = keys_of(record, text, save_audio=wanted.audio)
-    for one in delivery_log.undelivered(keys, wanted.targets):
+    keys = keys_of(record, text, save_audio=expected.audio)
+    for one in delivery_log.undelivered(keys, expected.targets):
         what = record.file if one.item == record.file else f"the text of {record.file}"
         state = (
             f"was refused by {one.target}: {one.refused}"
@@ -159,7 +158,7 @@ def _look_at_deliveries(
         yield Finding(Kind.UNDELIVERED, f"{what} {state}", record.file)
 
 
-def _look_at_text(room: Room, record: SegmentRecord, text: Text | None) -> Iterator[Finding]:
+def _check_text(room: Room, record: SegmentRecord, text: Text | None) -> Iterator[Finding]:
     if text is None:
         yield Finding(Kind.TEXT_MISSING, f"{record.file} has no text yet", record.file)
     elif text.refused is not None:
@@ -172,11 +171,11 @@ def _look_at_text(room: Room, record: SegmentRecord, text: Text | None) -> Itera
 
 def _leftovers(room: Room, names: SegmentNames, files: Sequence[str], listed: set[str]) -> Iterator[Finding]:
     parts = [path.name for path in room.parts()]
-    living = room.parts_being_written()
+    being_written = room.parts_being_written()
     if room.is_being_recorded():
-        yield Finding(Kind.BEING_RECORDED, f"is being recorded, people who speak just now: {len(living)}")
+        yield Finding(Kind.BEING_RECORDED, f"is being recorded; people speaking now: {len(being_written)}")
     for name in parts:
-        if name not in living and (room.path / name).exists():
+        if name not in being_written and (room.path / name).exists():
             problem = (
                 _why_not_recoverable(room.path / name) if is_from_recorder(room.path, name, names) else ""
             )
@@ -213,12 +212,12 @@ def _why_not_recoverable(path: Path) -> str:
     return ""
 
 
-def _missed(room: Room) -> Iterator[Finding]:
+def _recorded_gaps(room: Room) -> Iterator[Finding]:
     """Yields the gaps that the recorder has recorded."""
     try:
         for gap in read_gaps(room.path):
             times = f"from {format_utc(gap.start)} to {format_utc(gap.end)}"
-            who = gap.participant_identity or "somebody"
+            who = gap.participant_identity or "someone"
             yield Finding(Kind.SPEECH_MISSED, f"speech of {who} may be missing {times} ({gap.reason.value})")
     except OSError as error:
         raise StorageError(f"{room.path} cannot be read: {error.strerror or error}") from None

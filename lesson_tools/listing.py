@@ -25,7 +25,7 @@ from lesson_tools.lesson import date_of
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Expected:
     """What should be done with every segment, by the settings."""
 
     texts: bool = False
@@ -36,7 +36,7 @@ class Wanted:
     """Whether its sound is kept and delivered."""
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Wanted:
+    def from_settings(cls, settings: Settings) -> Expected:
         targets = names_of_targets(settings, tell)
         return cls(settings.wants_text, settings.target_languages, targets, settings.save_audio)
 
@@ -49,12 +49,12 @@ class Progress:
     settled: int
     """Segments whose text is there or has been refused for good."""
     without_text: int
-    """Segments without text, if texts are wanted or other segments of the room have one."""
+    """Segments without text, if texts are expected or other segments of the room have one."""
     refused: int
     languages: tuple[str, ...]
     """BCP 47 tags, the most frequent first."""
     missing: dict[str, int]
-    """By wanted language: how many segments with words have no text in it."""
+    """By expected language: how many segments with words have no text in it."""
     undelivered: int
     """Segments that some target has not received completely."""
     dead_letters: int
@@ -78,15 +78,15 @@ def list_lessons(
     room: Annotated[str | None, typer.Argument(help="Show this room's sessions one by one.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Rooms and sessions: when, how long, how much speech, which languages, what is still undone.
+    """List rooms and sessions: when, how long, how much speech, which languages, and what is not done yet.
 
-    TEXTS is how many segments have their text (or never will), out of how many; undelivered is what the targets in the
-    settings have not got yet. Times are in TIMEZONE.
+    TEXTS is how many of the segments have their text or were refused one; undelivered is how many segments a target in
+    the settings has not received yet. Times are in TIMEZONE.
     """
     settings = console.settings()
     rooms = Archive.from_settings(settings).chosen([room] if room is not None else None)
-    wanted = Wanted.from_settings(settings)
-    facts = [facts_of(one, wanted) for one in rooms]
+    expected = Expected.from_settings(settings)
+    facts = [facts_of(one, expected) for one in rooms]
     if as_json:
         say_json({"rooms": [_as_json(one) for one in facts]})
     elif not facts:
@@ -97,7 +97,7 @@ def list_lessons(
         _say_sessions(facts, ZoneInfo(settings.timezone))
 
 
-def facts_of(room: Room, wanted: Wanted) -> RoomFacts:
+def facts_of(room: Room, expected: Expected) -> RoomFacts:
     """Counts everything in one pass over a room's manifest and texts.
 
     Raises:
@@ -109,38 +109,40 @@ def facts_of(room: Room, wanted: Wanted) -> RoomFacts:
 
         def counted() -> Iterable[SegmentRecord]:
             for record in room.records(lines=lines):
-                count = counts.setdefault(record.room_sid, _Count(wanted))
+                count = counts.setdefault(record.room_sid, _Count(expected))
                 count.add(record, texts)
-                count.add_deliveries(delivery_log.undelivered(_keys(record, texts, wanted), wanted.targets))
+                count.add_deliveries(
+                    delivery_log.undelivered(_keys(record, texts, expected), expected.targets)
+                )
                 yield record
 
         sessions = room.sessions(counted())
         broken = len(lines.broken) + len(texts.lines.broken)
-    wants_texts = wanted.texts or any(count.settled for count in counts.values())
-    living = room.parts_being_written()
+    wants_texts = expected.texts or any(count.settled for count in counts.values())
+    being_written = room.parts_being_written()
     return RoomFacts(
         room=room.name,
         folder=room.path.name,
         sessions=tuple((session, counts[session.room_sid].progress(wants_texts)) for session in sessions),
         being_recorded=room.is_being_recorded(),
-        parts_left=len(room.parts()) - len(living),
+        parts_left=len(room.parts()) - len(being_written),
         broken_lines=broken,
     )
 
 
-def _keys(record: SegmentRecord, texts: Texts, wanted: Wanted) -> list[Key]:
-    return keys_of(record, texts.entry(record), save_audio=wanted.audio) if wanted.targets else []
+def _keys(record: SegmentRecord, texts: Texts, expected: Expected) -> list[Key]:
+    return keys_of(record, texts.entry(record), save_audio=expected.audio) if expected.targets else []
 
 
 class _Count:
     """Counts what is done with the segments of one session."""
 
-    def __init__(self, wanted: Wanted) -> None:
+    def __init__(self, expected: Expected) -> None:
         self.settled = 0
-        self._segments = self._refused = self._undelivered = self._set_aside = 0
+        self._segments = self._refused = self._undelivered = self._dead_letters = 0
         self._languages: Counter[str] = Counter()
         self._missing: Counter[str] = Counter()
-        self._wanted = wanted.languages
+        self._expected = expected.languages
 
     def add(self, record: SegmentRecord, texts: Texts) -> None:
         self._segments += 1
@@ -151,13 +153,13 @@ class _Count:
         self._refused += text.refused is not None
         self._languages.update(list(text.by_language))
         if text.by_language:
-            self._missing.update(language for language in self._wanted if language not in text.by_language)
+            self._missing.update(language for language in self._expected if language not in text.by_language)
 
     def add_deliveries(self, undelivered: Iterable[Undelivered]) -> None:
         """Counts what some target has not received of one segment."""
         states = {bool(one.refused) for one in undelivered}
         self._undelivered += False in states
-        self._set_aside += True in states
+        self._dead_letters += True in states
 
     def progress(self, wants_texts: bool) -> Progress:
         return Progress(
@@ -168,11 +170,11 @@ class _Count:
             languages=tuple(language for language, _ in self._languages.most_common()),
             missing=dict(self._missing),
             undelivered=self._undelivered,
-            dead_letters=self._set_aside,
+            dead_letters=self._dead_letters,
         )
 
 
-def _together(parts: Sequence[Progress]) -> Progress:
+def _total(parts: Sequence[Progress]) -> Progress:
     return Progress(
         segments=sum(part.segments for part in parts),
         settled=sum(part.settled for part in parts),
@@ -191,7 +193,7 @@ def _together(parts: Sequence[Progress]) -> Progress:
 def _say_rooms(facts: Sequence[RoomFacts], zone: tzinfo) -> None:
     rows = []
     for one in facts:
-        total = _together([progress for _, progress in one.sessions])
+        total = _total([progress for _, progress in one.sessions])
         last = max((session.last for session, _ in one.sessions), default=None)
         length = sum(session.duration_seconds for session, _ in one.sessions)
         rows.append([
@@ -200,15 +202,25 @@ def _say_rooms(facts: Sequence[RoomFacts], zone: tzinfo) -> None:
             f"{last.astimezone(zone):%Y-%m-%d %H:%M}" if last is not None else "-",
             duration(length),
             duration(sum(session.speech_seconds for session, _ in one.sessions)),
-            *_about(total),
-            "; ".join(_undone_in_folder(one) + _undone(total)) or "-",
+            *_progress_cells(total),
+            "; ".join(_not_done_in_folder(one) + _not_done(total)) or "-",
         ])  # fmt: skip
-    head = ["Room", "SESSIONS", "Last speech", "LENGTH", "SPEECH", "SEGMENTS", "TEXTS", "Languages", "Undone"]
+    head = [
+        "Room",
+        "SESSIONS",
+        "Last speech",
+        "LENGTH",
+        "SPEECH",
+        "SEGMENTS",
+        "TEXTS",
+        "Languages",
+        "Not done",
+    ]
     say_table(head, rows)
 
 
 def _say_sessions(facts: Sequence[RoomFacts], zone: tzinfo) -> None:
-    head = ["Began", "LENGTH", "SPEECH", "SEGMENTS", "TEXTS", "Languages", "Who", "Session", "Undone"]
+    head = ["Began", "LENGTH", "SPEECH", "SEGMENTS", "TEXTS", "Languages", "Who", "Session", "Not done"]
     for one in facts:
         say(f"{one.room}, in {one.folder}")
         rows = [
@@ -216,36 +228,36 @@ def _say_sessions(facts: Sequence[RoomFacts], zone: tzinfo) -> None:
                 date_of(session, zone),
                 duration(session.duration_seconds),
                 duration(session.speech_seconds),
-                *_about(progress),
+                *_progress_cells(progress),
                 ", ".join(session.participants) or "-",
                 session.room_sid or "-",
-                "; ".join(_undone(progress)) or "-",
+                "; ".join(_not_done(progress)) or "-",
             ]
             for session, progress in one.sessions
         ]
         say_table(head, rows)
-        for line in _undone_in_folder(one):
+        for line in _not_done_in_folder(one):
             say(line)
 
 
-def _about(progress: Progress) -> list[str]:
+def _progress_cells(progress: Progress) -> list[str]:
     share = f"{progress.settled}/{progress.segments}" if progress.settled else "none"
     return [str(progress.segments), share, ",".join(progress.languages) or "-"]
 
 
-def _undone(progress: Progress) -> list[str]:
+def _not_done(progress: Progress) -> list[str]:
     """Formats what is not done; leaves out zeros."""
     counts = {
         "without text": progress.without_text,
         **{f"without {language}": count for language, count in progress.missing.items()},
         "refused": progress.refused,
         "undelivered": progress.undelivered,
-        "set aside by a target (check)": progress.dead_letters,
+        "dead letters (check)": progress.dead_letters,
     }
     return [f"{count} {what}" for what, count in counts.items() if count]
 
 
-def _undone_in_folder(facts: RoomFacts) -> list[str]:
+def _not_done_in_folder(facts: RoomFacts) -> list[str]:
     lines = ["being recorded"] if facts.being_recorded else []
     if facts.parts_left:
         lines.append(f"{facts.parts_left} left by a crash (check --repair)")

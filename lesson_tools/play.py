@@ -32,9 +32,9 @@ def play(
     number: Annotated[int | None, typer.Argument(metavar="[N]", help="This segment only.")] = None,
     session: Annotated[
         str | None,
-        typer.Option("--session", metavar="SESSION", help="Its number, date or sid; else the last one."),
+        typer.Option("--session", metavar="SESSION", help="Its number, date or sid; default: the last one."),
     ] = None,
-    show: Annotated[bool, typer.Option("--print", help="Only say which file would be opened.")] = False,
+    show: Annotated[bool, typer.Option("--print", help="Only print which file would be opened.")] = False,
 ) -> None:
     """Open a segment in the system's player; without N the room's last lesson: the exported page, else a playlist."""
     settings = console.settings()
@@ -56,7 +56,7 @@ def _segment(room: Room, number: int) -> Path:
         raise InputError(f"Room {room.name!r} has no segment {number}")
     wav = room.wav(record)
     if wav is None:
-        raise InputError(f"{record.file} is not there any more: only its text has been kept, or it is lost")
+        raise InputError(f"{record.file} no longer exists: only its text was kept, or it was lost")
     with room.texts() as texts:
         text = texts.get(record)
     for language, words in text.by_language.items() if text is not None else ():
@@ -106,7 +106,7 @@ def _open(path: Path) -> None:
     """Opens a file with the system's program for it.
 
     Raises:
-        StorageError: the system has nothing to open it with.
+        StorageError: the system has no program to open it with.
     """
     try:
         if sys.platform == "win32":
@@ -120,7 +120,7 @@ def _open(path: Path) -> None:
                 stderr=subprocess.DEVNULL,
             )
     except (OSError, subprocess.CalledProcessError):
-        raise StorageError(f"This system has nothing to open it with: {path}") from None
+        raise StorageError(f"This system has no program to open it with: {path}") from None
 
 
 def _opener() -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""Repairs what an inspection has found, with storage's own recovery, as at the worker's start."""
+"""Repairs what an inspection has found, with the same recovery as at the worker's start."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from archive.rooms import Room
 from archive.wav import mend_wav
 from core.errors import StorageError
 from lesson_tools.findings import Finding, Kind, Report
-from lesson_tools.inspection import Wanted, inspect
+from lesson_tools.inspection import Expected, inspect
 
 
-def repaired(room: Room, names: SegmentNames, wanted: Wanted, report: Report) -> Report:
+def repaired(room: Room, names: SegmentNames, expected: Expected, report: Report) -> Report:
     """Repairs what can be repaired, and inspects the room again.
 
     Raises:
         StorageError: the disk refuses it.
     """
-    if not any(finding.can_be_mended for finding in report.findings):
+    if not any(finding.can_be_repaired for finding in report.findings):
         return report
     try:
-        done = list(_mend(room, names, report.findings))
+        done = list(_repair(room, names, report.findings))
     except OSError as error:
         raise StorageError(f"{room.path} cannot be repaired: {error.strerror or error}") from None
-    return replace(inspect(room, names, wanted), mended=done)
+    return replace(inspect(room, names, expected), repaired=done)
 
 
-def _mend(room: Room, names: SegmentNames, findings: Sequence[Finding]) -> Iterator[str]:
+def _repair(room: Room, names: SegmentNames, findings: Sequence[Finding]) -> Iterator[str]:
     for finding in findings:
         if finding.kind in (Kind.WAV_HEADER, Kind.WAV_LENGTH) and finding.samples is not None:
             mend_wav(room.path / finding.file, finding.samples)

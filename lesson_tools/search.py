@@ -24,8 +24,8 @@ from search.index import SearchIndex, Segment, Step
 if TYPE_CHECKING:
     from search.postgres import PostgresIndex
 
-MIN_BEGINNING = 3
-"""If a word finds too little, words that begin with it are found, too; not for shorter words."""
+MIN_PREFIX = 3
+"""If a word finds too few segments, words that begin with it are found, too; not if it is shorter than this."""
 
 SNIPPET_CHARACTERS = 160
 MAX_WORDS = 32
@@ -50,7 +50,9 @@ class Index(Protocol):
 
 
 def search(
-    words: Annotated[list[str], typer.Argument(metavar="WORDS...", help="Segments that have all of them.")],
+    words: Annotated[
+        list[str], typer.Argument(metavar="WORDS...", help="Find segments that have all of these words.")
+    ],
     room: Annotated[
         list[str] | None, typer.Option("--room", help="In this room only; may be given again.")
     ] = None,
@@ -68,8 +70,8 @@ def search(
     """Search all lessons in all languages; the best matches first, the newest among equals.
 
     Case, accents, Arabic vowel signs and variants of letters do not matter. Words next to each other rank
-    higher. Quotes and other signs have no special meaning. The exit code is 1 if nothing is found. With DATABASE_URL it
-    is searched instead, over what all workers have delivered.
+    higher. Quotes and other signs have no special meaning. The exit code is 1 if nothing is found. If DATABASE_URL is
+    set, that database is searched instead, with what all workers have delivered.
     """
     settings = console.settings()
     wanted = _checked_tag(language) if language else ""
@@ -152,11 +154,11 @@ def _steps(asked: Sequence[tuple[str, ...]]) -> Iterator[Step]:
     """Yields steps from strict to lenient: words adjacent, words anywhere, last word as a prefix."""
     words = tuple(asked)
     if len(words) > 1 and not any(word[-1].endswith("*") for word in words):
-        yield Step(words, are_together=True)
+        yield Step(words, are_adjacent=True)
     yield Step(words)
     last = words[-1]
-    if len(last) == 1 and len(last[0]) >= MIN_BEGINNING and not last[0].endswith("*"):
-        yield Step(words, is_last_begun=True)
+    if len(last) == 1 and len(last[0]) >= MIN_PREFIX and not last[0].endswith("*"):
+        yield Step(words, is_last_a_prefix=True)
 
 
 Rank = tuple[int, int, float]
@@ -164,10 +166,10 @@ Rank = tuple[int, int, float]
 
 def _best(segment: Segment, asked: Sequence[tuple[str, ...]], language: str) -> tuple[Rank, str]:
     """Ranks a segment, and picks its best language; empty if the wanted language does not match."""
-    folded = segment.folded or {
+    tokens = segment.tokens or {
         tag: " ".join(search_tokens.tokens(text)) for tag, text in segment.texts.items()
     }
-    ranks = [(_rank(line, asked, tag == segment.spoken), tag) for tag, line in folded.items()]
+    ranks = [(_rank(line, asked, tag == segment.spoken), tag) for tag, line in tokens.items()]
     if language:
         ranks = [one for one in ranks if is_same_language(one[1], language) and one[0][0] == len(asked)]
     return max(ranks, default=((0, 0, 0.0), ""))
@@ -195,7 +197,7 @@ def _needle(word: tuple[str, ...]) -> str:
     return f" {' '.join(word)} " if bare == word[0] else f" {bare} "
 
 
-# --- showing ---
+# --- output ---
 
 
 def _hit(segment: Segment, language: str, asked: Sequence[tuple[str, ...]]) -> Hit:
@@ -223,7 +225,7 @@ def _marks(text: str, asked: Sequence[tuple[str, ...]]) -> Iterator[tuple[int, i
     for word in search_tokens.words(text):
         if len(word.tokens) == 1:
             token = search_tokens.without_article(word.tokens[0])
-            if token in wanted or any(token.startswith(one) for one in wanted if len(one) >= MIN_BEGINNING):
+            if token in wanted or any(token.startswith(one) for one in wanted if len(one) >= MIN_PREFIX):
                 yield word.start, word.end
         else:
             piece = text[word.start : word.end]

@@ -24,14 +24,14 @@ STARTS_IN_YEARS = range(1900, 2200)
 """Years that --start may have."""
 
 Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="WAV, MP3, M4A, Opus, MP4, WebM, ...")]
-RoomName = Annotated[str | None, typer.Option("--room", help="Name of the room; else the file's name.")]
+RoomName = Annotated[str | None, typer.Option("--room", help="Name of the room; default: the file's name.")]
 Start = Annotated[
     str | None,
     typer.Option(
         "--start",
         metavar="TIME",
-        help="When it began, such as 2025-10-08T14:00 (in TIMEZONE) or 2025-10-08T12:00Z; else what the file "
-        "says of itself, else its date less its length.",
+        help="When it began, such as 2025-10-08T14:00 (in TIMEZONE) or 2025-10-08T12:00Z; default: the time in the "
+        "file's metadata, else the file's date minus its length.",
     ),
 ]
 Speaker = Annotated[str, typer.Option("--speaker", help="Who speaks.")]
@@ -46,14 +46,14 @@ def segment(
 ) -> None:
     """Cut recordings into segments of speech, by the same rules and into the same folders as the live recorder.
 
-    Each file becomes a session of its room. A run that was interrupted is simply started again: what is there already
-    is not saved twice.
+    Each file becomes a session of its room. An interrupted run can be started again: what is saved already is not
+    saved twice.
     """
     settings = console.settings()
-    _look_at_files(files)
+    _check_files(files)
     moment = _given_start(start, ZoneInfo(settings.timezone)) if start else None
     if moment is not None and len(files) > 1:
-        raise InputError("--start is for one file: name them one by one")
+        raise InputError("--start is for one file: run the command once per file")
     prepare_output_dir(Path(settings.output_dir))
     outcomes = list(_segmented(settings, files, room, moment, speaker))
     if as_json:
@@ -68,7 +68,7 @@ def segment(
 def _segmented(
     settings: Settings, files: Iterable[Path], room: str | None, start: datetime | None, speaker: str
 ) -> Iterator[Outcome]:
-    """Segments the recordings one by one; for a file that is no recording, prints why."""
+    """Segments the recordings one by one; for a file that is not a recording, prints why."""
     from lesson_tools.importing import segment_file  # with the decoder and the speech model
 
     for path in files:
@@ -78,13 +78,13 @@ def _segmented(
             tell(str(error))
 
 
-def _look_at_files(files: Sequence[Path]) -> None:
-    """Reports wrong names before hours of work, not after."""
+def _check_files(files: Sequence[Path]) -> None:
+    """Reports wrong names before the work begins, which may take hours."""
     for path in files:
         if not path.exists():
-            raise InputError(f"{path} is not there")
+            raise InputError(f"{path} does not exist")
         if not path.is_file():
-            raise InputError(f"{path} is no file")
+            raise InputError(f"{path} is not a file")
 
 
 def _given_start(text: str, zone: ZoneInfo) -> datetime:
@@ -98,7 +98,7 @@ def _given_start(text: str, zone: ZoneInfo) -> datetime:
     return start
 
 
-# --- saying ---
+# --- output ---
 
 
 def _say_outcome(outcome: Outcome) -> None:

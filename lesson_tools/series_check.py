@@ -36,7 +36,7 @@ class Series:
         self._numbers[record.number] += 1
         if abs((record.end - record.start).total_seconds() - record.duration_seconds) > 0.002:
             said = f"{format_utc(record.start)} to {format_utc(record.end)}"
-            what = f"{record.file} lasts {record.duration_seconds:.3f} s, but from {said}"
+            what = f"{record.file} lasts {record.duration_seconds:.3f} s, but its times are {said}"
             self._odd.append(Finding(Kind.TIMES, what, record.file))
         if record.track_sid:
             span = _Span(record.start, record.end, record.number, record.end_reason is EndReason.MAX_LENGTH)
@@ -47,7 +47,7 @@ class Series:
         yield from self._odd
         for number, count in self._numbers.items():
             if count > 1:
-                yield Finding(Kind.DUPLICATE_NUMBER, f"number {number} stands {count} times in the manifest")
+                yield Finding(Kind.DUPLICATE_NUMBER, f"number {number} is {count} times in the manifest")
         for first, last in self._missing(known):
             which = f"number {first} is" if first == last else f"numbers {first} to {last} are"
             yield Finding(Kind.MISSING_NUMBER, f"{which} missing: never finished, lost or deleted")

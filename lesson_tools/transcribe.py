@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 Force = Annotated[
     bool,
-    typer.Option("--force", help="Also where there is a text: of another model, or without a language."),
+    typer.Option("--force", help="Also replace texts of another model, or without one of the languages."),
 ]
 Model = Annotated[str, typer.Option("--model", help="Instead of GEMINI_MODEL.")]
 Languages = Annotated[
@@ -36,12 +36,14 @@ Languages = Annotated[
 ]
 ByBatch = Annotated[
     bool,
-    typer.Option("--batch", help="Half the price, within a day: submit, and come back later to collect."),
+    typer.Option(
+        "--batch", help="Half the price, within a day: the first run submits, a later run collects."
+    ),
 ]
 Shard = Annotated[
     str, typer.Option("--shard", metavar="K/N", help="Only the K-th of N parts, for N processes at once.")
 ]
-OnlyEstimate = Annotated[bool, typer.Option("--estimate", help="Only say what it would cost.")]
+OnlyEstimate = Annotated[bool, typer.Option("--estimate", help="Only print what it would cost.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
@@ -65,10 +67,10 @@ def transcribe(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Get transcripts and translations for what has none. What is done is skipped, so just start it again.
+    """Get transcripts and translations for segments that have none. An interrupted run can be started again.
 
-    First it says what that costs, and asks. Settings and budgets are the worker's (GEMINI_API_KEY, TARGET_LANGUAGES,
-    GEMINI_MAX_PER_DAY, ...). With --batch, the exit code is 3 while texts are still to come.
+    Before it begins, it prints the cost and asks. Segments that are done are skipped. Settings and budgets are the
+    worker's (GEMINI_API_KEY, TARGET_LANGUAGES, GEMINI_MAX_PER_DAY, ...). With --batch, the exit code is 3 while texts are still to come.
 
     Endpoint and key of a bucket are those of delivery (S3_ENDPOINT, S3_REGION, S3_KEY_ID, S3_KEY_SECRET). Several
     processes share an archive with --shard: each room belongs to exactly one part.
@@ -76,7 +78,7 @@ def transcribe(
     from lesson_tools.transcription import TranscriptionOptions, is_in_shard
 
     settings = _with(console.settings(), model, languages)
-    asked = Asked(
+    request = Request(
         settings,
         TranscriptionOptions(settings.gemini_model, settings.target_languages, force),
         estimate,
@@ -87,14 +89,14 @@ def transcribe(
     logging.getLogger("recorder").setLevel(logging.WARNING)
     is_mine = functools.partial(is_in_shard, number=number, count=count)
     if where and where[0].startswith("s3://"):
-        _in_bucket(asked, where[0], where[1:], is_mine, batch)
+        _in_bucket(request, where[0], where[1:], is_mine, batch)
         return
     chosen = [room for room in Archive.from_settings(settings).chosen(where) if is_mine(room.path.name)]
-    (_by_batch if batch else _at_once)(asked, chosen)
+    (_by_batch if batch else _at_once)(request, chosen)
 
 
 @dataclass(frozen=True)
-class Asked:
+class Request:
     """What the command line asks for."""
 
     settings: Settings
@@ -133,34 +135,34 @@ def _tasks(rooms: Sequence[Room], options: TranscriptionOptions) -> Iterator[Tas
     return itertools.chain.from_iterable(tasks_of(room, options) for room in rooms)
 
 
-def _confirm(cost: Estimate, asked: Asked) -> None:
+def _confirm(cost: Estimate, request: Request) -> None:
     """Asks before money is spent.
 
     Raises:
         ConfigError: there is no key.
         InputError: it was not confirmed, or there is no terminal to ask on.
     """
-    if not asked.settings.has_gemini:
+    if not request.settings.has_gemini:
         raise ConfigError("GEMINI_API_KEY is not set: text needs it, or GOOGLE_CLOUD_PROJECT")
-    tell(_sentence(cost, asked.settings))
-    if asked.yes:
+    tell(_sentence(cost, request.settings))
+    if request.yes:
         return
     if not sys.stdin.isatty():
         raise InputError("There is no terminal to ask on: use --yes, or --estimate")
-    if not typer.confirm("Go on?", err=True):
+    if not typer.confirm("Continue?", err=True):
         raise typer.Exit(console.TROUBLE)
 
 
-def _at_once(asked: Asked, rooms: Sequence[Room]) -> None:
+def _at_once(request: Request, rooms: Sequence[Room]) -> None:
     from lesson_tools.transcription import estimate, transcribe
     from translator import GeminiTranslator
 
-    settings, options = asked.settings, asked.options
+    settings, options = request.settings, request.options
     cost = estimate(_tasks(rooms, options), options)
-    if asked.only_estimate or not cost.segments:
-        _say_estimate(cost, asked)
+    if request.only_estimate or not cost.segments:
+        _say_estimate(cost, request)
         return
-    _confirm(cost, asked)
+    _confirm(cost, request)
     with contextlib.ExitStack() as stack:
         free = _reserved(stack, rooms)
         tasks = _tasks(free, options)
@@ -168,7 +170,7 @@ def _at_once(asked: Asked, rooms: Sequence[Room]) -> None:
             service = console.run(
                 transcribe(settings, GeminiTranslator(settings), tasks, advance, is_forced=options.is_forced)
             )
-    _say_costs(service.costs, asked)
+    _say_costs(service.costs, request)
     if service.costs.refused or len(free) < len(rooms):
         raise typer.Exit(console.TROUBLE)
 
@@ -190,13 +192,13 @@ def _reserved(stack: contextlib.ExitStack, rooms: Sequence[Room]) -> list[Room]:
 # --- the Batch API ---
 
 
-def _by_batch(asked: Asked, rooms: Sequence[Room]) -> None:
+def _by_batch(request: Request, rooms: Sequence[Room]) -> None:
     from archive.files import Reservation
 
-    _check_batch_key(asked.settings)
-    with Reservation(Path(asked.settings.output_dir), "batch"):
-        answer = console.run(_batch_run(asked, rooms))
-    _say_batches(answer, asked)
+    _check_batch_key(request.settings)
+    with Reservation(Path(request.settings.output_dir), "batch"):
+        answer = console.run(_batch_run(request, rooms))
+    _say_batches(answer, request)
 
 
 def _check_batch_key(settings: Settings) -> None:
@@ -204,20 +206,20 @@ def _check_batch_key(settings: Settings) -> None:
         raise ConfigError("GEMINI_API_KEY is not set: the Batch API needs it")
 
 
-async def _batch_run(asked: Asked, rooms: Sequence[Room]) -> dict[str, Any]:
+async def _batch_run(request: Request, rooms: Sequence[Room]) -> dict[str, Any]:
     """Collects the answers that have come, then submits what is not done."""
     from lesson_tools.batches import Batches
     from lesson_tools.transcription import estimate
 
-    options, batches = asked.options, Batches(asked.settings)
+    options, batches = request.options, Batches(request.settings)
     try:
         collected, failed = await batches.collect()
         cost = estimate(batches.not_submitted(_tasks(rooms, options)), options, batch=True)
         submitted = 0
-        if cost.segments and asked.only_estimate:
-            tell(_sentence(cost, asked.settings))
+        if cost.segments and request.only_estimate:
+            tell(_sentence(cost, request.settings))
         elif cost.segments:
-            _confirm(cost, asked)
+            _confirm(cost, request)
             with progress("Submitting", cost.segments, "segments") as advance:
                 submitted = await batches.submit(
                     batches.not_submitted(_tasks(rooms, options)), options, advance
@@ -232,33 +234,33 @@ async def _batch_run(asked: Asked, rooms: Sequence[Room]) -> dict[str, Any]:
 
 
 def _in_bucket(
-    asked: Asked, url: str, rooms: Sequence[str], is_mine: Callable[[str], bool], batch: bool
+    request: Request, url: str, rooms: Sequence[str], is_mine: Callable[[str], bool], batch: bool
 ) -> None:
     from archive.names import safe_name
     from lesson_tools.bucket import Bucket
     from lesson_tools.bucket_transcription import Run, plan
 
     if batch:
-        _check_batch_key(asked.settings)
-    bucket = Bucket.at(url, asked.settings)
+        _check_batch_key(request.settings)
+    bucket = Bucket.at(url, request.settings)
     names = {name for room in rooms for name in (room, safe_name(room))}
-    found = console.run(plan(bucket, asked.options, names, is_mine, batch=batch))
+    found = console.run(plan(bucket, request.options, names, is_mine, batch=batch))
     if not found.rooms:
         raise InputError(f"There is no lesson in {url}" + (f" of {', '.join(rooms)}" if rooms else ""))
-    if found.cost.segments and not asked.only_estimate:
-        _confirm(found.cost, asked)
-    elif asked.only_estimate or not found.folders:
-        _say_estimate(found.cost, asked)
+    if found.cost.segments and not request.only_estimate:
+        _confirm(found.cost, request)
+    elif request.only_estimate or not found.folders:
+        _say_estimate(found.cost, request)
         if found.folders and not found.cost.segments:
             tell("except for batches that have not ended: --batch collects them")
         return
     with progress("Submitting" if batch else "Transcribing", found.cost.segments, "segments") as advance:
-        run = Run(asked.settings, bucket, asked.options, advance)
+        run = Run(request.settings, bucket, request.options, advance)
         console.run((run.by_batch if batch else run.at_once)(found.folders))
     if batch:
-        _say_batches(vars(run.batches), asked)
+        _say_batches(vars(run.batches), request)
         return
-    _say_costs(run.costs, asked)
+    _say_costs(run.costs, request)
     if run.batches.waiting:
         tell(f"{run.batches.waiting} segments are in batches that have not ended: --batch collects them")
         raise typer.Exit(console.NOT_YET)
@@ -266,19 +268,19 @@ def _in_bucket(
         raise typer.Exit(console.TROUBLE)
 
 
-# --- saying ---
+# --- output ---
 
 
-def _say_costs(costs: TextCosts, asked: Asked) -> None:
-    if asked.as_json:
+def _say_costs(costs: TextCosts, request: Request) -> None:
+    if request.as_json:
         say_json(vars(costs))
     else:
         say(str(costs))
 
 
-def _say_batches(answer: Mapping[str, int], asked: Asked) -> None:
-    """Prints how far the batches are; the exit code tells it, too."""
-    if asked.as_json:
+def _say_batches(answer: Mapping[str, int], request: Request) -> None:
+    """Prints the state of the batches, and exits with the code for it."""
+    if request.as_json:
         say_json(dict(answer))
     else:
         say(
@@ -286,14 +288,14 @@ def _say_batches(answer: Mapping[str, int], asked: Asked) -> None:
             f"{answer['waiting']} still to come"
         )
     if answer["waiting"]:
-        tell("Come back later: the same command collects them (results are kept for two days)")
+        tell("Run the same command later to collect them (results are kept for two days)")
         raise typer.Exit(console.NOT_YET)
     if answer["failed"]:
         raise typer.Exit(console.TROUBLE)
 
 
 def _sentence(cost: Estimate, settings: Settings) -> str:
-    price = f"about ${cost.dollars:,.2f}" if cost.dollars is not None else "the price is not known here"
+    price = f"about ${cost.dollars:,.2f}" if cost.dollars is not None else "the price is unknown"
     tokens = f"{cost.input_tokens:,} tokens in, {cost.output_tokens:,} out"
     into = f" and {', '.join(settings.target_languages)}" if settings.target_languages else ""
     return (
@@ -302,8 +304,12 @@ def _sentence(cost: Estimate, settings: Settings) -> str:
     )
 
 
-def _say_estimate(cost: Estimate, asked: Asked) -> None:
-    if asked.as_json:
+def _say_estimate(cost: Estimate, request: Request) -> None:
+    if request.as_json:
         say_json(vars(cost))
     else:
-        say(_sentence(cost, asked.settings) if cost.segments else "Nothing to do: every segment has its text")
+        say(
+            _sentence(cost, request.settings)
+            if cost.segments
+            else "Nothing to do: every segment has its text"
+        )

@@ -30,7 +30,7 @@ from translator import TextResult, Translator
 QUEUED_AT_ONCE = 1_000
 """Most segments in the queue; the others are read from the manifests later."""
 
-LOOK_SECONDS = 0.2
+POLL_SECONDS = 0.2
 
 TOKENS_PER_CALL, TOKENS_PER_SECOND = 230, 32
 """Input: instruction, schema and three sentences of context; the sound (docs/translation.md)."""
@@ -60,7 +60,7 @@ class Task:
 
     folder: Path
     record: SegmentRecord
-    """Asks also for the languages that its text has already: a new text must not have fewer."""
+    """Its languages include those that its text has already: a new text must not have fewer."""
 
     @property
     def work(self) -> Work:
@@ -78,7 +78,7 @@ class Estimate:
     input_tokens: int
     output_tokens: int
     dollars: float | None
-    """None where the model's price is not known here."""
+    """None if the model's price is unknown."""
 
     def __add__(self, other: Estimate) -> Estimate:
         dollars = (
@@ -93,7 +93,7 @@ class Estimate:
         )
 
 
-# --- what there is to do ---
+# --- finding what to do ---
 
 
 def tasks_of(room: Room, options: TranscriptionOptions) -> Iterator[Task]:
@@ -233,16 +233,16 @@ async def transcribe(
         queue, budget = Outbox(Path(folder)), Outbox(budget_dir or Path(settings.output_dir))
         service = ArchiveTextService(settings, translator, queue, budget, tasks, is_forced=is_forced)
         running = asyncio.create_task(service.run(), name="texts")
-        told = 0
+        reported = 0
         try:
             while not await service.is_done():
                 if service.gate.fatal:
                     raise ConfigError(service.gate.fatal)
                 if running.done():
                     running.result()
-                await asyncio.sleep(LOOK_SECONDS)
-                advance(service.finished - told)
-                told = service.finished
+                await asyncio.sleep(POLL_SECONDS)
+                advance(service.finished - reported)
+                reported = service.finished
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)

@@ -13,18 +13,23 @@ from core.records import BYTES_PER_SAMPLE, SAMPLE_RATE, SegmentRecord
 from lesson_tools.findings import Finding, Kind
 
 ROUNDING_SAMPLES = SAMPLE_RATE // 2000 + 1
-LARGEST_WAV_BYTES = 64 * 2**20
+MAX_WAV_BYTES = 64 * 2**20
 """Far more than the longest segment; a larger file is not read into memory."""
 
 
-def look_at_wav(room: Room, record: SegmentRecord, *, checksum: bool) -> list[Finding]:
+def check_wav(room: Room, record: SegmentRecord, *, checksum: bool) -> list[Finding]:
+    """Returns what is wrong with a segment's WAV. Without ``checksum`` only header and length are checked."""
     path = room.wav(record)
     if path is None:
         return [Finding(Kind.MISSING_WAV, f"{record.file} is missing", record.file)]
     try:
         size = path.stat().st_size
-        if size > LARGEST_WAV_BYTES:
-            return [Finding(Kind.WAV_LENGTH, f"{record.file} is no segment: {size} bytes", record.file)]
+        if size > MAX_WAV_BYTES:
+            return [
+                Finding(
+                    Kind.WAV_LENGTH, f"{record.file} is too large for a segment: {size} bytes", record.file
+                )
+            ]
         with open(path, "rb") as file:
             data = file.read() if checksum else file.read(WAV_HEADER_BYTES)
     except FileNotFoundError:
@@ -35,16 +40,16 @@ def look_at_wav(room: Room, record: SegmentRecord, *, checksum: bool) -> list[Fi
         ]
     if checksum and hashlib.sha256(data).hexdigest() != record.sha256:
         return [_changed(record, data)]
-    return _look_at_header(path, record, data[:WAV_HEADER_BYTES], size)
+    return _check_header(path, record, data[:WAV_HEADER_BYTES], size)
 
 
-def _look_at_header(path: Path, record: SegmentRecord, header: bytes, size: int) -> list[Finding]:
+def _check_header(path: Path, record: SegmentRecord, header: bytes, size: int) -> list[Finding]:
     """Checks that other programs read as much sound as the manifest says."""
     samples = max(0, (size - WAV_HEADER_BYTES) // BYTES_PER_SAMPLE)
     if header != wav_header(samples):  # not as the recorder writes it: perhaps changed by another program
-        readable = samples_for_readers(path)
+        readable = readable_samples(path)
         if readable is None:
-            return [Finding(Kind.WAV_HEADER, f"{record.file} is no 16 kHz mono 16-bit WAV", record.file)]
+            return [Finding(Kind.WAV_HEADER, f"{record.file} is not a 16 kHz mono 16-bit WAV", record.file)]
         samples = readable
     if abs(samples - record.duration_seconds * SAMPLE_RATE) > ROUNDING_SAMPLES:
         seconds = f"{samples / SAMPLE_RATE:.3f} s, the manifest says {record.duration_seconds:.3f} s"
@@ -52,7 +57,8 @@ def _look_at_header(path: Path, record: SegmentRecord, header: bytes, size: int)
     return []
 
 
-def samples_for_readers(path: Path) -> int | None:
+def readable_samples(path: Path) -> int | None:
+    """Returns how many samples other programs read from a WAV; None if it is not 16 kHz mono 16-bit."""
     try:
         info = soundfile.info(path)
     except (soundfile.SoundFileError, OSError):
@@ -71,7 +77,7 @@ def _changed(record: SegmentRecord, data: bytes) -> Finding:
         if _digest(data, samples) == record.sha256:
             extra = len(data) - WAV_HEADER_BYTES - samples * BYTES_PER_SAMPLE
             return Finding(
-                Kind.WAV_LENGTH, f"{record.file} has {extra} foreign bytes behind it", record.file, samples
+                Kind.WAV_LENGTH, f"{record.file} has {extra} foreign bytes at its end", record.file, samples
             )
     return Finding(Kind.CHECKSUM, f"{record.file} is not what was recorded: its SHA-256 differs", record.file)
 

@@ -78,7 +78,7 @@ class Segment:
     spoken: str | None
     texts: Mapping[str, str]
     """By language."""
-    folded: Mapping[str, str] = field(default_factory=dict)
+    tokens: Mapping[str, str] = field(default_factory=dict)
     """The tokens of each, separated by spaces; empty if they are not stored."""
 
 
@@ -87,18 +87,18 @@ class Step:
     """One query: each word as its consecutive tokens (see :func:`core.search_tokens.question`)."""
 
     words: tuple[tuple[str, ...], ...]
-    are_together: bool = False
+    are_adjacent: bool = False
     """The words must be adjacent."""
-    is_last_begun: bool = False
+    is_last_a_prefix: bool = False
     """The last word is a prefix."""
 
     @property
     def expression(self) -> str:
         """The query in FTS5's syntax. Tokens are quoted, so none is an operator, and no token contains a quote."""
-        if self.are_together:
+        if self.are_adjacent:
             return _phrase(token for word in self.words for token in word)
         every = [_any_form(word) for word in self.words]
-        if self.is_last_begun:
+        if self.is_last_a_prefix:
             every[-1] = f"{_phrase(self.words[-1])} *"
         return " AND ".join(every)
 
@@ -257,7 +257,7 @@ class SearchIndex:
             folder.forget()
             self._database.execute("DELETE FROM folder WHERE id = ?", (folder.id,))
 
-    # Looking something up.
+    # Searching.
 
     def matches(self, step: Step, folders: Sequence[str] = ()) -> list[Segment]:
         """Finds the newest segments that have the words, newest first; only in these folders if named.
@@ -283,7 +283,7 @@ class SearchIndex:
 
 
 def _segment(row: Sequence[Any]) -> Segment:
-    folder, number, file, start, duration, room, room_sid, identity, name, spoken, texts, folded = row
+    folder, number, file, start, duration, room, room_sid, identity, name, spoken, texts, tokens = row
     return Segment(
         folder,
         number,
@@ -296,7 +296,7 @@ def _segment(row: Sequence[Any]) -> Segment:
         name,
         spoken,
         json.loads(texts),
-        json.loads(folded),
+        json.loads(tokens),
     )
 
 
@@ -368,7 +368,7 @@ class FreshIndex:
         try:
             await asyncio.to_thread(_read_on, self._output_dir, folders)
         except Exception as error:  # recording must go on; the next search reads what is missing
-            logger.warning("The index for searching waits for the next search: %s", error)
+            logger.warning("The search index is not updated now, the next search does it: %s", error)
 
 
 def _read_on(output_dir: Path, folders: set[str]) -> None:

@@ -23,8 +23,8 @@ _FIND = """
         WHERE id IN (
             SELECT segment_id FROM segment_texts
             WHERE tokens @> %(tokens)s::text[]
-            AND (%(begun)s::text = '' OR EXISTS (
-                SELECT FROM unnest(tokens) AS token WHERE starts_with(token, %(begun)s)
+            AND (%(prefix)s::text = '' OR EXISTS (
+                SELECT FROM unnest(tokens) AS token WHERE starts_with(token, %(prefix)s)
             ))
         )
         AND (cardinality(%(rooms)s::text[]) = 0 OR room_id = ANY(%(rooms)s) OR folder = ANY(%(rooms)s))
@@ -67,14 +67,14 @@ class PostgresIndex:
         self.close()
 
     def matches(self, step: Step, folders: Sequence[str] = ()) -> list[Segment]:
-        """The newest segments that have the words, newest first; of these rooms or folders only, if named."""
+        """Finds the newest segments that have the words, newest first; only in these rooms or folders if named."""
         import psycopg
 
-        words = step.words[:-1] if step.is_last_begun else step.words
-        begun = step.words[-1][0] if step.is_last_begun else ""
+        words = step.words[:-1] if step.is_last_a_prefix else step.words
+        prefix = step.words[-1][0] if step.is_last_a_prefix else ""
         values = {
             "tokens": [search_tokens.without_article(token.rstrip("*")) for word in words for token in word],
-            "begun": begun,
+            "prefix": prefix,
             "rooms": [folder.replace("\0", "") for folder in folders],
             "most": CANDIDATES,
         }

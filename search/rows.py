@@ -1,4 +1,4 @@
-"""The rows of one folder in the index of `lessons.py search`: its segments, with the words of their texts."""
+"""Reads and writes the rows of one folder in the index of `lessons.py search`: its segments and their words."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ class FolderRows:
         rows = self._database.execute(
             "SELECT id, folded FROM segment WHERE folder = ?", (self.id,)
         ).fetchall()
-        for row, folded in rows:
-            if folded is not None:
-                self._unlist(row, json.loads(folded))
+        for row, tokens in rows:
+            if tokens is not None:
+                self._unlist(row, json.loads(tokens))
         self._database.execute("DELETE FROM segment WHERE folder = ?", (self.id,))
         for which in ("manifest", "texts"):
             self.mark(which, Bookmark())
@@ -111,27 +111,27 @@ class FolderRows:
 
     def _list(self, row: int, text: Text) -> None:
         texts = dict(text.by_language)
-        folded = {tag: " ".join(search_tokens.tokens(words)) for tag, words in texts.items()}
+        tokens = {tag: " ".join(search_tokens.tokens(words)) for tag, words in texts.items()}
         self._database.execute(
             "UPDATE segment SET spoken = ?, texts = ?, folded = ? WHERE id = ?",
-            (text.spoken, _json(texts), _json(folded), row),
+            (text.spoken, _json(texts), _json(tokens), row),
         )
         if texts:
             self._database.execute(
-                "INSERT INTO words (rowid, tokens) VALUES (?, ?)", (row, index_tokens(folded))
+                "INSERT INTO words (rowid, tokens) VALUES (?, ?)", (row, index_tokens(tokens))
             )
 
-    def _unlist(self, row: int, folded: Mapping[str, str]) -> None:
+    def _unlist(self, row: int, tokens: Mapping[str, str]) -> None:
         """Removes a row; FTS5 needs the old tokens for it, as the table stores no content."""
         self._database.execute(
-            "INSERT INTO words (words, rowid, tokens) VALUES ('delete', ?, ?)", (row, index_tokens(folded))
+            "INSERT INTO words (words, rowid, tokens) VALUES ('delete', ?, ?)", (row, index_tokens(tokens))
         )
 
 
-def index_tokens(folded: Mapping[str, str]) -> str:
+def index_tokens(tokens: Mapping[str, str]) -> str:
     """Joins all tokens of a segment, languages separated; Arabic words follow again without their article."""
     parts = []
-    for line in folded.values():
+    for line in tokens.values():
         found = line.split(" ")
         bare = [short for token in found if (short := search_tokens.without_article(token)) != token]
         parts += [*found, BETWEEN, *bare, BETWEEN]

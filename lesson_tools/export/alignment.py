@@ -1,4 +1,4 @@
-"""The alignment of a lesson with a video: segments with their sound, time maps, aligned spans.
+"""Data types for the alignment of a lesson with a video: segments with their sound, time maps, aligned spans.
 
 All times are in seconds: of the lesson from its beginning, of the video as a player counts.
 """
@@ -13,7 +13,7 @@ from core.errors import RecorderError
 from core.records import Pcm
 
 CUT_SECONDS = 0.25
-"""A moment this close before the next span was cut out of the video together with what precedes it."""
+"""A moment less than this before the next span counts as cut out of the video, like what precedes it."""
 
 
 class CannotAlign(RecorderError):
@@ -48,7 +48,7 @@ class TimeMap:
 class AlignedSpan:
     """A part of the lesson that is in the video without interruption."""
 
-    line: TimeMap
+    time_map: TimeMap
     first: float = -math.inf
     last: float = math.inf
     """Lesson times of the first and the last segment that was found."""
@@ -61,7 +61,7 @@ class AlignedSpan:
 class Alignment:
     """Where a lesson lies in a video, and how that is known."""
 
-    parts: tuple[AlignedSpan, ...]
+    spans: tuple[AlignedSpan, ...]
     """In order of time; more than one if the video was cut or paused."""
     source: str
     """``sound``, ``offset``, or where a start time was read."""
@@ -70,7 +70,7 @@ class Alignment:
     """How many of the ``measured`` segments agree."""
     measured: int = 0
     residual_seconds: float = 0.0
-    """Median distance of the agreeing segments from their line."""
+    """Median distance of the agreeing segments from their time map."""
 
     def video_time(self, moment: float) -> float | None:
         """Converts a lesson time to video time; None if that moment is not in the video."""
@@ -78,22 +78,22 @@ class Alignment:
         return time if time is not None and 0 <= time <= self.video_seconds else None
 
     def _mapped(self, moment: float) -> float | None:
-        earlier = [part for part in self.parts if part.first <= moment]
-        later = [part for part in self.parts if part.first > moment]
+        earlier = [span for span in self.spans if span.first <= moment]
+        later = [span for span in self.spans if span.first > moment]
         before, after = earlier[-1] if earlier else None, later[0] if later else None
         if before is not None:
-            time = before.line.at(moment)
+            time = before.time_map.at(moment)
             if moment <= before.last or after is None:
                 return time
-            if moment < before.until and time < after.line.at(after.first) - CUT_SECONDS:
+            if moment < before.until and time < after.time_map.at(after.first) - CUT_SECONDS:
                 return time
         if after is not None:
-            time = after.line.at(moment)
-            if before is None or (moment > after.since and time > before.line.at(before.last)):
+            time = after.time_map.at(moment)
+            if before is None or (moment > after.since and time > before.time_map.at(before.last)):
                 return time
         return None
 
     @classmethod
     def from_offset(cls, offset: float) -> Alignment:
-        """The lesson begins ``offset`` seconds into the video (below 0: before it)."""
+        """Makes an alignment in which the lesson begins ``offset`` seconds into the video (below 0: before it)."""
         return cls((AlignedSpan(TimeMap(offset)),), "offset")

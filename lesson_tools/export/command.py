@@ -17,8 +17,8 @@ from core.errors import InputError
 from core.records import format_utc
 from lesson_tools import console
 from lesson_tools.console import AsJson, say, say_json, tell
-from lesson_tools.export.contents import Wanted, alignment_json, contents
-from lesson_tools.export.video import Film, Source, film_of, in_video_time, source_of
+from lesson_tools.export.contents import ExportOptions, alignment_json, contents
+from lesson_tools.export.video import AlignedVideo, Source, aligned_video, in_video_time, source_of
 from lesson_tools.lesson import Lesson, chosen_session, file_stem, read_lesson
 
 FORMATS = ("html", "vtt", "srt", "txt", "json")
@@ -26,10 +26,14 @@ ALL_FORMATS = ",".join(FORMATS)
 RoomName = Annotated[str, typer.Argument(metavar="ROOM", help="The room, by its name or its folder's.")]
 WhichSession = Annotated[
     str | None,
-    typer.Option("--session", metavar="SESSION", help="Its number, date or sid; `all`. Else the last one."),
+    typer.Option(
+        "--session", metavar="SESSION", help="Its number, date or sid, or `all`; default: the last one."
+    ),
 ]
 Folder = Annotated[Path | None, typer.Option("--to", metavar="DIR", help="Instead of the room's folder.")]
-Formats = Annotated[str, typer.Option("--format", metavar="LIST", help=f"Some of {ALL_FORMATS}; else all.")]
+Formats = Annotated[
+    str, typer.Option("--format", metavar="LIST", help=f"Some of {ALL_FORMATS}; default: all.")
+]
 VideoName = Annotated[
     str | None,
     typer.Option("--video", metavar="FILE|URL", help="Play this video, and line up all times with it."),
@@ -76,7 +80,7 @@ def export(
     sessions = found.sessions(found.records(lines=lines))
     chosen = sessions if session == "all" and sessions else [chosen_session(sessions, session, zone)]
     if source is not None and len(chosen) > 1:
-        raise InputError("one video belongs to one session: name that with --session")
+        raise InputError("a video belongs to one session: choose it with --session")
     if found.parts_being_written():
         tell(f"{room} is being recorded right now: this is what has been said so far")
     if lines.broken:
@@ -86,21 +90,21 @@ def export(
     target.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
     answers = []
     for one in chosen:
-        wanted = Wanted(target, file_stem(one, sessions, zone), files, zone, embed)
-        answers.append(_exported(found, one, source, wanted))
+        options = ExportOptions(target, file_stem(one, sessions, zone), files, zone, embed)
+        answers.append(_exported(found, one, source, options))
         if not as_json:
             _say_answer(answers[-1], earlier=len(sessions) - len(chosen))
     if as_json:
         say_json({"lessons": answers})
 
 
-def _exported(room: Room, session: Session, source: Source | None, wanted: Wanted) -> dict[str, Any]:
+def _exported(room: Room, session: Session, source: Source | None, options: ExportOptions) -> dict[str, Any]:
     """Reads, aligns and writes one session; returns the command's answer."""
-    lesson, film = read_lesson(room, session), None
+    lesson, aligned = read_lesson(room, session), None
     if source is not None:
-        film = film_of(source, lesson)
-        lesson = in_video_time(lesson, film.alignment)
-    return _answer(lesson, film, wanted.folder, _write(lesson, film, wanted))
+        aligned = aligned_video(source, lesson)
+        lesson = in_video_time(lesson, aligned.alignment)
+    return _answer(lesson, aligned, options.folder, _write(lesson, aligned, options))
 
 
 def _formats(text: str) -> tuple[str, ...]:
@@ -113,15 +117,17 @@ def _formats(text: str) -> tuple[str, ...]:
     return wanted
 
 
-def _write(lesson: Lesson, film: Film | None, wanted: Wanted) -> list[str]:
+def _write(lesson: Lesson, aligned: AlignedVideo | None, options: ExportOptions) -> list[str]:
     written = []
-    for ending, content in contents(lesson, film, wanted):
-        written.append(f"{wanted.stem}.{ending}")
-        write_private(wanted.folder / written[-1], content)
+    for ending, content in contents(lesson, aligned, options):
+        written.append(f"{options.stem}.{ending}")
+        write_private(options.folder / written[-1], content)
     return written
 
 
-def _answer(lesson: Lesson, film: Film | None, target: Path, files: Sequence[str]) -> dict[str, Any]:
+def _answer(
+    lesson: Lesson, aligned: AlignedVideo | None, target: Path, files: Sequence[str]
+) -> dict[str, Any]:
     answer: dict[str, Any] = {
         "room": lesson.room,
         "session": lesson.session,
@@ -133,8 +139,8 @@ def _answer(lesson: Lesson, film: Film | None, target: Path, files: Sequence[str
         "folder": str(target),
         "files": list(files),
     }
-    if film is not None:
-        answer["video"] = alignment_json(film.alignment)
+    if aligned is not None:
+        answer["video"] = alignment_json(aligned.alignment)
         answer["not_in_video"] = sum(one.video is None for one in lesson.utterances)
     return answer
 
@@ -144,7 +150,7 @@ def _say_answer(answer: dict[str, Any], earlier: int) -> None:
         say(_about_video(answer["video"]))
     for key, what in (
         ("without_text", "have no text"),
-        ("without_sound", "have no WAV any more"),
+        ("without_sound", "no longer have a WAV"),
         ("not_in_video", "are not in the video"),
     ):
         if answer.get(key):

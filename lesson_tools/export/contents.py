@@ -15,13 +15,13 @@ from lesson_tools.console import progress
 from lesson_tools.export import page, subtitles
 from lesson_tools.export.alignment import Alignment
 from lesson_tools.export.sound import as_data
-from lesson_tools.export.video import Film
+from lesson_tools.export.video import AlignedVideo
 from lesson_tools.lesson import Lesson, Utterance
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Which files of a session, and where."""
+class ExportOptions:
+    """Which files are made of a session, and where."""
 
     folder: Path
     stem: str
@@ -32,13 +32,15 @@ class Wanted:
     """Whether the page contains the sound."""
 
 
-def contents(lesson: Lesson, film: Film | None, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
+def contents(
+    lesson: Lesson, aligned: AlignedVideo | None, options: ExportOptions
+) -> Iterator[tuple[str, bytes]]:
     """Yields each file's suffix and content."""
-    formats = wanted.formats
+    formats = options.formats
     if "html" in formats:
-        yield "html", _page(lesson, film, wanted).encode()
+        yield "html", _page(lesson, aligned, options).encode()
     for language in lesson.languages:
-        said = lesson.said(language, in_video=film is not None)
+        said = lesson.said(language, in_video=aligned is not None)
         if "vtt" in formats:
             yield f"{language}.vtt", subtitles.webvtt(said, language, lesson.room).encode()
         if "srt" in formats:  # with a byte order mark: the format does not say which encoding it is in
@@ -46,28 +48,28 @@ def contents(lesson: Lesson, film: Film | None, wanted: Wanted) -> Iterator[tupl
         if "txt" in formats:
             yield f"{language}.txt", subtitles.plain_text(lesson.said(language)).encode()
     if "json" in formats:
-        document = json.dumps(_document(lesson, film), ensure_ascii=False, indent=1)
+        document = json.dumps(_document(lesson, aligned), ensure_ascii=False, indent=1)
         yield "json", f"{document}\n".encode("utf-8", "replace")
 
 
-def _page(lesson: Lesson, film: Film | None, wanted: Wanted) -> str:
-    video = film.video.address(wanted.folder) if film is not None else None
+def _page(lesson: Lesson, aligned: AlignedVideo | None, options: ExportOptions) -> str:
+    video = aligned.video.address(options.folder) if aligned is not None else None
 
     def beside(one: Utterance) -> str | None:
-        return None if one.wav is None else page.address(one.wav.resolve(), wanted.folder)
+        return None if one.wav is None else page.address(one.wav.resolve(), options.folder)
 
-    if not wanted.embed:
-        return page.page(lesson, page.Media(video, beside), wanted.zone)
+    if not options.embed:
+        return page.page(lesson, page.Media(video, beside), options.zone)
     with progress("Compressing", len(lesson.utterances), "segments") as advance:
 
         def embedded(one: Utterance) -> str | None:
             advance(1)
             return None if one.wav is None else as_data(one.wav)
 
-        return page.page(lesson, page.Media(video, embedded), wanted.zone)
+        return page.page(lesson, page.Media(video, embedded), options.zone)
 
 
-def _document(lesson: Lesson, film: Film | None) -> dict[str, Any]:
+def _document(lesson: Lesson, aligned: AlignedVideo | None) -> dict[str, Any]:
     document: dict[str, Any] = {
         "room": lesson.room,
         "session": lesson.session,
@@ -76,14 +78,18 @@ def _document(lesson: Lesson, film: Film | None) -> dict[str, Any]:
         "languages": list(lesson.languages),
         "speakers": list(lesson.speakers),
     }
-    if film is not None:
-        document["video"] = {"name": film.video.name, **alignment_json(film.alignment)}
+    if aligned is not None:
+        document["video"] = {"name": aligned.video.name, **alignment_json(aligned.alignment)}
     document["lines"] = [
         {
             "number": one.number,
             "start_seconds": round(one.start, 3),
             "end_seconds": round(one.end, 3),
-            **({} if film is None else {"video_seconds": None if one.video is None else round(one.video, 3)}),
+            **(
+                {}
+                if aligned is None
+                else {"video_seconds": None if one.video is None else round(one.video, 3)}
+            ),
             "speaker": one.speaker,
             "file": one.file if one.wav is not None else None,
             "language": one.spoken,
@@ -99,12 +105,12 @@ def alignment_json(alignment: Alignment) -> dict[str, Any]:
         "aligned_by": alignment.source,
         "parts": [
             {
-                "offset_seconds": round(part.line.offset, 4),
-                "drift_seconds_an_hour": round(part.line.drift * 3600, 4),
-                "from_seconds": round(part.first, 3) if math.isfinite(part.first) else None,
-                "to_seconds": round(part.last, 3) if math.isfinite(part.last) else None,
+                "offset_seconds": round(span.time_map.offset, 4),
+                "drift_seconds_an_hour": round(span.time_map.drift * 3600, 4),
+                "from_seconds": round(span.first, 3) if math.isfinite(span.first) else None,
+                "to_seconds": round(span.last, 3) if math.isfinite(span.last) else None,
             }
-            for part in alignment.parts
+            for span in alignment.spans
         ],
         "segments_agreeing": alignment.agreeing,
         "segments_compared": alignment.measured,

@@ -22,7 +22,7 @@ JUMP_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
-class Stretch:
+class RecordedSpan:
     """A part of the video that was recorded without interruption."""
 
     video: float
@@ -33,8 +33,8 @@ class Stretch:
     """How long it is; infinite if that is not known."""
 
 
-def stretches(text: str) -> list[Stretch]:
-    """Reads from a file of egress when each part of a video was recorded, in order.
+def recorded_spans(text: str) -> list[RecordedSpan]:
+    """Reads from a file that egress wrote when each part of a video was recorded, in order.
 
     Raises:
         InputError: the file does not say.
@@ -52,13 +52,13 @@ def stretches(text: str) -> list[Stretch]:
     if nanoseconds is None:
         raise InputError("the JSON has no started_at of an egress file")
     try:
-        return [Stretch(0.0, datetime.fromtimestamp(nanoseconds / 1e9, UTC), float("inf"))]
+        return [RecordedSpan(0.0, datetime.fromtimestamp(nanoseconds / 1e9, UTC), float("inf"))]
     except (OverflowError, ValueError, OSError):
         raise InputError("the JSON's started_at is no time in nanoseconds") from None
 
 
 def _started_at(info: Any) -> int | None:
-    """The start of the file rather than of the egress, which begins some seconds earlier."""
+    """Finds the start of the file in nanoseconds since the epoch; the egress itself begins some seconds earlier."""
     if not isinstance(info, dict):
         return None
     for outer in ("egressInfo", "egress_info"):
@@ -78,10 +78,10 @@ def _started_at(info: Any) -> int | None:
     return None
 
 
-def _in_playlist(text: str) -> Iterator[Stretch]:
+def _in_playlist(text: str) -> Iterator[RecordedSpan]:
     """Yields each run of media segments whose dates follow from their durations."""
     position, duration = 0.0, 0.0
-    run: Stretch | None = None
+    run: RecordedSpan | None = None
     for line in text.splitlines():
         if line.startswith("#EXTINF:"):
             duration = _seconds(line)
@@ -90,17 +90,17 @@ def _in_playlist(text: str) -> Iterator[Stretch]:
             if moment is None or (run is not None and _follows(run, position, moment)):
                 continue
             if run is None:  # what came before the first date was recorded just before it
-                run = Stretch(0.0, moment - timedelta(seconds=position), 0.0)
+                run = RecordedSpan(0.0, moment - timedelta(seconds=position), 0.0)
             else:
                 yield replace(run, seconds=position - run.video)
-                run = Stretch(position, moment, 0.0)
+                run = RecordedSpan(position, moment, 0.0)
         elif line.strip() and not line.startswith("#"):
             position, duration = position + duration, 0.0
     if run is not None:
         yield replace(run, seconds=position - run.video)
 
 
-def _follows(run: Stretch, position: float, moment: datetime) -> bool:
+def _follows(run: RecordedSpan, position: float, moment: datetime) -> bool:
     expected = run.recorded_at + timedelta(seconds=position - run.video)
     return abs((moment - expected).total_seconds()) <= JUMP_SECONDS
 

@@ -1,9 +1,9 @@
 """`lesson.html`: a lesson as one file that opens from disk, without a server and without the network.
 
-What was said stands in the page as text, so it can be read, printed and searched wherever scripts are not allowed; the
+The page contains what was said as text, so it can be read, printed and searched where scripts are not allowed; the
 script in it (lesson_tools/export/lesson_page/page.js) adds playing, searching and the rest, from data in a JSON
 block. Everything from outside is escaped, and the page's content security policy lets nothing run but that script,
-known by its hash.
+which it identifies by its hash.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from lesson_tools.lesson import Lesson, Utterance
 
 TEMPLATES = Path(__file__).resolve().parent / "lesson_page"
 COLOURS = 6
-"""Number of colours for speakers; the seventh speaker has the first one's."""
+"""Number of colours for speakers; the seventh speaker gets the first colour again."""
 PAUSE_SECONDS = 4.0
 """Longer pauses are shown as a space between two lines."""
 

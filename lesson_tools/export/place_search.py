@@ -15,17 +15,18 @@ from lesson_tools.export.spectrogram import (
     COARSE,
     FRAMES_A_SECOND,
     HOP,
-    MIN_CORRELATION,
+    MIN_ENERGY,
     WINDOW,
     Changes,
     Floats,
     Spectrogram,
     coarse,
+    peak_offset,
     spectrogram,
-    summit,
 )
 
 STRETCHES = 48
+"""A lesson is divided into at most this many stretches."""
 STRETCH_SPEECH_SECONDS, STRETCH_SECONDS = 10.0, 40.0
 """A stretch has this much speech, in at most this much time."""
 PLACES = 4
@@ -40,9 +41,9 @@ class Place:
     stretch: int
     moment: float
     """Lesson time of the stretch's middle."""
-    span: tuple[float, float]
+    period: tuple[float, float]
     """Lesson time of the stretch and of its neighbours."""
-    shift: float
+    offset: float
     """Video time minus lesson time."""
     score: float
 
@@ -53,15 +54,18 @@ def likely_places(sounds: Sequence[Sound], video: Spectrogram) -> list[Place]:
     stretches = _stretches(sounds)
     places = []
     for number, stretch in enumerate(stretches):
-        start, shown, filled = _mixed(stretch)
-        middle, span = (start + stretch[-1].end) / 2, _about(stretches, number, sounds)
+        start, spectra, known = _mixed(stretch)
+        middle, period = (start + stretch[-1].end) / 2, _period_around(stretches, number, sounds)
         places += [
-            Place(number, middle, span, at - start, score) for at, score in search.best(coarse(shown), filled)
+            Place(number, middle, period, at - start, score)
+            for at, score in search.best(coarse(spectra), known)
         ]
     return places
 
 
-def _about(stretches: Sequence[Sequence[Sound]], number: int, sounds: Sequence[Sound]) -> tuple[float, float]:
+def _period_around(
+    stretches: Sequence[Sequence[Sound]], number: int, sounds: Sequence[Sound]
+) -> tuple[float, float]:
     """Returns the lesson time of a stretch with its neighbours, the farthest that its time map may reach."""
     before = stretches[max(0, number - 1)]
     behind = stretches[number + 1] if number + 1 < len(stretches) else sounds
@@ -92,10 +96,10 @@ def _mixed(stretch: Sequence[Sound]) -> tuple[float, Spectrogram, npt.NDArray[np
         pcm = sound.load()[: length - at]
         mix[at : at + len(pcm)] += pcm
         known[at : at + len(pcm)] = True
-    shown = spectrogram([mix])
-    frames = known[: len(shown) * HOP].reshape(-1, HOP)[:, 0]
+    spectra = spectrogram([mix])
+    frames = known[: len(spectra) * HOP].reshape(-1, HOP)[:, 0]
     known_coarse = frames[: len(frames) // COARSE * COARSE].reshape(-1, COARSE).min(axis=1)
-    return start, shown, np.asarray(known_coarse, np.bool_)
+    return start, spectra, np.asarray(known_coarse, np.bool_)
 
 
 class _Search:
@@ -119,16 +123,16 @@ class _Search:
             self._energy * np.conj(self._spectrum(known[: self._longest].astype(np.float32)))
         )
         own = float((wanted**2).sum())
-        # At the video's edges only a part of the stretch overlaps, and that may be alike by chance.
-        least = max(0.25 * float(np.median(local[self._longest :])), MIN_CORRELATION)
+        # At the video's edges only a part of the stretch overlaps, and that part may match by chance.
+        least = max(0.25 * float(np.median(local[self._longest :])), MIN_ENERGY)
         scores = np.asarray(
-            correlation / np.sqrt(np.maximum(local, least) * max(own, MIN_CORRELATION)), np.float32
+            correlation / np.sqrt(np.maximum(local, least) * max(own, MIN_ENERGY)), np.float32
         )
         apart = round(PLACES_APART_SECONDS * FRAMES_A_SECOND / COARSE)
         for _ in range(PLACES):
             peak = int(np.argmax(scores))
-            shift = summit(scores, peak)
-            yield (peak + shift - self._longest) * COARSE / FRAMES_A_SECOND, float(scores[peak])
+            fraction = peak_offset(scores, peak)
+            yield (peak + fraction - self._longest) * COARSE / FRAMES_A_SECOND, float(scores[peak])
             scores[max(0, peak - apart) : peak + apart + 1] = -1
 
     def _products(self, wanted: Changes) -> npt.NDArray[np.complex64]:

@@ -32,8 +32,8 @@ STEADY_FRAMES = 2
 """The change is measured from this many frames before to this many after; a steady sound has none."""
 COARSE = 4
 """Frames averaged into one for the search of the whole video."""
-MIN_CORRELATION = 1e-6
-"""Lower bound of an energy that is divided by: silence has none."""
+MIN_ENERGY = 1e-6
+"""The smallest energy that is used as a divisor: silence has none."""
 
 
 def _band_edges() -> list[int]:
@@ -68,23 +68,23 @@ def _rows(samples: Floats, count: int) -> npt.NDArray[np.float16]:
     return np.minimum(bands**COMPRESSION, np.finfo(np.float16).max).astype(np.float16)
 
 
-def changes(shown: Spectrogram) -> Changes:
+def changes(spectra: Spectrogram) -> Changes:
     """Computes how each band gets louder or softer. ``STEADY_FRAMES`` frames are missing at each end."""
-    wide = shown.astype(np.float32)
+    wide = spectra.astype(np.float32)
     earlier = wide[: max(0, len(wide) - 2 * STEADY_FRAMES)]
     return np.asarray(wide[2 * STEADY_FRAMES :] - earlier, np.float32)
 
 
-def coarse(shown: Spectrogram) -> Changes:
+def coarse(spectra: Spectrogram) -> Changes:
     """Averages ``COARSE`` frames into one, and computes how that changes."""
-    whole = shown[: len(shown) // COARSE * COARSE]
+    whole = spectra[: len(spectra) // COARSE * COARSE]
     thin = whole.reshape(-1, COARSE, BANDS).mean(axis=1, dtype=np.float32)
     result = np.zeros(thin.shape, np.float32)
     result[1:-1] = thin[2:] - thin[:-2]
     return result
 
 
-def summit(values: Floats, peak: int) -> float:
+def peak_offset(values: Floats, peak: int) -> float:
     """Returns where the maximum near index ``peak`` lies, in frames from it (-0.5 to 0.5), by fitting a parabola."""
     if not 0 < peak < len(values) - 1:
         return 0.0
@@ -93,12 +93,10 @@ def summit(values: Floats, peak: int) -> float:
     return 0.0 if bend >= 0 else max(-0.5, min(0.5, 0.5 * (before - after) / bend))
 
 
-def correlation(wanted: Changes, heard: Changes) -> Floats:
-    """Computes the normalised correlation of ``wanted`` at every place in ``heard``."""
-    windows = np.lib.stride_tricks.sliding_window_view(heard, len(wanted), axis=0)
+def correlation(wanted: Changes, searched: Changes) -> Floats:
+    """Computes the normalised correlation of ``wanted`` at every place in ``searched``."""
+    windows = np.lib.stride_tricks.sliding_window_view(searched, len(wanted), axis=0)
     products = np.einsum("lbt,tb->l", windows, wanted, optimize=True)
     energy = np.einsum("lbt,lbt->l", windows, windows, optimize=True)
-    scores = products / np.sqrt(
-        np.maximum(energy, MIN_CORRELATION) * max(float((wanted**2).sum()), MIN_CORRELATION)
-    )
+    scores = products / np.sqrt(np.maximum(energy, MIN_ENERGY) * max(float((wanted**2).sum()), MIN_ENERGY))
     return np.asarray(scores, np.float32)

@@ -3,7 +3,7 @@
 A cue has at most two lines of about 42 Latin or 16 East Asian characters, stays for as long as reading it takes where
 the speaker leaves that much time, and never overlaps another. Long speech is split where a reader would pause: at the
 end of a sentence, else of a clause, else between words. The two formats are a few lines each, so they are written
-here; libraries for them keep a document model of their own (styles, override tags) that plain text must be hidden from.
+here; libraries for them have a document model (styles, override tags), and plain text would have to be escaped for it.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Cue:
 
 
 def webvtt(spoken: Iterable[Spoken], language: str, title: str = "") -> str:
-    """A WebVTT file (W3C). Speakers are voices, which players may show or colour."""
+    """Makes a WebVTT file (W3C). Speakers are voices, which players may show or colour."""
     blocks = ["WEBVTT", f"NOTE {_escaped(visible(' '.join((title, language))))}"]
     for number, cue in enumerate(cues(spoken), start=1):
         text = "\n".join(_escaped(_directed(line, cue.text)) for line in cue.lines)
@@ -78,9 +78,9 @@ def webvtt(spoken: Iterable[Spoken], language: str, title: str = "") -> str:
 
 
 def srt(spoken: Iterable[Spoken]) -> str:
-    """A SubRip file. Where several people speak, a name stands before what each begins to say.
+    """Makes a SubRip file. If several people speak, the name is written wherever the speaker changes.
 
-    The format has neither voices nor a way to escape: what players would take for a tag is broken up invisibly.
+    The format has neither voices nor escapes: invisible characters break up what players would take for a tag.
     """
     blocks = []
     for number, cue in enumerate(cues(_with_names(spoken)), start=1):
@@ -101,7 +101,7 @@ def _escaped(text: str) -> str:
 
 
 def _without_tags(line: str) -> str:
-    for sign in "<{\\":  # many players make ASS of it, where a backslash and a letter may end a line
+    for sign in "<{\\":  # many players convert it to ASS, where a backslash and a letter may end a line
         line = line.replace(sign, f"{sign}{WORD_JOINER}")
     return line.replace("-->", f"--{WORD_JOINER}>")
 
@@ -138,7 +138,7 @@ def visible(text: str) -> str:
 
 
 def is_right_to_left(text: str) -> bool:
-    """Whether most letters of a text are of a script written from right to left."""
+    """Returns whether most letters of a text are of a script written from right to left."""
     right = sum(_is_right(sign) for sign in text)
     return right > sum(unicodedata.bidirectional(sign) == "L" for sign in text)
 

@@ -1,4 +1,4 @@
-"""Where a lesson lies in a video: told by the user, noted by egress, or found by its sound."""
+"""Finds where a lesson lies in a video: by --offset, by the times that egress wrote, or by its sound."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from lesson_tools.export.sound import loader
 from lesson_tools.export.video_alignment import align
 from lesson_tools.lesson import Lesson
 
-LARGEST_SIDE_FILE = 1 << 24
-"""Bytes of a playlist or of egress' JSON; ten hours of HLS are some hundred thousand."""
+MAX_SIDE_FILE_BYTES = 1 << 24
+"""Most bytes of a playlist or of egress' JSON that are read; a playlist of ten hours has some hundred thousand."""
 FETCH_SECONDS = 30.0
 
 
@@ -59,7 +59,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Film:
+class AlignedVideo:
     """A video and where the lesson is in it."""
 
     video: Video
@@ -67,26 +67,37 @@ class Film:
 
 
 def source_of(video: str | None, offset: float | None, egress_file: Path | None) -> Source | None:
+    """Checks the options of the command line; None if there is no video.
+
+    Raises:
+        InputError: they do not fit together.
+    """
     if offset is not None and (egress_file is not None or not math.isfinite(offset)):
         raise InputError("--offset must be a number of seconds, and without --egress")
     if video is not None:
         return Source(Video(video), offset, egress_file)
     if offset is not None or egress_file is not None:
-        raise InputError("--offset and --egress say where a --video begins: name it, too")
+        raise InputError("--offset and --egress say where a video begins: name it with --video")
     return None
 
 
-def film_of(source: Source, lesson: Lesson) -> Film:
+def aligned_video(source: Source, lesson: Lesson) -> AlignedVideo:
+    """Finds the lesson in its video.
+
+    Raises:
+        InputError: the video cannot be used, or contains nothing of the lesson.
+        CannotAlign: it is not clear where the lesson is in it.
+    """
     video = source.video
     if not video.is_remote and not Path(video.name).is_file():
-        state = "is no file" if Path(video.name).exists() else "is not there"
+        state = "is not a file" if Path(video.name).exists() else "does not exist"
         raise InputError(f"--video={video.name} {state}")
     alignment = _aligned(source, lesson)
     if all(alignment.video_time(one.start) is None for one in lesson.utterances):
         raise InputError(
-            f"--video={video.name} was made at another time than this lesson, by {alignment.source}"
+            f"--video={video.name} was recorded at another time than this lesson, according to {alignment.source}"
         )
-    return Film(video, alignment)
+    return AlignedVideo(video, alignment)
 
 
 def _aligned(source: Source, lesson: Lesson) -> Alignment:
@@ -100,7 +111,7 @@ def _aligned(source: Source, lesson: Lesson) -> Alignment:
         try:
             return _by_egress(_side_file(video.name, video.is_remote), "the playlist", lesson)
         except InputError as without_date:
-            tell(f"{without_date}: listening instead")
+            tell(f"{without_date}: the lesson is searched by its sound instead")
     return _by_sound(video, lesson)
 
 
@@ -108,29 +119,29 @@ def _bounded(alignment: Alignment, video: Video) -> Alignment:
     if video.is_remote or video.is_playlist:
         return alignment
     with Recording(video.source) as recording:
-        return replace(alignment, video_seconds=recording.about.duration_seconds or math.inf)
+        return replace(alignment, video_seconds=recording.metadata.duration_seconds or math.inf)
 
 
 def _by_egress(text: str, name: str, lesson: Lesson) -> Alignment:
     try:
-        found = egress_times.stretches(text)
+        found = egress_times.recorded_spans(text)
     except InputError as problem:
         raise InputError(f"{name}: {problem}") from None
-    parts = []
+    spans = []
     for one in found:
         began = (one.recorded_at - lesson.started_at).total_seconds()
-        parts.append(AlignedSpan(TimeMap(one.video - began), began, began + one.seconds))
-    return Alignment(tuple(parts), "egress", max(one.video + one.seconds for one in found))
+        spans.append(AlignedSpan(TimeMap(one.video - began), began, began + one.seconds))
+    return Alignment(tuple(spans), "egress", max(one.video + one.seconds for one in found))
 
 
 def _side_file(name: str, is_remote: bool) -> str:
     try:
         if is_remote:
             with urllib.request.urlopen(name, timeout=FETCH_SECONDS) as answer:
-                data = answer.read(LARGEST_SIDE_FILE)
+                data = answer.read(MAX_SIDE_FILE_BYTES)
         else:
             with open(name, "rb") as file:
-                data = file.read(LARGEST_SIDE_FILE)
+                data = file.read(MAX_SIDE_FILE_BYTES)
     except (OSError, ValueError) as error:
         raise InputError(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     return str(data.decode("utf-8-sig", "replace"))
@@ -145,7 +156,7 @@ def _by_sound(video: Video, lesson: Lesson) -> Alignment:
     if not sounds:
         raise InputError("the lesson has no WAVs to find in the video: say where it begins with --offset")
     with Recording(video.source) as recording:
-        length = recording.about.duration_seconds or 0.0
+        length = recording.metadata.duration_seconds or 0.0
         with progress("Listening to the video", length, "s") as advance:
             try:
                 return align(sounds, sound_of(recording, advance))
@@ -156,12 +167,14 @@ def _by_sound(video: Video, lesson: Lesson) -> Alignment:
 
 
 def sound_of(recording: Recording, advance: console.Advance) -> Iterator[Pcm]:
+    """Yields the video's sound from player time 0 on, and reports the seconds to ``advance``."""
     for piece in recording.sound(from_start=True):
         advance(len(piece) / SAMPLE_RATE)
         yield piece
 
 
 def in_video_time(lesson: Lesson, alignment: Alignment) -> Lesson:
+    """Returns the lesson with the video time of each utterance."""
     return replace(
         lesson,
         utterances=tuple(replace(one, video=alignment.video_time(one.start)) for one in lesson.utterances),

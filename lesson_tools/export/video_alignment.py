@@ -27,8 +27,8 @@ from lesson_tools.export.spectrogram import (
     Spectrogram,
     changes,
     correlation,
+    peak_offset,
     spectrogram,
-    summit,
 )
 from lesson_tools.export.time_maps import fitted, time_maps
 
@@ -56,10 +56,10 @@ def align(sounds: Sequence[Sound], video: Iterable[Pcm]) -> Alignment:
     ordered = sorted(sounds, key=lambda sound: sound.start)
     if sum(sound.seconds for sound in ordered) < MIN_SECONDS:
         raise CannotAlign(f"the lesson has less than {MIN_SECONDS:g} s of sound to find in the video")
-    shown = spectrogram(video)
-    if len(shown) < MIN_SECONDS * FRAMES_A_SECOND:
+    spectra = spectrogram(video)
+    if len(spectra) < MIN_SECONDS * FRAMES_A_SECOND:
         raise CannotAlign(f"the video has less than {MIN_SECONDS:g} s of sound")
-    return _match(ordered, shown)
+    return _match(ordered, spectra)
 
 
 def _match(sounds: Sequence[Sound], video: Spectrogram) -> Alignment:
@@ -67,15 +67,15 @@ def _match(sounds: Sequence[Sound], video: Spectrogram) -> Alignment:
     places = likely_places(sounds, video)
     long = [sound for sound in sounds if sound.seconds >= MIN_MEASURED_SECONDS]
     chosen = long[:: max(1, math.ceil(len(long) / MAX_MEASURED))]
-    fits = [_measured(line, chosen, video, span) for line, span in time_maps(places)]
+    fits = [_measured(time_map, chosen, video, period) for time_map, period in time_maps(places)]
     fits = _in_order([fit for fit in fits if fit.is_sure])
     if not fits:
         raise CannotAlign("no part of the lesson is clearly heard in the video")
-    share = _share_explained([fit.part for fit in fits], sounds, video_seconds)
+    share = _share_explained([fit.span for fit in fits], sounds, video_seconds)
     if share < MIN_SHARE:
         raise CannotAlign(f"only {share:.0%} of what video and lesson should have in common is alike")
     return Alignment(
-        tuple(fit.part for fit in fits),
+        tuple(fit.span for fit in fits),
         "sound",
         video_seconds,
         agreeing=sum(len(fit.residuals) for fit in fits),
@@ -88,7 +88,7 @@ def _match(sounds: Sequence[Sound], video: Spectrogram) -> Alignment:
 class _Fit:
     """A time map measured again with single segments."""
 
-    part: AlignedSpan
+    span: AlignedSpan
     residuals: npt.NDArray[np.float64] = field(repr=False)
     seconds: float
     """Total length of the segments that agree."""
@@ -102,20 +102,22 @@ class _Fit:
         return enough and agreeing >= MIN_SHARE * self.within
 
 
-def _measured(line: TimeMap, sounds: Sequence[Sound], video: Spectrogram, span: tuple[float, float]) -> _Fit:
+def _measured(
+    time_map: TimeMap, sounds: Sequence[Sound], video: Spectrogram, period: tuple[float, float]
+) -> _Fit:
     """Fits a time map to single segments, in and around the lesson time that the coarse search has found."""
     near = [
-        sound for sound in sounds if span[0] - STRETCH_SECONDS <= sound.start <= span[1] + STRETCH_SECONDS
+        sound for sound in sounds if period[0] - STRETCH_SECONDS <= sound.start <= period[1] + STRETCH_SECONDS
     ]
-    shifts = [_offset(sound, line, video) for sound in near]
-    found = [(sound, shift) for sound, shift in zip(near, shifts, strict=True) if shift is not None]
+    offsets = [_offset(sound, time_map, video) for sound in near]
+    found = [(sound, offset) for sound, offset in zip(near, offsets, strict=True) if offset is not None]
     for _ in range(2):
         if found:
-            line = fitted([sound.start for sound, _ in found], [shift for _, shift in found])
+            time_map = fitted([sound.start for sound, _ in found], [offset for _, offset in found])
         found = [
-            (sound, shift)
-            for sound, shift in found
-            if abs(_residual(line, sound, shift)) <= AGREEMENT_SECONDS
+            (sound, offset)
+            for sound, offset in found
+            if abs(_residual(time_map, sound, offset)) <= AGREEMENT_SECONDS
         ]
     agreeing = {sound.start for sound, _ in found}
     run = _densest([sound.start in agreeing for sound in near])
@@ -123,10 +125,10 @@ def _measured(line: TimeMap, sounds: Sequence[Sound], video: Spectrogram, span: 
     first, last = (within[0].start, within[-1].end) if within else (0.0, 0.0)
     since = near[run.start - 1].start if run.start > 0 else -math.inf
     until = near[run.stop].start if run.stop < len(near) else math.inf
-    found = [(sound, shift) for sound, shift in found if first <= sound.start <= last]
+    found = [(sound, offset) for sound, offset in found if first <= sound.start <= last]
     return _Fit(
-        AlignedSpan(line, first, last, since, until),
-        np.array([_residual(line, sound, shift) for sound, shift in found]),
+        AlignedSpan(time_map, first, last, since, until),
+        np.array([_residual(time_map, sound, offset) for sound, offset in found]),
         sum(sound.seconds for sound, _ in found),
         len(within),
     )
@@ -145,47 +147,49 @@ def _densest(agree: Sequence[bool]) -> slice:
     return best
 
 
-def _residual(line: TimeMap, sound: Sound, shift: float) -> float:
-    return sound.start + shift - line.at(sound.start)
+def _residual(time_map: TimeMap, sound: Sound, offset: float) -> float:
+    return sound.start + offset - time_map.at(sound.start)
 
 
-def _offset(sound: Sound, line: TimeMap, video: Spectrogram) -> float | None:
+def _offset(sound: Sound, time_map: TimeMap, video: Spectrogram) -> float | None:
     """Measures video time minus lesson time of one segment; None if it is not found near its time map."""
     wanted = changes(spectrogram([sound.load()]))
     reach = round(NEARBY_SECONDS * FRAMES_A_SECOND)
-    begin = round(line.at(sound.start) * FRAMES_A_SECOND) - reach
-    heard = changes(video[max(begin, 0) : begin + len(wanted) + 2 * STEADY_FRAMES + 2 * reach])
-    is_inside = begin >= 0 and len(heard) == len(wanted) + 2 * reach
+    begin = round(time_map.at(sound.start) * FRAMES_A_SECOND) - reach
+    searched = changes(video[max(begin, 0) : begin + len(wanted) + 2 * STEADY_FRAMES + 2 * reach])
+    is_inside = begin >= 0 and len(searched) == len(wanted) + 2 * reach
     if not is_inside or len(wanted) < FRAMES_A_SECOND // 2:  # or its WAV is gone or damaged
         return None
-    scores = correlation(wanted, heard)
+    scores = correlation(wanted, searched)
     peak = int(np.argmax(scores))
     if scores[peak] < MIN_SEGMENT_CORRELATION:
         return None
-    return (begin + peak + summit(scores, peak)) / FRAMES_A_SECOND - sound.start
+    return (begin + peak + peak_offset(scores, peak)) / FRAMES_A_SECOND - sound.start
 
 
 def _in_order(fits: list[_Fit]) -> list[_Fit]:
     """Keeps spans that do not contradict a longer one (neither lesson nor video runs backwards); in order of time."""
     kept: list[_Fit] = []
     for fit in sorted(fits, key=lambda fit: -fit.seconds):
-        if all(_apart(fit.part, other.part) for other in kept):
+        if all(_apart(fit.span, other.span) for other in kept):
             kept.append(fit)
-    return sorted(kept, key=lambda fit: fit.part.first)
+    return sorted(kept, key=lambda fit: fit.span.first)
 
 
 def _apart(one: AlignedSpan, other: AlignedSpan) -> bool:
     before, after = (one, other) if one.first < other.first else (other, one)
-    return before.last <= after.first and before.line.at(before.last) <= after.line.at(after.first) + 1.0
+    return (
+        before.last <= after.first and before.time_map.at(before.last) <= after.time_map.at(after.first) + 1.0
+    )
 
 
-def _share_explained(parts: Sequence[AlignedSpan], sounds: Sequence[Sound], video_seconds: float) -> float:
+def _share_explained(spans: Sequence[AlignedSpan], sounds: Sequence[Sound], video_seconds: float) -> float:
     """Computes which share of the time that lesson and video should have in common lies in aligned spans."""
-    explained = sum(part.last - part.first for part in parts)
-    first, last = parts[0], parts[-1]
-    unexplained = max(0.0, min(first.first - sounds[0].start, first.line.at(first.first)))
-    unexplained += max(0.0, min(sounds[-1].end - last.last, video_seconds - last.line.at(last.last)))
-    for before, after in zip(parts, parts[1:], strict=False):
-        in_video = after.line.at(after.first) - before.line.at(before.last)
+    explained = sum(span.last - span.first for span in spans)
+    first, last = spans[0], spans[-1]
+    unexplained = max(0.0, min(first.first - sounds[0].start, first.time_map.at(first.first)))
+    unexplained += max(0.0, min(sounds[-1].end - last.last, video_seconds - last.time_map.at(last.last)))
+    for before, after in zip(spans, spans[1:], strict=False):
+        in_video = after.time_map.at(after.first) - before.time_map.at(before.last)
         unexplained += max(0.0, min(after.first - before.last, in_video))
     return explained / max(explained + unexplained, 1e-9)

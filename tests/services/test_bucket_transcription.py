@@ -331,7 +331,7 @@ async def test_what_is_no_lesson_is_left_alone(school: School) -> None:
 @pytest.mark.parametrize(
     ("arguments", "settings", "said"),
     [
-        (["s3:///school"], {}, "'s3:///school' is no archive"),
+        (["s3:///school"], {}, "'s3:///school' is not the URL of an archive"),
         (["s3://nowhere/school"], {}, "no such bucket"),
         ([f"s3://{BUCKET}/elsewhere"], {}, "There is no lesson in"),
         ([URL, "chess"], {}, "There is no lesson in s3://lessons/school of chess"),
@@ -372,7 +372,7 @@ async def test_a_key_that_is_no_path_is_named(school: School) -> None:
     school.s3.put("school/math101//segment.wav", b"")
     result = await school.run("--yes")
     assert result.code == 2
-    assert "has a key that is no path" in result.err.splitlines()[-1]
+    assert "contains a key that is not a valid path" in result.err.splitlines()[-1]
 
 
 async def test_a_short_outage_of_the_store_is_waited_for(school: School) -> None:

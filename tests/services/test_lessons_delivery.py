@@ -88,7 +88,7 @@ def test_whatever_is_wrong_is_one_line(
 ) -> None:
     environ = {**s3.environment(), "OUTPUT_DIR": str(tmp_path), **changes}
     spoken(settings_of({**environ, "OUTPUT_DIR": str(tmp_path)}), "math", 1)
-    done = lessons("deliver", "--patience", "0", **environ)
+    done = lessons("deliver", "--retry-seconds", "0", **environ)
     assert done.code == code, done.err
     assert said in done.err
     assert "Traceback" not in done.err

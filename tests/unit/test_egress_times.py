@@ -11,7 +11,7 @@ from google.protobuf import json_format
 from livekit.protocol.egress import EgressInfo, FileInfo, SegmentsInfo
 
 from core.errors import InputError
-from lesson_tools.export.egress_times import Stretch, stretches
+from lesson_tools.export.egress_times import RecordedSpan, recorded_spans
 
 BEGAN = datetime(2025, 10, 8, 14, 0, 3, 250_000, tzinfo=UTC)
 NANOSECONDS = 1_759_932_003_250_000_000
@@ -19,7 +19,7 @@ EARLIER = NANOSECONDS - 4_000_000_000
 
 
 def only(text: str) -> datetime:
-    (found,) = stretches(text)
+    (found,) = recorded_spans(text)
     assert found.video == 0
     return found.recorded_at
 
@@ -70,7 +70,7 @@ def test_a_webhook_and_a_manifest() -> None:
 )
 def test_what_tells_nothing_is_said_so(text: str) -> None:
     with pytest.raises(InputError):
-        stretches(text)
+        recorded_spans(text)
 
 
 def playlist(*entries: tuple[datetime | None, float]) -> str:
@@ -88,18 +88,18 @@ def test_a_playlist_without_interruption_is_one_stretch() -> None:
     text = playlist(
         (BEGAN, 6.0), (BEGAN + timedelta(seconds=6.01), 6.0), (BEGAN + timedelta(seconds=12), 3.5)
     )
-    assert stretches(text) == [Stretch(0.0, BEGAN, 15.5)]
+    assert recorded_spans(text) == [RecordedSpan(0.0, BEGAN, 15.5)]
 
 
 def test_a_playlist_that_was_interrupted() -> None:
     again = BEGAN + timedelta(seconds=100)
     text = playlist((BEGAN, 6.0), (None, 6.0), (again, 6.0), (again + timedelta(seconds=6), 2.0))
-    assert stretches(text) == [Stretch(0.0, BEGAN, 12.0), Stretch(12.0, again, 8.0)]
+    assert recorded_spans(text) == [RecordedSpan(0.0, BEGAN, 12.0), RecordedSpan(12.0, again, 8.0)]
 
 
 def test_a_date_that_comes_late_counts_for_what_was_before() -> None:
-    assert stretches(playlist((None, 6.0), (BEGAN + timedelta(seconds=6), 6.0))) == [
-        Stretch(0.0, BEGAN, 12.0)
+    assert recorded_spans(playlist((None, 6.0), (BEGAN + timedelta(seconds=6), 6.0))) == [
+        RecordedSpan(0.0, BEGAN, 12.0)
     ]
 
 

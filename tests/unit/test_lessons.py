@@ -141,7 +141,7 @@ def test_a_wrong_option_is_said_with_the_right_ones() -> None:
 # --- list ---
 
 
-def test_list_shows_rooms_and_what_is_undone(archive: Path) -> None:
+def test_list_shows_rooms_and_what_is_not_done(archive: Path) -> None:
     result = run("list", output_dir=archive)
     assert (result.code, result.err) == (0, "")
     head, hostile, math = result.out.splitlines()
@@ -201,7 +201,7 @@ def test_list_shows_what_the_targets_have_not_got(archive: Path) -> None:
     assert listed(save_audio="false")[1]["undelivered"] == 0, "there is nothing to deliver"
     first = next(Room(archive / "math101").records())
     note_delivered(archive / "math101", store.as_uri().rstrip("/"), audio_key(first), refused="too large")
-    assert listed()[0].endswith("3 undelivered; 1 set aside by a target (check)")
+    assert listed()[0].endswith("3 undelivered; 1 dead letters (check)")
     assert run("deliver", "--retry-refused", output_dir=archive, STORE_URL=store.as_uri()).code == 0
     said, session = listed()
     assert said.endswith("1 without text; 1 refused")
@@ -267,7 +267,7 @@ def test_what_nobody_foresaw_is_one_line(
     with pytest.raises(SystemExit) as ended:
         lessons.main(["list"])
     assert ended.value.code == 1
-    assert capsys.readouterr().err == "Something unforeseen, please report it: TypeError: surprise\n"
+    assert capsys.readouterr().err == "Unexpected error, please report it: TypeError: surprise\n"
 
 
 def test_a_reader_that_has_seen_enough_is_no_trouble(archive: Path) -> None:

@@ -21,7 +21,7 @@ from archive.rooms import Room
 from core.records import EndReason, GapReason, GapRecord, RoomInfo, SegmentRecord, TextRecord, TrackInfo
 from devtools.sample_room import ANNA, BOB, CLOCK, ROOM, noise, open_room, segment_of
 from lesson_tools.findings import Kind, Report
-from lesson_tools.inspection import Wanted, inspect
+from lesson_tools.inspection import Expected, inspect
 from lesson_tools.repair import repaired
 from storage import RoomFolder
 from support.commands import run
@@ -50,7 +50,7 @@ def folder(tmp_path: Path) -> RoomFolder:
     return folder
 
 
-def look(folder: RoomFolder, wanted: Wanted | None = None) -> Report:
+def look(folder: RoomFolder, wanted: Expected | None = None) -> Report:
     return inspect(Room(folder.path), NAMES, wanted)
 
 
@@ -60,7 +60,7 @@ def kinds(report: Report) -> list[Kind]:
 
 def after_repair(folder: RoomFolder) -> Report:
     report = look(folder)
-    return repaired(Room(folder.path), NAMES, Wanted(), report)
+    return repaired(Room(folder.path), NAMES, Expected(), report)
 
 
 def wav(folder: RoomFolder, number: int) -> Path:
@@ -104,7 +104,7 @@ def test_changed_sound_is_found_by_its_checksum(folder: RoomFolder) -> None:
         file.seek(1000)
         file.write(b"\x00\x01\x02")
     assert kinds(look(folder)) == [Kind.CHECKSUM]
-    assert kinds(look(folder, Wanted(checksums=False))) == []
+    assert kinds(look(folder, Expected(checksums=False))) == []
     assert kinds(after_repair(folder)) == [Kind.CHECKSUM]
 
 
@@ -114,7 +114,7 @@ def test_a_damaged_header_is_restored(folder: RoomFolder) -> None:
         file.write(b"\x00" * 44)
     report = look(folder)
     assert kinds(report) == [Kind.WAV_HEADER]
-    assert report.findings[0].can_be_mended
+    assert report.findings[0].can_be_repaired
     assert kinds(after_repair(folder)) == []
     assert wav(folder, 2).read_bytes() == whole
 
@@ -131,9 +131,9 @@ def test_what_was_added_behind_a_wav_is_taken_off(folder: RoomFolder) -> None:
 @pytest.mark.parametrize("checksums", [True, False])
 def test_a_wav_that_was_cut_off_is_found(folder: RoomFolder, size: int, checksums: bool) -> None:
     os.truncate(wav(folder, 2), size)
-    (finding,) = look(folder, Wanted(checksums=checksums)).findings
+    (finding,) = look(folder, Expected(checksums=checksums)).findings
     assert finding.kind in (Kind.CHECKSUM, Kind.WAV_HEADER, Kind.WAV_LENGTH)
-    assert not finding.can_be_mended
+    assert not finding.can_be_repaired
 
 
 def test_broken_lines_are_moved_and_their_wavs_listed_again(folder: RoomFolder) -> None:
@@ -162,7 +162,7 @@ def test_what_a_crash_left_is_found_and_recovered(folder: RoomFolder) -> None:
     assert kinds(look(folder)) == [Kind.PART_LEFT]
     report = after_repair(folder)
     assert report.findings == []
-    assert report.mended == [f"{part.name}: recovered, 0.5 s"]
+    assert report.repaired == [f"{part.name}: recovered, 0.5 s"]
     assert_sound(folder.path)
 
 
@@ -221,7 +221,7 @@ def test_times_that_contradict_each_other(folder: RoomFolder) -> None:
 
 
 def test_texts_are_missed_where_there_should_be_some(folder: RoomFolder) -> None:
-    assert kinds(look(folder, Wanted(texts=True))) == [Kind.TEXT_MISSING] * 3
+    assert kinds(look(folder, Expected(texts=True))) == [Kind.TEXT_MISSING] * 3
     one, two, three = Room(folder.path).records()
     stem = Path(one.file).stem
     line = {"language": "en", "transcript": "Hi", "translations": {"es": "Hola"}}
@@ -255,13 +255,13 @@ def test_what_is_not_delivered_is_found(folder: RoomFolder) -> None:
     (folder.path / "texts.jsonl").write_text("".join(lines))
     delivery_log.note(folder.path, "s3://lessons", delivery_log.audio_key(one))
     delivery_log.note(folder.path, "s3://lessons", delivery_log.audio_key(two), refused="too large")
-    found = look(folder, Wanted(targets=("s3://lessons",))).findings
+    found = look(folder, Expected(targets=("s3://lessons",))).findings
     assert [finding.what for finding in found if finding.kind is Kind.UNDELIVERED] == [
         f"the text of {one.file} is not delivered to s3://lessons yet",
         f"{two.file} was refused by s3://lessons: too large",
         f"{three.file} is not delivered to s3://lessons yet",
     ], "a text without words has no files, and is not delivered"
-    found = look(folder, Wanted(targets=("s3://lessons",), audio=False)).findings
+    found = look(folder, Expected(targets=("s3://lessons",), audio=False)).findings
     assert [finding.file for finding in found if finding.kind is Kind.UNDELIVERED] == [one.file]
 
 
@@ -339,7 +339,7 @@ def test_the_command_mends(tmp_path: Path, folder: RoomFolder) -> None:
     part.abandon()
     assert run("check", output_dir=tmp_path).code == 1
     result = run("check", "--repair", output_dir=tmp_path)
-    assert (result.code, result.out.splitlines()[1]) == (0, f"  mended: {part.name}: recovered, 0.5 s")
+    assert (result.code, result.out.splitlines()[1]) == (0, f"  repaired: {part.name}: recovered, 0.5 s")
     assert run("check", output_dir=tmp_path).code == 0
 
 

@@ -105,7 +105,7 @@ def test_a_missing_wav_and_a_broken_line_cost_only_themselves(tmp_path: Path) ->
     with open(lesson.folder / "segments.jsonl", "a", encoding="utf-8") as manifest:
         manifest.write("{broken\n")
     result = export(lesson)
-    assert result.code == 0 and "1 of 4 lines have no WAV any more" in result.out
+    assert result.code == 0 and "1 of 4 lines no longer have a WAV" in result.out
     assert "1 broken line of the manifest" in result.err
     assert [line["file"] is None for line in document(lesson.folder)["lines"]] == [False, True, False, False]
 
@@ -254,10 +254,10 @@ def test_a_video_without_sound(lesson: Recorded, tmp_path: Path) -> None:
     ("options", "complaint"),
     [
         (["--video", "nowhere.mp4"], "--video=nowhere.mp4 is not there"),
-        (["--video", "."], "--video=. is no file"),
+        (["--video", "."], "--video=. is not a file"),
         (["--video", __file__], "cannot be read as a recording"),
         (["--video", __file__, "--egress", "nowhere.json"], "nowhere.json cannot be read"),
-        (["--offset", "3"], "name it, too"),
+        (["--offset", "3"], "name it with --video"),
         (["--video", __file__, "--offset", "nan"], "--offset must be a number"),
         (["--format", "html,exe"], "--format=html,exe is wrong"),
         (["--session", "7"], "names 0 of 1 sessions"),

@@ -90,7 +90,7 @@ def test_of_several_sessions_the_last_one_is_opened(tmp_path: Path) -> None:
         (["nowhere"], 2, "There is no room 'nowhere'"),
         (["math101", "9"], 2, "Room 'math101' has no segment 9"),
         (["math101", "1", "--session", "1"], 2, "Segment 1 is in one session only"),
-        (["math101", "3"], 2, "segment_003_20251008_140527.wav is not there any more"),
+        (["math101", "3"], 2, "segment_003_20251008_140527.wav no longer exists"),
     ],
 )
 def test_what_cannot_be_played_is_one_line(
@@ -109,4 +109,4 @@ def test_a_system_without_a_player_is_one_line(tmp_path: Path) -> None:
     record(tmp_path)
     result = run("play", "math101", "1", output_dir=tmp_path, PATH=str(tmp_path))
     assert result.code == 1
-    assert result.err.startswith("This system has nothing to open it with: ")
+    assert result.err.startswith("This system has no program to open it with: ")

@@ -244,7 +244,7 @@ def test_what_is_no_recording_is_one_line_each_and_the_others_are_done(tmp_path:
     ("arguments", "said"),
     [
         (["nowhere.wav"], "nowhere.wav is not there\n"),
-        ([str(ROOT)], f"{ROOT} is no file\n"),
+        ([str(ROOT)], f"{ROOT} is not a file\n"),
         ([str(ROOT / "README.md"), "--start", "tomorrow"], "--start tomorrow: a time looks like"),
         (
             [str(ROOT / "README.md"), "--start", "9999-12-31T23:59:59"],

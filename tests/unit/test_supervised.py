@@ -187,7 +187,7 @@ SHORT_LIVED = {
     "self._http_server.aclose()",
     "self._listen()",
     "self._attempts.deliver(work)",
-    "service.drain(patience)",
+    "service.drain(retry_seconds)",
     "self._look_at(room)",
     "supervisor.run()",
     "self._work_on(work)",

@@ -88,7 +88,7 @@ def test_clocks_that_drift_by_a_second_an_hour(drift: float) -> None:
     video = between(40, stretched(lesson().track, 1 + drift))
     found = find(lesson(), video)
     assert_close(found, lesson(), lambda at: 40 + (1 + drift) * at)
-    assert found.parts[0].line.drift == pytest.approx(drift, abs=20e-6)
+    assert found.spans[0].time_map.drift == pytest.approx(drift, abs=20e-6)
 
 
 def test_a_whole_hour_after_which_the_clocks_are_a_second_apart() -> None:
@@ -106,7 +106,7 @@ def test_a_whole_hour_after_which_the_clocks_are_a_second_apart() -> None:
             return None
         return 400 + (1 + DRIFT) * at - (0 if at <= cut else (last - first) / SAMPLE_RATE)
 
-    assert len(found.parts) == 2
+    assert len(found.spans) == 2
     assert_close(found, hour, truth)
 
 
@@ -159,7 +159,7 @@ def test_a_part_that_was_cut_out_of_the_video() -> None:
         return at + 30 - gone if at >= again.start else None
 
     found = find(lesson(), video)
-    assert len(found.parts) == 2
+    assert len(found.spans) == 2
     assert_close(found, lesson(), truth)
 
 
