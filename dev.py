@@ -1,19 +1,19 @@
 #!/usr/bin/env python3
-"""One command for everything a developer does; it makes the environment in .venv first, or brings it up to date.
+"""The commands of a developer. Each first creates the environment in .venv, or brings it up to date.
 
     python dev.py demo [--keep] [--output DIR]     records a lecture on this machine
     python dev.py test [arguments for pytest]      format, lint, types and tests
-    python dev.py test --quick                     in a minute: lint, types of what has changed, unit tests
-    python dev.py bench [arguments]                measures against the stock recipe (benchmarks/run.py)
-    python dev.py faults                           does every fault to the worker and writes docs/faults.md
+    python dev.py test --quick                     lint, types of changed files, unit tests (about a minute)
+    python dev.py bench [arguments]                compares the recorder with the stock recipe (benchmarks/run.py)
+    python dev.py faults                           produces every fault and writes docs/faults.md
     python dev.py soak [--minutes N] [--report DIR] [--output DIR]
                                                    a long lecture with faults, and a check of every word
     python dev.py page [ROOM]                      serves examples/captions for the server in .env
-    python dev.py lock [--upgrade]                 for maintainers: pins requirements*.txt anew
-    python dev.py get-python                       fetches a Python, where the machine's is too old or too new
+    python dev.py lock [--upgrade]                 for maintainers: pins requirements*.txt again
+    python dev.py get-python                       downloads a Python if this machine's is too old or too new
 
-Needs Python 3.11 to 3.14 and nothing else: the standard library only, until the environment exists. Any other Python
-goes on with a suitable one of this machine, or says how to get it.
+Needs Python 3.11 to 3.14 and nothing else: it uses only the standard library until the environment exists. Under any
+other Python it runs a suitable one of this machine, or says how to get one.
 """
 
 from __future__ import annotations
@@ -58,11 +58,8 @@ def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] not in commands:
         print(__doc__, end="")
         return 0 if arguments in (["-h"], ["--help"]) else 2
-    for name in (
-        "SIGINT",
-        "SIGTERM",
-        "SIGHUP",
-    ):  # SIGINT, too: a script's background job ignores it by default
+    # SIGINT, too: a background job of a script ignores it by default.
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _interrupt)
     try:
@@ -95,10 +92,10 @@ def test(arguments: list[str]) -> int:
 def faults(arguments: list[str]) -> int:
     prepare_environment(DEVELOPMENT)
     environ = {**os.environ, "LIVEKIT_SERVER": _livekit_server()}
-    # As one argument: pytest would take a second one for a test file, and miss its options.
+    # As one argument: pytest would take a second argument for a test file.
     table = f"--fault-table={ROOT / 'docs' / 'faults.md'}"
     code = run([str(PYTHON), "-m", "pytest", "-q", table, *arguments], environ)
-    if code <= 1:  # else it broke off, and the page is an older run's
+    if code <= 1:  # otherwise the run was interrupted, and the page is from an older run
         print((ROOT / "docs" / "faults.md").read_text(encoding="utf-8"))
     return code
 
@@ -121,8 +118,8 @@ def page(arguments: list[str]) -> int:
 
 def lock(arguments: list[str]) -> int:
     prepare_environment(DEVELOPMENT)
-    # For every system and Python at once. With extras: else an older pip takes the newest release of whatever is asked
-    # for with one. The header names this command, not the one with this machine's paths.
+    # For every system and Python at once. With extras: an older pip would install the newest release of a package that
+    # is required with an extra. The header names this command, not one with this machine's paths.
     options = ["--quiet", "--universal", "--no-strip-extras", "--generate-hashes", "--python-version", "3.11"]
     environ = {**os.environ, "UV_CUSTOM_COMPILE_COMMAND": "python dev.py lock"}
     for name in LOCKS:
@@ -134,15 +131,15 @@ def lock(arguments: list[str]) -> int:
 
 
 def get_python(arguments: list[str]) -> int:
-    """Fetches the newest suitable Python, by a uv that is only here for that."""
+    """Downloads the newest suitable Python with uv, which is installed into a temporary folder for that."""
     from devtools import installer  # not at the top: a Python that is too old cannot read it
 
     with tempfile.TemporaryDirectory() as folder:
         print(f"Fetching Python {pythons.VERSIONS[0]} into {pythons.fetched_folder()} (about 1 minute) ...")
         if not installer.fetch_uv(Path(sys.executable), "--target", folder):
-            raise Failed("pip finds no uv here, which could fetch a Python.")
+            raise Failed("pip finds no uv for this machine, so no Python can be downloaded.")
         installer.fetch_python(Path(folder), pythons.VERSIONS[0], pythons.fetched_folder())
-    print("It is here, and will be used: go on with the command that you wanted.")
+    print("It is installed. Now run the command that you wanted: it will use this Python.")
     return 0
 
 
@@ -150,7 +147,7 @@ def get_python(arguments: list[str]) -> int:
 
 
 def prepare_environment(requirements: str) -> None:
-    """Makes .venv hold what this requirements file pins; at once if it does already."""
+    """Installs what this requirements file pins into .venv, if it is not installed already."""
     from devtools.environment import Environment  # not at the top: a Python that is too old cannot read it
 
     Environment(ROOT).prepare(requirements, *([RUNTIME] if requirements == DEVELOPMENT else []))
@@ -161,7 +158,7 @@ def _with_another_python(arguments: list[str]) -> int:
     if command is None:
         raise Failed(pythons.advice())
     version = "{}.{}".format(*sys.version_info[:2])
-    print(f"Python {version} cannot run this, going on with {' '.join(command)}", file=sys.stderr, flush=True)
+    print(f"Python {version} cannot run this, using {' '.join(command)}", file=sys.stderr, flush=True)
     command = [*command, str(Path(__file__).resolve()), *arguments]
     if os.name == "posix":
         os.execv(command[0], command)
@@ -169,7 +166,7 @@ def _with_another_python(arguments: list[str]) -> int:
 
 
 def _livekit_server() -> str:
-    """The path of a livekit-server, built if need be."""
+    """Returns the path of a livekit-server, which is built if there is none."""
     path = _path_from("devtools.livekit_server")
     if path is None:
         raise Failed("The tests need a livekit-server, see above.")
@@ -177,13 +174,13 @@ def _livekit_server() -> str:
 
 
 def _browser() -> dict[str, str]:
-    """Where the browser is, in the setting that the tests read; without one, its tests say why they are skipped."""
+    """Returns the browser's path in the variable that the tests read; without a browser its tests are skipped."""
     path = _path_from("devtools.browser")
     return {"CHROMIUM": path} if path else {}
 
 
 def _path_from(module: str) -> str | None:
-    """What a module finds or makes; how that goes is shown while it happens. None: it has said why not."""
+    """Runs a module and returns the path that it prints. None: it failed, and has printed why."""
     with running([str(PYTHON), "-m", module], stdout=subprocess.PIPE) as process:
         path, _ = process.communicate()
     return None if process.returncode else path.strip()

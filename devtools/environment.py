@@ -1,4 +1,4 @@
-"""The project's environment in ``.venv``: made, brought up to date, and mended where making it was broken off.
+"""Creates the project's environment in ``.venv``, updates it, and repairs it after an interrupted installation.
 
 Standard library only: this runs before the environment exists.
 """
@@ -43,9 +43,9 @@ class Environment:
         self._stamp = self.folder / f"{OURS}json"
 
     def prepare(self, requirements: str, *included: str) -> None:
-        """Makes the environment hold what this requirements file pins; at once if it does already.
+        """Installs what this requirements file pins, if it is not installed already.
 
-        ``included`` are requirements files whose pins this one has, too.
+        ``included`` are requirements files whose pins this file contains, too.
 
         Raises:
             Failed: another tool made the folder, or the packages cannot be installed.
@@ -55,7 +55,7 @@ class Environment:
         self._what_to_do()  # raises before anything is touched
         self.folder.mkdir(exist_ok=True)
         with self._alone() as lock:
-            if not self._is_ready(requirements):  # another process may have made it in the meantime
+            if not self._is_ready(requirements):  # another process may have installed it in the meantime
                 self._make_ready(requirements, included, lock)
 
     def _is_ready(self, requirements: str) -> bool:
@@ -80,7 +80,7 @@ class Environment:
         return what_to_do(self._read_stamp(), self._version(), self._may_be_replaced(), self.folder)
 
     def _may_be_replaced(self) -> bool:
-        """Whether this is nothing at all, or what is left of an environment."""
+        """Whether the folder does not exist, is empty, or is the rest of an environment."""
         if self.folder.is_symlink() or self.folder.is_file():
             return False
         left = [path.name for path in self.folder.iterdir()] if self.folder.exists() else []
@@ -166,7 +166,7 @@ def what_to_do(stamp: Stamp | None, version: str | None, may_be_replaced: bool, 
     """
     theirs = stamp is None or bool(stamp.get("adopted"))
     if theirs and version is None and stamp is None and may_be_replaced:
-        return "create"  # nothing is there, or what is left of an environment: it runs nothing
+        return "create"  # there is no environment, or an incomplete one that runs nothing
     if theirs and version != _VERSION:
         has = f"has Python {version}" if version else "has no Python that runs"
         raise Failed(f"{folder} was not made by this command and {has}: move it away and try again.")

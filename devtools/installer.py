@@ -1,4 +1,4 @@
-"""Installs pinned packages: by a pinned uv, which pip brings from the same registry, or by pip where there is no uv.
+"""Installs pinned packages with a pinned uv, which pip installs from the same registry, or with pip if there is no uv.
 
 Standard library only: this runs before the environment exists.
 """
@@ -25,7 +25,7 @@ PIP_SETTINGS = {
     "cert": "SSL_CERT_FILE",
     "proxy": "ALL_PROXY",
 }
-"""Pip's settings that say where packages come from, and what they are called for uv, which does not read pip's."""
+"""Pip's settings that say where packages come from, and their names in uv, which does not read pip's."""
 INDEXES_OF_UV = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX", "UV_EXTRA_INDEX_URL")
 
 NO_CONNECTION = re.compile(
@@ -51,7 +51,7 @@ def install(python: Path, requirements: Path, *options: str, keep_open: Sequence
         if not code:
             return
         _raise_if_unreachable("uv", said)
-        print("uv could not install that: pip tries (about 1 minute) ...", flush=True)
+        print("uv could not install the packages, trying pip (about 1 minute) ...", flush=True)
     code, said = _pip(python, arguments, keep_open)
     if code:
         print("\n".join(said.splitlines()[-TAIL_LINES:]), flush=True)
@@ -59,7 +59,7 @@ def install(python: Path, requirements: Path, *options: str, keep_open: Sequence
 
 
 def fetch_uv(python: Path, *options: str, keep_open: Sequence[int] = ()) -> bool:
-    """Makes ``python -m uv`` the pinned uv. False where the registry has none for this machine.
+    """Installs the pinned uv as ``python -m uv``. False if the registry has none for this machine.
 
     Raises:
         Failed: the registry cannot be reached.
@@ -70,10 +70,10 @@ def fetch_uv(python: Path, *options: str, keep_open: Sequence[int] = ()) -> bool
 
 
 def fetch_python(uv: Path, version: str, folder: Path) -> None:
-    """Fetches a Python into its own folder, by the uv that was installed into the folder ``uv``.
+    """Downloads a Python into its own folder, with the uv that was installed into the folder ``uv``.
 
     Raises:
-        Failed: it could not be fetched.
+        Failed: it could not be downloaded.
     """
     command = [
         sys.executable,
@@ -100,7 +100,7 @@ def unreachable(said: str) -> str | None:
 
 
 def _raise_if_unreachable(
-    tool: str, said: str, hint: str = "PIP_INDEX_URL and PIP_PROXY name another registry, and the way there."
+    tool: str, said: str, hint: str = "PIP_INDEX_URL sets another registry, PIP_PROXY a proxy."
 ) -> None:
     host = unreachable(said)
     if host:
@@ -108,7 +108,7 @@ def _raise_if_unreachable(
 
 
 def _pip(python: Path, arguments: Iterable[str], keep_open: Sequence[int]) -> tuple[int, str]:
-    """Runs pip; its output names no host, its log does."""
+    """Runs pip; returns its exit code and output. A host that it cannot reach is only named in its log."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "pip.log"
         command = [str(python), "-m", "pip", "--disable-pip-version-check", "--log", str(log), *arguments]
@@ -124,7 +124,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _uv_environment(python: Path) -> dict[str, str]:
-    """The same registry as pip's, unless the user has named one for uv."""
+    """Environment variables for uv with pip's registry, unless the user has set one for uv."""
     _, said = run_quietly([str(python), "-m", "pip", "--disable-pip-version-check", "config", "list"])
     from_pip = as_uv_settings(said)
     if any(name in os.environ for name in INDEXES_OF_UV):
@@ -145,7 +145,7 @@ def as_uv_settings(pip_config: str) -> Mapping[str, str]:
 
 
 def _in_uv_form(name: str, value: str) -> str:
-    """Pip separates by white space, and takes a folder of wheels that is not there for an empty one."""
+    """Converts a value: pip separates by white space, and treats a missing folder of wheels as an empty one."""
     if name == "UV_FIND_LINKS":
         return ",".join(link for link in value.split() if "://" in link or Path(link).is_dir())
     return " ".join(value.split()) if name in ("UV_INDEX", "UV_INSECURE_HOST") else value

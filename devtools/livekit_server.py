@@ -1,4 +1,4 @@
-"""A livekit-server for the demo, the tests and the benchmarks: found or built once, and run on this machine only.
+"""Finds or builds a livekit-server for the demo, the tests and the benchmarks, and runs it for this machine only.
 
 Standard library only: this runs before the environment exists.
 """
@@ -52,7 +52,7 @@ class ServerUnavailable(Exception):
 
 
 def find_or_build(report: Report) -> Path:
-    """The path of a livekit-server: ``LIVEKIT_SERVER``, then ``PATH``, then the cache, else built into the cache.
+    """The path of a livekit-server: from ``LIVEKIT_SERVER``, ``PATH`` or the cache, otherwise built into the cache.
 
     Raises:
         ServerUnavailable: there is none and it cannot be built.
@@ -166,7 +166,7 @@ def _compile(go: Path, target: Path, folders: Mapping[str, str], report: Report)
 
 
 def _go_environment(folders: Mapping[str, str]) -> dict[str, str]:
-    """The user's own, for proxies and mirrors, without what would build something else or download another Go."""
+    """The user's environment, for proxies and mirrors, without what would change the build or download another Go."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -179,7 +179,7 @@ def _run(command: list[str], *, cwd: Path | None = None, environ: Mapping[str, s
     """The command's output.
 
     Raises:
-        ServerUnavailable: it failed; the message ends with the last thing it said.
+        ServerUnavailable: it failed; the message ends with its last line.
     """
     done = subprocess.run(
         command,
@@ -272,7 +272,7 @@ class LiveKitServer(Server):
         if process and process.poll() is None:
             deadline = time.monotonic() + STOP_SECONDS
             while process.poll() is None and time.monotonic() < deadline:
-                process.terminate()  # once: when everybody has left; again: now
+                process.terminate()  # the first signal waits until all participants have left, the second does not
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(0.2)
         self.kill()

@@ -1,4 +1,4 @@
-"""What dev.py and the programs of the tests need of the machine: a folder, locks, ports, and Debian's packages.
+"""What dev.py and the servers of the tests need from the machine: a cache folder, locks, ports, Debian's packages.
 
 Standard library only: this runs before the environment exists.
 """
@@ -22,7 +22,7 @@ else:
     import fcntl
 
 SYSTEM_FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin"
-"""Where Debian keeps servers and tools of administrators; a person's PATH may leave them out."""
+"""Where Debian has servers and administrators' tools; a user's PATH may lack these folders."""
 
 APT_SECONDS = 600.0
 
@@ -37,7 +37,7 @@ def is_build_machine() -> bool:
 
 
 def cache_folder() -> Path:
-    """Where this user's machine keeps what can be made again."""
+    """The folder for files that can be made again, for this user."""
     home = Path.home()
     if os.name == "nt":
         base = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
@@ -49,7 +49,7 @@ def cache_folder() -> Path:
 
 
 def try_lock(file: IO[bytes]) -> bool:
-    """Takes the lock if it is free. It is free again when each process that has the file open has closed it or died."""
+    """Takes the lock if it is free. It is released when every process that has the file open has closed it or ended."""
     try:
         if sys.platform == "win32":
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
@@ -69,7 +69,7 @@ def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
 
 
 def on_path(program: str) -> Path | None:
-    """Where this program is, by its name."""
+    """The path of this program on the PATH or in the system's folders; None if it is not there."""
     found = shutil.which(program) or shutil.which(program, path=SYSTEM_FOLDERS)
     return Path(found).resolve() if found else None
 
@@ -99,7 +99,7 @@ def found_or_installed(find: Callable[[], Path | None], what: str, *packages: st
 
 @contextlib.contextmanager
 def _one_at_a_time() -> Iterator[None]:
-    """Of all processes that install packages: apt-get ends with an error where another one runs."""
+    """Lets one process install packages at a time: apt-get fails while another one runs."""
     with open(Path(tempfile.gettempdir()) / "voice-segmenter-apt.lock", "w") as lock:
         if sys.platform != "win32":
             import fcntl

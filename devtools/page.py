@@ -1,4 +1,4 @@
-"""The example page of examples/captions: built, served on this machine, and links that let people into a lesson.
+"""Builds and serves the example page of examples/captions, and makes links that let people into a lesson.
 
 python dev.py page [ROOM]      for the server in .env, until Ctrl-C
 """
@@ -39,10 +39,10 @@ class PageUnavailable(Exception):
 
 
 def build(report: Report) -> Path:
-    """The folder of the built page; what it needs is downloaded the first time.
+    """Builds the page and returns its folder; the first time it downloads what the page needs.
 
     Raises:
-        PageUnavailable: that did not work.
+        PageUnavailable: the page cannot be built.
     """
     lock = hashlib.sha256((SOURCE / "package-lock.json").read_bytes()).hexdigest()
     if not STAMP.exists() or STAMP.read_text(encoding="utf-8") != lock:
@@ -54,7 +54,7 @@ def build(report: Report) -> Path:
 
 
 def _npm(*arguments: str) -> None:
-    # Scripts of packages look for Node.js on the PATH; it is the pinned one, not the machine's.
+    # Scripts of packages look for Node.js on the PATH: there it is the pinned one, not the machine's.
     node = ROOT_DIR if os.name == "nt" else os.path.join(ROOT_DIR, "bin")
     environ = {**os.environ, "PATH": os.pathsep.join([node, os.environ.get("PATH", "")])}
     done = npm(

@@ -1,7 +1,7 @@
-"""A PostgreSQL server for tests: the distribution's program, in a new folder, on loopback, deleted when it is stopped.
+"""Runs a PostgreSQL server for tests: the distribution's program, on loopback, in a folder that is deleted at the end.
 
 Found on the PATH or where distributions put it; on a CI machine (CI=true) without one it is installed with apt-get.
-PostgreSQL refuses to run as root, so then it runs as a user without other rights.
+PostgreSQL refuses to run as root; if this process is root, the server runs as a user without other rights.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class PostgresServer(Server):
         return f"postgresql://{user}:{password or self.password}@127.0.0.1:{port or self.port}/postgres"
 
     def start(self) -> None:
-        """Returns when it takes connections.
+        """Returns when it accepts connections.
 
         Raises:
             ProgramUnavailable: it does not start.
@@ -111,10 +111,10 @@ class PostgresServer(Server):
         arguments = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         command = [str(self._programs / "postgres"), "-D", str(self._folder / "data"), *arguments]
         self._database = self._launched(command)
-        self._wait_until_it_lets_us_in(self._database, self.port)
+        self._wait_until_ready(self._database, self.port)
 
     def reset(self) -> None:
-        """As new: up, and without any tables."""
+        """Makes it like new: running, and without tables."""
         if self._database is None:
             self.run()
         with psycopg.connect(self.url(), autocommit=True) as connection:
@@ -122,7 +122,7 @@ class PostgresServer(Server):
             connection.execute("CREATE SCHEMA public")
 
     def start_pooler(self) -> int:
-        """A PgBouncer in transaction mode with two connections before the database; returns its port."""
+        """Starts a PgBouncer in transaction mode, with two connections to the database; returns its port."""
         assert self._folder
         port = free_port()
         users = self._folder / "users.txt"
@@ -138,7 +138,7 @@ class PostgresServer(Server):
         for path in (users, settings):
             path.chmod(0o644)
         self._pooler = self._launched([str(find_pooler()), str(settings)])
-        self._wait_until_it_lets_us_in(self._pooler, port)
+        self._wait_until_ready(self._pooler, port)
         return port
 
     def stop(self) -> None:
@@ -152,7 +152,7 @@ class PostgresServer(Server):
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def pause(self) -> None:
-        """Ends the server at once, as an outage does; :meth:`run` brings it back with everything it had."""
+        """Ends the server at once, as an outage does; :meth:`run` starts it again with its data."""
         assert self._database
         _end(self._database, signal.SIGQUIT)
         self._database = None
@@ -168,15 +168,15 @@ class PostgresServer(Server):
             start_new_session=True,
         )
 
-    def _wait_until_it_lets_us_in(self, process: subprocess.Popen[bytes], port: int) -> None:
-        """It listens before that."""
+    def _wait_until_ready(self, process: subprocess.Popen[bytes], port: int) -> None:
+        """Waits until it accepts a query: it listens earlier than that."""
         deadline = time.monotonic() + START_SECONDS
-        while not self._lets_us_in(port):
+        while not self._accepts_connections(port):
             if process.poll() is not None or time.monotonic() > deadline:
-                raise ProgramUnavailable(f"Nobody gets into the server on port {port}")
+                raise ProgramUnavailable(f"The server on port {port} does not accept connections")
             time.sleep(0.05)
 
-    def _lets_us_in(self, port: int) -> bool:
+    def _accepts_connections(self, port: int) -> bool:
         try:
             psycopg.connect(self.url(port=port), connect_timeout=10).close()
         except psycopg.OperationalError:
@@ -210,11 +210,11 @@ def _account() -> tuple[int, int]:
         with contextlib.suppress(KeyError):
             entry = pwd.getpwnam(name)
             return entry.pw_uid, entry.pw_gid
-    raise ProgramUnavailable("PostgreSQL does not run as root, and there is nobody else here")
+    raise ProgramUnavailable("PostgreSQL does not run as root, and this system has no other user for it")
 
 
 def _short_folder() -> str | None:
-    """Somewhere that the other user may enter."""
+    """The parent of the server's folder: one that the other user may enter; None: the default."""
     return "/tmp" if os.path.isdir("/tmp") else None
 
 

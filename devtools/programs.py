@@ -1,4 +1,4 @@
-"""Runs programs so that a Ctrl-C ends them and what they started, in order.
+"""Runs programs so that a Ctrl-C ends them, and what they started, in the right order.
 
 Standard library only: this runs before the environment exists.
 """

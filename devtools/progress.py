@@ -1,4 +1,4 @@
-"""Shows the progress of long steps: in a moving line on a terminal, in plain lines elsewhere.
+"""Shows the progress of long steps: in one line that is updated on a terminal, in plain lines elsewhere.
 
 Standard library only: this runs before the environment exists.
 """
@@ -28,7 +28,7 @@ def say(line: str) -> None:
 def timed(what: str, usually: str, report: Report = say, screen: TextIO | None = None) -> Iterator[None]:
     """Shows what is being done and how long it usually takes, and afterwards how long it took.
 
-    ``screen`` is where the line moves while it is a terminal: standard error, if nothing else is named.
+    ``screen`` is where the line is updated if it is a terminal; default: standard error.
     """
     screen = screen or sys.stderr
     began = time.monotonic()

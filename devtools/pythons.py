@@ -1,6 +1,6 @@
-"""Which Pythons run this project, where on this machine one may be, and how to get one.
+"""Finds a Python that can run this project, or says how to get one.
 
-Standard library only, and nothing that an older Python cannot read: it is the one that prints the advice.
+Standard library only, and only syntax that an older Python can read: that Python prints the advice.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from devtools.machine import cache_folder
 
 OLDEST = (3, 11)
-# Of the last onnxruntime for Macs with an Intel processor there is nothing for a newer one.
+# The last onnxruntime for Macs with an Intel processor has no wheel for a newer Python.
 NEWEST = (3, 13) if sys.platform == "darwin" and platform.machine() == "x86_64" else (3, 14)
 VERSIONS = [f"3.{minor}" for minor in range(NEWEST[1], OLDEST[1] - 1, -1)]
 """The newest first."""
@@ -36,7 +36,7 @@ def fetched_folder() -> Path:
 
 
 def another() -> list[str] | None:
-    """How to call a suitable Python of this machine; None if there is none."""
+    """The command of a suitable Python on this machine; None if there is none."""
     return next((command for command in _candidates() if _runs(command)), None)
 
 
@@ -87,7 +87,7 @@ def _how_to_install() -> str:
 
 
 def _newest_of_debian() -> str | None:
-    """The newest suitable version that this Debian or Ubuntu has."""
+    """The newest suitable version among this system's Debian or Ubuntu packages."""
     if not shutil.which("apt-cache"):
         return None
     names = {f"python{version}-venv": version for version in VERSIONS}

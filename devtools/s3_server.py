@@ -1,4 +1,4 @@
-"""An S3 server for tests and benchmarks: moto behind a gate that checks what S3 checks, and fails on request.
+"""Runs an S3 server for tests and benchmarks: moto behind a gate that checks what S3 checks, and fails on request.
 
 moto stores the objects. The gate in front of it, on its own port, does what moto does not: it refuses a wrong key or
 signature, a wrong clock, and an object that differs from its checksum. ``gate.faults`` makes it fail.
@@ -46,7 +46,7 @@ STATUS_OF = {
 
 @dataclass
 class Request:
-    """One request that has come in whole."""
+    """One completely received request."""
 
     method: str
     path: str
@@ -61,17 +61,17 @@ connection breaks before the answer); None: it does not."""
 
 @dataclass
 class Gate:
-    """What the gate has seen, and how it behaves. Change it at any time."""
+    """What the gate has received, and how it behaves. May be changed at any time."""
 
     fault: Fault = lambda request: None
     clock_off_by: timedelta = timedelta()
     key_secret: str = KEY_SECRET
     requests: list[Request] = field(default_factory=list)
-    """All that were let through, without their bodies."""
+    """All accepted requests, without their bodies."""
     one_write: threading.Lock = field(default_factory=threading.Lock)
     """Held for a write: moto checks a condition and writes in two steps."""
     stored: Callable[[Request], object] = lambda request: None
-    """Called when a request has been carried out and its answer is not on its way yet."""
+    """Called when a request has been carried out, before its answer is sent."""
 
     def fail_next(self, *faults: str, method: str = "PUT") -> None:
         """The next requests of this method fail with these faults, in order; later ones succeed."""
@@ -85,11 +85,11 @@ class Gate:
         self.fault = fault
 
     def fail_always(self, fault: str) -> None:
-        """Until :meth:`heal`."""
+        """Makes every request fail until :meth:`heal`."""
         self.fault = lambda request: fault
 
     def heal(self) -> None:
-        """No more faults."""
+        """Ends all faults."""
         self.fault = lambda request: None
 
 
@@ -303,7 +303,7 @@ class _Front(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def _refusal(self, request: Request) -> str | None:
-        """What S3 would not take."""
+        """The error code with which S3 would refuse the request; None if it would not."""
         now = datetime.now(UTC) + self.gate.clock_off_by
         stamp = request.headers.get("x-amz-date", "")
         if stamp and abs(now - _moment(stamp)) > MAX_SKEW:
@@ -335,7 +335,7 @@ class _Front(BaseHTTPRequestHandler):
 
 
 def _encoded(text: str) -> str:
-    """As it is signed, in whatever way it was sent: a space may come as ``+``."""
+    """Encodes text as it is signed, however it was sent: a space may be sent as ``+``."""
     return quote(text, safe="-_.~")
 
 

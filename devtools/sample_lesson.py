@@ -1,4 +1,4 @@
-"""A lesson as the recorder leaves it, for the tests of what comes afterwards: real speech, texts in three languages."""
+"""Makes lessons as the recorder saves them, for tests of the later steps: real speech, texts in three languages."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ TRANSLATIONS = {
     "Ah, our eyes.": ("Ah, nuestros ojos.", "آه، أعيننا."),
     "Is it the dust?": ("¿Es el polvo?", "هل هو الغبار؟"),
 }
-"""Spanish and Arabic of what is said in devtools/speech/; some sentences have none, as happens."""
+"""Spanish and Arabic translations of the sentences in devtools/speech/; some have none, as in real lessons."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def made_lesson(seconds: float, seed: int) -> tuple[list[Sound], FloatArray]:
     """Sentences of devtools/speech/ in random order, again and again, with random pauses: all such lessons resemble
     each other.
 
-    The segments, and all of the sound, -1 to 1.
+    Returns the segments, and the whole sound, -1 to 1.
     """
     random = np.random.default_rng(seed)
     pool = [one.pcm for one in sentences("lecture", 0)] + [marker.pcm for marker in sound.markers()]

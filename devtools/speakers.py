@@ -176,7 +176,7 @@ class Speaker:
         await self.microphones.pop().unpublish()
 
     async def reconnect(self, *, full: bool) -> None:
-        """Loses the connection for a moment. ``full``: its tracks are published again, not resumed."""
+        """Interrupts the connection. ``full``: the tracks are published again, not resumed."""
         kinds = rtc.SimulateScenarioKind
         await self.room.simulate_scenario(
             kinds.SIMULATE_FULL_RECONNECT if full else kinds.SIMULATE_SIGNAL_RECONNECT

@@ -1,4 +1,4 @@
-"""Videos for the tests: a lesson's sound as a camera or a recorder elsewhere may have it, in real files."""
+"""Makes videos for the tests: real files with a lesson's sound as a camera or another recorder may have it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIZE = (320, 180)
 def write_video(
     path: Path, heard: FloatArray, codec: str = "libopus", rate: int = 48_000, *, picture: str = ""
 ) -> Path:
-    """A file with this sound (-1 to 1, 16 kHz), and with moving pictures if a ``picture`` codec is named."""
+    """Writes a file with this sound (-1 to 1, 16 kHz), and with moving pictures if a ``picture`` codec is given."""
     with av.open(str(path), "w") as container:
         audio = container.add_stream(codec, rate=rate, layout="mono")
         if picture:
@@ -43,7 +43,7 @@ def write_video(
 
 
 def draw(container: OutputContainer, codec: str, seconds: float) -> None:
-    """A grey field that gets lighter from left to right as time goes on."""
+    """Draws a grey field that gets lighter from left to right over time."""
     video = container.add_stream(codec, rate=PICTURES_A_SECOND)
     assert isinstance(video, VideoStream)
     video.width, video.height = SIZE
@@ -59,7 +59,7 @@ def draw(container: OutputContainer, codec: str, seconds: float) -> None:
 
 
 def noise(seconds: float, loudness: float = 0.001, seed: int = 0) -> FloatArray:
-    """Hiss; the default is a quiet room."""
+    """White noise; by default that of a quiet room."""
     samples = np.random.default_rng(seed).normal(scale=loudness, size=round(seconds * SAMPLE_RATE))
     return np.asarray(samples, np.float32)
 
@@ -70,7 +70,7 @@ def between(before: float, heard: FloatArray, after: float = 5.0) -> FloatArray:
 
 
 def stretched(heard: FloatArray, factor: float) -> FloatArray:
-    """The same as a clock records it that runs ``factor`` as fast."""
+    """The same sound as a recorder has it whose clock runs at ``factor`` times the speed."""
     at = np.arange(round(len(heard) * factor)) / factor
     return np.asarray(np.interp(at, np.arange(len(heard)), heard), np.float32)
 

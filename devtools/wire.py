@@ -1,4 +1,4 @@
-"""A simulated link to another network namespace, with delay, jitter, packet loss and outages. Needs root on Linux.
+"""Simulates a link to another network namespace, with delay, jitter, packet loss and outages. Needs root on Linux.
 
 Many kernels lack ``tc netem``, so this uses only a network namespace and TUN devices, which every container runtime
 needs. A packet that is sent into one device arrives at the other later, or never.

@@ -1,7 +1,7 @@
-"""Render the speech of the demo and the tests: python devtools/speech/make_speech.py
+"""Renders the speech of the demo and the tests: python devtools/speech/make_speech.py
 
-For maintainers. What it writes is part of the repository, so nobody needs to run it to use or test the
-project. It needs two free speech synthesisers on the PATH, flite 2.2 and espeak-ng 1.51 (Debian and Ubuntu:
+For maintainers. Its output is part of the repository, so using or testing the project does not require it.
+ It needs two free speech synthesisers on the PATH, flite 2.2 and espeak-ng 1.51 (Debian and Ubuntu:
 apt-get install flite espeak-ng), besides the project's own numpy and soundfile. The same versions render the
 same samples. The sentences were written for this project, and no human voice was recorded for it.
 

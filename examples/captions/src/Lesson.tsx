@@ -64,7 +64,7 @@ function Header({ children }: { children: ReactNode }) {
   );
 }
 
-/** The language that is wanted, as the room knows it; the room is told whenever it is another one, or a new room. */
+/** The wanted language. It is sent to the room when it changes, and when the room is a new one. */
 function useWantedLanguage(): [string, (code: string) => void] {
   const room = useRoomContext();
   const state = useConnectionState();
@@ -100,7 +100,7 @@ function Captions(props: { lines: Line[]; withOriginal: boolean; isTeacher: bool
   const { lines, withOriginal, isTeacher } = props;
   const end = useRef<HTMLLIElement>(null);
   useEffect(() => {
-    // In braces: browsers begin to return a promise here, which React would take for a clean-up.
+    // In braces: newer browsers return a promise here, which React would take for a clean-up function.
     end.current?.scrollIntoView({ behavior: "smooth", block: "end" });
   }, [lines.length]);
   if (!lines.length) {

@@ -1,4 +1,4 @@
-// What a page needs to show captions. Copy this file; the two hooks do the same, take either.
+// What a page needs to show captions. Copy this file; the two hooks do the same: use one of them.
 
 import { useRoomContext, useTranscriptions } from "@livekit/components-react";
 import { type Participant, RoomEvent, type TranscriptionSegment } from "livekit-client";
@@ -6,14 +6,14 @@ import { useEffect, useMemo, useState } from "react";
 
 /** One sentence or a few, in one language. */
 export interface Caption {
-  /** Its own: what comes with the same id takes its place. */
+  /** A later caption with the same id replaces this one. */
   id: string;
-  /** The same for all languages of what was said. */
+  /** The same for the captions in all languages of one segment. */
   segment: string;
   /** BCP 47 tag. */
   language: string;
   text: string;
-  /** Whether it is what was said. Packets do not tell: of each segment, the original comes first. */
+  /** Whether it is in the language spoken. Packets do not say so, but the first caption of a segment is the original. */
   isOriginal?: boolean;
   /** When it was said, in milliseconds since 1970. */
   start: number;
@@ -21,17 +21,17 @@ export interface Caption {
   speaker: string;
 }
 
-/** What was said, and how it is to be shown. */
+/** One segment, and the caption that is shown for it. */
 export interface Line {
   segment: string;
   start: number;
   speaker: string;
   original: Caption;
-  /** In the language that was asked for; the original until there is a translation. */
+  /** In the wanted language; the original until there is a translation. */
   shown: Caption;
 }
 
-/** Captions from text streams, LiveKit's way today. Whoever joins late gets the last few. */
+/** Captions from text streams, LiveKit's present way. Participants who join late get the last few. */
 export function useStreamCaptions(): Caption[] {
   const transcriptions = useTranscriptions();
   return useMemo(
@@ -72,7 +72,7 @@ export function usePacketCaptions(): Caption[] {
   return useMemo(() => [...captions.values()], [captions]);
 }
 
-/** Captions come in the order spoken. */
+/** Groups captions by segment. They arrive in the order spoken. */
 export function linesIn(captions: Caption[], wanted: string): Line[] {
   const segments = new Map<string, Caption[]>();
   for (const caption of captions) {
@@ -85,7 +85,7 @@ export function linesIn(captions: Caption[], wanted: string): Line[] {
   });
 }
 
-/** `es-MX` may be read in `es`, and `es` in `es-MX`. */
+/** Finds the caption in the wanted language, or in a variant of it: `es` for `es-MX`, and `es-MX` for `es`. */
 function inLanguage(texts: Caption[], wanted: string): Caption | undefined {
   const isNear = (tag: string) => tag.startsWith(`${wanted}-`) || wanted.startsWith(`${tag}-`);
   return texts.find((one) => one.language === wanted) ?? texts.find((one) => isNear(one.language));

@@ -1,4 +1,4 @@
-// The menu of languages, and telling the room which one is wanted.
+// The menu of languages, and the request for one of them.
 
 import { useRemoteParticipants, useRoomContext } from "@livekit/components-react";
 import type { Room } from "livekit-client";
@@ -13,7 +13,7 @@ export interface Language {
 
 const ATTEMPTS = 5;
 
-/** What captions there can be, as the recorder says; empty until it is in the room. */
+/** The languages that the recorder offers; empty until it is in the room. */
 export function useLanguages(): Language[] {
   const room = useRoomContext();
   const recorder = useRemoteParticipants().find((participant) => participant.isAgent)?.identity;
@@ -38,7 +38,7 @@ async function askFor(room: Room, recorder: string, isGone: () => boolean): Prom
       });
       return JSON.parse(answer);
     } catch {
-      await new Promise((resolve) => setTimeout(resolve, 1000)); // it has only just come in
+      await new Promise((resolve) => setTimeout(resolve, 1000)); // the recorder has just joined
     }
   }
   return [];
@@ -51,7 +51,7 @@ export async function askForLanguage(room: Room, code: string): Promise<void> {
 
 const RIGHT_TO_LEFT = new Set(["ar", "ckb", "dv", "fa", "he", "ks", "ps", "sd", "ug", "ur", "yi"]);
 
-/** Which way a language is read: for the attribute `dir`. */
+/** A language's direction of writing, for the attribute `dir`. */
 export function directionOf(code: string): "ltr" | "rtl" {
   return RIGHT_TO_LEFT.has(code.split("-")[0]!) ? "rtl" : "ltr";
 }

@@ -4,7 +4,7 @@ import { createRoot } from "react-dom/client";
 import { Lesson } from "./Lesson";
 import "./page.css";
 
-/** Where to join, from the address: #url=wss://…&token=… (what is behind the # never reaches a web server). */
+/** Where to join, from the address: #url=wss://…&token=… (browsers do not send what follows the # to a web server). */
 const given = new URLSearchParams(location.hash.slice(1));
 
 function Page() {

@@ -17,7 +17,7 @@
   let deck = audio;       // what plays it
   let scrolledAt = 0;     // when somebody last scrolled by hand
 
-  // --- time: a page with a video counts in the video's, any other in the lesson's ---
+  // --- time: the video's if the page has a video, otherwise the lesson's ---
 
   const inVideo = (i) => video !== null && lines[i].video !== null;
   const shownStart = (i) => (inVideo(i) ? lines[i].video : lines[i].start);
@@ -60,7 +60,7 @@
     }
     tick();
   }
-  // Moves the page only if the line is not in view: nothing jumps under a reader's hand.
+  // Scrolls only if the line is not in view, so that the page does not move while somebody reads.
   function show(i) {
     const box = items[i].getBoundingClientRect();
     const top = $("tools").getBoundingClientRect().bottom;
@@ -68,7 +68,7 @@
     if (box.top >= Math.max(top, 0) && box.bottom <= bottom) return;
     const isFar = Math.abs(box.top) > 2 * innerHeight;
     items[i].scrollIntoView({ block: "center", behavior: isFar || calm.matches ? "auto" : "smooth" });
-    // Lines on the way there have only now been given their real heights.
+    // The lines in between get their real heights only while scrolling, so scroll once more.
     if (isFar) requestAnimationFrame(() => requestAnimationFrame(() => items[i].scrollIntoView({ block: "center" })));
   }
   function near(i, direction) {
@@ -168,7 +168,7 @@
   for (const one of [audio, video].filter(Boolean)) {
     for (const event of ["play", "playing", "pause", "ended"]) one.addEventListener(event, showState);
     one.addEventListener("timeupdate", tick);
-    // Where to begin may have been said before the sound was there to begin in.
+    // The start may have been chosen before the sound was loaded.
     one.addEventListener("loadedmetadata", () => {
       if (one === deck && current >= 0 && from > 0) one.currentTime = begin(current) + from;
     });
@@ -192,7 +192,7 @@
     video.addEventListener("error", () => say("The video is not where this page looks for it, or cannot be played."));
   }
 
-  // --- searching: case, accents, and how Arabic is spelt make no difference ---
+  // --- searching: ignores case, accents and variants of Arabic spelling ---
 
   const SAME = {
     "ٱ": "ا", "ى": "ي", "ی": "ي", "ې": "ي", "ک": "ك", "ة": "ه", "ہ": "ه", "ھ": "ه",
@@ -244,7 +244,7 @@
     }
     one.place.replaceChildren(...parts, one.text.slice(done));
   }
-  // Where the words stand in the text as it is written: folding makes it shorter or longer.
+  // Where the words are in the original text; the normalised text may be shorter or longer.
   function places(text) {
     const origin = [];
     let folded = "", at = 0;
@@ -333,7 +333,7 @@
     }
   }
 
-  // --- hands ---
+  // --- keyboard and mouse ---
 
   $("lines").addEventListener("click", (event) => {
     const item = event.target.closest(".line");
@@ -401,7 +401,7 @@
     else say("No further match.");
   }
 
-  // --- begin ---
+  // --- start ---
 
   $("silent").remove();
   $("tools").hidden = false;
