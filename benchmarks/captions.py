@@ -1,10 +1,11 @@
-"""From the end of a sentence to its caption in a student's client, beyond the model's own time.
+"""The time from the end of a sentence to its caption in a student's client, without the model's own time.
 
-Ten rooms at once, each with a teacher who gives the shipped lecture and a student, recorded by the real worker as
-threads; a stand-in for Gemini takes one second for each answer, in one further language. Measured is from the moment
-the recorder recognised that the sentence was over (`benchmarks/captions_agent.py` has the clock) until the last of its
-text streams and packets has arrived, less that second: saving the WAV, finding it, compressing and sending it, reading
-the answer, and showing it in the order spoken. The teachers begin one after another, evenly over one sentence.
+Ten rooms at once, each with a student and a teacher who gives the shipped lecture, recorded by the real worker as
+threads; a stand-in for Gemini takes one second for each answer, in one further language. The time is measured from the
+moment at which the recorder recognises that the sentence is over (`benchmarks/captions_agent.py` has the clock) until
+the last of its text streams and packets has arrived, minus that second: saving the WAV, finding it, compressing and
+sending it, reading the answer, and showing it in the order spoken. The teachers begin one after another, evenly spread
+over one sentence.
 """
 
 from __future__ import annotations

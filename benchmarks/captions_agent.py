@@ -1,4 +1,4 @@
-"""The recorder, which also writes down when it recognised the end of each sentence.
+"""Runs the recorder, and records when it recognised the end of each sentence.
 
 Writes one JSON object to the file in SENTENCE_TIMES when the worker ends: seconds since the epoch, by the id of the
 caption that the sentence will have.

@@ -42,7 +42,7 @@ class Scene:
 
 @contextlib.contextmanager
 def scene(say: Report) -> Iterator[Scene]:
-    """The folder is deleted afterwards."""
+    """Starts a server and creates a folder, which is deleted afterwards."""
     binary = find_or_build(say)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, LiveKitServer(binary) as server:
         yield Scene(server, Path(folder))
@@ -57,7 +57,7 @@ class Classroom:
     joined_at: float
     """Monotonic seconds: the teacher was in the room."""
     listened_to_at: float | None = None
-    """A participant has subscribed to the microphone."""
+    """Monotonic seconds: a participant has subscribed to the microphone."""
 
     @classmethod
     async def open(

@@ -1,7 +1,7 @@
 """Labelled speech: samples, and for each of them whether it is speech.
 
-From the shipped speech, whose sentences begin and end with sound at known samples, or from other recordings,
-whose loud parts count as speech. Built from a seed: the same seed, the same recording.
+It is made from the shipped speech, whose sentences begin and end with sound at known samples, or from other recordings,
+whose loud parts count as speech. The same seed gives the same recording.
 
 Everywhere: PCM s16le mono, shape (n,), 16 kHz.
 """
@@ -34,15 +34,15 @@ LEAD_SECONDS = 1.0
 
 FRAME = RATE // 100
 LOUD = 30.0
-"""In other recordings, 10 ms within so many dB of the loud ones are speech,"""
+"""In other recordings, 10 ms count as speech if they are within this many dB of the loud ones."""
 MIN_PAUSE_FRAMES = 10
-"""and so are gaps between them shorter than this."""
+"""Shorter gaps between them count as speech, too."""
 UTTERANCE_PAUSE_FRAMES = 20
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """Something said without a longer pause; starts and ends with sound."""
+    """Speech without a longer pause; starts and ends with sound."""
 
     pcm: Pcm
     labels: Labels
@@ -81,7 +81,7 @@ def from_folder(folder: Path) -> list[Utterance]:
 
 
 def recording(spoken: list[Utterance], seed: int, seconds: float, pause: Pause) -> Labelled:
-    """Utterances at random with pauses between them, until there is enough."""
+    """Random utterances with pauses between them, until the recording has this length."""
     random = np.random.default_rng(seed)
     parts = [_silence(LEAD_SECONDS)]
     while sum(part.pcm.size for part in parts) < (LEAD_SECONDS + seconds) * RATE:
@@ -145,7 +145,7 @@ def _utterances(pcm: Pcm) -> list[Utterance]:
 
 
 def _closed(loud: Labels, shorter_than: int) -> Labels:
-    """Gaps between loud frames, if they are short, count as loud."""
+    """Marks short gaps between loud frames as loud."""
     filled = loud.copy()
     where = np.flatnonzero(loud)
     for before, after in zip(where, where[1:], strict=False):

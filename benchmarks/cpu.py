@@ -1,8 +1,8 @@
-"""CPU time of the worker and everything it starts, in real time, user and system, while teachers lecture: for one room
-and for ten, in CPU seconds an hour of one room. 3600 would be a whole core for each room.
+"""CPU time (user and system) of the worker and everything it starts, while teachers lecture in real time: for one room
+and for ten, in CPU seconds per hour of one room. 3600 would be a whole core for each room.
 
-"Receive only" is a worker that does no more than take the frames, of the same length and rate as ours, and drop them
-(`benchmarks/receive_agent.py`). What a worker uses without any room is in all figures.
+"Receive only" is a worker that receives frames of the same length and rate as ours and drops them
+(`benchmarks/receive_agent.py`). All figures include what a worker uses without any room.
 """
 
 from __future__ import annotations

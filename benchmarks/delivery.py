@@ -1,8 +1,8 @@
-"""A backlog of ten rooms and 1,000 segments, delivered to S3: beside the client library that does nothing else.
+"""Delivers a backlog of ten rooms and 1,000 segments to S3, compared with the client library alone.
 
-Both send the same files, eight at once, from a process of their own, to a server that answers each object after 20 ms
-as a near store does. The library alone reads files and sends them; ours keeps order, outbox, checksums and records
-besides.
+Both send the same files, eight at once, from a process of their own, to a server that answers each object after 20 ms,
+like a store nearby. The library alone reads files and sends them; ours also keeps the order, the outbox, checksums and
+the delivery log.
 """
 
 from __future__ import annotations
@@ -80,12 +80,12 @@ if not peak:
     import resource, sys
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 print(json.dumps([seconds, peak / 2**20]), flush=True)
-os._exit(0)  # a native thread that still frees its last answer would abort an ending interpreter
+os._exit(0)  # a native thread that still frees its last answer would abort the interpreter at its end
 """
 
 
 def measure(options: Options) -> Outcome:
-    """Every run delivers the whole backlog anew, by both in turn."""
+    """In every run both deliver the whole backlog, one after the other."""
     rooms, segments = (2, 10) if options.quick else (ROOMS, SEGMENTS)
     ours: list[tuple[float, float]] = []
     alone: list[tuple[float, float]] = []
@@ -99,7 +99,7 @@ def measure(options: Options) -> Outcome:
         NAME,
         [
             Figure(
-                f"{count} segments of {rooms} rooms, the time that takes",
+                f"{count} segments of {rooms} rooms: time",
                 "s",
                 [seconds for seconds, _ in ours],
                 [seconds for seconds, _ in alone],
@@ -108,7 +108,7 @@ def measure(options: Options) -> Outcome:
                 ratio_at_most=MAX_TIMES_SLOWER,
             ),
             Figure(
-                "most memory of the process meanwhile",
+                "highest memory of the process",
                 "MB",
                 [memory for _, memory in ours],
                 [memory for _, memory in alone],
@@ -120,7 +120,7 @@ def measure(options: Options) -> Outcome:
 
 
 def _record(output_dir: Path, rooms: int, segments: int) -> None:
-    """Rooms as the recorder leaves them; no two segments alike."""
+    """Writes rooms as the recorder does; all segments are different."""
     settings = Settings(output_dir=str(output_dir))
     prepare_output_dir(output_dir)
     noise = np.random.default_rng(1).integers(-3000, 3000, SEGMENT_SECONDS * SAMPLE_RATE).astype(np.int16)
@@ -134,7 +134,7 @@ def _record(output_dir: Path, rooms: int, segments: int) -> None:
 
 
 async def _delivered(program: str, output_dir: Path, segments: int) -> tuple[float, float]:
-    """Seconds and megabytes of a process that delivers everything."""
+    """Runs a process that delivers everything; returns its seconds and megabytes."""
     stored: set[str] = set()
 
     async def answer(request: web.Request) -> web.Response:

@@ -1,7 +1,7 @@
-"""Bytes on disk a second of speech saved, with everything a room's folder holds when it is over.
+"""Bytes on disk per second of saved speech, with everything that the room's folder contains at the end.
 
-The shipped lecture goes through the recorder's own pipeline into a real folder. The stock recipe writes what it gets:
-its stream's 48 kHz.
+The shipped lecture goes through the recorder's own pipeline into a real folder. The stock recipe writes its stream's
+48 kHz unchanged.
 """
 
 from __future__ import annotations

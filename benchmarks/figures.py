@@ -21,7 +21,7 @@ class Options:
     quick: bool = False
     """A few seconds, to check that everything works; the figures are not meaningful."""
     full: bool = False
-    """As many rooms and runs as the promises name: 200 rooms come and gone, 20 runs of ten rooms."""
+    """As many rooms and runs as the targets name: 200 rooms that come and go, 20 runs of ten rooms."""
     speech: Path | None = None
     """A folder of recordings to use as speech, besides what is shipped."""
     say: Report = print
@@ -29,7 +29,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured quantity. The values of ours and of what it is compared with belong together, run by run."""
+    """One measured quantity. ``ours`` and ``other`` have one value per run, in the same order."""
 
     what: str
     unit: str
@@ -41,7 +41,7 @@ class Figure:
     at_least: float | None = None
     ratio_at_most: float | None = None
     judged_by_worst: bool = False
-    """Every run must hold the target, and the worst is what is shown. Otherwise it is the median that counts."""
+    """Every run must meet the target, and the worst is shown. Otherwise the median counts."""
 
     @property
     def value(self) -> float:
@@ -53,7 +53,7 @@ class Figure:
 
     @property
     def ratio(self) -> float | None:
-        """Of the runs' own ratios the median, or the worst. None where there is nothing to divide by."""
+        """The median, or the worst, of the ratios of each run; None if there is no other value."""
         pairs = list(zip(self.ours, self.other, strict=False))
         if not pairs or any(not other for _, other in pairs):
             return None

@@ -1,8 +1,8 @@
-"""Ten rooms that open within the same second, each with a teacher who joins, publishes, and speaks as soon as somebody
-listens: in how many the whole speech is in the files, from the first word on.
+"""Ten rooms open within the same second. In each a teacher joins, publishes, and speaks as soon as somebody listens:
+in how many rooms the files contain the whole speech, from the first word on.
 
-Each run begins with a worker that has just registered. The teacher waits half a second after the server has said that
-there is a listener, and says three markers of its own. A room without a listener after 15 s counts as not recorded.
+Each run begins with a worker that has just registered. The teacher waits half a second after the server reports a
+listener, and says three markers that no other teacher says. A room without a listener after 15 s counts as not recorded.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def _sentences(index: int) -> Pcm:
 
 
 async def _recorded_rooms(folder: Path, names: list[str]) -> int:
-    """How many rooms hold everything that was said in them, and nothing else, in order."""
+    """How many rooms contain everything that was said in them, in order, and nothing else."""
     deadline = time.monotonic() + SAVED_SECONDS
     missing = dict(enumerate(names))
     while missing and time.monotonic() < deadline:

@@ -1,10 +1,10 @@
-"""From a frame's arrival to its probabilities, in the real worker with ten rooms that are recorded as threads.
+"""The time from a frame's arrival to its probabilities, in the real worker with ten rooms that are recorded as threads.
 
-Measured twice, over all frames but the first two seconds of each track. "From the hand-over": from the moment the
-native client has given the frame to Python until its last window has gone through detector and segmenter. "From when it
-was due": how late the frame was processed by the track's own clock, which ticks once in 96 ms and is set by the track's
-promptest frame; this holds every wait there is, also that of the native client for Python, and is what the target is
-held to. The clock is in the worker (`benchmarks/timed_agent.py`), which is otherwise the recorder as it is.
+It is measured in two ways, over all frames but the first two seconds of each track. "From the hand-over": from the
+moment at which the native client gives the frame to Python until its last window has gone through detector and
+segmenter. "From when it was due": how late the frame was processed by the track's own clock, which ticks every 96 ms
+and is set by the track's earliest frame. This includes every wait, also that of the native client for Python, and the
+target is for this one. The clock is in the worker (`benchmarks/timed_agent.py`), which is otherwise the recorder.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Lessons that are over: `segment`, `search` and `check` on one core's worth of an archive.
+"""Recorded lessons: `segment`, `search` and `check` on a large archive.
 
-A recording of an hour (MP3, 44.1 kHz, stereo) is segmented; how often faster than it plays counts CPU time, so other
-programs do not. The archive has 100,000 segments in 50 rooms, some 190 hours, with texts in English, Spanish and Arabic
+A recording of an hour (MP3, 44.1 kHz, stereo) is segmented; how many times faster than it plays is counted in CPU
+time, so that other programs do not matter. The archive has 100,000 segments in 50 rooms, some 190 hours, with texts in English, Spanish and Arabic
 of a thousand different words. Questions are rare, frequent and absent words, phrases and beginnings of words. Memory is
 the highest of the command's own process.
 """
@@ -40,7 +40,7 @@ WAV_SAMPLES = 1_600
 """Short segments: 100,000 real ones would be 20 GB, and reading those would only measure the disk."""
 ROOMS = 50
 SOUNDS = 100
-"""Different sounds; more would only take longer to make."""
+"""Number of different sounds; more would only take longer to make."""
 
 SLOWEST_SEARCH_MILLISECONDS = 50.0
 MIN_SPEED = 100.0
@@ -68,10 +68,10 @@ def measure(options: Options) -> Outcome:
     figures = [
         Figure("segment: times faster than it plays, by CPU time", "x", speeds, at_least=MIN_SPEED, digits=0),
         Figure("segment: memory", "MB", segment_memory, digits=0),
-        Figure("search: the first, which builds the index", "s", [first.seconds]),
-        Figure("search: memory of that", "MB", [first.megabytes], digits=0),
+        Figure("search: first, which builds the index", "s", [first.seconds]),
+        Figure("search: memory of the first", "MB", [first.megabytes], digits=0),
         Figure("search: index", "MB", [size / 1e6], digits=0),
-        Figure("search: any other, from start to end", "s", [run.seconds for run in again]),
+        Figure("search: later ones, whole command", "s", [run.seconds for run in again]),
         Figure("search: memory", "MB", [run.megabytes for run in again], digits=0),
         Figure(
             "search: slowest of all questions", "ms", searches,
@@ -89,7 +89,7 @@ def measure(options: Options) -> Outcome:
 
 
 def _recording(path: Path, seconds: float) -> Path:
-    """The shipped lecture again and again, as MP3."""
+    """Writes the shipped lecture, repeated, as MP3."""
     pcm = np.concatenate([sound.load("lecture"), np.zeros(160_000, np.int16)])
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libmp3lame", rate=44_100)
@@ -230,7 +230,7 @@ def _sentence(words: Sequence[str], chance: random.Random) -> str:
 
 
 def _searches(archive: Path) -> list[float]:
-    """Milliseconds of each question, with the look for what is new."""
+    """Milliseconds of each query, including the check for new texts."""
     chance = random.Random(7)
     words = _words(chance, "abcdefghiklmnoprstuvwy")
     questions = [

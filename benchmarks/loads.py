@@ -1,4 +1,4 @@
-"""A worker with no room, one room and ten rooms recorded: one session gives the figures for memory and for CPU."""
+"""Runs a worker that records no room, one room and ten rooms: one session gives the figures for memory and CPU."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ async def _session(recipe: Recipe, place: Scene, seconds: float) -> Session:
 
 
 async def _open(rooms: list[Classroom], count: int, place: Scene) -> None:
-    """One after another, so that every recipe gets them all."""
+    """Opens rooms one after another, so that every recipe is given all of them."""
     while len(rooms) < count:
         room = await Classroom.open(place.server, place.fresh_name())
         rooms.append(room)
@@ -94,7 +94,7 @@ async def _open(rooms: list[Classroom], count: int, place: Scene) -> None:
 
 
 async def _load(rooms: list[Classroom], worker: Worker, seconds: float) -> Load:
-    """All teachers lecture at once; the window begins a moment later and covers the same words every time."""
+    """Measures while all teachers lecture. The window begins a moment later, and covers the same words every time."""
     talking = [asyncio.create_task(room.lecture(SETTLE_SECONDS + seconds)) for room in rooms]
     try:
         await asyncio.sleep(SETTLE_SECONDS)

@@ -1,9 +1,9 @@
 """Memory of the worker and everything it starts: idle, with one and with ten rooms recorded, and over many rooms that
 come and go, five at a time.
 
-It is the tree's PSS, except that libraries count in full although those who speak on the same machine use them, too: as
-if the worker ran alone, in a container. Memory is looked at after half a minute of speech in every room. The stock
-recipe is made to take all ten rooms; by itself it refuses some on a busy machine (see `joins`).
+It is the PSS of the process tree, but libraries count in full, although the speakers on the same machine use them, too:
+as if the worker ran alone in a container. Memory is measured after half a minute of speech in every room. The stock
+recipe is configured to take all ten rooms; by default it refuses some on a busy machine (see `joins`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NAME = "memory"
 
 MAX_MEGABYTES_ONE, MAX_MEGABYTES_MANY = 150, 200
 FLAT = 1.05
-"""How much more the last quarter of the looks may show than the first."""
+"""Highest ratio of the last quarter of the readings to the first."""
 AT_ONCE = 5
 ROOM_OVER_SECONDS = 30.0
 
@@ -49,7 +49,7 @@ def _shown(found: Sessions) -> str:
         one = [session.one.pss_megabytes or 0.0 for session in listed]
         many = [session.many.pss_megabytes or 0.0 for session in listed]
         parts.append(f"{name} {statistics.median(one):.0f} and {statistics.median(many):.0f}")
-    return f"PSS as the system shows it, beside those who speak, MB for one and {MANY} rooms: {'; '.join(parts)}."
+    return f"PSS as the system shows it, with the speakers on the same machine, MB for one and {MANY} rooms: {'; '.join(parts)}."
 
 
 def _idle(found: Sequence[Session]) -> list[float]:
@@ -68,7 +68,7 @@ def _many(found: Sequence[Session]) -> list[float]:
 
 
 def _come_and_go(options: Options) -> tuple[int, list[float]]:
-    """How many rooms there were, and the memory after each handful of them."""
+    """The number of rooms, and the memory after every AT_ONCE of them."""
     rooms = 10 if options.quick else 200 if options.full else 50
     options.say(f"  {rooms} rooms come and go ...")
     with scene(options.say) as place:
@@ -110,7 +110,7 @@ def _flatness(rooms: int, seen: list[float]) -> Figure:
 
 
 def _quarters(seen: list[float]) -> tuple[float, float]:
-    """Medians of the first and of the last quarter of the looks."""
+    """Medians of the first and of the last quarter of the readings."""
     count = max(1, len(seen) // 4)
     return statistics.median(seen[:count]), statistics.median(seen[-count:])
 

@@ -20,10 +20,10 @@ Report = Callable[[str], None]
 
 
 def memory_megabytes(pid: int) -> float:
-    """The whole tree's PSS, as it were if no other program used the same libraries: what a container would hold.
+    """The PSS of the process tree as if no other program used the same libraries: what a container would need.
 
-    Those who speak in a benchmark do use them, which takes up to 30 MB off the PSS that the system shows. Memory that
-    the tree's own processes share counts once. USS where a system has no PSS.
+    The speakers of a benchmark do use them, which reduces the PSS that the system shows by up to 30 MB. Memory that the
+    tree's own processes share counts once. USS if the system has no PSS.
     """
     private = 0
     shared: Counter[str] = Counter()
@@ -33,7 +33,7 @@ def memory_megabytes(pid: int) -> float:
         except (psutil.NoSuchProcess, psutil.ZombieProcess):
             continue
         private += own
-        shared |= of_files  # the most that any process of the tree has of a file
+        shared |= of_files  # for each file, the largest value of any process of the tree
     return (private + shared.total()) / 2**20
 
 
@@ -84,7 +84,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 class Others:
-    """How much of one core all other programs use, from one reading to the next."""
+    """Measures how much of one core all other programs use, from one reading to the next."""
 
     def __init__(self) -> None:
         self._last = self._now()

@@ -1,4 +1,4 @@
-"""Both recipes on samples instead of rooms: what they would have saved of a recording, and where in it that lies."""
+"""Runs both recipes on samples instead of rooms: which parts of a recording they save."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from core.records import SAMPLE_RATE, EndReason, SpeechSegment
 Pcm = npt.NDArray[np.int16]
 
 STOCK_FRAME = SAMPLE_RATE // 100
-"""What an AudioStream hands over by default: 10 ms."""
+"""The default frame of an AudioStream: 10 ms."""
 
 
 class Saved(NamedTuple):
@@ -72,7 +72,7 @@ def stock(pcm: Pcm) -> list[Saved]:
 async def plugin_events(
     pcm: Pcm, rate: int = SAMPLE_RATE, frame_samples: int = STOCK_FRAME
 ) -> list[VADEvent]:
-    """Every event of the plugin's stream but the one per inference."""
+    """Every event of the plugin's stream except INFERENCE_DONE."""
     stream = _plugin().stream()
     for frame in frames(pcm, rate, frame_samples):
         stream.push_frame(frame)

@@ -1,4 +1,4 @@
-"""The least that a recorder can use: a worker that receives every track as the recorder does, and drops the frames.
+"""A worker that receives every track as the recorder does, and drops the frames: a lower bound for a recorder.
 
 Threads, no preload, no watch over the event loops, 16 kHz mono, 96 ms a frame. No voice detector, no files, no rules.
 """
@@ -25,7 +25,7 @@ server = AgentServer(
 
 
 def prewarm(process: JobProcess) -> None:
-    _ = FfiClient.instance  # before there are rooms: several threads would make one each
+    _ = FfiClient.instance  # before there are rooms: otherwise several threads would each create one
 
 
 server.setup_fnc = prewarm

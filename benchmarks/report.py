@@ -1,4 +1,4 @@
-"""docs/benchmarks.md, from what the benchmarks found."""
+"""Writes docs/benchmarks.md from the results of the benchmarks."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ livekit-agents {agents}, livekit {rtc}, livekit-plugins-silero {silero}.
 
 "Stock" is the recipe that the framework's documentation leads to (`benchmarks/stock_agent.py`):
 `silero.VAD.load().stream()`, the audio of every `END_OF_SPEECH` into a WAV, default options, two idle processes. Both
-record the same speech on the same livekit-server, on one machine with those who speak. Shown is the median of the runs,
-or the worst one where it says so; the ratio is the median of the ratios within each run. {targets}
+record the same speech on the same livekit-server, on one machine with the speakers. The tables show the median of the
+runs, or the worst where they say so; the ratio is the median of the ratios within each run. {targets}
 """
 
 
 def document(benchmarks: Mapping[str, ModuleType], outcomes: Sequence[Outcome]) -> str:
-    """The whole page, from one outcome for each benchmark."""
+    """Makes the whole page from one outcome per benchmark."""
     sections = [_introduction(outcomes)]
     for outcome in outcomes:
         about = (benchmarks[outcome.benchmark].__doc__ or "").strip()

@@ -1,7 +1,8 @@
 """Measures the recorder against the stock recipe: python dev.py bench [names] [--runs N] [--quick | --full].
 
-Without names, all of them. Figures are kept in benchmarks/results, and docs/benchmarks.md is written from there as soon
-as every benchmark has been run. MISS is a result like any other: the exit code is 0 unless something broke.
+Without names it runs all benchmarks. Figures are stored in benchmarks/results, and docs/benchmarks.md is written from
+them as soon as every benchmark has been run. A missed target is a result like any other: the exit code is 0 unless a
+benchmark failed.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ BENCHMARKS: dict[str, ModuleType] = {
     for module in (speech, disk, delivery, vad, joins, latency, text, captions, lessons, video, cpu, memory)
 }
 ON_REQUEST: dict[str, ModuleType] = {fleet.NAME: fleet}
-"""Not among all of them: it compares nothing with the stock recipe, and takes ten minutes."""
+"""Run only if named: it does not compare with the stock recipe, and takes ten minutes."""
 KNOWN = {**BENCHMARKS, **ON_REQUEST}
 
 
@@ -58,7 +59,7 @@ def main() -> int:
         _say("Stopped.")
         return 130
     except (ServerUnavailable, WorkerFailed, RuntimeError, OSError, TimeoutError) as error:
-        _say(f"A benchmark broke: {error}")
+        _say(f"A benchmark failed: {error}")
         return 1
     _show(outcomes)
     if not options.quick:
@@ -131,7 +132,7 @@ def _write_document() -> None:
     complete = [outcome for outcome in known if outcome is not None]
     missing = [name for name, outcome in zip(BENCHMARKS, known, strict=True) if outcome is None]
     if missing:
-        _say(f"docs/benchmarks.md stays as it is until these have been run, too: {', '.join(missing)}.")
+        _say(f"docs/benchmarks.md is not written until these have been run, too: {', '.join(missing)}.")
         return
     DOCUMENT.write_text(report.document(BENCHMARKS, complete), encoding="utf-8", newline="\n")
     _say("docs/benchmarks.md is written.")

@@ -1,10 +1,10 @@
-"""Labelled speech through both recipes, offline, on the same samples: what is lost, what is doubled, what is saved
-needlessly, and how long the files are.
+"""Both recipes process the same labelled speech offline: how much is lost, saved twice or saved needlessly, and how long
+the files are.
 
 Three conditions: short recordings that are cut off in the middle of a sentence; sentences with pauses under 0.2 s;
 ordinary speech with pauses of 0.3 to 2.5 s. The speech is synthetic (`devtools/speech/`), so its sentences begin and
-end at known samples; with `--speech FOLDER`, recordings of your own are measured as well, where what is loud counts as
-speech. Every run is another recording.
+end at known samples; with `--speech FOLDER`, your own recordings are measured as well; in them loud parts count as
+speech. Every run uses another recording.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Recipe = Callable[[offline.Pcm], list[offline.Saved]]
 
 @dataclass(frozen=True)
 class Condition:
-    """A way of speaking: makes recordings of about so many seconds from a seed."""
+    """A way of speaking. ``make`` makes recordings of about this many seconds from a seed."""
 
     name: str
     make: Callable[[list[Utterance], int, float], list[Labelled]]
@@ -61,7 +61,7 @@ CONDITIONS = (
 
 @dataclass(frozen=True)
 class Score:
-    """What a recipe made of some recordings."""
+    """The result of a recipe on some recordings."""
 
     lost_percent: float
     """Of the labelled speech."""
@@ -128,7 +128,7 @@ def _figures(condition: Condition, suffix: str, ours: list[Score], stock: list[S
         replace(figure("speech lost", "%", "lost_percent"), at_most=LOST_PERCENT),
         replace(figure("doubled", "s", "doubled_seconds"), at_most=0),
         replace(silence, ratio_at_most=1) if condition.is_ordinary else silence,
-        # A recording of three seconds that breaks off leaves a short file whatever one does.
+        # A recording of three seconds that ends suddenly always leaves a short file.
         replace(within, at_least=WITHIN_PERCENT) if condition.ends_by_itself else within,
         replace(figure("longest file", "s", "longest_seconds"), at_most=MAX_SECONDS),
     ]

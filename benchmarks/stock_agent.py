@@ -24,8 +24,8 @@ server = AgentServer(
 )
 
 if os.environ.get("STOCK_TAKES_EVERY_ROOM"):
-    # By default it refuses rooms while the machine is busy. That is measured where rooms are counted; where memory and
-    # CPU are, it shall have all ten, though those who speak keep the same machine busy.
+    # By default it refuses rooms while the machine is busy. `joins` measures that; for memory and CPU it must take all
+    # ten, although the speakers keep the same machine busy.
     server.load_fnc = lambda: 0.0
 
 

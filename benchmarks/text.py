@@ -1,8 +1,8 @@
-"""How long text waits for us: from a segment's line in the manifest to the call for its text, and from the answer to
-its line.
+"""The delay of texts in the recorder: from a segment's manifest line to the call for its text, and from the answer to
+the text's line.
 
-Ten rooms save segments as a lesson does. The text service calls, through the real SDK, a local stand-in for Gemini that
-takes one second for each answer; that second is left out.
+Ten rooms save segments as in a lesson. The text service calls, through the real SDK, a local stand-in for Gemini that
+takes one second for each answer; that second is not counted.
 """
 
 from __future__ import annotations

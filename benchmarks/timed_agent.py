@@ -1,4 +1,4 @@
-"""The recorder, which also writes down when each frame arrived and when its probabilities were ready.
+"""Runs the recorder, and records when each frame arrived and when its probabilities were ready.
 
 Writes one JSON array a track to the file in FRAME_TIMES, a pair of seconds for each frame, when the worker ends.
 """

@@ -1,4 +1,4 @@
-"""The VAD path alone, as fast as it goes: 96 ms frames in, segments out; CPU seconds an hour of audio.
+"""The VAD path alone, as fast as possible: from 96 ms frames to segments; CPU seconds per hour of audio.
 
 Ours is a `TrackProcessor` with Silero's native runtime or its ONNX model, on a stream that always has the next frame.
 Stock is the plugin's own `stream()`, fed with the same frames. CPU is that of the whole process, with the plugin's
@@ -60,7 +60,7 @@ class Counter:
 
 
 def paced() -> Callable[[], Instant]:
-    """Clocks on which frames come one after the other, as in a lesson; reading the real ones is measured, too."""
+    """Clocks by which frames arrive one after another, as in a lesson; they also read the real ones, which costs CPU."""
     began, frames = Instant.now(), itertools.count(1)
 
     def now() -> Instant:
@@ -80,7 +80,7 @@ def measure(options: Options) -> Outcome:
     }
     seconds: dict[str, list[float]] = {name: [] for name in paths}
     for path in paths.values():
-        path()  # loads what is loaded once
+        path()  # loads everything that is loaded only once
     for run in range(options.runs):
         options.say(f"  run {run + 1} of {options.runs} ...")
         for name, path in paths.items():

@@ -1,9 +1,9 @@
 """How exactly and how fast `lessons.py export --video` finds a lesson in its video.
 
 Sentences of the shipped speech in random order with random pauses, so that all lessons resemble each other; one hour of
-it, in a video that began two minutes earlier and whose clock is off by one second an hour. The error is that of the
-segment that is placed worst. "Of 20 other lessons" is how often a video of another lesson, made of the same sentences,
-was taken for the right one. The hour as a file is AAC in MP4, and is decoded and searched in the time shown.
+it, in a video that began two minutes earlier and whose clock is off by one second an hour. The error is the largest of
+all segments. "Of 20 other lessons" is how often a video of another lesson, made of the same sentences, was taken for
+the right one. The time for an hour of MP4 (AAC) includes decoding and searching.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class Classroom:
 
     @property
     def stalls(self) -> int:
-        """How often the teacher's own process stalled for so long that words were late."""
+        """How often the teacher's own process stalled so long that words were late."""
         return sum(microphone.stalls for microphone in self._microphones)
 
     @property
@@ -121,7 +121,7 @@ class Classroom:
         """Returns at a moment when the teacher is speaking."""
         await self.speaking.wait()
         await asyncio.sleep(0.7)
-        while not self.speaking.is_set():  # it was a short sentence
+        while not self.speaking.is_set():  # the sentence was short
             await self.speaking.wait()
             await asyncio.sleep(0.7)
 

@@ -1,4 +1,4 @@
-"""What the teacher says: sentences of markers, which can be found by their sound, with a lecturer's pauses.
+"""Generates what the teacher says: sentences of markers, which can be found by their sound, with a lecturer's pauses.
 
 The markers are said in turn, so that a marker is repeated only after most of a minute: a marker and its approximate
 time identify the word of the lecture.
@@ -16,7 +16,7 @@ from devtools import sound
 from devtools.speakers import Said
 
 SHORT, SENTENCE, LONG = (1, 3), (3, 7), (8, 13)
-"""Number of markers in an utterance: the least, and one more than the most. A marker takes 1.4 s."""
+"""Number of markers in an utterance: from the first (included) to the second (excluded). A marker takes 1.4 s."""
 MIX = ((SHORT, 0.25), (SENTENCE, 0.55), (LONG, 0.2))
 BREATH_SECONDS = (0.05, 0.3)
 """The shortest and the longest time between two markers of one utterance."""

@@ -1,4 +1,4 @@
-"""Which faults happen when."""
+"""Plans which faults happen when."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LAST_SECONDS = 30.0
 """No fault is planned in the first and the last seconds of a lecture."""
 MIN_DISTANCE_SECONDS = 25.0
 MAX_FAULTS = 36
-"""Three rounds: every kind of fault, those that end no worker, every kind again."""
+"""Three rounds: every kind of fault, then those that do not end a worker, then every kind again."""
 
 
 class Planned(NamedTuple):

@@ -29,7 +29,7 @@ class Row(NamedTuple):
 
 
 def rows(outcome: Outcome) -> list[Row]:
-    """Every fault with what was lost, and recorded as a gap, from then until the next one."""
+    """Every fault with what was lost, and what was recorded as a gap, from it until the next fault."""
     begins = [done.began for done in outcome.faults]
     return [
         Row(
@@ -100,7 +100,7 @@ def wrongs(outcome: Outcome) -> Iterator[str]:
 
 
 def write(outcome: Outcome, folder: Path) -> None:
-    """soak.md and soak.svg."""
+    """Writes soak.md and soak.svg."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / PICTURE).write_text(picture.svg(outcome), encoding="utf-8", newline="\n")
     (folder / PAGE).write_text(page(outcome), encoding="utf-8", newline="\n")
@@ -131,7 +131,7 @@ are produced. Afterwards every word is searched in the files, by its sound. A ru
 FAULTS_NOTE = f""""Lost" is what was said from the fault until the next one and is in no file. "Gaps" are the times in
 `gaps.jsonl`, whether somebody spoke then or not. Faults of the teacher's client are produced at the end of a sentence,
 those of workers, disk and dispatch in mid-word. A loss outside all gaps counts as wrong from {MIN_LOSS_SECONDS:g} s on:
-less cannot be measured by sound."""
+a smaller loss cannot be measured by sound."""
 
 
 def _head(outcome: Outcome) -> str:
