@@ -2,7 +2,7 @@
 in how many rooms the files contain the whole speech, from the first word on.
 
 Each run begins with a worker that has just registered. The teacher waits half a second after the server reports a
-listener, and says three markers that no other teacher says. A room without a listener after 15 s counts as not recorded.
+listener, and says three markers that no other teacher says. A room without a listener after 15 s is not recorded.
 """
 
 from __future__ import annotations

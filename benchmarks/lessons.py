@@ -1,9 +1,9 @@
 """Recorded lessons: `segment`, `search` and `check` on a large archive.
 
 A recording of an hour (MP3, 44.1 kHz, stereo) is segmented; how many times faster than it plays is counted in CPU
-time, so that other programs do not matter. The archive has 100,000 segments in 50 rooms, some 190 hours, with texts in English, Spanish and Arabic
-of a thousand different words. Questions are rare, frequent and absent words, phrases and beginnings of words. Memory is
-the highest of the command's own process.
+time, so that other programs do not matter. The archive has 100,000 segments in 50 rooms, some 190 hours, with texts in
+English, Spanish and Arabic of a thousand different words. Queries are rare, frequent and absent words, phrases and
+beginnings of words. Memory is the highest of the command's own process.
 """
 
 from __future__ import annotations

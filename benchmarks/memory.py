@@ -49,7 +49,9 @@ def _shown(found: Sessions) -> str:
         one = [session.one.pss_megabytes or 0.0 for session in listed]
         many = [session.many.pss_megabytes or 0.0 for session in listed]
         parts.append(f"{name} {statistics.median(one):.0f} and {statistics.median(many):.0f}")
-    return f"PSS as the system shows it, with the speakers on the same machine, MB for one and {MANY} rooms: {'; '.join(parts)}."
+    return (
+        f"PSS as the system shows it, besides the speakers, MB for one and {MANY} rooms: {'; '.join(parts)}."
+    )
 
 
 def _idle(found: Sequence[Session]) -> list[float]:

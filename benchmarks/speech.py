@@ -1,5 +1,5 @@
-"""Both recipes process the same labelled speech offline: how much is lost, saved twice or saved needlessly, and how long
-the files are.
+"""Both recipes process the same labelled speech offline: how much is lost, saved twice or saved needlessly, and how
+long the files are.
 
 Three conditions: short recordings that are cut off in the middle of a sentence; sentences with pauses under 0.2 s;
 ordinary speech with pauses of 0.3 to 2.5 s. The speech is synthetic (`devtools/speech/`), so its sentences begin and

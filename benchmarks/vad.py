@@ -60,7 +60,7 @@ class Counter:
 
 
 def paced() -> Callable[[], Instant]:
-    """Clocks by which frames arrive one after another, as in a lesson; they also read the real ones, which costs CPU."""
+    """Clocks by which frames arrive one after another, as in a lesson; reading the real clocks is measured, too."""
     began, frames = Instant.now(), itertools.count(1)
 
     def now() -> Instant:

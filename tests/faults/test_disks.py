@@ -87,7 +87,7 @@ async def test_a_disk_that_turns_read_only_and_back_costs_nothing(
 @pytest.mark.fault(
     "the disk refuses for longer than memory lasts", "the oldest audio is dropped and recorded as a gap"
 )
-async def test_speech_beyond_what_memory_may_hold_is_a_gap_that_is_owned_up_to(
+async def test_speech_beyond_the_memory_limit_is_recorded_as_a_gap(
     livekit_server: LiveKitServer, worker: StartWorker, small_disk: Path
 ) -> None:
     recorder = await worker(output_dir=small_disk / "segments", MAX_UNSAVED_SECONDS="10")

@@ -137,7 +137,7 @@ async def test_a_doubled_dispatch_ends_with_one_recorder_and_no_word_twice(
 @pytest.mark.fault(
     "the worker starts in mid-lecture", "recorded from then on; the time before is recorded as a gap"
 )
-async def test_a_late_worker_owns_up_to_what_it_missed(
+async def test_a_late_worker_records_a_gap_for_what_it_missed(
     livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path
 ) -> None:
     async with await Speaker.join(livekit_server, "late", "anna", metadata=TEACHER) as teacher:

@@ -269,7 +269,7 @@ async def test_a_teacher_too_many_gets_the_place_of_one_who_leaves(
     "the recorder's own connection breaks and is made again",
     "it records again within a second; the time between is recorded as a gap",
 )
-async def test_a_recorder_whose_connection_is_made_anew_records_on_and_owns_up(
+async def test_a_recorder_that_reconnects_continues_and_records_a_gap(
     livekit_server: LiveKitServer, tmp_path: Path, seen: Seen
 ) -> None:
     room = RoomInfo("anew", "RM_anew", utc_now())

@@ -79,7 +79,7 @@ async def test_health_and_metrics_of_a_lesson(livekit_server: LiveKitServer, wor
 @pytest.mark.skipif(
     sys.platform == "win32", reason="a folder cannot be replaced under a running worker there"
 )
-async def test_a_worker_whose_disk_refuses_is_sick_until_it_takes(
+async def test_a_worker_whose_disk_refuses_is_unhealthy_until_it_works(
     livekit_server: LiveKitServer, worker: StartWorker
 ) -> None:
     recorder = await worker(METRICS="true")

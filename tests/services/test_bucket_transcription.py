@@ -210,7 +210,7 @@ async def test_two_shards_cover_everything_once(school: School) -> None:
     assert set(school.asked().values()) == {1}
 
 
-async def test_one_that_is_killed_is_started_again(school: School) -> None:
+async def test_a_killed_run_can_be_started_again(school: School) -> None:
     school.give()
     school.gemini.spoil = lambda call: "hang" if school.gemini.calls else ""
     first = school.start("--yes", GEMINI_MAX_AT_ONCE="1")
@@ -226,7 +226,7 @@ async def test_one_that_is_killed_is_started_again(school: School) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM there")
-async def test_one_that_is_stopped_brings_away_what_it_has(school: School) -> None:
+async def test_a_stopped_run_uploads_its_texts(school: School) -> None:
     school.give()
     school.gemini.spoil = lambda call: "hang" if school.gemini.calls else ""
     first = school.start("--yes", GEMINI_MAX_AT_ONCE="1")
@@ -274,7 +274,7 @@ async def test_a_batch_is_collected_from_anywhere(school: School) -> None:
     assert set(school.asked().values()) == {1}
 
 
-async def test_one_that_is_killed_with_its_batch_on_the_way_has_sent_it_once(school: School) -> None:
+async def test_a_run_killed_after_submitting_a_batch_does_not_submit_it_again(school: School) -> None:
     school.give()
     school.gemini.batch_mishap = lambda step: "hang" if step == "created" else ""
     first = school.start("--batch", "--yes")
@@ -290,7 +290,7 @@ async def test_one_that_is_killed_with_its_batch_on_the_way_has_sent_it_once(sch
     assert school.is_complete()
 
 
-async def test_a_note_leads_out_of_no_folder(school: School) -> None:
+async def test_a_batch_note_cannot_name_a_path_outside_its_room(school: School) -> None:
     school.give()
     school.gemini.is_batch_over = False
     assert (await school.run("--batch", "--yes")).code == 3

@@ -159,7 +159,7 @@ async def test_the_server_checks_the_sound_itself(
     assert rows(database) == []
 
 
-async def test_names_that_postgres_cannot_hold_are_made_so(database: PostgresServer, tmp_path: Path) -> None:
+async def test_names_that_postgres_cannot_store_are_changed(database: PostgresServer, tmp_path: Path) -> None:
     record = spoken(settings_for(database.url(), tmp_path), count=1)[0]
     odd = replace(
         record, room_name="a\0b", participant_name="half \ud800", participant_identity="'; DROP TABLE x --"

@@ -98,7 +98,7 @@ async def test_what_was_delivered_is_not_sent_again(s3: S3Server, tmp_path: Path
 
 
 @pytest.mark.parametrize("fault", ["InternalError", "SlowDown", "cut", "unanswered", "BadDigest"])
-async def test_what_may_heal_is_tried_again(s3: S3Server, tmp_path: Path, fault: str) -> None:
+async def test_transient_errors_are_retried(s3: S3Server, tmp_path: Path, fault: str) -> None:
     settings = settings_for(s3, tmp_path)
     records = spoken(settings)
     s3.gate.fail_next(fault, fault, fault)
@@ -145,7 +145,7 @@ async def test_an_outage_costs_time_and_nothing_else(
         ("forbidden", "it refuses everything"),
     ],
 )
-async def test_what_the_operator_must_mend_is_said_and_waits(
+async def test_what_the_operator_must_correct_is_logged_and_waits(
     s3: S3Server, tmp_path: Path, caplog: pytest.LogCaptureFixture, trouble: str, said: str
 ) -> None:
     settings = settings_for(s3, tmp_path)
@@ -242,7 +242,9 @@ async def test_a_list_that_may_not_be_read_is_not_overwritten(s3: S3Server, tmp_
 
 
 @pytest.mark.parametrize("header", ["if-none-match", "if-match", "x-amz-checksum-sha256"])
-async def test_a_simpler_server_is_served_too(s3: S3Server, tmp_path: Path, header: str) -> None:
+async def test_a_server_without_conditional_writes_or_checksums_works_too(
+    s3: S3Server, tmp_path: Path, header: str
+) -> None:
     """Some stores lack conditional writes, some lack checksums other than the one in the signature."""
     s3.gate.fault = lambda request: "NotImplemented" if header in request.headers else None
     settings = settings_for(s3, tmp_path)
@@ -259,7 +261,7 @@ async def test_a_simpler_server_is_served_too(s3: S3Server, tmp_path: Path, head
     assert listed(s3) == [record.file for record in records]
 
 
-async def test_lists_name_only_what_is_there_and_lead_nowhere_else(s3: S3Server, tmp_path: Path) -> None:
+async def test_lists_name_only_delivered_files_and_no_other_paths(s3: S3Server, tmp_path: Path) -> None:
     settings = settings_for(s3, tmp_path / "out")
     records = spoken(settings, count=1)
     (tmp_path / "secret.txt").write_text("secret")

@@ -94,7 +94,7 @@ def test_whatever_is_wrong_is_one_line(
     assert "Traceback" not in done.err
 
 
-def test_prune_shows_what_would_go_and_lets_it_go(s3: S3Server, tmp_path: Path) -> None:
+def test_prune_shows_what_would_be_deleted_and_deletes_it(s3: S3Server, tmp_path: Path) -> None:
     environ = {
         **s3.environment(),
         "OUTPUT_DIR": str(tmp_path),
@@ -122,7 +122,7 @@ def test_prune_shows_what_would_go_and_lets_it_go(s3: S3Server, tmp_path: Path) 
     assert [json.loads(line)["file"] for line in manifest] == [kept[0].file]
 
 
-def test_what_has_left_the_disk_is_not_missed(s3: S3Server, tmp_path: Path) -> None:
+def test_check_does_not_report_files_that_were_delivered_and_deleted(s3: S3Server, tmp_path: Path) -> None:
     environ = {**s3.environment(), "OUTPUT_DIR": str(tmp_path), "KEEP_LOCAL": "until_delivered"}
     with_texts(tmp_path / "math", spoken(settings_of(environ), "math", 2))
     assert lessons("deliver", **environ).code == 0
@@ -216,7 +216,7 @@ def test_a_room_is_erased_everywhere_also_when_a_target_is_down_at_first(
     assert [json.loads(line)["is_complete"] for line in lines] == [False, True]
 
 
-def test_a_room_goes_with_what_no_list_names(s3: S3Server, tmp_path: Path) -> None:
+def test_erasing_a_room_also_removes_objects_that_no_list_names(s3: S3Server, tmp_path: Path) -> None:
     """A container that dies has delivered sound whose lists never came."""
     environ = {**s3.environment(), "OUTPUT_DIR": str(tmp_path)}
     s3.put("math/segment_001_20260105_090000.wav", b"sound")

@@ -180,7 +180,7 @@ def test_whatever_happens_captions_are_shown_in_order_once_and_live(
 
 
 @given(delays=st.lists(st.floats(0, PATIENCE - 1), min_size=1, max_size=12))
-def test_none_is_lost_that_comes_within_patience(delays: list[float]) -> None:
+def test_no_caption_is_lost_that_arrives_within_the_waiting_time(delays: list[float]) -> None:
     shown = play(list(delays), set())
     assert list(shown) == list(range(len(delays)))
     for number, moment in shown.items():
@@ -228,7 +228,7 @@ def test_a_long_history_is_not_read_again(tmp_path: Path) -> None:
     assert len(found) < 1000
 
 
-def test_a_file_written_anew_is_followed(tmp_path: Path) -> None:
+def test_a_rewritten_file_is_followed(tmp_path: Path) -> None:
     path = tmp_path / "texts.jsonl"
     add(path, line(1) + line(2))
     follower = TextsFollower(path)
@@ -254,7 +254,7 @@ def test_a_line_without_end_does_not_stop_the_reading(
     "found",
     [b"", b"{", b"[]", b"null", b"{}", b'{"number": "1"}', b'{"number": true}', b"[" * 5000, b"\xff\xfe"],
 )
-def test_a_foreign_line_says_nothing(found: bytes) -> None:
+def test_a_foreign_line_gives_no_caption(found: bytes) -> None:
     assert caption_text_in(found) is None
 
 
@@ -466,7 +466,7 @@ async def test_answers_out_of_order_are_shown_in_order(
     assert room.shown() == ["Sentence 1.", "Sentence 3."]
 
 
-async def test_a_ring_is_heard_at_once(
+async def test_a_notification_is_handled_at_once(
     shown: Captions, room: StubRoom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(captions, "LOOK_SECONDS", 3600)
@@ -537,7 +537,7 @@ async def test_who_is_gone_again_gets_nothing(shown: Captions, room: StubRoom, t
     assert room.shown() == ["Sentence 1.", "Sentence 2."]
 
 
-async def test_wishes_count_of_people_in_the_room(shown: Captions, room: StubRoom) -> None:
+async def test_languages_are_requested_only_by_people_in_the_room(shown: Captions, room: StubRoom) -> None:
     room.join("sam", "es")
     room.join("zoe", "ar-eg")
     room.join("egress", "fr", kind=rtc.ParticipantKind.PARTICIPANT_KIND_EGRESS)

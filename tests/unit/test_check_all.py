@@ -78,7 +78,7 @@ def test_any_part_that_fails_fails_all(
     assert capsys.readouterr().out.splitlines()[-1].startswith("All checks passed (")
 
 
-def test_what_has_changed_is_what_git_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_files_are_those_that_git_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check_all, "ROOT", tmp_path)
     assert changed_files() == [], "no clone"
 
@@ -130,7 +130,7 @@ def test_a_test_is_of_the_stage_whose_servers_it_needs(item: Item, expected: set
     assert item.marks == expected
 
 
-def test_every_process_begins_with_what_takes_longest() -> None:
+def test_every_process_begins_with_the_slowest_tests() -> None:
     kinds = {"long": 3, "room": 9, "services": 5, "browser": 2, "unit": 41}
     items = [
         Item(marks=(kind,))

@@ -81,7 +81,7 @@ def test_every_default_is_a_value_that_would_be_accepted() -> None:
             assert kind.parse(text) == field.default, field.name
 
 
-def test_a_setting_that_nobody_knows_is_nobody_s_business() -> None:
+def test_unknown_settings_are_ignored() -> None:
     assert settings(PATH="/bin", SAVE_VIDEO="true") == settings()
 
 
@@ -314,7 +314,7 @@ def test_translations_need_a_key() -> None:
     assert settings(SAVE_TRANSLATIONS="true", GEMINI_API_KEY="key").save_translations
 
 
-def test_captions_come_from_somebody_who_can_be_seen() -> None:
+def test_captions_need_a_visible_recorder() -> None:
     (line,) = problems(CAPTIONS="true", GEMINI_API_KEY="k", HIDDEN="true")
     assert line.startswith("CAPTIONS=true is wrong: ") and line.endswith("HIDDEN=true")
 

@@ -46,7 +46,7 @@ PREPARE = (
         ({"adopted": True}, HERE, True, "reinstall"),
     ],
 )
-def test_an_environment_is_made_mended_or_used(
+def test_an_environment_is_created_repaired_or_used(
     stamp: Stamp | None, version: str | None, may_be_replaced: bool, expected: str
 ) -> None:
     assert what_to_do(stamp, version, may_be_replaced, Path(".venv")) == expected
@@ -56,7 +56,7 @@ def test_an_environment_is_made_mended_or_used(
     ("stamp", "version", "may_be_replaced"),
     [(None, "3.10", True), (THEIRS, "3.10", True), (THEIRS, None, True), (None, None, False)],
 )
-def test_what_somebody_else_made_is_never_replaced(
+def test_an_environment_of_another_tool_is_never_replaced(
     stamp: Stamp | None, version: str | None, may_be_replaced: bool
 ) -> None:
     with pytest.raises(Failed, match="was not made by this command"):
@@ -215,7 +215,7 @@ def test_elsewhere_there_are_two_plain_lines() -> None:
     assert lines == ["Installing (5 seconds) ...", "  done in 0 s"]
 
 
-def test_no_browser_is_opened_where_nobody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_browser_is_opened_without_a_desktop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", _Terminal())
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setenv("CI", "")

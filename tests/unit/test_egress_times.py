@@ -68,7 +68,7 @@ def test_a_webhook_and_a_manifest() -> None:
         "#EXTM3U\n#EXTINF:4.0,\na.ts\n",
     ],
 )
-def test_what_tells_nothing_is_said_so(text: str) -> None:
+def test_a_file_without_a_start_time_is_refused(text: str) -> None:
     with pytest.raises(InputError):
         recorded_spans(text)
 

@@ -80,18 +80,20 @@ def samples_in(text: str) -> dict[str, float]:
 # --- the health answer ---
 
 
-async def test_a_healthy_worker_says_ok(tmp_path: Path) -> None:
+async def test_a_healthy_worker_answers_ok(tmp_path: Path) -> None:
     async with answering(tmp_path) as url:
         assert await ask(url) == (200, "OK\n")
 
 
-async def test_nothing_else_is_told(tmp_path: Path) -> None:
+async def test_other_paths_are_not_found(tmp_path: Path) -> None:
     async with answering(tmp_path, metrics=False) as url:
         for path in ("worker", "metrics", "debug"):
             assert (await ask(f"{url}/{path}"))[0] == 404
 
 
-async def test_a_sick_worker_says_why_in_one_line(tmp_path: Path, worker_state: WorkerState) -> None:
+async def test_an_unhealthy_worker_gives_the_reason_in_one_line(
+    tmp_path: Path, worker_state: WorkerState
+) -> None:
     async with answering(tmp_path) as url:
         room = heartbeat.start_room("RM_1")
         worker_state.disk_refuses("RM_1", "No space left on device")
@@ -106,7 +108,7 @@ async def test_a_sick_worker_says_why_in_one_line(tmp_path: Path, worker_state: 
         room.cancel()
 
 
-async def test_only_what_a_restart_cures_asks_for_one(
+async def test_only_problems_that_a_restart_solves_ask_for_one(
     tmp_path: Path, worker_state: WorkerState, clock: Callable[[float], None]
 ) -> None:
     """While the disk refuses, a restart would lose what memory holds."""
@@ -123,7 +125,7 @@ async def test_only_what_a_restart_cures_asks_for_one(
         room.cancel()
 
 
-async def test_a_room_whose_loop_is_stuck_is_a_sickness_until_it_ends(
+async def test_a_room_whose_loop_is_stuck_is_a_problem_until_it_ends(
     tmp_path: Path, worker_state: WorkerState, clock: Callable[[float], None]
 ) -> None:
     async with answering(tmp_path) as url:
@@ -135,7 +137,7 @@ async def test_a_room_whose_loop_is_stuck_is_a_sickness_until_it_ends(
         await until_status(url, 200, "OK")
 
 
-async def test_a_server_that_stays_away_is_a_sickness(tmp_path: Path, clock: Callable[[float], None]) -> None:
+async def test_a_server_that_stays_away_is_a_problem(tmp_path: Path, clock: Callable[[float], None]) -> None:
     async with answering(tmp_path, is_connected=False) as url:
         await asyncio.sleep(0)
         await until_status(url, 200, "OK")

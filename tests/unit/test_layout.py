@@ -114,7 +114,7 @@ def test_a_module_imports_only_what_its_package_may_know(module: str) -> None:
     assert not foreign, f"{module} must not import {sorted(foreign)}"
 
 
-def test_knowledge_goes_one_way() -> None:
+def test_imports_go_one_way() -> None:
     above: set[str] = set()
     for place, known in MAY_IMPORT.items():
         back = set(known.split()) - above
@@ -123,7 +123,7 @@ def test_knowledge_goes_one_way() -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_nobody_imports_a_program(module: str) -> None:
+def test_no_module_imports_a_program(module: str) -> None:
     assert not set(imports(parsed(module))) & PROGRAMS - {place_of(module)}
 
 

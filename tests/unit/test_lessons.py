@@ -166,7 +166,7 @@ def test_list_shows_the_sessions_of_a_room(archive: Path) -> None:
     assert undone == ["1 left by a crash (check --repair)", "1 broken line (check)"]
 
 
-def test_list_speaks_json(archive: Path) -> None:
+def test_list_prints_json(archive: Path) -> None:
     answer = json.loads(run("list", "--json", output_dir=archive).out)
     hostile, math = answer["rooms"]
     assert hostile["room"] == "a\x1b[31m\n\u202eroom"
@@ -208,7 +208,7 @@ def test_list_shows_what_the_targets_have_not_got(archive: Path) -> None:
     assert (session["undelivered"], session["dead_letters"], session["without_text"]) == (0, 0, 1)
 
 
-def test_list_says_so_where_no_text_is_there_but_wanted(tmp_path: Path) -> None:
+def test_list_shows_missing_texts(tmp_path: Path) -> None:
     speak(open_room(tmp_path))
     assert "without text" not in run("list", output_dir=tmp_path).out
     assert "1 without text" in run("list", output_dir=tmp_path, SAVE_TRANSLATIONS="true").out
@@ -257,7 +257,7 @@ def test_an_archive_that_is_a_file_is_one_line(tmp_path: Path, command: list[str
     assert result.err.count("\n") == 1
 
 
-def test_what_nobody_foresaw_is_one_line(
+def test_an_unexpected_error_is_one_line(
     archive: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken() -> None:

@@ -166,7 +166,7 @@ def test_what_a_crash_left_is_found_and_recovered(folder: RoomFolder) -> None:
     assert_sound(folder.path)
 
 
-def test_a_lost_manifest_is_made_anew(folder: RoomFolder) -> None:
+def test_a_lost_manifest_is_written_again(folder: RoomFolder) -> None:
     (folder.path / MANIFEST).unlink()
     assert kinds(look(folder)) == [Kind.UNLISTED_WAV] * 3
     assert kinds(after_repair(folder)) == []
@@ -220,7 +220,7 @@ def test_times_that_contradict_each_other(folder: RoomFolder) -> None:
     assert kinds(look(folder)) == [Kind.TIMES]
 
 
-def test_texts_are_missed_where_there_should_be_some(folder: RoomFolder) -> None:
+def test_missing_texts_are_reported_if_texts_are_expected(folder: RoomFolder) -> None:
     assert kinds(look(folder, Expected(texts=True))) == [Kind.TEXT_MISSING] * 3
     one, two, three = Room(folder.path).records()
     stem = Path(one.file).stem
@@ -273,7 +273,7 @@ def test_the_command_knows_the_targets(tmp_path: Path, folder: RoomFolder) -> No
     assert result.out.count(" is not delivered to file://") == 3
 
 
-def test_a_room_that_is_being_recorded_is_told_apart_and_left_alone(folder: RoomFolder) -> None:
+def test_a_room_that_is_being_recorded_is_recognised_and_not_touched(folder: RoomFolder) -> None:
     living = folder.begin(ANNA, CLOCK, 320_000, 320_000)
     pcm = noise(24_000)
     living.append(pcm[:8_000])
@@ -297,7 +297,7 @@ def test_a_room_in_which_nobody_speaks_just_now_is_being_recorded(folder: RoomFo
     assert kinds(look(folder)) == []
 
 
-def test_speech_that_the_recorder_has_missed_is_told_and_no_fault(folder: RoomFolder) -> None:
+def test_recorded_gaps_are_reported_and_are_no_fault(folder: RoomFolder) -> None:
     end = CLOCK.anchor + timedelta(seconds=3)
     folder.note_gap(GapRecord("math101", "RM_1", "anna", "TR_A", CLOCK.anchor, end, GapReason.UNSAVED))
     report = look(folder)
@@ -307,7 +307,7 @@ def test_speech_that_the_recorder_has_missed_is_told_and_no_fault(folder: RoomFo
     assert report.faults == []
 
 
-def test_other_files_in_the_folder_are_nobodys_business(folder: RoomFolder) -> None:
+def test_other_files_in_the_folder_are_ignored(folder: RoomFolder) -> None:
     (folder.path / "notes.txt").write_text("mine")
     (folder.path / "lecture.mp4").write_bytes(b"x")
     (folder.path / "song.wav").write_bytes(b"RIFF....")
@@ -333,7 +333,7 @@ def test_the_command_says_and_exits_what_it_found(tmp_path: Path, folder: RoomFo
     assert [finding["kind"] for finding in answer["rooms"][0]["findings"]] == ["missing_wav"]
 
 
-def test_the_command_mends(tmp_path: Path, folder: RoomFolder) -> None:
+def test_the_command_repairs(tmp_path: Path, folder: RoomFolder) -> None:
     part = folder.begin(BOB, CLOCK, 0, 0)
     part.append(noise(8_000))
     part.abandon()

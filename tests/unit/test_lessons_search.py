@@ -126,7 +126,7 @@ def test_a_language_and_a_room_can_be_asked_for(tmp_path: Path, index: SearchInd
         "💡", "\u202elight", "٣", "a" + "\u0301" * 500,
     ],
 )  # fmt: skip
-def test_whatever_is_asked_is_words(index: SearchIndex, question: str) -> None:
+def test_any_query_is_treated_as_words(index: SearchIndex, question: str) -> None:
     try:
         hits = find(index, question)
     except InputError as error:
@@ -216,14 +216,14 @@ def test_broken_lines_and_foreign_folders_do_no_harm(tmp_path: Path, room: RoomF
 
 
 @pytest.mark.parametrize("content", [b"", b"not a database " * 1000, b"SQLite format 3\x00" + b"\xff" * 8000])
-def test_a_broken_index_is_built_anew(tmp_path: Path, room: RoomFolder, content: bytes) -> None:
+def test_a_broken_index_is_rebuilt(tmp_path: Path, room: RoomFolder, content: bytes) -> None:
     (tmp_path / INDEX).write_bytes(content)
     with SearchIndex(tmp_path) as index:
         index.refresh(index.stale())
         assert numbers(find(index, "school")) == [2]
 
 
-def test_an_index_of_other_rules_is_built_anew(
+def test_an_index_of_other_rules_is_rebuilt(
     tmp_path: Path, index: SearchIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(search_tokens, "VERSION", search_tokens.VERSION + 1)

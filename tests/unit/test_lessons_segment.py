@@ -261,7 +261,7 @@ def test_wrong_arguments_are_one_line(tmp_path: Path, arguments: list[str], said
     assert result.err.count("\n") == 1
 
 
-def test_a_damaged_place_costs_itself(tmp_path: Path) -> None:
+def test_a_damaged_place_loses_only_itself(tmp_path: Path) -> None:
     path = write_recording(tmp_path / "lecture.mp3", spoken(6))
     data = bytearray(path.read_bytes())
     middle = len(data) // 2

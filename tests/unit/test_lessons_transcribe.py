@@ -173,7 +173,7 @@ async def test_more_languages_are_added_to_those_there(tmp_path: Path, gemini: G
     assert len(lines(room)) == 6
 
 
-async def test_one_that_was_stopped_in_the_middle_goes_on(tmp_path: Path, gemini: GeminiServer) -> None:
+async def test_a_run_that_was_stopped_continues(tmp_path: Path, gemini: GeminiServer) -> None:
     room = record_room(tmp_path, count=8)
     settings = settings_of(tmp_path, gemini, GEMINI_MAX_AT_ONCE="1")
     options = TranscriptionOptions(settings.gemini_model, settings.target_languages)
@@ -384,7 +384,7 @@ async def test_what_a_batch_could_not_do_is_asked_for_again(tmp_path: Path, gemi
     assert await collected(settings) == (1, 0)
 
 
-async def test_answers_from_nowhere_are_nobodys(tmp_path: Path, gemini: GeminiServer) -> None:
+async def test_answers_that_belong_to_no_segment_are_ignored(tmp_path: Path, gemini: GeminiServer) -> None:
     room = record_room(tmp_path)
     settings = settings_of(tmp_path, gemini)
     await submitted(settings, TranscriptionOptions(settings.gemini_model, settings.target_languages))
@@ -398,7 +398,9 @@ async def test_answers_from_nowhere_are_nobodys(tmp_path: Path, gemini: GeminiSe
     assert len(lines(room)) == 3
 
 
-async def test_a_batch_that_nobody_knows_any_more_is_said(tmp_path: Path, gemini: GeminiServer) -> None:
+async def test_a_batch_that_the_service_does_not_know_is_reported(
+    tmp_path: Path, gemini: GeminiServer
+) -> None:
     record_room(tmp_path)
     settings = settings_of(tmp_path, gemini)
     options = TranscriptionOptions(settings.gemini_model, settings.target_languages)

@@ -10,7 +10,7 @@ from core import notify
 from devtools.room_folders import until
 
 
-async def test_a_ring_is_heard_from_any_thread_on_the_listeners_loop(tmp_path: Path) -> None:
+async def test_a_notification_from_any_thread_arrives_on_the_listeners_loop(tmp_path: Path) -> None:
     heard: list[tuple[Path, threading.Thread]] = []
     stop = notify.listen("a.jsonl", lambda path: heard.append((path, threading.current_thread())))
     ringer = threading.Thread(target=notify.notify, args=(tmp_path / "a.jsonl",))
@@ -26,7 +26,7 @@ async def test_a_ring_is_heard_from_any_thread_on_the_listeners_loop(tmp_path: P
     assert len(heard) == 1
 
 
-def test_who_has_gone_disturbs_nobody(tmp_path: Path) -> None:
+def test_a_listener_that_has_ended_does_not_disturb_others(tmp_path: Path) -> None:
     async def listen() -> None:
         notify.listen("gone.jsonl", lambda path: None)
 

@@ -157,7 +157,7 @@ async def test_the_outbox_goes_on(folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / ".outbox.broken.sqlite").exists()
 
 
-def test_an_index_that_mixed_up_equal_numbers_is_built_anew(folder: Path, tmp_path: Path) -> None:
+def test_an_index_that_mixed_up_equal_numbers_is_rebuilt(folder: Path, tmp_path: Path) -> None:
     with SearchIndex(tmp_path) as index:
         index.refresh(index.stale())
         assert len(find(index, "sentence")) == 1

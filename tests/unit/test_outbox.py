@@ -331,7 +331,7 @@ async def test_it_may_be_deleted_while_workers_run(tmp_path: Path) -> None:
         assert await claimed(other) == ["math101/2"]
 
 
-async def test_a_disk_that_refuses_is_said_so_and_tried_again(tmp_path: Path) -> None:
+async def test_a_disk_that_refuses_is_logged_and_retried(tmp_path: Path) -> None:
     folder = tmp_path / "segments"
     async with opened(folder) as box:
         with pytest.raises(StorageError, match=r"outbox.sqlite cannot be used"):

@@ -93,7 +93,7 @@ def test_a_line_that_is_no_text_is_not_ours(line: Any) -> None:
         TextRecord.from_json(line)
 
 
-def test_a_line_from_before_there_were_wishes_has_none() -> None:
+def test_a_line_without_text_options_has_none() -> None:
     line = RECORD.to_json()
     for field in NEWER_FIELDS:
         del line[field]

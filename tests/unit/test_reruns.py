@@ -49,7 +49,7 @@ def test_stalls_and_passes():
 
 
 @pytest.mark.parametrize("processes", [[], ["-n", "1"]], ids=["in one process", "under xdist"])
-def test_only_a_speaker_that_stood_still_gives_a_second_run(tmp_path: Path, processes: list[str]) -> None:
+def test_only_a_stalled_speaker_causes_a_second_run(tmp_path: Path, processes: list[str]) -> None:
     (tmp_path / "test_cases.py").write_text(CASES, encoding="utf-8")
     (tmp_path / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
     done = subprocess.run(

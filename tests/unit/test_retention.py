@@ -94,7 +94,7 @@ async def test_the_backlog_is_counted_with_its_age(tmp_path: Path) -> None:
     await outbox.aclose()
 
 
-async def test_the_worker_lets_go_of_what_is_delivered_and_keeps_the_rest(tmp_path: Path) -> None:
+async def test_the_worker_deletes_what_is_delivered_and_keeps_the_rest(tmp_path: Path) -> None:
     settings = settings_for(tmp_path, KEEP_LOCAL="until_delivered", REMOTE_RETENTION_DAYS="9")
     spoken(settings, "math", 2)
     shelf = Shelf()

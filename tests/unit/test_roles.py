@@ -301,7 +301,7 @@ def test_a_role_as_long_as_a_book_is_not_kept() -> None:
     assert verdict.role == "x" * MAX_ROLE_CHARACTERS
 
 
-def test_strict_trust_takes_nobody_who_may_change_itself() -> None:
+def test_strict_trust_excludes_participants_who_may_change_their_metadata() -> None:
     room = rules(role_trust="strict")
     verdict = room.judge(person(TEACHER, can_update=True))
     assert (verdict.is_recorded, verdict.role) == (False, "teacher")

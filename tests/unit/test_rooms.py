@@ -59,7 +59,7 @@ def test_a_room_is_found_by_its_name_and_by_its_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["nowhere", "..", "", "/etc", "a\x00b", "CON", "x" * 5000])
-def test_a_room_that_is_not_there_is_said_so(tmp_path: Path, name: str) -> None:
+def test_an_unknown_room_is_refused(tmp_path: Path, name: str) -> None:
     speak(open_room(tmp_path))
     with pytest.raises(InputError, match="There is no room"):
         archive(tmp_path).find(name)
@@ -86,7 +86,7 @@ def test_another_programs_list_of_the_same_name_makes_no_room(tmp_path: Path) ->
     assert [room.name for room in archive(tmp_path).rooms()] == ["math101"], "one good line is enough"
 
 
-def test_no_folder_at_all_is_said_so(tmp_path: Path) -> None:
+def test_a_missing_output_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nothing has been recorded yet"):
         archive(tmp_path / "none").rooms()
 

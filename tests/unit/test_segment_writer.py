@@ -563,7 +563,7 @@ async def test_the_folder_of_a_hostile_room_is_below_the_output_folder(tmp_path:
     assert len(assert_sound(folder)) == 1
 
 
-async def test_the_wishes_are_those_of_the_moment_a_segment_ended(tmp_path: Path) -> None:
+async def test_the_text_options_are_those_at_the_end_of_the_segment(tmp_path: Path) -> None:
     text_options = {"anna": TextOptions("ar-EG", ("es",)), "bob": TextOptions()}
     room = SegmentWriter(
         settings_for(tmp_path), ROOM, text_options=lambda track: text_options[track.participant_identity]
@@ -580,7 +580,7 @@ async def test_the_wishes_are_those_of_the_moment_a_segment_ended(tmp_path: Path
     assert seen == [("ar-EG", ["es"]), ("ar-EG", ["es", "de"]), ("", [])]
 
 
-async def test_wishes_that_cannot_be_found_out_cost_no_segment(
+async def test_a_segment_is_saved_if_its_text_options_are_not_known(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(_: TrackInfo) -> TextOptions:
@@ -593,7 +593,7 @@ async def test_wishes_that_cannot_be_found_out_cost_no_segment(
     assert "no such participant" in caplog.text
 
 
-async def test_a_saved_segment_rings(tmp_path: Path) -> None:
+async def test_a_saved_segment_notifies(tmp_path: Path) -> None:
     received: list[Path] = []
     stop = notify.listen("segments.jsonl", received.append)
     room = SegmentWriter(settings_for(tmp_path), ROOM)
@@ -611,7 +611,7 @@ def gaps_of(folder: Path) -> list[tuple[float, GapReason]]:
     return [(gap.seconds, gap.reason) for gap in read_gaps(folder)]
 
 
-async def test_a_recorder_owns_up_to_what_nobody_heard_between_it_and_the_one_before(tmp_path: Path) -> None:
+async def test_a_recorder_records_the_gap_between_its_predecessor_and_itself(tmp_path: Path) -> None:
     settings, now = settings_for(tmp_path), CLOCK.anchor
     RoomFolder.open(settings, ROOM).write_progress(RoomProgress(now, {}))
     room = SegmentWriter(settings, ROOM)
@@ -638,7 +638,7 @@ async def test_a_room_that_is_older_than_its_first_recorder_has_a_gap(tmp_path: 
     assert gaps_of(tmp_path / "math101") == [(90.0, GapReason.NO_RECORDER)]
 
 
-async def test_while_it_listens_a_recorder_leaves_word_until_when(tmp_path: Path) -> None:
+async def test_a_recorder_writes_the_handover_note_while_it_receives(tmp_path: Path) -> None:
     room = SegmentWriter(settings_for(tmp_path), ROOM)
     room.listen()
     received = tmp_path / "math101" / ".heard"
@@ -659,7 +659,7 @@ def word_in(folder: Path) -> HandoverNote | None:
     return HandoverNote.in_line(path.read_bytes()) if path.exists() else None
 
 
-async def test_the_word_says_how_far_each_track_has_been_heard(tmp_path: Path) -> None:
+async def test_the_note_says_until_when_each_track_was_received(tmp_path: Path) -> None:
     settings, now = settings_for(tmp_path), CLOCK.anchor
     seconds = timedelta(seconds=1)
     RoomFolder.open(settings, ROOM).write_progress(
@@ -683,7 +683,7 @@ async def test_the_word_says_how_far_each_track_has_been_heard(tmp_path: Path) -
     )
 
 
-async def test_no_word_is_left_of_what_is_not_on_disk(
+async def test_the_note_does_not_go_beyond_what_is_on_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that is killed now has lost nothing of what it said it had heard."""
@@ -709,7 +709,7 @@ async def test_no_word_is_left_of_what_is_not_on_disk(
     assert_spoken(tmp_path / "math101", {0: pcm})
 
 
-async def test_while_the_disk_refuses_no_word_is_left(
+async def test_while_the_disk_refuses_no_note_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = RefusingDisk(monkeypatch)
@@ -730,7 +730,7 @@ async def test_while_the_disk_refuses_no_word_is_left(
     assert_spoken(tmp_path / "math101", {0: pcm})
 
 
-async def test_one_track_on_disk_does_not_speak_for_another(
+async def test_one_track_on_disk_does_not_advance_the_note_of_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of one the disk refuses the file, or more of it; of the other it takes everything."""
@@ -771,7 +771,7 @@ async def test_one_track_on_disk_does_not_speak_for_another(
 
 
 @pytest.mark.parametrize("kind", ["folder", "link", "pipe", "nonsense", "year 1", "unreadable"])
-async def test_whatever_stands_where_the_word_should_speech_comes_first(
+async def test_an_unusable_note_does_not_delay_recording(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     path = tmp_path / "math101" / HANDOVER_NOTE
@@ -802,7 +802,7 @@ async def test_whatever_stands_where_the_word_should_speech_comes_first(
     assert "failed" not in caplog.text
 
 
-async def test_the_word_of_an_older_version_counts(tmp_path: Path) -> None:
+async def test_a_note_of_an_older_version_is_read(tmp_path: Path) -> None:
     settings = settings_for(tmp_path)
     path = RoomFolder.open(settings, ROOM).path / HANDOVER_NOTE
     path.parent.mkdir(exist_ok=True)
@@ -825,7 +825,7 @@ def _refuse_to_open(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("has_file", [True, False])
-async def test_a_segment_that_was_let_go_ends_no_word(
+async def test_a_discarded_segment_does_not_end_the_note(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_file: bool
 ) -> None:
     """What is missing of it on disk is a gap by then."""

@@ -156,7 +156,7 @@ def test_pauses_grow_to_the_last_and_stay_there() -> None:
     assert [next(waits) for _ in range(5)] == [1, 2, 5, 5, 5]
 
 
-def test_a_trouble_is_told_once_and_its_end_once() -> None:
+def test_a_problem_is_logged_once_and_its_end_once() -> None:
     trouble = Trouble()
     assert not trouble.ends()
     assert trouble.begins("full")
@@ -175,7 +175,7 @@ def test_a_trouble_is_told_once_and_its_end_once() -> None:
         (ValueError(), "ValueError"),
     ],
 )
-def test_an_error_is_never_without_words(error: Exception, words: str) -> None:
+def test_an_error_always_has_a_text(error: Exception, words: str) -> None:
     assert trouble_of(error) == words
 
 

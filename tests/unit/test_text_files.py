@@ -62,7 +62,7 @@ def test_a_torn_line_spoils_no_other(tmp_path: Path) -> None:
     assert FolderTexts(tmp_path).has(segment(1)) and FolderTexts(tmp_path).has(segment(2))
 
 
-def test_lines_that_are_not_ours_are_passed_over(tmp_path: Path) -> None:
+def test_foreign_lines_are_skipped(tmp_path: Path) -> None:
     endless = json.dumps({**text(1).to_json(), "input_tokens": float("inf")})
     lines_of_others = ["", "{", "null", '"x"', '{"number": 1}', "[" * 100_000, endless]
     (tmp_path / TEXTS).write_text("\n".join(lines_of_others) + "\n", encoding="utf-8")

@@ -447,7 +447,7 @@ FINAL = {"blocked": "SAFETY", "unsafe": "SAFETY", "413": "too large"}
 
 
 @pytest.mark.parametrize("mishap", HEALS)
-async def test_what_may_heal_is_tried_again(
+async def test_transient_errors_are_retried(
     tmp_path: Path, gemini: GeminiServer, mishap: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # No call may outlast the test: one that breaks unnoticed is to be seen to heal, too.
@@ -551,7 +551,7 @@ async def test_a_name_that_is_too_long_for_its_text_is_refused(tmp_path: Path, g
     assert outcome["refused"] == "the name of its text file is too long"
 
 
-async def test_an_answer_that_is_always_bad_is_given_up(tmp_path: Path, gemini: GeminiServer) -> None:
+async def test_an_answer_that_is_always_invalid_is_refused(tmp_path: Path, gemini: GeminiServer) -> None:
     settings = settings_for(tmp_path)
     records = spoken(settings, 2)
     gemini.spoil = spoiling(records[:1], "not JSON")
@@ -754,7 +754,7 @@ async def test_two_workers_share_a_folder(tmp_path: Path, gemini: GeminiServer) 
         assert sorted(line["number"] for line in outcomes(tmp_path, room)) == list(range(1, 11))
 
 
-async def test_a_ring_is_enough(
+async def test_a_notification_is_enough(
     tmp_path: Path, gemini: GeminiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(text_service, "SCAN_SECONDS", 3600.0)
@@ -910,7 +910,7 @@ async def test_what_waits_is_said_at_the_start(
     assert caplog.text.count("3 segments wait for their text") == 1
 
 
-async def test_claims_of_other_kinds_are_none_of_our_business(tmp_path: Path, gemini: GeminiServer) -> None:
+async def test_claims_of_other_kinds_are_not_touched(tmp_path: Path, gemini: GeminiServer) -> None:
     settings = settings_for(tmp_path)
     spoken(settings)
     async with service(settings) as (_, box):

@@ -100,7 +100,7 @@ def begins(lesson: Lesson) -> None:
     lesson.published()
 
 
-async def test_a_deaf_room_is_sick_until_it_hears(
+async def test_a_room_without_frames_is_a_problem_until_frames_arrive(
     lesson: Lesson, worker_state: WorkerState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begins(lesson)
@@ -247,7 +247,7 @@ async def test_a_gap_of_one_who_is_muted_lasts_until_the_subscription(
     await until(lambda: not open_gaps(lesson.recorder), "nobody can speak")
 
 
-async def test_the_word_lags_behind_by_what_the_jitter_buffer_holds(
+async def test_the_note_is_earlier_by_the_jitter_buffers_delay(
     lesson: Lesson, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
@@ -277,7 +277,9 @@ async def test_the_word_lags_behind_by_what_the_jitter_buffer_holds(
     assert list(word.tracks) == ["TR_1"]
 
 
-async def test_what_a_cut_wire_brings_is_not_heard(lesson: Lesson, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_silence_of_a_cut_connection_does_not_count_as_received(
+    lesson: Lesson, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The jitter buffer goes on for a moment, as if there were silence, before it is noticed."""
     monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
     begins(lesson)
@@ -294,7 +296,7 @@ async def test_what_a_cut_wire_brings_is_not_heard(lesson: Lesson, monkeypatch: 
 
 
 @pytest.mark.parametrize("what", ["subscription fails", "unsubscribed", "reconnecting"])
-async def test_the_word_names_what_is_not_heard(
+async def test_the_note_names_tracks_that_are_not_received(
     lesson: Lesson, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
@@ -318,7 +320,7 @@ async def test_the_word_names_what_is_not_heard(
     )
 
 
-async def test_a_client_that_does_not_answer_holds_up_no_end(
+async def test_a_client_that_does_not_answer_does_not_delay_the_end(
     lesson: Lesson, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
@@ -677,7 +679,7 @@ async def test_a_room_that_is_over_answers_nobody_any_more(lesson: Lesson) -> No
     assert me.unregister_rpc_method.call_args_list == [call(me.register_rpc_method.call_args.args[0])]
 
 
-async def test_what_was_said_before_us_is_one_gap(lesson: Lesson) -> None:
+async def test_speech_before_the_recorder_joined_is_one_gap(lesson: Lesson) -> None:
     lesson.begins()
     for _ in range(2):
         lesson.subscribed()
@@ -695,7 +697,7 @@ async def test_a_track_that_is_wanted_again_has_no_gap_twice(lesson: Lesson) -> 
     assert first["end"] < second["start"]
 
 
-async def test_a_deaf_track_that_is_no_longer_recorded_makes_nobody_sick(
+async def test_a_track_without_frames_that_is_no_longer_recorded_is_no_problem(
     lesson: Lesson, worker_state: WorkerState
 ) -> None:
     begins(lesson)

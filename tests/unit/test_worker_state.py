@@ -37,7 +37,9 @@ def test_a_worker_without_trouble_is_healthy(worker_state: WorkerState) -> None:
     assert WorkerState().snapshot().problems == []
 
 
-def test_a_deaf_room_is_a_problem_until_it_hears(worker_state: WorkerState, clock: Clock) -> None:
+def test_a_room_that_receives_nothing_is_a_problem_until_it_receives(
+    worker_state: WorkerState, clock: Clock
+) -> None:
     worker_state.no_audio("RM_1", since=clock.now - 12)
     assert worker_state.snapshot().problems == ["no audio from a recorded track in 1 room for 12 s"]
     worker_state.has_audio("RM_1")
@@ -84,7 +86,7 @@ def test_a_server_may_be_away_for_a_while(worker_state: WorkerState, clock: Cloc
     assert worker_state.snapshot().problems == []
 
 
-def test_a_late_word_about_a_room_that_is_over_makes_nobody_sick(worker_state: WorkerState) -> None:
+def test_a_late_report_about_a_room_that_has_ended_is_no_problem(worker_state: WorkerState) -> None:
     worker_state.room_closed("RM_1")
     worker_state.no_audio("RM_1", since=0)
     worker_state.disk_refuses("RM_1", "gone")
