@@ -1,4 +1,4 @@
-"""A machine whose clock is set in mid-lecture: what was said before keeps its time, what comes after has the new."""
+"""A machine whose clock is set during a lecture: earlier segments keep their time, later ones have the new time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Disks that are full, read-only or gone, under the real worker: what is said, what is held, what comes back."""
+"""The real worker with disks that are full, read-only or gone: what is logged, kept in memory and saved later."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def remount(path: Path, how: str) -> None:
 
 
 @pytest.mark.fault("the disk is full for a while", "said once; nothing is lost")
-async def test_a_full_disk_is_said_once_and_costs_nothing_when_there_is_room_again(
+async def test_a_full_disk_is_logged_once_and_loses_nothing_once_space_is_free(
     livekit_server: LiveKitServer, worker: StartWorker, small_disk: Path
 ) -> None:
     recorder = await worker(output_dir=small_disk / "segments")
@@ -110,7 +110,7 @@ async def test_speech_beyond_the_memory_limit_is_recorded_as_a_gap(
 
 
 @pytest.mark.fault("the room's folder is deleted", "what is being spoken and what follows is there")
-async def test_a_folder_that_is_deleted_underneath_is_made_again(
+async def test_a_folder_that_is_deleted_while_recording_is_created_again(
     livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path
 ) -> None:
     recorder = await worker()

@@ -1,4 +1,4 @@
-"""A server that goes away, a track that breaks off: what is recorded before and after."""
+"""The server goes away for a minute: what is recorded before and after."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wires that delay, lose and break: the teacher's, between her and the server, and the recorder's."""
+"""Network links with delay, loss and outages: between the teacher and the server, and the recorder and the server."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def project(tmp_path: Path) -> Path:
     return folder
 
 
-def test_with_nothing_set_it_says_what_to_put_where(project: Path) -> None:
+def test_without_settings_it_names_those_that_are_required(project: Path) -> None:
     result = run("start", cwd=project)
     assert result.returncode == 2
     lines = result.stderr.splitlines()

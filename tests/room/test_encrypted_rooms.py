@@ -49,7 +49,7 @@ async def test_with_the_passphrase_the_words_are_recorded(
     assert PASSPHRASE not in recorder.log
 
 
-async def test_rooms_that_are_not_encrypted_do_not_suffer_from_a_passphrase(
+async def test_a_passphrase_does_not_affect_unencrypted_rooms(
     livekit_server: LiveKitServer, worker: StartWorker
 ) -> None:
     recorder = await worker(E2EE_PASSPHRASE=PASSPHRASE)

@@ -440,7 +440,7 @@ HOSTILE_METADATA = {
 
 
 @pytest.mark.fault("metadata that is hostile", "the lesson is recorded, one line for each")
-async def test_hostile_metadata_harms_nobody(shared_worker: Worker) -> None:
+async def test_hostile_metadata_does_no_harm(shared_worker: Worker) -> None:
     recorder = shared_worker.in_room("hostile")
     async with await teacher_in(shared_worker.server, recorder, "hostile") as teacher:
         guests = [

@@ -1,4 +1,4 @@
-"""What an operator sees of a running worker: its health, its metrics, and ``python agent.py check``."""
+"""What an operator sees of a running worker: health, metrics, and ``python agent.py check``."""
 
 from __future__ import annotations
 

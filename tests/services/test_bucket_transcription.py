@@ -345,7 +345,7 @@ async def test_what_is_no_lesson_is_left_alone(school: School) -> None:
         ([URL, "--shard", "3/2"], {}, "--shard 3/2: it must be K/N with 1 <= K <= N"),
     ],
 )
-async def test_what_is_wrong_is_said_in_one_line(
+async def test_errors_are_one_line(
     school: School, arguments: list[str], settings: dict[str, str], said: str
 ) -> None:
     school.give(count=1)

@@ -136,7 +136,7 @@ async def test_tables_are_never_made_silently(
         (lambda server: "postgresql://u:secret@no-such-host.invalid/d", RetryLater, "no such host"),
     ],
 )
-async def test_who_must_act_is_said_in_one_line(
+async def test_errors_say_in_one_line_who_must_act(
     database: PostgresServer, spoil: Callable[[PostgresServer], str], kind: type[RecorderError], said: str
 ) -> None:
     target = PostgresTarget(spoil(database))

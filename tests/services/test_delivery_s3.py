@@ -211,7 +211,7 @@ async def test_an_object_of_somebody_else_is_never_overwritten(s3: S3Server, tmp
 
 
 async def test_a_key_that_may_not_list_is_enough(s3: S3Server, tmp_path: Path) -> None:
-    """S3 calls forbidden what is not there, then."""
+    """S3 then answers 403 for a missing object."""
 
     def is_nowhere(request: Request) -> str | None:
         is_there = request.path.partition(f"/{BUCKET}/")[2] in s3.objects()

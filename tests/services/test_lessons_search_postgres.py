@@ -1,4 +1,4 @@
-"""The same search in a real PostgreSQL server, over what has been delivered to it."""
+"""Search in a real PostgreSQL server, in what has been delivered to it."""
 
 from __future__ import annotations
 

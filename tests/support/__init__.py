@@ -1,4 +1,4 @@
-"""What tests share: stand-ins, folders to look into, and programs to run."""
+"""What tests share: stand-ins, readers of folders, and programs to run."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Rooms as the recorder leaves them, without a recorder: for tests of what comes afterwards."""
+"""Makes rooms as the recorder saves them, without a recorder, for tests of the later steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""For pytest: what each test needs, and an order in which several processes end at about the same time."""
+"""Pytest plugin: marks what each test needs, and orders tests so that several processes end at about the same time."""
 
 from __future__ import annotations
 

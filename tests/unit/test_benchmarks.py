@@ -1,4 +1,4 @@
-"""The benchmarks that need no server, in a few seconds: figures come out, and the promises about speech hold."""
+"""The benchmarks that need no server, in a few seconds: they give figures, and the targets for speech are met."""
 
 from __future__ import annotations
 

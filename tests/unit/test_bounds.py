@@ -1,4 +1,4 @@
-"""More people and more tracks than a room is meant to have: nobody is left out in silence, and nothing piles up."""
+"""More people and tracks than the limits: everyone who is not recorded is reported, and memory does not grow."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ async def test_a_track_too_many_waits_for_one_of_the_same_teacher(
     assert is_asked_for(anna, "TR_3")
 
 
-async def test_who_is_recorded_keeps_the_place_through_a_reconnect_and_who_goes_meanwhile_does_not(
+async def test_a_recorded_participant_keeps_its_place_through_a_reconnect_unless_it_leaves(
     recording: NewRecorder, room: FakeRoom
 ) -> None:
     recording(max_teachers_per_room=2)
@@ -152,7 +152,7 @@ async def test_who_is_recorded_keeps_the_place_through_a_reconnect_and_who_goes_
     assert is_asked_for(room.people["cleo"], "TR_cleo"), "anna has not come back"
 
 
-async def test_who_loses_the_place_by_a_reconnect_is_named_and_waits(
+async def test_a_participant_that_loses_its_place_by_a_reconnect_is_reported_and_waits(
     recording: NewRecorder, room: FakeRoom, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     """The client had not tried to resume: that all are gone comes before the news that it reconnects."""

@@ -1,4 +1,4 @@
-"""Captions without a server: the order they come in, what is read from texts.jsonl, and a room that fails."""
+"""Captions without a server: their order, what is read from texts.jsonl, and a room that fails."""
 
 from __future__ import annotations
 

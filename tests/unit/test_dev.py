@@ -1,4 +1,4 @@
-"""dev.py, before there is an environment: it is made and mended, and what is missing is said in one line."""
+"""dev.py before there is an environment: it is created and repaired, and what is missing is reported in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When egress began to record, from everything it leaves behind."""
+"""When an egress began to record, read from each kind of file that it writes."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ PAGE = ROOT / "docs" / "faults.md"
 
 
 def test_a_run_finds_its_tests_where_there_is_a_page_already(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And one that only says which there are leaves the page alone."""
+    """A run that only lists the faults does not change the page."""
     before = PAGE.read_text(encoding="utf-8")
     monkeypatch.setattr(dev, "PYTHON", Path(sys.executable))
     monkeypatch.setattr(dev, "prepare_environment", lambda _: None)

@@ -1,4 +1,4 @@
-"""What the worker answers when it is asked how it is."""
+"""The health answer and the metrics."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def worker_state(monkeypatch: pytest.MonkeyPatch) -> WorkerState:
 
 @pytest.fixture
 def clock(worker_state: WorkerState, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[float], None]]:
-    """``clock(40)``: so much time has passed."""
+    """``clock(40)``: 40 seconds have passed."""
     moved = 0.0
 
     def move(seconds: float) -> None:

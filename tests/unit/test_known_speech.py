@@ -1,4 +1,4 @@
-"""The demo's stand-in for Gemini hears what was really said."""
+"""The demo's stand-in for Gemini recognises what was really said."""
 
 from __future__ import annotations
 

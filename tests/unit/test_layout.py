@@ -1,4 +1,4 @@
-"""The shape of the project: which package may know which, and that documents say what the code does."""
+"""The layout of the project: which package may import which, and that documents agree with the code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`lessons.py check`: all that can be wrong with a folder is found, nothing else is, and mending harms nothing."""
+"""`lessons.py check`: every fault in a folder is found, nothing else is, and a repair does no harm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`lessons.py export`: what it writes, from a real folder, and what it says when it cannot."""
+"""`lessons.py export`: the files that it writes from a real folder, and its errors."""
 
 from __future__ import annotations
 
@@ -253,7 +253,7 @@ def test_a_video_without_sound(lesson: Recorded, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--video", "nowhere.mp4"], "--video=nowhere.mp4 is not there"),
+        (["--video", "nowhere.mp4"], "--video=nowhere.mp4 does not exist"),
         (["--video", "."], "--video=. is not a file"),
         (["--video", __file__], "cannot be read as a recording"),
         (["--video", __file__, "--egress", "nowhere.json"], "nowhere.json cannot be read"),
@@ -264,7 +264,7 @@ def test_a_video_without_sound(lesson: Recorded, tmp_path: Path) -> None:
         (["--session", ""], "names"),
     ],
 )
-def test_what_was_asked_for_wrongly_is_one_line(lesson: Recorded, options: list[str], complaint: str) -> None:
+def test_wrong_options_are_one_line(lesson: Recorded, options: list[str], complaint: str) -> None:
     result = export(lesson, *options)
     assert (result.code, complaint in result.err) == (2, True), result.err
     assert len(result.err.splitlines()) <= 2

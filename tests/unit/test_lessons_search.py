@@ -1,4 +1,4 @@
-"""`lessons.py search`: in every script, however it is typed, fresh after every change, and with hostile questions."""
+"""`lessons.py search`: every script and spelling, an index that is up to date after every change, hostile queries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`lessons.py segment`: any recording, cut as if it had been heard live; killed, repeated, damaged."""
+"""`lessons.py segment`: any recording is cut like live speech; runs are killed and repeated, files are damaged."""
 
 from __future__ import annotations
 
@@ -243,7 +243,7 @@ def test_what_is_no_recording_is_one_line_each_and_the_others_are_done(tmp_path:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nowhere.wav"], "nowhere.wav is not there\n"),
+        (["nowhere.wav"], "nowhere.wav does not exist\n"),
         ([str(ROOT)], f"{ROOT} is not a file\n"),
         ([str(ROOT / "README.md"), "--start", "tomorrow"], "--start tomorrow: a time looks like"),
         (

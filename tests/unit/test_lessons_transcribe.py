@@ -211,7 +211,7 @@ async def test_trouble_is_waited_for_and_a_refusal_is_final(tmp_path: Path, gemi
         (["--batch", "--yes"], {"GEMINI_API_KEY": "wrong"}, "Gemini refuses the key"),
     ],
 )
-async def test_what_is_wrong_is_said_in_one_line(
+async def test_errors_are_one_line(
     tmp_path: Path, gemini: GeminiServer, arguments: list[str], settings: dict[str, str], said: str
 ) -> None:
     room = record_room(tmp_path, count=1)

@@ -1,4 +1,4 @@
-"""What the demo's claim stands on: a sentence that is missing from the files is missed, one that is there is found."""
+"""The recognition of sentences for the demo: one that is missing from the files is not found, one that is there is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lock files: an older pip takes the pins, whatever is released later, and every requirement is met."""
+"""The lock files: an older pip installs the pinned versions despite newer releases, and every requirement is met."""
 
 from __future__ import annotations
 

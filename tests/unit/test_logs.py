@@ -1,4 +1,4 @@
-"""The log: one line an event, whatever is in the names and whatever went wrong."""
+"""The log: one line per event, for all names and all errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Manifests into the outbox: every line once, however long they are and whatever happens to them."""
+"""Manifests into the outbox: every line once, however long the manifest is and however it changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""File names: whatever a room or a person is called, the name is valid on every system and belongs to it alone."""
+"""File names: every room and person gets a name that is valid on every system, and that no other one has."""
 
 from __future__ import annotations
 

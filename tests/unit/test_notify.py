@@ -1,4 +1,4 @@
-"""The doorbell: heard across threads, by name, until one stops listening."""
+"""Notifications: across threads, by file name, until a listener stops."""
 
 from __future__ import annotations
 

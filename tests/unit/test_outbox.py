@@ -1,4 +1,4 @@
-"""The outbox: nothing is lost, nothing is done twice, whatever happens to the file, the process or its neighbours."""
+"""The outbox: nothing is lost and nothing is done twice, despite damaged files, killed workers and other workers."""
 
 from __future__ import annotations
 
@@ -361,7 +361,7 @@ def test_whatever_happens_each_item_is_in_one_place(steps: list[tuple[str, int]]
 
 
 async def play(folder: Path, steps: list[tuple[str, int]], order: Order) -> None:
-    """Two workers do as they are told; a list of sets says where every item must be."""
+    """Two workers do generated steps; a list of sets says where every item must be."""
     boxes = [Outbox(folder), Outbox(folder)]
     held: list[list[Work]] = [[], []]
     waiting: set[str] = set()
@@ -414,7 +414,7 @@ def test_rooms_go_on_one_by_one_each_in_its_order(
 
 
 async def play_rooms(folder: Path, items: list[tuple[int, int]], steps: list[tuple[str, int]]) -> None:
-    """A dictionary of sorted lists says what each room must give out next."""
+    """A dictionary of sorted lists says which item of each room must be claimed next."""
     rooms: dict[str, list[int]] = {}
     for room, number in items:
         rooms.setdefault(f"room {room}", []).append(number)

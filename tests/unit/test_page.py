@@ -1,4 +1,4 @@
-"""The example page's helpers: links, the local web server, and what is said when npm fails."""
+"""The example page's helpers: links, the local web server, and the error if npm fails."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_folder_is_served_on_this_machine(tmp_path: Path) -> None:
             assert answer.read() == b"<p>Lesson"
 
 
-def test_what_npm_says_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_output_of_npm_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "SOURCE", tmp_path)
     (tmp_path / "package.json").write_text('{"scripts": {"build": "node --no-such-option"}}')
     with pytest.raises(PageUnavailable, match=r"(?s)^npm run failed:.*no-such-option"):

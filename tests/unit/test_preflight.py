@@ -1,4 +1,4 @@
-"""``python agent.py check``: what it says of servers, disks, clocks and keys that are well, and of others."""
+"""``python agent.py check``: its report on servers, disks, clocks and keys that work, and on others."""
 
 from __future__ import annotations
 

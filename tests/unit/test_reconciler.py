@@ -1,4 +1,4 @@
-"""Which rooms get a recorder sent: the reconciler against a server that a test makes up."""
+"""Which rooms the reconciler sends a recorder to, tested against a fake server."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ async def test_who_is_on_its_way_for_too_long_is_not_waited_for(monkeypatch: pyt
     assert server.asked_for == ["lesson"] * 2
 
 
-async def test_a_full_worker_asks_for_nobody_and_one_does_not_look_at_its_own() -> None:
+async def test_a_full_worker_requests_no_recorders_and_skips_its_own_rooms() -> None:
     server = Server({"lesson": Room()})
     await one_round(reconciler(server, full=True), reconciler(server, here=frozenset({"RM_lesson"})))
     assert not server.asked_for

@@ -1,4 +1,4 @@
-"""The records: what is written can be read again, and what is not ours is refused."""
+"""The records: what is written can be read again, and foreign content is refused."""
 
 from __future__ import annotations
 

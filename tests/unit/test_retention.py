@@ -1,4 +1,4 @@
-"""What may leave a disk, and the warning before it is full."""
+"""Retention: what may be deleted from a disk, and the warning before it is full."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is recorded: what people are, what they claim to be, and what they may change about that."""
+"""Who is recorded: roles in the metadata, forged roles, and who may change them."""
 
 from __future__ import annotations
 
@@ -265,7 +265,7 @@ def test_a_teacher_may_step_down_and_up_again() -> None:
     assert [room.judge(person(text, can_update=True)).is_recorded for text in metadata] == [True, False, True]
 
 
-def test_what_somebody_was_is_remembered_when_it_comes_back_and_for_nobody_else() -> None:
+def test_a_former_role_is_remembered_for_the_same_participant_only() -> None:
     room = rules()
     room.judge(person(STUDENT, sid="PA_1", can_update=True))
     assert room.judge(person(TEACHER, sid="PA_2", can_update=True)).is_recorded

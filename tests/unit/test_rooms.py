@@ -1,4 +1,4 @@
-"""What a lesson has left, read back: also after a crash, after other hands, and by the hundred thousand."""
+"""Reading the rooms' folders: after a crash, after changes by other programs, and with 100,000 segments."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def blocks(file: str) -> list[tuple[int, int, list[str]]]:
 
 
 def shown(text: str) -> str:
-    """Without the signs that nobody sees."""
+    """Without invisible characters."""
     return text.replace(RIGHT_TO_LEFT_MARK, "").replace(WORD_JOINER, "")
 
 

@@ -1,4 +1,4 @@
-"""One room's pipeline on a real folder: what a slow, a full and a dead disk may cost, and what not."""
+"""One room's pipeline on a real folder: with slow, full and dead disks, and what may be lost then."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def lecture(segments: int, seconds: float = 1.0) -> dict[int, Pcm]:
 # --- a disk that works ---
 
 
-async def test_segments_are_saved_in_the_order_told(tmp_path: Path) -> None:
+async def test_segments_are_saved_in_the_order_given(tmp_path: Path) -> None:
     room = SegmentWriter(settings_for(tmp_path), ROOM)
     sink, wanted = room.sink(ANNA), lecture(5)
     for start, pcm in wanted.items():
@@ -191,7 +191,7 @@ async def test_the_log_says_what_was_begun_and_saved(
         assert record.__dict__["room"] == "math101" and record.__dict__["participant"] == "anna"
 
 
-async def test_what_comes_after_saving_is_told_of_files_that_are_there(tmp_path: Path) -> None:
+async def test_listeners_are_notified_of_existing_files_only(tmp_path: Path) -> None:
     told: list[tuple[int, bool]] = []
 
     class Listener:
@@ -466,7 +466,7 @@ async def test_an_hour_without_a_disk_leaves_no_gap_in_the_numbers_and_no_file_o
     assert [line["number"] for line in manifest(tmp_path / "math101")] == [1, 2, 3]
 
 
-async def test_a_disk_that_refuses_to_the_end_holds_nobody_up_and_the_log_says_what_is_lost(
+async def test_a_disk_that_refuses_until_the_end_delays_no_shutdown_and_the_loss_is_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     disk = RefusingDisk(monkeypatch)
@@ -486,7 +486,7 @@ async def test_a_disk_that_refuses_to_the_end_holds_nobody_up_and_the_log_says_w
     assert lines(caplog).count("Speech begun") == 3
 
 
-async def test_a_disk_that_hangs_to_the_end_holds_nobody_up_and_the_log_says_what_is_lost(
+async def test_a_disk_that_hangs_until_the_end_delays_no_shutdown_and_the_loss_is_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The segment that the disk has in hand is lost as those behind it are. Should it answer after all, what it has of
@@ -654,7 +654,7 @@ async def test_a_recorder_writes_the_handover_note_while_it_receives(tmp_path: P
     assert successor.received_before("TR_any", stopped) == before, "its own hearing is not the one before"
 
 
-def word_in(folder: Path) -> HandoverNote | None:
+def note_in(folder: Path) -> HandoverNote | None:
     path = folder / "math101" / HANDOVER_NOTE
     return HandoverNote.in_line(path.read_bytes()) if path.exists() else None
 
@@ -672,7 +672,7 @@ async def test_the_note_says_until_when_each_track_was_received(tmp_path: Path) 
     }
     room = SegmentWriter(settings, ROOM, how_far=lambda: RoomProgress(now + seconds, told))
     room.listen()
-    await until(lambda: (word := word_in(tmp_path)) is not None and "TR_1" in word.tracks, "the disk is told")
+    await until(lambda: (note := note_in(tmp_path)) is not None and "TR_1" in note.tracks, "the disk is told")
     room.stop_listening()
     await room.aclose()
     successor = RoomFolder.open(settings, ROOM)
@@ -699,9 +699,9 @@ async def test_the_note_does_not_go_beyond_what_is_on_disk(
     grow(sink, pcm, 0)
     room.listen()
     await asyncio.sleep(0.2)
-    assert word_in(tmp_path) is None
+    assert note_in(tmp_path) is None
     may_go_on.set()
-    await until(lambda: word_in(tmp_path), "the disk is told")
+    await until(lambda: note_in(tmp_path), "the disk is told")
     (part,) = (tmp_path / "math101").glob("*.part")
     assert part.stat().st_size == 44 + 2 * len(pcm), "less than a batch, and there all the same"
     close(sink, pcm, 0)
@@ -716,16 +716,16 @@ async def test_while_the_disk_refuses_no_note_is_written(
     room = SegmentWriter(settings_for(tmp_path), ROOM)
     sink, pcm = room.sink(ANNA), noise(16_000)
     room.listen()
-    await until(lambda: word_in(tmp_path), "the disk is told")
+    await until(lambda: note_in(tmp_path), "the disk is told")
     disk.refuse(errno.ENOSPC, 0, FOR_EVER)
     grow(sink, pcm, 0)
     await until(lambda: disk.refused, "the disk refuses")
-    before = word_in(tmp_path)
+    before = note_in(tmp_path)
     await asyncio.sleep(0.1)
-    assert word_in(tmp_path) == before
+    assert note_in(tmp_path) == before
     disk.relent()
     close(sink, pcm, 0)
-    await until(lambda: word_in(tmp_path) != before, "all is on disk, and the disk is told")
+    await until(lambda: note_in(tmp_path) != before, "all is on disk, and the disk is told")
     await room.aclose()
     assert_spoken(tmp_path / "math101", {0: pcm})
 
@@ -762,11 +762,11 @@ async def test_one_track_on_disk_does_not_advance_the_note_of_another(
             bob.take(Grown(0, noise(16_000)), CLOCK)
             await until(lambda room=room: not room._disk.trouble, "what the disk did last, it did")  # type: ignore[misc]
             await asyncio.sleep(0.03)
-            assert word_in(tmp_path / how) is None
+            assert note_in(tmp_path / how) is None
         refused.clear()
         close(anna, noise(16_000), 0)
         close(bob, noise(16_000), 0)
-        await until(lambda how=how: word_in(tmp_path / how), "all is on disk")  # type: ignore[misc]
+        await until(lambda how=how: note_in(tmp_path / how), "all is on disk")  # type: ignore[misc]
         await room.aclose()
 
 
@@ -835,7 +835,7 @@ async def test_a_discarded_segment_does_not_end_the_note(
     for sink in (anna, bob) if has_file else ():
         grow(sink, noise(16_000), 0)
     room.listen()
-    await until(lambda: word_in(tmp_path), "the disk is told")
+    await until(lambda: note_in(tmp_path), "the disk is told")
     disk.refuse(errno.ENOSPC, 0, FOR_EVER)
     for sink in (anna, bob):
         if has_file:
@@ -848,9 +848,9 @@ async def test_a_discarded_segment_does_not_end_the_note(
     for number in range(1, 7):
         speak(anna, noise(32_000), number * 64_000)
     await until(lambda: room.totals.lost_seconds > 0, "memory is full")
-    before = word_in(tmp_path)
+    before = note_in(tmp_path)
     disk.relent()
-    await until(lambda: word_in(tmp_path) != before, "the disk is told again")
+    await until(lambda: note_in(tmp_path) != before, "the disk is told again")
     await room.aclose()
     assert {gap.reason for gap in read_gaps(tmp_path / "math101")} == {GapReason.UNSAVED}
 
@@ -870,7 +870,7 @@ class Odd:
             raise RuntimeError("odd")
 
 
-async def test_a_stage_that_breaks_costs_no_segment_and_is_told_of_the_next(
+async def test_a_failing_stage_loses_no_segment_and_is_notified_of_the_next(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first, second = Odd(), Odd()
@@ -918,5 +918,5 @@ async def test_a_note_that_cannot_be_made_once_is_made_again(
 
     room = SegmentWriter(settings_for(tmp_path), ROOM, how_far=how_far)
     room.listen()
-    await until(lambda: word_in(tmp_path), "the disk is told")
+    await until(lambda: note_in(tmp_path), "the disk is told")
     await room.aclose()

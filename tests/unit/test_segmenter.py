@@ -1,4 +1,4 @@
-"""The segmenter in pictures, and then in whatever hypothesis can think of. See pictures.py for how to read them.
+"""The segmenter, tested with pictures and with examples that hypothesis generates. pictures.py explains the pictures.
 
 Unless a picture says otherwise: minimum speech 3 windows, pre-roll 2, post-roll 2, pause 4, join 8, segments
 of 8 to 24.
@@ -43,7 +43,7 @@ def test_a_word_is_kept_with_pre_roll_and_post_roll() -> None:
     )
 
 
-def test_rolls_of_nothing_keep_the_bare_word() -> None:
+def test_rolls_of_zero_length_keep_only_the_word() -> None:
     assert_picture(
         "......SSSSSSSSSS..........",
         "......[========]..........",
@@ -507,7 +507,7 @@ def test_a_segment_has_grown_to_all_of_its_sound_when_it_closes_at_a_pause() -> 
     np.testing.assert_array_equal(grown, segment.pcm)
 
 
-def test_silence_after_the_post_roll_is_not_told_before_it_belongs_inside() -> None:
+def test_silence_after_the_post_roll_is_passed_on_only_when_it_is_inside_the_segment() -> None:
     speech, pcm = "......SSSSSS.......SSSSSSS......", sound(32)
     segmenter = Segmenter(options(join=12, min_segment=20))
     told_samples = []
@@ -518,7 +518,7 @@ def test_silence_after_the_post_roll_is_not_told_before_it_belongs_inside() -> N
     assert in_windows[:20] == [0] * 8 + [5] + [1] * 3 + [1] * 2 + [0] * 5 + [6]
 
 
-def test_at_a_split_the_rest_has_been_told_before_the_first_part_closes() -> None:
+def test_at_a_split_the_rest_is_passed_on_before_the_first_part_closes() -> None:
     speech = "..SSSSSSSSSSSSSSSSSSSSSSSSSSSS......"
     updates = told(speech, sound(len(speech)), Segmenter(options()))
     kinds = [type(update).__name__ for update in updates if not isinstance(update, Grown)]
@@ -728,7 +728,7 @@ def test_the_same_stream_is_cut_the_same_way(lesson: Lesson) -> None:
 @whatever
 @given(LESSONS)
 @example(_DEFAULTS)
-def test_what_was_told_before_is_what_the_segment_brings_in_the_end(lesson: Lesson) -> None:
+def test_earlier_updates_equal_the_final_segment(lesson: Lesson) -> None:
     """As the storage does it: append what has grown, and at the end cut off what has moved to the next segment."""
     parts: dict[int, Pcm] = {}
     pcm = lesson.pcm()
@@ -755,7 +755,7 @@ def test_what_was_told_before_is_what_the_segment_brings_in_the_end(lesson: Less
 @given(LESSONS)
 @example(_THIN_SPEECH)
 @example(_DEFAULTS)
-def test_of_what_is_settled_all_speech_has_been_told(lesson: Lesson) -> None:
+def test_all_speech_of_settled_audio_has_been_passed_on(lesson: Lesson) -> None:
     speech = np.zeros(len(lesson.pcm()), bool)
     for start, end in lesson.speech():
         speech[start:end] = True

@@ -1,4 +1,4 @@
-"""The soak: its plan, its script, its check of wrong recordings, its report, and two minutes of a real run."""
+"""The soak test: its plan, its script, its check of wrong recordings, its report, and two minutes of a real run."""
 
 from __future__ import annotations
 

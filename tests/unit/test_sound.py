@@ -1,4 +1,4 @@
-"""The tests' own ears, and the speech they listen to: what they report about recordings must be true."""
+"""The search for markers in recordings, and the markers themselves: what the other tests rely on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files and the manifest: what a crash, a full disk, another recorder and somebody else's files may do to them."""
+"""Files and the manifest: crashes, full disks, other recorders, and files of other programs."""
 
 from __future__ import annotations
 
@@ -252,20 +252,20 @@ def test_names_tell_the_time_in_the_zone_of_the_settings(tmp_path: Path) -> None
     assert manifest(folder.path)[0]["start"] == "2025-10-08T14:05:23.000Z"
 
 
-def test_numbers_go_on_when_a_folder_is_opened_again(tmp_path: Path) -> None:
+def test_numbers_continue_when_a_folder_is_opened_again(tmp_path: Path) -> None:
     for _ in range(3):
         save(open_room(tmp_path), noise(100))
     assert [line["number"] for line in manifest(open_room(tmp_path).path)] == [1, 2, 3]
 
 
-def test_numbers_go_on_behind_files_that_are_gone(tmp_path: Path) -> None:
+def test_numbers_continue_after_deleted_files(tmp_path: Path) -> None:
     folder = open_room(tmp_path)
     for _ in range(3):
         (folder.path / save(folder, noise(100)).file).unlink()
     assert save(open_room(tmp_path), noise(100)).number == 4
 
 
-def test_numbers_go_on_behind_another_recorder_s_files_that_are_gone(tmp_path: Path) -> None:
+def test_numbers_continue_after_deleted_files_of_another_recorder(tmp_path: Path) -> None:
     """With SAVE_AUDIO=false each WAV goes as soon as its text is safe; two recorders overlap at a hand-over."""
     first, second = open_room(tmp_path), open_room(tmp_path)
     numbers = []
@@ -276,7 +276,7 @@ def test_numbers_go_on_behind_another_recorder_s_files_that_are_gone(tmp_path: P
     assert numbers == [1, 2, 3, 4]
 
 
-def test_numbers_go_on_behind_a_segment_that_is_still_being_spoken(tmp_path: Path) -> None:
+def test_numbers_continue_after_a_segment_that_is_still_open(tmp_path: Path) -> None:
     first, second = begin(open_room(tmp_path)), begin(open_room(tmp_path))
     assert [part.name[:11] for part in (first, second)] == ["segment_001", "segment_002"]
     first.commit(segment_of(noise(10)))
@@ -442,7 +442,7 @@ def test_a_part_that_ends_in_its_header_is_no_segment(tmp_path: Path, content: b
     assert_sound(folder.path, {})
 
 
-def test_what_was_written_behind_the_header_s_promise_is_kept(tmp_path: Path) -> None:
+def test_samples_beyond_the_size_in_the_header_are_kept(tmp_path: Path) -> None:
     folder, pcm = open_room(tmp_path), noise(3_000)
     path = abandoned(folder, pcm)
     path.write_bytes(wav_header(1_000) + pcm.tobytes())
@@ -539,7 +539,7 @@ def test_recovered_segments_are_listed_in_the_order_spoken(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("is_renamed", [False, True])
-def test_what_a_note_speaks_of_is_recovered_though_the_template_has_changed(
+def test_a_file_with_a_note_is_recovered_although_the_template_has_changed(
     tmp_path: Path, is_renamed: bool
 ) -> None:
     folder, pcm = open_room(tmp_path, segment_name="{time} {number}"), noise(1_000)
@@ -662,7 +662,7 @@ MANIFEST_LINE = json.dumps(
 
 
 @pytest.mark.parametrize("broken", broken_lines(), ids=lambda line: ascii(line[:40]))
-def test_a_broken_line_is_skipped_and_said(
+def test_a_broken_line_is_skipped_with_a_warning(
     tmp_path: Path, broken: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     good = MANIFEST_LINE.encode()
@@ -672,7 +672,7 @@ def test_a_broken_line_is_skipped_and_said(
     assert "Line 2" in line and MANIFEST in line
 
 
-def test_a_manifest_of_any_past_is_no_obstacle_to_a_new_segment(tmp_path: Path) -> None:
+def test_any_existing_manifest_accepts_a_new_segment(tmp_path: Path) -> None:
     folder = open_room(tmp_path)
     spoken = noise(500)
     (folder.path / MANIFEST).write_bytes(b"\n".join(broken_lines()) + b"\n")
@@ -724,7 +724,7 @@ def content_of(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_a_folder_of_somebody_else_s_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_of_another_program_is_not_touched(tmp_path: Path) -> None:
     other = tmp_path / "music"
     other.mkdir()
     for name in ("song.wav", "cover.json", "notes.txt"):
@@ -735,7 +735,7 @@ def test_a_folder_of_somebody_else_s_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [".eslintrc.json", "song.wav.part", ".lock"])
-def test_a_folder_of_somebody_else_s_is_left_alone_whatever_is_in_it(tmp_path: Path, name: str) -> None:
+def test_a_folder_of_another_program_is_not_touched_with_any_content(tmp_path: Path, name: str) -> None:
     """A hidden JSON file and an unfinished download: neither is from a recorder."""
     other = tmp_path / "project"
     other.mkdir()
@@ -748,7 +748,7 @@ def test_a_folder_of_somebody_else_s_is_left_alone_whatever_is_in_it(tmp_path: P
     assert content_of(other) == before
 
 
-def test_files_of_somebody_else_s_in_a_room_s_folder_are_left_alone(tmp_path: Path) -> None:
+def test_files_of_another_program_in_a_rooms_folder_are_not_touched(tmp_path: Path) -> None:
     folder = open_room(tmp_path)
     abandoned(folder, noise(100))
     foreign = {
@@ -812,7 +812,7 @@ def stereo_wav() -> bytes:
 
 
 @pytest.mark.parametrize("name", ["old.wav", "old.wav.part"])
-def test_a_folder_that_is_called_like_a_wav_keeps_no_room_closed(tmp_path: Path, name: str) -> None:
+def test_a_folder_named_like_a_wav_does_not_block_a_room(tmp_path: Path, name: str) -> None:
     folder = open_room(tmp_path)
     save(folder, noise(100))
     (folder.path / name).mkdir()
@@ -821,7 +821,7 @@ def test_a_folder_that_is_called_like_a_wav_keeps_no_room_closed(tmp_path: Path,
 
 @needs_posix
 @pytest.mark.parametrize("name", ["linked.wav", "segment_009_20251008_140523.wav.part"])
-def test_a_link_is_not_followed_and_keeps_no_room_closed(tmp_path: Path, name: str) -> None:
+def test_a_link_is_not_followed_and_does_not_block_a_room(tmp_path: Path, name: str) -> None:
     folder = open_room(tmp_path / "segments")
     save(folder, noise(100))
     target = tmp_path / "target"
@@ -929,7 +929,7 @@ def in_short(trouble: AssertionError) -> str:
     ids=["full once", "broken twice", "read-only for a while"],
 )
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)
-def test_whatever_the_disk_refuses_in_the_end_each_segment_is_there_once(
+def test_each_segment_is_saved_once_after_any_refusal_of_the_disk(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     script: Callable[[Recorder], None],
@@ -957,7 +957,7 @@ def test_whatever_the_disk_refuses_in_the_end_each_segment_is_there_once(
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)
-def test_wherever_a_crash_comes_recovery_finds_what_was_safe_once(
+def test_after_a_crash_at_any_point_recovery_finds_everything_synced_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: Callable[[Recorder], None]
 ) -> None:
     """Before each single step of a recording, and of recordings in which one step has been refused."""
@@ -1028,7 +1028,7 @@ def test_what_a_failed_sync_may_have_dropped_is_written_again(
 
 @needs_posix
 @pytest.mark.parametrize("error", [errno.EINVAL, errno.ENOTSUP, errno.EBADF], ids=errno.errorcode.get)
-def test_a_disk_that_cannot_sync_folders_need_not(
+def test_a_disk_that_cannot_sync_folders_is_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
 ) -> None:
     def sync(descriptor: int) -> None:
@@ -1041,7 +1041,7 @@ def test_a_disk_that_cannot_sync_folders_need_not(
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO], ids=errno.errorcode.get)
-def test_a_beginning_that_is_refused_leaves_nothing_and_takes_no_number(
+def test_a_refused_beginning_leaves_no_file_and_uses_no_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
 ) -> None:
     """A disk that is full for an hour is asked every two seconds."""

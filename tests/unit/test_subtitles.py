@@ -63,7 +63,7 @@ def test_long_speech_is_split_at_a_sentence() -> None:
     ]
 
 
-def test_else_at_a_clause_and_else_between_words() -> None:
+def test_long_speech_without_sentences_is_split_at_a_clause_or_between_words() -> None:
     with_clause = (
         "a word and a word and some more of the words that go on, and words and a word and yet other words"
     )
@@ -82,7 +82,7 @@ def test_each_part_gets_its_share_of_the_time() -> None:
     assert max(speeds) < 1.1 * min(speeds)
 
 
-def test_slow_speech_does_not_stand_still() -> None:
+def test_slow_speech_is_split_into_several_cues() -> None:
     parts = cues([Spoken(0.0, 20.0, "Think about it for a while, and then tell me what you see, everyone.")])
     assert max(cue.end - cue.start for cue in parts) <= MAX_SECONDS + 0.5
 
@@ -181,6 +181,6 @@ def test_plain_text_has_a_paragraph_for_each_turn_and_pause() -> None:
     assert plain_text(spoken) == "[0:00] Ann: One. Two.\n\n[1:05] Ann: Three.\n\n[1:06] Bob: Four.\n"
 
 
-def test_small_things() -> None:
+def test_formatting_of_times_and_text() -> None:
     assert (clock(59.9), clock(3725)) == ("0:59", "1:02:05")
     assert is_right_to_left("שלום") and not is_right_to_left("The word سلام is Arabic")

@@ -1,4 +1,4 @@
-"""Long-lived tasks: no exception ends one, the health answer says so, and cancelling always does."""
+"""Long-lived tasks: no exception ends one, the health answer reports it, and a cancellation always ends it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def worker_state(monkeypatch: pytest.MonkeyPatch) -> WorkerState:
 
 
 class Loop:
-    """A body that raises what it is told to, once for each start, and then runs until it is cancelled."""
+    """A body that raises the given errors, one for each start, and then runs until it is cancelled."""
 
     def __init__(self, *errors: BaseException) -> None:
         self._errors = list(errors)

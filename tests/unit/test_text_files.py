@@ -1,4 +1,4 @@
-"""Text on disk: each segment once, torn lines and several workers notwithstanding."""
+"""Text on disk: each segment once, despite torn lines and several workers."""
 
 from __future__ import annotations
 

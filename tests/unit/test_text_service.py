@@ -1,4 +1,4 @@
-"""Text beside the recordings: the real SDK against a local server that speaks Gemini's REST API and misbehaves."""
+"""Text beside the recordings: the real SDK against a local server with Gemini's REST API, which also fails."""
 
 from __future__ import annotations
 
@@ -257,7 +257,7 @@ async def test_a_language_that_is_spoken_needs_no_translation(tmp_path: Path, ge
     assert len(text_files(tmp_path)) == 2
 
 
-async def test_what_was_said_before_goes_along(
+async def test_earlier_sentences_are_sent_as_context(
     tmp_path: Path, gemini: GeminiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attempts, "CONTEXT_SENTENCES", 2)
@@ -278,7 +278,7 @@ async def test_what_was_said_before_goes_along(
     assert gemini.calls[5].said_with_it == "", "what was said long ago"
 
 
-async def test_glossary_and_prompt_go_along(tmp_path: Path, gemini: GeminiServer) -> None:
+async def test_glossary_and_prompt_are_sent(tmp_path: Path, gemini: GeminiServer) -> None:
     (tmp_path / "terms.txt").write_text("Ångström\ncell = célula", encoding="utf-8")
     (tmp_path / "prompt.txt").write_text("Our students are ten years old.", encoding="utf-8-sig")
     folder = tmp_path / "segments"
@@ -398,7 +398,7 @@ async def test_a_proxy_by_setting(
         ),
     ],
 )
-async def test_what_the_operator_can_mend_is_said_once_and_refuses_nothing(
+async def test_what_the_operator_can_correct_is_logged_once_and_refuses_nothing(
     tmp_path: Path,
     gemini: GeminiServer,
     caplog: pytest.LogCaptureFixture,
@@ -510,7 +510,9 @@ async def until_state(output_dir: Path, record: SegmentRecord, state: State, kin
         await asyncio.sleep(0.05)
 
 
-async def test_a_segment_that_alone_is_not_taken_is_refused(tmp_path: Path, gemini: GeminiServer) -> None:
+async def test_a_segment_that_is_rejected_while_others_succeed_is_refused(
+    tmp_path: Path, gemini: GeminiServer
+) -> None:
     settings = settings_for(tmp_path)
     records = spoken(settings, 3)
     gemini.spoil = spoiling(records[2:], "400")
@@ -519,7 +521,7 @@ async def test_a_segment_that_alone_is_not_taken_is_refused(tmp_path: Path, gemi
     assert [line["number"] for line in lines if "refused" in line] == [3]
 
 
-async def test_two_in_a_row_that_are_not_taken_are_not_both_at_fault(
+async def test_of_two_rejections_in_a_row_at_most_one_refuses_its_segment(
     tmp_path: Path, gemini: GeminiServer
 ) -> None:
     """Google may change what it takes while the worker runs: one segment may pay for that, not all."""
@@ -615,7 +617,7 @@ async def test_a_lesson_does_not_wait_for_the_backlog(tmp_path: Path, gemini: Ge
         await outcomes_of(tmp_path, 6, "physics")
 
 
-async def test_only_so_many_calls_at_once_over_all_rooms(tmp_path: Path, gemini: GeminiServer) -> None:
+async def test_simultaneous_calls_are_limited_over_all_rooms(tmp_path: Path, gemini: GeminiServer) -> None:
     settings = settings_for(tmp_path, GEMINI_MAX_AT_ONCE="3")
     spoken(settings, 5)
     spoken(settings, 5, first=6, room=PHYSICS)
@@ -638,7 +640,7 @@ async def test_a_hanging_call_delays_no_other(
     assert {line["number"] for line in outcomes(tmp_path)} == {1, 2, 3, 4}
 
 
-async def test_a_budget_is_kept_over_restarts_and_said_once(
+async def test_a_budget_is_kept_over_restarts_and_logged_once(
     tmp_path: Path, gemini: GeminiServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = settings_for(tmp_path, GEMINI_MAX_PER_DAY="2", GEMINI_MAX_PER_MINUTE="2")
@@ -767,7 +769,7 @@ async def test_a_notification_is_enough(
         notify.notify(tmp_path / "elsewhere" / "math101" / MANIFEST)
 
 
-async def test_a_disk_that_refuses_costs_no_answer(
+async def test_a_disk_that_refuses_loses_no_answer(
     tmp_path: Path, gemini: GeminiServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = settings_for(tmp_path)
@@ -870,7 +872,7 @@ async def test_the_key_is_in_no_log_and_no_file(
     assert all(KEY not in call.path for call in gemini.calls)
 
 
-async def test_the_costs_of_a_lesson_are_said(
+async def test_the_costs_of_a_lesson_are_logged(
     tmp_path: Path, gemini: GeminiServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(text_service, "QUIET_SECONDS", 0.2)
@@ -899,7 +901,7 @@ async def test_the_costs_of_a_lesson_are_said(
     assert costs.audio_seconds > seconds
 
 
-async def test_what_waits_is_said_at_the_start(
+async def test_the_backlog_is_logged_at_the_start(
     tmp_path: Path, gemini: GeminiServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")

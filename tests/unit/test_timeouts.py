@@ -35,7 +35,7 @@ async def test_what_is_done_although_it_was_cancelled_counts() -> None:
     assert await within(0.01, stubborn()) == "done all the same"
 
 
-async def test_who_is_cancelled_leaves_nothing_running() -> None:
+async def test_a_cancelled_caller_leaves_nothing_running() -> None:
     work = asyncio.ensure_future(asyncio.sleep(60, "done"))
     waiting = asyncio.create_task(within(60, work))
     await asyncio.sleep(0.01)
@@ -47,9 +47,7 @@ async def test_who_is_cancelled_leaves_nothing_running() -> None:
 
 @pytest.mark.parametrize("steps", range(4))
 @pytest.mark.parametrize("error", [None, ValueError("broken")])
-async def test_who_is_cancelled_about_the_moment_in_which_it_is_done_is_cancelled(
-    error: Exception | None, steps: int
-) -> None:
+async def test_a_cancellation_at_the_moment_of_completion_counts(error: Exception | None, steps: int) -> None:
     work: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     waiting = asyncio.create_task(within(60, work))
     await asyncio.sleep(0)
@@ -66,7 +64,7 @@ async def test_who_is_cancelled_about_the_moment_in_which_it_is_done_is_cancelle
 
 
 @pytest.mark.parametrize("steps", range(8))
-async def test_who_is_cancelled_about_the_moment_of_the_timeout_is_cancelled(steps: int) -> None:
+async def test_a_cancellation_at_the_moment_of_the_timeout_counts(steps: int) -> None:
     waiting = asyncio.create_task(within(0, asyncio.ensure_future(asyncio.sleep(60, "done"))))
     for _ in range(steps):
         await asyncio.sleep(0)

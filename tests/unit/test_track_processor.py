@@ -1,4 +1,4 @@
-"""One track, from frames to updates: with frames of a test's own making, and with Silero on the shipped speech."""
+"""One track, from frames to updates: with frames made by the test, and with Silero on the shipped speech."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ async def test_two_may_close_at_once() -> None:
     assert len(listening.ears.segments) == 1
 
 
-async def test_speech_is_told_before_it_ends() -> None:
+async def test_speech_is_passed_on_before_it_ends() -> None:
     listening = listen()
     await listening.hears(loud(3))
     grown = sum(len(update.pcm) for update in listening.ears.updates if isinstance(update, Grown))
@@ -283,7 +283,7 @@ async def test_a_busy_machine_does_not_move_the_clock() -> None:
 
 
 @pytest.mark.parametrize("set_by", [7.0, -4.0, 3_600.0, -3_600.0, 0.05])
-async def test_a_clock_that_is_set_counts_from_the_next_segment(
+async def test_a_changed_clock_applies_from_the_next_segment(
     set_by: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     listening = listen()
@@ -438,7 +438,7 @@ async def test_whoever_leaves_does_not_wait_for_the_grace(monkeypatch: pytest.Mo
         await listening.processor.aclose()
 
 
-async def test_cancelled_it_still_tells_what_was_heard() -> None:
+async def test_a_cancelled_track_still_passes_on_what_was_received() -> None:
     listening = listen()
     await listening.hears(loud(1.005))
     task = listening.task
@@ -448,7 +448,7 @@ async def test_cancelled_it_still_tells_what_was_heard() -> None:
     np.testing.assert_array_equal(segment.pcm, loud(1.005))
 
 
-async def test_cancelled_in_the_grace_it_still_tells_what_was_heard() -> None:
+async def test_a_track_cancelled_in_the_grace_still_passes_on_what_was_received() -> None:
     listening = listen()
     await listening.hears(loud(1))
     listening.processor.end_reason = EndReason.UNPUBLISHED
@@ -460,7 +460,7 @@ async def test_cancelled_in_the_grace_it_still_tells_what_was_heard() -> None:
     assert len(listening.ears.segments) == 1
 
 
-async def test_a_model_that_breaks_costs_no_word(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_model_that_fails_loses_no_word(caplog: pytest.LogCaptureFixture) -> None:
     """From then on everything counts as speech, and the log says so once."""
 
     class Breaking(LoudIsSpeech):

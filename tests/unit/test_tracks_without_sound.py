@@ -1,5 +1,5 @@
-"""A recorder that no longer hears a track: it asks for it anew, the worker is sick until there is sound again, and the
-manifest's gaps say what may be missing.
+"""A track from which no frames arrive: the recorder subscribes again, the worker reports a problem until frames arrive,
+and the list of gaps says what may be missing.
 """
 
 from __future__ import annotations
@@ -189,13 +189,13 @@ async def test_what_was_asked_for_while_the_connection_broke_is_asked_for_again(
     lesson.publication.set_subscribed.assert_called_once_with(True)
 
 
-async def test_a_track_that_was_asked_for_and_does_not_come_is_asked_for_anew(
+async def test_a_subscription_that_does_not_arrive_is_requested_again(
     lesson: Lesson,
     worker_state: WorkerState,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Named once. It makes nobody sick: perhaps its publisher lets us not have it, which no restart would change."""
+    """Reported once, and no problem: perhaps its publisher does not allow it, which no restart would change."""
     monkeypatch.setattr(track_watch, "OVERDUE_SECONDS", 0.1)
     begins(lesson)
     asked = lesson.publication.set_subscribed
@@ -210,7 +210,7 @@ async def test_a_track_that_was_asked_for_and_does_not_come_is_asked_for_anew(
     assert sum("NO AUDIO: TR_1" in record.message for record in caplog.records) == 1
 
 
-async def test_a_track_that_was_there_before_us_and_comes_late_is_one_gap_from_our_predecessor_on(
+async def test_a_track_that_arrives_late_is_one_gap_from_the_predecessors_note_on(
     lesson: Lesson, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(track_watch, "OVERDUE_SECONDS", 0.1)
@@ -271,10 +271,10 @@ async def test_the_note_is_earlier_by_the_jitter_buffers_delay(
     last = heard()
     assert last is not None
     assert last.until == processor.received_until
-    word = HandoverNote.in_line((lesson.folder / HANDOVER_NOTE).read_bytes())
-    assert word is not None
-    assert word.tracks["TR_1"].jitter_delay_seconds == pytest.approx(0.4)
-    assert list(word.tracks) == ["TR_1"]
+    note = HandoverNote.in_line((lesson.folder / HANDOVER_NOTE).read_bytes())
+    assert note is not None
+    assert note.tracks["TR_1"].jitter_delay_seconds == pytest.approx(0.4)
+    assert list(note.tracks) == ["TR_1"]
 
 
 async def test_silence_of_a_cut_connection_does_not_count_as_received(
@@ -290,9 +290,9 @@ async def test_silence_of_a_cut_connection_does_not_count_as_received(
     await asyncio.sleep(0.5)
     assert not open_gaps(lesson.recorder), "not noticed yet"
     await lesson.recorder.aclose()
-    word = HandoverNote.in_line((lesson.folder / HANDOVER_NOTE).read_bytes())
-    assert word is not None
-    assert word.tracks["TR_1"].until <= cut_at
+    note = HandoverNote.in_line((lesson.folder / HANDOVER_NOTE).read_bytes())
+    assert note is not None
+    assert note.tracks["TR_1"].until <= cut_at
 
 
 @pytest.mark.parametrize("what", ["subscription fails", "unsubscribed", "reconnecting"])
@@ -311,11 +311,11 @@ async def test_the_note_names_tracks_that_are_not_received(
         lesson.room.tell("reconnecting")
     before = utc_now()
     await asyncio.sleep(0.2)
-    word = lesson.recorder._tracks.progress()
-    heard = word.tracks["TR_1"]
+    note = lesson.recorder._tracks.progress()
+    heard = note.tracks["TR_1"]
     assert heard is not None
     assert heard.until <= before + timedelta(milliseconds=1)
-    assert (word.until <= before + timedelta(milliseconds=1)) is (what == "reconnecting"), (
+    assert (note.until <= before + timedelta(milliseconds=1)) is (what == "reconnecting"), (
         "others may publish"
     )
 
@@ -333,7 +333,7 @@ async def test_a_client_that_does_not_answer_does_not_delay_the_end(
         await lesson.recorder.aclose()
 
 
-async def test_a_client_that_cannot_tell_ends_a_gap_all_the_same(
+async def test_a_gap_ends_although_the_client_has_no_statistics(
     lesson: Lesson, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
@@ -345,7 +345,7 @@ async def test_a_client_that_cannot_tell_ends_a_gap_all_the_same(
     assert failing.await_count >= track_watch.MAX_STATS_FAILURES
 
 
-async def test_what_brought_nothing_when_we_left_is_a_gap_until_then_and_no_more(
+async def test_a_track_without_sound_is_a_gap_until_the_recorder_leaves(
     lesson: Lesson, worker_state: WorkerState
 ) -> None:
     begins(lesson)
@@ -353,10 +353,10 @@ async def test_what_brought_nothing_when_we_left_is_a_gap_until_then_and_no_more
     await until(lambda: open_gaps(lesson.recorder), "it is deaf")
     assert await lesson.gaps() == [("TR_1", "deaf")]
     (gap,) = gaps(lesson.folder)
-    word = HandoverNote.in_line((lesson.folder / HANDOVER_NOTE).read_bytes())
-    assert word is not None
-    assert not word.tracks
-    assert word.until - parse_utc(gap["end"]) < timedelta(seconds=0.1)
+    note = HandoverNote.in_line((lesson.folder / HANDOVER_NOTE).read_bytes())
+    assert note is not None
+    assert not note.tracks
+    assert note.until - parse_utc(gap["end"]) < timedelta(seconds=0.1)
 
 
 async def test_who_leaves_long_before_a_reconnect_leaves_no_gap(
@@ -607,7 +607,7 @@ async def test_a_reconnect_is_a_gap_from_the_last_packet_on(
     assert all(end >= reconnect[0] for _, end in spans), "without a hole"
 
 
-async def test_who_publishes_while_we_are_away_or_was_asked_for_just_before_is_a_gap(
+async def test_tracks_published_or_requested_during_an_outage_are_gaps(
     heard_lesson: Lesson,
 ) -> None:
     room = heard_lesson.room
@@ -649,7 +649,7 @@ async def test_a_track_whose_packets_cannot_be_counted_hides_no_other(
     await until(lambda: "TR_2" in open_gaps(heard_lesson.recorder), "it is noticed")
 
 
-async def test_who_is_muted_or_stutters_leaves_no_gap(heard_lesson: Lesson) -> None:
+async def test_a_muted_or_stuttering_track_leaves_no_gap(heard_lesson: Lesson) -> None:
     heard_lesson.room.is_wire_cut = heard_lesson.publication.muted = True
     await asyncio.sleep(0.4)
     heard_lesson.publication.muted = False
@@ -671,7 +671,7 @@ async def test_a_client_that_cannot_count_packets_does_not_end_the_watch(
     await until(lambda: open_gaps(heard_lesson.recorder), "it is noticed")
 
 
-async def test_a_room_that_is_over_answers_nobody_any_more(lesson: Lesson) -> None:
+async def test_a_room_that_has_ended_answers_no_more_calls(lesson: Lesson) -> None:
     """What stays registered keeps the native client's memory of the room."""
     begins(lesson)
     me = lesson.room.rtc.local_participant

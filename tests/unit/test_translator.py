@@ -1,4 +1,4 @@
-"""What is asked of Gemini and what is made of its answers, without any server."""
+"""Requests to Gemini, and the check of its answers, without a server."""
 
 from __future__ import annotations
 

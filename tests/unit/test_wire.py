@@ -1,4 +1,4 @@
-"""The wire of the tests of faults: whether it delays, loses and breaks as it is told, and leaves nothing behind."""
+"""The simulated link: it delays, loses and breaks as set, and leaves nothing behind."""
 
 from __future__ import annotations
 

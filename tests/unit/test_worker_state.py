@@ -1,4 +1,4 @@
-"""What the worker knows of itself."""
+"""The worker's problems and counters."""
 
 from __future__ import annotations
 
