@@ -33,7 +33,7 @@ MAX_CANDIDATES = 2**12
 
 
 class Recording:
-    """A recording made ready to be searched many times: its spectra and energy are computed once.
+    """A recording that is searched many times: its spectra and energy are computed once.
 
     Padded with OVERLAP zeros at both sides, for templates that are cut off at an end.
     """
@@ -95,7 +95,7 @@ class _Correlator:
     def places(self, template: FloatArray, threshold: float) -> tuple[Positions, FloatArray]:
         correlation = self.correlation(template)
         own, local = _energies(self.energy, template)
-        # Without a root and a quotient for every sample; the exact score is taken of the few that are left.
+        # Compares squares, without a root and a quotient for every sample; only the few that remain get an exact score.
         least = (threshold * (1 - ROUNDING)) ** 2 * own
         likely = np.flatnonzero(correlation * np.abs(correlation) > least * local)
         scores = (correlation[likely] / np.sqrt(local[likely] * own)).astype(np.float32)
@@ -123,7 +123,7 @@ class _Correlator:
 
 
 def normalised(correlation: FloatArray, energy: EnergyArray, template: FloatArray) -> FloatArray:
-    """The correlation divided by the energies of the template and of the stretch it was laid over."""
+    """The correlation, divided by the energies of the template and of the part of the recording that it covers."""
     own, local = _energies(energy, template)
     scores: FloatArray = (correlation / np.sqrt(local * own)).astype(np.float32)
     return scores
@@ -135,7 +135,7 @@ def running_energy(samples: FloatArray) -> EnergyArray:
 
 
 def _energies(energy: EnergyArray, template: FloatArray) -> tuple[float, EnergyArray]:
-    """Of the template, and of each stretch it may be laid over, as far as that is not too faint to count."""
+    """The energy of the template and of each part that it may cover, the latter at least FAINTEST of the former."""
     own = float(running_energy(template)[-1])
     local = energy[template.size :] - energy[: -template.size]
     return own, np.maximum(local, FAINTEST * own)

@@ -51,7 +51,7 @@ PIECE_THRESHOLD = 0.55
 PIECE_DRIFT = round(0.050 * SAMPLE_RATE)
 """How far a piece may lie from where the marker's start puts it: a jitter buffer on a busy machine shifts speech."""
 STRETCH = round(0.050 * SAMPLE_RATE)
-"""How far the pieces of one marker may lie from each other after such a buffer has worked on it."""
+"""How far such a buffer may move the pieces of one marker apart."""
 VOTE_THRESHOLD = 0.7
 MAX_PIECES = 0.55
 """The share of a stretched marker that must be heard: at least 0.69 in recordings, in other speech at most 0.38."""
@@ -109,7 +109,7 @@ def sequence(
     lead_seconds: float = 0.5,
     tail_seconds: float = 1.0,
 ) -> tuple[IntArray, list[Placed]]:
-    """The markers one after another with near-silence between them, and where each of them lies.
+    """Joins the markers with near-silence between them; returns the sound, and where each marker is.
 
     `gap_seconds` is one length for all gaps, or one for each of the len(markers) - 1 gaps.
     """
@@ -133,7 +133,7 @@ def _gap_list(gap_seconds: float | Sequence[float], count: int) -> list[float]:
 
 
 def near_silence(length_seconds: float, seed: int = 0) -> IntArray:
-    """Noise at about -76 dBFS, a quiet room: digital zeros would be easier than what microphones give."""
+    """Noise at about -76 dBFS, as in a quiet room: digital zeros would be easier than a microphone's sound."""
     noise = np.random.default_rng(seed).normal(scale=5, size=round(length_seconds * SAMPLE_RATE))
     return np.round(noise).astype(np.int16)
 
@@ -144,7 +144,7 @@ def find_marker(recording: IntArray, marker: Marker) -> list[Occurrence]:
 
 
 def find_markers(recording: IntArray, markers: Sequence[Marker]) -> list[list[Occurrence]]:
-    """The same for each of several markers."""
+    """Does the same as :func:`find_marker` for each of several markers."""
     searched = _prepared(recording)
     return [_occurrences(searched, marker.pcm, THRESHOLD) for marker in markers]
 
@@ -188,7 +188,7 @@ def _frame_energies(samples: FloatArray) -> EnergyArray:
 
 
 def _stretched(recording: Recording, pcm: IntArray) -> list[Occurrence]:
-    """Where most pieces of a marker are heard at about the same place, though the whole no longer has its shape.
+    """Finds where most pieces of a marker are heard at about the same place, although the whole has lost its shape.
 
     On a busy machine a receiver's jitter buffer stretches or shortens speech by 10 ms here and there.
     """
@@ -204,7 +204,7 @@ def _stretched(recording: Recording, pcm: IntArray) -> list[Occurrence]:
             np.add.at(voted, np.clip(starts + STRETCH, 0, recording.size), -1)
             votes += (np.cumsum(voted[:-1]) > 0) * share
         if float(votes.max()) + undecided < MAX_PIECES - ROUNDING:
-            return []  # whatever the others say: most markers are in no recording, and this is most of the work
+            return []  # most markers are in no recording, and testing their other pieces would be most of the work
     return _peaks(*_above(votes, MAX_PIECES), pcm.size)
 
 
@@ -302,7 +302,7 @@ def _best_score_near(recording: Recording, piece: IntArray, start: int, drift: i
 
 
 def _occurrences(recording: Recording, pcm: IntArray, threshold: float) -> list[Occurrence]:
-    """Peaks of the score, of which the highest claims its surroundings first, listed by position."""
+    """The peaks of the score, by position. A peak excludes lower ones near it."""
     return _peaks(*recording.places(_as_float(pcm), threshold), pcm.size)
 
 
