@@ -128,7 +128,7 @@ def s3_server() -> Iterator[S3Server]:
 
 @pytest.fixture
 def s3(s3_server: S3Server) -> S3Server:
-    """An S3 as new: one empty bucket, and no faults."""
+    """A fresh S3: one empty bucket, and no faults."""
     s3_server.reset()
     return s3_server
 
@@ -184,7 +184,7 @@ async def browser(running_browser: Browser) -> AsyncIterator[Browser]:
 
 
 class Tool(Protocol):
-    """``tool(arguments...)``: what a program writes to stdout. Whatever it complains of fails the test."""
+    """``tool(arguments...)``: what a program writes to stdout. Any error or warning fails the test."""
 
     def __call__(self, *arguments: str | Path) -> bytes: ...
 

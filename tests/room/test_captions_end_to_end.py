@@ -67,8 +67,10 @@ class Student:
         student = cls(Speaker(rtc.Room(), identity))
         student.room.register_text_stream_handler("lk.transcription", student._on_stream)
         student.room.on("transcription_received", student._on_packet)
-        wish = {"captions_language": language} if language else {}
-        access = token(server, identity, room, metadata=STUDENT, attributes=wish, can_update_metadata=True)
+        requested = {"captions_language": language} if language else {}
+        access = token(
+            server, identity, room, metadata=STUDENT, attributes=requested, can_update_metadata=True
+        )
         await student.room.connect(server.url, access, rtc.RoomOptions(auto_subscribe=False))
         return student
 
@@ -201,10 +203,10 @@ async def test_students_choose_and_nobody_asks_nothing_is_translated(
         assert [one["code"] for one in await student.languages()] == ["es", "ar"]
         await say(teacher, 0)
         await student.has_read(1)
-        wishes = [("es-MX", "es"), ("xx; drop table", "no other language"), ("ar", "ar")]
-        for number, (wish, understood) in enumerate(wishes, 1):
+        requests = [("es-MX", "es"), ("xx; drop table", "no other language"), ("ar", "ar")]
+        for number, (requested, understood) in enumerate(requests, 1):
             before = len(running.lines)
-            await student.ask_for(wish)
+            await student.ask_for(requested)
             await running.wait_for(f"Captions are wanted in {understood}", skip_lines=before)
             await say(teacher, number)
             await student.has_read(number + 1)

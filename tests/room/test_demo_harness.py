@@ -50,11 +50,11 @@ async def test_a_listener_hears_every_word_once(
         await Speaker.join(livekit_server, room, "listener", listen=True) as listener,
     ):
         await teacher.publish(sample_rate, channels)
-        hearing = asyncio.create_task(_hear(listener, len(pcm) / 16_000 + 3))
+        receiving = asyncio.create_task(_hear(listener, len(pcm) / 16_000 + 3))
         await teacher.silence(1)
         said = await teacher.say(pcm)
         teacher.mute()
-        heard = await hearing
+        heard = await receiving
 
     assert said.end - said.start == pytest.approx(len(pcm) / 16_000, abs=0.002)
     assert sound.heard(heard, spoken) == [0, 1, 2]

@@ -89,7 +89,7 @@ async def test_a_passphrase_that_becomes_the_right_one_is_noticed(
 ) -> None:
     recorder = await worker(E2EE_PASSPHRASE=PASSPHRASE)
     async with await Speaker.join(
-        livekit_server, "mended", "anna", metadata=TEACHER, passphrase="mistyped"
+        livekit_server, "corrected", "anna", metadata=TEACHER, passphrase="mistyped"
     ) as teacher:
         await teacher.publish()
         await recorder.wait_for("NOT RECORDED")
@@ -99,9 +99,9 @@ async def test_a_passphrase_that_becomes_the_right_one_is_noticed(
         await recorder.wait_for("The encrypted sound can be deciphered now")
         await teacher.say(sound.sequence(MARKERS[:3], 0.3, lead_seconds=0.5, tail_seconds=0.5)[0])
         await teacher.silence(3)
-        await segments_of(recorder.output_dir / "mended", 1)
+        await segments_of(recorder.output_dir / "corrected", 1)
     await recorder.wait_for("Room over: ")
-    assert heard(recorder, "mended") == [0, 1, 2]
-    (gap,) = gaps(recorder.output_dir / "mended")
+    assert heard(recorder, "corrected") == [0, 1, 2]
+    (gap,) = gaps(recorder.output_dir / "corrected")
     assert gap["reason"] == "encrypted"
-    assert gap["end"] < manifest(recorder.output_dir / "mended")[0]["end"]
+    assert gap["end"] < manifest(recorder.output_dir / "corrected")[0]["end"]

@@ -84,19 +84,19 @@ async def test_a_worker_whose_disk_refuses_is_unhealthy_until_it_works(
 ) -> None:
     recorder = await worker(METRICS="true")
     folder, aside = recorder.output_dir, recorder.output_dir.with_name("aside")
-    async with await Speaker.join(livekit_server, "sick", "anna", metadata=TEACHER) as teacher:
+    async with await Speaker.join(livekit_server, "unhealthy", "anna", metadata=TEACHER) as teacher:
         await teacher.publish()
         await recorder.wait_for("Track subscribed")
         folder.rename(aside)
         folder.touch()  # a file in place of the folder: nothing can be written, not even by root
         await teacher.say(sound.sequence(MARKERS[:3], 0.3, lead_seconds=0.5, tail_seconds=0.5)[0])
         await teacher.silence(3)
-        await until(lambda: ask(health_url(recorder))[0] == 503, "the health answer is sick")
+        await until(lambda: ask(health_url(recorder))[0] == 503, "the health answer is 503")
         assert "the disk refuses: " in ask(health_url(recorder))[1]
         await until(lambda: metrics(recorder)["recorder_unsaved_seconds"] > 1, "speech waits")
         folder.unlink()
         aside.rename(folder)
-        await segments_of(folder / "sick", 1)
+        await segments_of(folder / "unhealthy", 1)
         await until(lambda: ask(health_url(recorder)) == (200, "OK\n"), "well again", timeout=40)
     assert metrics(recorder)["recorder_unsaved_seconds"] == 0
     assert metrics(recorder)["recorder_lost_seconds_total"] == 0

@@ -26,7 +26,7 @@ INHERITED = ("PATH", "SYSTEMROOT", "TEMP", "TMP", "HOME", "USERPROFILE", "LANG",
 
 @dataclass(frozen=True)
 class Result:
-    """How a command ended and what it said."""
+    """A command's exit code and output."""
 
     code: int
     out: str
@@ -34,14 +34,14 @@ class Result:
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """What a command runs with. An empty setting counts as not set, and hides the one in a developer's .env."""
+    """The environment of a command. An empty setting counts as not set, and hides the one in a developer's .env."""
     kept = {name: os.environ[name] for name in INHERITED if name in os.environ}
     hidden = dict.fromkeys(("GEMINI_API_KEY", "SAVE_TRANSLATIONS", "TARGET_LANGUAGES", "TIMEZONE"), "")
     return {**hidden, **kept, "PYTHONIOENCODING": "utf-8", "COLUMNS": "100", **settings}
 
 
 def run(*arguments: str, output_dir: Path | None = None, **settings: str) -> Result:
-    """Runs a command of ``lessons.py`` to its end, in this process. A traceback is never an answer."""
+    """Runs a command of ``lessons.py`` to its end, in this process. A traceback fails the test."""
     if output_dir is not None:
         settings["OUTPUT_DIR"] = str(output_dir)
     return run_here(list(arguments), environment(**settings))

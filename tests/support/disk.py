@@ -138,7 +138,7 @@ class RefusingDisk:
         self._is_watching = False
 
     def refuses(self, step: str) -> bool:
-        """Whether the disk refuses the next thing it is asked to do."""
+        """Whether the disk refuses the next call."""
         if not self._is_watching:
             return False
         if self.before_step is not None:
@@ -168,7 +168,7 @@ class RefusingDisk:
 
 
 def _fsync(_: int) -> None:
-    """Does nothing: no test cuts the power."""
+    """Does nothing: no test simulates a power cut."""
 
 
 class _RefusingFile(io.FileIO):
@@ -177,7 +177,7 @@ class _RefusingFile(io.FileIO):
         self._disk = disk
 
     def write(self, data: Any) -> int:
-        """A disk that is full takes a part before it refuses."""
+        """A disk that is full writes a part before it refuses."""
         if self._disk.refuses("write"):
             super().write(memoryview(data)[: len(data) // 2])
             raise self._disk.error()

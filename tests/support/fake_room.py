@@ -1,4 +1,4 @@
-"""A room as the SDK shows it to a recorder, without a server: the tests say what happens in it."""
+"""A room as the SDK shows it to a recorder, without a server: the tests produce its events."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Detector:
 
 
 def own_worker_state(monkeypatch: pytest.MonkeyPatch) -> WorkerState:
-    """What the recorder of this test tells of itself."""
+    """The counters and problems of the recorder of this test."""
     made = WorkerState()
     for module in (heartbeat, room_recorder, supervised, tracks, track_watch):
         monkeypatch.setattr(module, "worker_state", made)
@@ -56,7 +56,7 @@ def own_worker_state(monkeypatch: pytest.MonkeyPatch) -> WorkerState:
 
 
 class FakeRoom:
-    """Give ``rtc`` to a recorder. A track is known by its sid."""
+    """Pass ``rtc`` to a recorder. A track is identified by its sid."""
 
     def __init__(self) -> None:
         self.people: dict[str, MagicMock] = {}
@@ -67,7 +67,7 @@ class FakeRoom:
         self._handlers: dict[str, list[Callable[..., None]]] = {}
         self._numbers = itertools.count(1)
         self.is_wire_cut = False
-        """Nothing comes in any more; streams go on, as a jitter buffer does."""
+        """No more packets arrive; streams continue, as a jitter buffer does."""
         self.jitter_delay_seconds = 0.0
         """How long the jitter buffer holds each sample."""
         self._packets = 0
@@ -77,7 +77,7 @@ class FakeRoom:
             handler(*arguments)
 
     def joins(self, identity: str, metadata: str = STUDENT, *tracks: str) -> MagicMock:
-        """A participant comes and publishes; returns it."""
+        """A participant joins and publishes; returns it."""
         participant = MagicMock(
             spec=rtc.RemoteParticipant,
             sid=f"PA_{next(self._numbers)}",
@@ -176,6 +176,6 @@ def recorded_streams(one: room_recorder.RoomRecorder) -> dict[str, RecordedStrea
 
 
 def is_asked_for(participant: MagicMock, sid: str) -> bool:
-    """Whether the recorder wants the track, by what it said last."""
+    """Whether the recorder wants the track, by its last request."""
     calls = participant.track_publications[sid].set_subscribed.call_args_list
     return bool(calls) and calls[-1].args == (True,)

@@ -1,4 +1,4 @@
-"""A pytest plugin that writes a table of faults: what was promised and what was seen. For ``python dev.py faults``.
+"""A pytest plugin that writes a table of faults: what is promised and what was measured. For ``python dev.py faults``.
 
 A test of a fault has ``@pytest.mark.fault("what goes wrong", "what is promised")`` and may call the fixture
 ``seen("what was measured")``.

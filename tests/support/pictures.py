@@ -30,7 +30,7 @@ SHORT_PICTURES: dict[str, int] = {
     "fill": 0,
     "maximum": 24,
 }
-"""Lengths in windows. Every picture is drawn with these, unless it names others."""
+"""Lengths in windows. Every picture uses these, unless it names others."""
 
 
 def options(**windows: int) -> SegmenterOptions:
@@ -90,7 +90,7 @@ def cut(speech: str, *, loudness: str | None = None, **windows: int) -> list[Spe
 
 
 def ruler(segments: Sequence[SpeechSegment], speech: str) -> str:
-    """The segments as they stand under the speech."""
+    """The segments as they are drawn below the speech."""
     windows = ["."] * len(speech.replace(BREAK, ""))
     for segment in segments:
         first, last = segment.start_sample // WINDOW_SAMPLES, segment.end_sample // WINDOW_SAMPLES - 1
@@ -103,7 +103,7 @@ def ruler(segments: Sequence[SpeechSegment], speech: str) -> str:
 def assert_picture(
     speech: str, expected: str, *, loudness: str | None = None, **windows: int
 ) -> list[SpeechSegment]:
-    """Cuts the speech and compares the segments with a picture of them; also, that they hold the stream's own sound."""
+    """Cuts the speech and compares the segments with a picture of them, and that they have the stream's own sound."""
     segments = cut(speech, loudness=loudness, **windows)
     seen = ruler(segments, speech)
     assert seen == expected, f"\nspeech   {speech}\nexpected {expected}\nseen     {seen}"

@@ -27,14 +27,14 @@ CODECS = {
 def write_recording(
     path: Path, pcm: Pcm, *, sound_from: float = 0.0, video: bool = False, **metadata: str
 ) -> Path:
-    """Writes speech into a container. With ``video`` a picture runs along from 0 s."""
+    """Writes speech into a container. With ``video`` there are pictures from 0 s on."""
     return write_pieces(path, [(sound_from, pcm)], video=video, **metadata)
 
 
 def write_pieces(
     path: Path, pieces: Sequence[tuple[float, Pcm]], *, video: bool = False, **metadata: str
 ) -> Path:
-    """The same of pieces that each begin at a time in seconds; between them nothing is written."""
+    """Does the same with pieces that each begin at a time in seconds; nothing is written between them."""
     codec, rate, layout = CODECS[path.suffix[1:]]
     with av.open(str(path), "w") as container:
         container.metadata.update(metadata)

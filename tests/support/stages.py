@@ -8,7 +8,7 @@ import pytest
 
 SERVICES = {"s3_server", "postgres_server"}
 ORDER = ("long", "room", "services", "browser", "unit")
-"""What mostly waits comes first: unit tests are short, and fill up the end."""
+"""Tests that mostly wait come first; unit tests are short, and fill the end."""
 
 
 @pytest.hookimpl(wrapper=True)
@@ -17,7 +17,7 @@ def pytest_collection_modifyitems(
 ) -> Generator[None, None, None]:
     for item in items:
         mark(item)
-    yield  # now those that are not asked for are gone
+    yield  # now the deselected tests are removed
     processes = getattr(config, "workerinput", {}).get("workercount", 1)
     if processes > 1:
         items[:] = in_order(items, processes)

@@ -137,14 +137,14 @@ def test_texts_of_unknown_segments_are_remembered_within_bounds() -> None:
     assert numbers(order.due(now=1)) == [1, 9_999]
 
 
-PATIENCE, LIVE = 5.0, 20.0
+MAX_WAIT, LIVE = 5.0, 20.0
 DELAYS = st.lists(st.one_of(st.none(), st.floats(-1, 40)), min_size=1, max_size=12)
 """Seconds after each sentence until its text is there: before the news of it, late, or never."""
 
 
 def play(delays: list[float | None], refused: set[int]) -> dict[int, float]:
     """Sentences a second apart, looked at ten times a second: when each caption was shown, in the order shown."""
-    order = CaptionOrder(PATIENCE, LIVE)
+    order = CaptionOrder(MAX_WAIT, LIVE)
     events = [(float(number), "spoken", number) for number in range(len(delays))]
     events += [
         (number + delay, "answered", number) for number, delay in enumerate(delays) if delay is not None
@@ -175,11 +175,11 @@ def test_whatever_happens_captions_are_shown_in_order_once_and_live(
         assert delay is not None
         assert number not in refused
         ready = max(number, number + delay)
-        assert ready <= moment <= ready + PATIENCE + 0.2
+        assert ready <= moment <= ready + MAX_WAIT + 0.2
         assert moment - number <= LIVE
 
 
-@given(delays=st.lists(st.floats(0, PATIENCE - 1), min_size=1, max_size=12))
+@given(delays=st.lists(st.floats(0, MAX_WAIT - 1), min_size=1, max_size=12))
 def test_no_caption_is_lost_that_arrives_within_the_waiting_time(delays: list[float]) -> None:
     shown = play(list(delays), set())
     assert list(shown) == list(range(len(delays)))

@@ -41,15 +41,15 @@ async def test_every_line_of_every_room_is_added_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     (tmp_path / "empty").mkdir()
     async with opened(tmp_path) as box:
-        feed = ManifestReader(box, tmp_path, "text", everything)
-        await feed.look_everywhere()
+        reader = ManifestReader(box, tmp_path, "text", everything)
+        await reader.look_everywhere()
         assert await waiting(box) == [("a", 1), ("a", 2), ("b", 1)]
         commit(tmp_path / "a", 3)
-        assert await feed.look_at(["a"])
-        assert not await feed.look_at(["a", "b", "not there"])
+        assert await reader.look_at(["a"])
+        assert not await reader.look_at(["a", "b", "not there"])
         assert await waiting(box) == [("a", 3)]
         commit(tmp_path / "b", 2)
-        await feed.look_everywhere()
+        await reader.look_everywhere()
         assert await waiting(box) == [("b", 2)]
     async with opened(tmp_path) as box:
         await ManifestReader(box, tmp_path, "text", everything).look_everywhere()
@@ -59,8 +59,8 @@ async def test_every_line_of_every_room_is_added_once(tmp_path: Path) -> None:
 async def test_only_what_is_wanted_is_added(tmp_path: Path) -> None:
     commit(tmp_path / "a", 1, 2, 3, 4)
     async with opened(tmp_path) as box:
-        feed = ManifestReader(box, tmp_path, "text", lambda folder, segment: segment.number % 2 == 0)
-        await feed.look_everywhere()
+        reader = ManifestReader(box, tmp_path, "text", lambda folder, segment: segment.number % 2 == 0)
+        await reader.look_everywhere()
         assert await waiting(box) == [("a", 2), ("a", 4)]
 
 
@@ -76,15 +76,15 @@ async def test_what_has_no_room_comes_later(tmp_path: Path, monkeypatch: pytest.
     commit(tmp_path / "a", 1, 2, 3)
     commit(tmp_path / "b", 1, 2)
     async with opened(tmp_path) as box:
-        feed = ManifestReader(box, tmp_path, "text", everything)
-        await feed.look_everywhere()
+        reader = ManifestReader(box, tmp_path, "text", everything)
+        await reader.look_everywhere()
         seen = []
         for _ in range(3):
             works = await box.claim("text", Order.NEWEST_FIRST, 10)
             seen += [(work.folder, work.file) for work in works]
             for work in works:
                 await box.done(work)
-            await feed.look_everywhere()
+            await reader.look_everywhere()
         assert len(seen) == len(set(seen)) == 5
 
 
@@ -120,12 +120,12 @@ async def test_foreign_folders_are_left_alone(tmp_path: Path) -> None:
 async def test_a_rewritten_manifest_is_read_from_its_beginning(tmp_path: Path) -> None:
     commit(tmp_path / "a", 1, 2)
     async with opened(tmp_path) as box:
-        feed = ManifestReader(box, tmp_path, "text", everything)
-        await feed.look_everywhere()
+        reader = ManifestReader(box, tmp_path, "text", everything)
+        await reader.look_everywhere()
         (tmp_path / "a" / MANIFEST).unlink()
-        await feed.look_everywhere()
+        await reader.look_everywhere()
         commit(tmp_path / "a", 2, 3)
-        await feed.look_everywhere()
+        await reader.look_everywhere()
         assert await waiting(box) == [("a", 1), ("a", 2), ("a", 3)]
 
 
@@ -133,10 +133,10 @@ async def test_a_rewritten_manifest_is_read_from_its_beginning(tmp_path: Path) -
 async def test_a_lost_outbox_is_noticed(tmp_path: Path) -> None:
     commit(tmp_path / "a", 1, 2)
     async with opened(tmp_path) as box:
-        feed = ManifestReader(box, tmp_path, "text", everything)
-        await feed.look_everywhere()
+        reader = ManifestReader(box, tmp_path, "text", everything)
+        await reader.look_everywhere()
         assert len(await waiting(box)) == 2
         for path in tmp_path.glob(OUTBOX + "*"):
             path.unlink()
-        await feed.look_everywhere()
+        await reader.look_everywhere()
         assert await waiting(box) == [("a", 1), ("a", 2)]

@@ -17,7 +17,7 @@ async def test_a_notification_from_any_thread_arrives_on_the_listeners_loop(tmp_
     ringer.start()
     ringer.join()
     notify.notify(tmp_path / "b.jsonl")
-    await until(lambda: heard, "the ring is heard")
+    await until(lambda: heard, "the notification arrives")
     assert heard == [(tmp_path / "a.jsonl", threading.current_thread())]
     stop()
     stop()

@@ -155,7 +155,7 @@ async def test_a_recorder_that_answers_is_left_alone() -> None:
     assert server.rooms["lesson"].recorder == "PA_1"
 
 
-@pytest.mark.parametrize("answer", [None, recorder_ping.NO_FRAMES], ids=["silent", "deaf"])
+@pytest.mark.parametrize("answer", [None, recorder_ping.NO_FRAMES], ids=["no answer", "no frames"])
 async def test_a_recorder_that_does_not_answer_or_receive_is_replaced(answer: str | None) -> None:
     server = Server({"lesson": Room(recorder="PA_1", answer=answer)})
     await one_round(reconciler(server))

@@ -599,7 +599,7 @@ async def test_a_saved_segment_notifies(tmp_path: Path) -> None:
     room = SegmentWriter(settings_for(tmp_path), ROOM)
     speak(room.sink(ANNA), noise(16_000))
     await room.aclose()
-    await until(lambda: received, "the ring")
+    await until(lambda: received, "the notification")
     stop()
     assert received == [tmp_path / "math101" / "segments.jsonl"]
 

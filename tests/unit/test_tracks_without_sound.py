@@ -106,12 +106,14 @@ async def test_a_room_without_frames_is_a_problem_until_frames_arrive(
     begins(lesson)
     lesson.subscribed()
     assert worker_state.snapshot().rooms[0].teachers == 1
-    await until(lambda: worker_state.snapshot().problems, "the worker is sick")
+    await until(lambda: worker_state.snapshot().problems, "a problem is reported")
     assert worker_state.snapshot().problems[0].startswith("no audio from a recorded track in 1 room")
     assert worker_state.snapshot().rooms[0].teachers == 0
     await until(lambda: is_asked_for(lesson.teacher, "TR_1"), "it asks for the track anew")
-    assert worker_state.snapshot().problems, "asking is not hearing"
-    monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)  # a machine that stalls is not deaf
+    assert worker_state.snapshot().problems, "asking is not receiving"
+    monkeypatch.setattr(
+        track_watch, "NO_FRAMES_SECONDS", 60.0
+    )  # a machine that stalls is not a track without frames
     lesson.subscribed()
     await until(lambda: not worker_state.snapshot().problems, "it hears")
     assert await lesson.gaps() == [("TR_1", "deaf")]
@@ -123,7 +125,7 @@ async def test_a_track_that_goes_without_having_brought_sound_is_a_gap(
 ) -> None:
     begins(lesson)
     lesson.subscribed()
-    await until(lambda: worker_state.snapshot().problems, "the worker is sick")
+    await until(lambda: worker_state.snapshot().problems, "a problem is reported")
     lesson.unpublished()
     assert not open_gaps(lesson.recorder)
     assert await lesson.gaps() == [("TR_1", "deaf")]
@@ -134,7 +136,7 @@ async def test_a_clock_that_is_set_back_hides_no_gap(
 ) -> None:
     begins(lesson)
     lesson.subscribed()
-    await until(lambda: worker_state.snapshot().problems, "the worker is sick")
+    await until(lambda: worker_state.snapshot().problems, "a problem is reported")
     an_hour_ago = utc_now() - timedelta(hours=1)
     monkeypatch.setattr(tracks, "utc_now", lambda: an_hour_ago)
     lesson.unpublished()
@@ -350,7 +352,7 @@ async def test_a_track_without_sound_is_a_gap_until_the_recorder_leaves(
 ) -> None:
     begins(lesson)
     lesson.subscribed()
-    await until(lambda: open_gaps(lesson.recorder), "it is deaf")
+    await until(lambda: open_gaps(lesson.recorder), "no frames arrive")
     assert await lesson.gaps() == [("TR_1", "deaf")]
     (gap,) = gaps(lesson.folder)
     note = HandoverNote.in_line((lesson.folder / HANDOVER_NOTE).read_bytes())
@@ -702,7 +704,7 @@ async def test_a_track_without_frames_that_is_no_longer_recorded_is_no_problem(
 ) -> None:
     begins(lesson)
     lesson.subscribed()
-    await until(lambda: worker_state.snapshot().problems, "the worker is sick")
+    await until(lambda: worker_state.snapshot().problems, "a problem is reported")
     lesson.room.becomes(lesson.teacher, STUDENT)
     await until(lambda: not worker_state.snapshot().problems, "it is well")
     assert await lesson.gaps() == [("TR_1", "deaf")]
