@@ -34,7 +34,7 @@ const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
 const raw = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
 navigator.mediaDevices.getUserMedia = (wanted) => ask({ ...wanted, audio: raw });
 """
-"""The students' loudspeakers are in the same browser: speech would be taken for its own echo."""
+"""The students' loudspeakers are in the same browser: its echo cancellation would remove the teacher's speech."""
 
 SENTENCES = {
     "Every puzzle has an answer.": {"es": "Cada enigma tiene una respuesta.", "ar": "لكل لغز جواب."},
@@ -134,7 +134,7 @@ def texts_on_disk(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def check(lines: list[dict[str, str]], texts: dict[str, dict[str, str]]) -> None:
-    """The right words in the right language in the right order."""
+    """Checks that the right words are shown in the right language and order."""
     assert lines
     starts = [line["segment"].rpartition("-")[2] for line in lines]
     expected = sorted(texts, key=int)

@@ -58,7 +58,7 @@ def file(recorded: Recorded) -> Path:
 
 
 class Watched:
-    """A page, and everything in it that went wrong or left the machine's disk."""
+    """A page, its errors, and its requests for anything but files on this disk."""
 
     def __init__(self, page: Page) -> None:
         self.page = page

@@ -32,7 +32,7 @@ SetClock = Callable[[float], None]
 
 @pytest.fixture
 def clock(tmp_path: Path) -> tuple[SetClock, dict[str, Any]]:
-    """How to set the clock that a worker with these settings goes by, in seconds beside the true time."""
+    """Sets the clock of a worker with these settings, in seconds of difference from the true time."""
     offset = tmp_path / "clock"
 
     def set_clock(seconds: float) -> None:

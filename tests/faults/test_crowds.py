@@ -35,14 +35,14 @@ WARM_UP_WAVES = 3
 
 LOOKS = 5
 FLAT = 1.1
-"""How much more memory there may be in the end: by itself it differs by some per cent from look to look."""
+"""How much more memory is allowed at the end: without any cause it differs by some per cent between readings."""
 SPARE = 2
-"""How many threads and files more or less there may be while nothing happens: pools, connections that are kept."""
+"""By how much the number of threads and files may differ while nothing happens: pools, connections that are kept."""
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """What the worker and everything it started hold."""
+    """Memory, threads and files of the worker and everything it started."""
 
     megabytes: float
     threads: int
@@ -50,7 +50,7 @@ class Footprint:
 
     @classmethod
     async def of(cls, recorder: Worker) -> Footprint:
-        """The least of some looks: what a room that is just over still holds goes within seconds."""
+        """The lowest of several readings: what a room holds is released some seconds after its end."""
         looks = []
         for _ in range(LOOKS):
             await asyncio.sleep(1)
@@ -144,7 +144,7 @@ async def test_students_who_come_and_go_leave_nothing_behind(
 
 
 async def students_come_and_go(server: LiveKitServer, recorder: Worker, room: str, wave: int) -> None:
-    """Together they come, and when the recorder has seen all of them, together they leave."""
+    """They join together, and leave together when the recorder has seen all of them."""
     so_far = wave * PEOPLE
 
     def seen_to(what: str) -> bool:

@@ -32,7 +32,7 @@ BUSY_SECONDS = 5.0
 """A worker tells the server its load every 2.5 s; a stock one takes the mean of the last seconds."""
 
 ON_THE_WAY = timedelta(seconds=0.5)
-"""What is said is heard at most so much later: codec, network and jitter buffer."""
+"""The longest delay of speech: codec, network and jitter buffer."""
 
 
 def owned_up(room_dir: Path) -> list[tuple[datetime, datetime]]:

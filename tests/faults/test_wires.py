@@ -29,7 +29,7 @@ AWFUL = Quality(delay_seconds=0.06, jitter_seconds=0.02, loss=0.3)
 OUTAGE_SECONDS = 8.0
 
 LATEST_SECONDS = 0.6
-"""What was said is dated at most so much later than it was said: the wire, the jitter buffer and the codec."""
+"""The most by which speech is dated too late: link, jitter buffer and codec."""
 EARLIEST_SECONDS = 0.1
 
 ROOM = "wired"
@@ -60,7 +60,7 @@ async def say(teacher: Speaker, first: int, count: int) -> list[Spoken]:
 
 
 def assert_recorded_when_said(room_dir: Path, said: list[Spoken]) -> None:
-    """All the time of it is in the files, and what can be found is dated when it was said."""
+    """Checks that the files cover all of its time, and that every marker that is found has the right time."""
     begins = begins_of_markers(room_dir)
     for sentence in said:
         seconds = sum(

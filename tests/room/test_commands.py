@@ -197,7 +197,7 @@ _ffi_client.ffi_event_callback((ctypes.c_uint8 * len(data)).from_buffer_copy(dat
 
 @POSIX_ONLY
 def test_a_panic_of_the_native_client_ends_the_process_of_a_room() -> None:
-    """Left at SIGTERM, such a process would ignore it and record nothing (fact 23)."""
+    """Without special care such a process would ignore SIGTERM and record nothing (fact 23)."""
     ended = subprocess.run([sys.executable, "-c", PANIC], cwd=AGENT.parent, capture_output=True, timeout=60)
     assert ended.returncode == -signal.SIGABRT
     assert b"something impossible" in ended.stderr

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.e2e
 
 
 async def _hear(listener: Speaker, seconds: float) -> sound.IntArray:
-    """What the first track that the listener gets carries from now on."""
+    """The sound of the first track that the listener receives from now on."""
     publication = await _first_publication(listener)
     assert publication.track is not None
     stream = rtc.AudioStream(publication.track, sample_rate=16_000, num_channels=1, frame_size_ms=100)

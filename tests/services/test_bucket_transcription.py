@@ -63,7 +63,7 @@ class School:
         self.records: dict[str, list[SegmentRecord]] = {}
 
     def give(self, room: str = "math101", count: int = 3) -> list[SegmentRecord]:
-        """A lesson as delivery leaves it there."""
+        """Puts a lesson into the bucket as delivery does."""
         source = self.folder / "source"
         settings = Settings.from_env({"OUTPUT_DIR": str(source)}, for_worker=False)
         self.records[room] = spoken(settings, room, count)
@@ -127,7 +127,7 @@ class School:
 
 
 async def ended(process: subprocess.Popen[str]) -> Result:
-    """How a command ended. A traceback is never an answer."""
+    """A command's result. A traceback fails the test."""
     try:
         out, err = await asyncio.to_thread(process.communicate, timeout=120)
     finally:

@@ -302,7 +302,7 @@ async def test_order_is_kept_in_each_room_under_faults(s3: S3Server, tmp_path: P
 
 
 async def test_two_disks_with_the_same_room_lose_nothing_of_each_other(s3: S3Server, tmp_path: Path) -> None:
-    """A container's disk goes with it, and the next one counts from 1 again."""
+    """A container's disk is lost with it, and the next container counts from 1 again."""
     first, second = settings_for(s3, tmp_path / "a"), settings_for(s3, tmp_path / "b")
     ours = spoken(first, count=2)
     theirs = spoken(second, count=2, at=ours[0].start + timedelta(hours=1))

@@ -16,7 +16,7 @@ QUICK = Options(runs=1, quick=True, say=lambda line: None)
 
 
 def values(outcome: Outcome, what: str) -> list[float]:
-    """Our values of all figures whose name holds this."""
+    """Our values of all figures whose name contains this."""
     found = [figure.value for figure in outcome.figures if what in figure.what]
     assert found, f"no figure about {what!r}"
     return found

@@ -155,7 +155,7 @@ async def test_a_recorded_participant_keeps_its_place_through_a_reconnect_unless
 async def test_a_participant_that_loses_its_place_by_a_reconnect_is_reported_and_waits(
     recording: NewRecorder, room: FakeRoom, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    """The client had not tried to resume: that all are gone comes before the news that it reconnects."""
+    """The client has not tried to resume: it reports that all have left before it reports that it reconnects."""
     one = recording(max_teachers_per_room=1)
     ben, cleo = (room.joins(name, TEACHER, f"TR_{name}") for name in ("ben", "cleo"))
     of_ben, of_cleo = (teacher.track_publications[f"TR_{teacher.identity}"] for teacher in (ben, cleo))
@@ -201,7 +201,7 @@ def sizes(thing: object, name: str = "recorder", seen: set[int] | None = None) -
 
 
 async def settled(one: RoomRecorder) -> dict[str, int]:
-    """What it holds as soon as nothing changes any more."""
+    """What it holds when nothing changes any longer."""
     before = sizes(one)
     while True:
         await asyncio.sleep(0.2)
@@ -212,7 +212,7 @@ async def settled(one: RoomRecorder) -> dict[str, int]:
 
 
 def a_student(room: FakeRoom, number: int) -> MagicMock:
-    """One that makes trouble in every way a student can."""
+    """A student who does everything that a student can do to a recorder."""
     student = room.joins(f"student-{number}")
     student.permissions.can_update_metadata = True
     student.attributes = {"captions_language": "es" if number % 2 else "ar"}
@@ -296,7 +296,7 @@ async def test_beyond_the_bound_teachers_are_recorded_and_of_students_nothing_is
 async def test_each_place_that_becomes_free_is_given_away(
     recording: NewRecorder, room: FakeRoom, has_come: bool
 ) -> None:
-    """Also while who was let in before has not brought a packet yet."""
+    """Also while no packet has arrived yet from the one who got the last place."""
     recording(max_teachers_per_room=2)
     anna, ben, cleo, dora = (
         room.joins(name, TEACHER, f"TR_{name}") for name in ("anna", "ben", "cleo", "dora")

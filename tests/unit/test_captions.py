@@ -139,7 +139,7 @@ def test_texts_of_unknown_segments_are_remembered_within_bounds() -> None:
 
 MAX_WAIT, LIVE = 5.0, 20.0
 DELAYS = st.lists(st.one_of(st.none(), st.floats(-1, 40)), min_size=1, max_size=12)
-"""Seconds after each sentence until its text is there: before the news of it, late, or never."""
+"""Seconds from each sentence until its text arrives: before the sentence is reported, late, or never."""
 
 
 def play(delays: list[float | None], refused: set[int]) -> dict[int, float]:
@@ -353,7 +353,7 @@ class Writer:
 
 
 class StubRoom:
-    """As much of a room as captions use. ``trouble`` is what sending comes to."""
+    """The part of a room that captions use. ``trouble`` is what sending raises."""
 
     def __init__(self) -> None:
         self.local_participant = self

@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "worker": "recording storage audio_processor translator archive config core",
     "lesson_tools": "search delivery text recording storage audio_processor translator archive config core",
 }
-"""Packages, and modules of the root. Knowledge goes one way: each line names only what stands above it."""
+"""Packages, and modules of the root. Imports go one way: each line names only packages above it."""
 
 LIBRARIES = {
     "livekit_compat": "livekit",
@@ -49,13 +49,13 @@ LIBRARIES = {
 NOT_YET_APART: dict[str, set[str]] = {
     "worker": {"delivery", "search", "text"},
 }
-"""What still points upwards, and is to go."""
+"""Imports that still go upwards, and are to be removed."""
 
 PROGRAMS = {"agent", "dev", "lessons"}
 """May import anything, and nothing imports them."""
 
 ONLY_WHEN_USED = {"google", "obstore", "psycopg", "rich"}
-"""Large, and not everybody needs them: imported by the function that does."""
+"""Large, and often not needed: imported by the function that needs them."""
 
 MODULES = [path.relative_to(ROOT).as_posix() for path in sources()]
 

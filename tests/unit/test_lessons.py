@@ -99,7 +99,7 @@ def test_every_command_explains_itself_whatever_the_settings(command: str) -> No
 
 
 def test_a_page_of_help_loads_no_command() -> None:
-    """Nor numpy, which every command needs: help is there in the time of a blink."""
+    """Neither numpy, which most commands need: the help appears at once."""
     script = (
         "import sys, lessons\n"
         "try: lessons.main(['--help'])\n"
@@ -182,7 +182,7 @@ def test_list_shows_what_the_targets_have_not_got(archive: Path) -> None:
     store.mkdir()
 
     def listed(save_audio: str = "true") -> tuple[str, dict[str, int]]:
-        """What is undone in a room of four segments, for people and for scripts."""
+        """What is not done in a room of four segments, for people and for scripts."""
         shown, answer = (
             run(
                 "list",

@@ -68,7 +68,7 @@ def wav(folder: RoomFolder, number: int) -> Path:
 
 
 def rewrite(folder: RoomFolder, change: Callable[[list[SegmentRecord]], list[SegmentRecord]]) -> None:
-    """Replaces the manifest by what ``change`` makes of it."""
+    """Replaces the manifest by the result of ``change``."""
     records = change(list(Room(folder.path).records()))
     (folder.path / MANIFEST).unlink()
     for record in records:
@@ -148,7 +148,7 @@ def test_broken_lines_are_moved_and_their_wavs_listed_again(folder: RoomFolder) 
 
 
 def assert_sound_but(folder: RoomFolder, aside: str) -> None:
-    """Everything is sound when the broken lines have been looked at and thrown away."""
+    """Everything is in order once the file of broken lines has been deleted."""
     copy = folder.path.with_name("copy")
     shutil.copytree(folder.path, copy)
     (copy / aside).unlink()

@@ -157,7 +157,7 @@ def test_all_sessions(two_days: Recorded) -> None:
 
 @pytest.fixture(scope="module")
 def film(lesson: Recorded, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A film of the lesson that began 42 s before it."""
+    """A video of the lesson that began 42 s before it."""
     path = tmp_path_factory.mktemp("film") / "the film #1 100%.webm"
     return write_video(path, between(42.0, lesson.track()), picture="libvpx")
 

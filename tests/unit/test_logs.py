@@ -238,7 +238,7 @@ def test_setting_up_twice_says_everything_once(capsys: pytest.CaptureFixture[str
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 def test_a_console_that_cannot_show_a_name_still_shows_the_line(encoding: str) -> None:
-    """As on Windows, where a log that goes into a file is written in the system's old code page."""
+    """As on Windows, where a log in a file has the system's old encoding."""
     program = (
         "import logging; from core import logs; logs.set_up_logging('INFO', 'text');"
         "logging.getLogger('recorder').info('Connected to room %s', '\u6570\u5b66', extra={'room': 'ä \u6570'})"

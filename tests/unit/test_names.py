@@ -248,7 +248,7 @@ def test_the_number_in_a_name_is_the_one_it_was_made_with(
     ],
 )
 def test_the_number_is_found_next_to_digits_braces_and_dots(template: str, identity: str) -> None:
-    """Such a template is either refused by the settings or read back rightly."""
+    """Such a template is either refused by the settings, or its numbers are read back correctly."""
     environ = {
         "LIVEKIT_URL": "ws://localhost",
         "LIVEKIT_API_KEY": "key",

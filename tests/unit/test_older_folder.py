@@ -52,7 +52,7 @@ PRAGMA user_version = 1;
 
 
 def manifest_line(number: int) -> str:
-    """Without what people want of the text: the first versions had no such fields."""
+    """Without text options: the first versions had no such fields."""
     return (
         f'{{"schema_version": 1, "number": {number}, "file": "{FILES[number - 1]}", "room_name": "math101", '
         f'"room_sid": "{ROOM.sid}", "participant_identity": "anna", "participant_name": "Anna", '

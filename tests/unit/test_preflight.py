@@ -25,7 +25,7 @@ KEY, SECRET = "devkey", "a-secret-of-at-least-32-characters"
 
 @dataclass
 class Server:
-    """As much of LiveKit and of Gemini as is asked, and what is wrong with it."""
+    """The parts of LiveKit and Gemini that are used, with settings for their faults."""
 
     url: str = ""
     clock_error_seconds: float = 0.0

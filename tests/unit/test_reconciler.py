@@ -170,7 +170,7 @@ async def test_a_server_that_cannot_ask_is_believed() -> None:
 
 
 async def test_several_workers_that_find_a_room_ask_once() -> None:
-    """Dead or missing: the first to ask is seen by the others."""
+    """Dead or missing: the other workers see the first request."""
     server = Server({"dead": Room(recorder="PA_1", answer=None), "missing": Room()})
     await one_round(*(reconciler(server) for _ in range(8)))
     assert server.asked_for.count("dead") == 1

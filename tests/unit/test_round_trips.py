@@ -31,7 +31,7 @@ HOSTILE = r"The <b> tag, {\an8}, <font color=red> & 00:00:01,000 --> 00:00:02,00
 
 @pytest.fixture(scope="module")
 def lesson(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
-    """Exported, with somebody who says what looks like markup."""
+    """An exported lesson in which somebody says text that looks like markup."""
     lesson = school_lesson(tmp_path_factory.mktemp("lesson"))
     last = lesson.said[-1]
     said = [*lesson.said, replace(last, at=last.end + 2, text=HOSTILE)]
@@ -46,7 +46,7 @@ def read(recorded: Recorded) -> Lesson:
 
 
 def wanted(recorded: Recorded, language: str) -> list[Cue]:
-    """The cues of the subtitles, with the names that SubRip has no place for in what is said."""
+    """The cues of the subtitles; their texts contain the names, for which SubRip has no field."""
     last, named = None, []
     for one in read(recorded).said(language):
         named.append(replace(one, text=one.text if one.speaker == last else f"{one.speaker}: {one.text}"))
@@ -88,7 +88,7 @@ def test_ffprobe_reads_the_times_of_every_cue(lesson: Recorded, ffprobe: Tool, l
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("ending", ["srt", "vtt"])
 def test_ffmpeg_decodes_every_cue(lesson: Recorded, ffmpeg: Tool, language: str, ending: str) -> None:
-    """From both formats into its own picture of them, and out of that as SubRip."""
+    """Reads both formats, and writes them as SubRip."""
     again = blocks(ffmpeg("-i", lesson.folder / f"lesson.{language}.{ending}", "-f", "srt", "-").decode())
     expected = wanted(lesson, language) if ending == "srt" else cues(read(lesson).said(language))
     assert len(again) == len(expected) >= 16
@@ -98,7 +98,7 @@ def test_ffmpeg_decodes_every_cue(lesson: Recorded, ffmpeg: Tool, language: str,
 
 
 def test_a_video_carries_the_subtitles(lesson: Recorded, ffmpeg: Tool, tmp_path: Path) -> None:
-    """As whoever burns or muxes them would use them: into an MP4, and out of it again."""
+    """Subtitles are muxed into an MP4, and extracted again."""
     video = tmp_path / "lesson.mp4"
     ffmpeg("-i", lesson.folder / "lesson.ar.srt", "-c:s", "mov_text", video)
     expected = wanted(lesson, "ar")
@@ -109,7 +109,7 @@ def test_a_video_carries_the_subtitles(lesson: Recorded, ffmpeg: Tool, tmp_path:
 
 
 def test_a_long_lesson_keeps_its_hours_and_its_formulas(ffmpeg: Tool, tmp_path: Path) -> None:
-    """A backslash and a letter are no line break, though a player that makes ASS of it knows such."""
+    """A backslash and a letter are no line break, although they are in ASS, into which players convert SubRip."""
     spoken = [
         Spoken(1.25, 9.0, r"Now \nabla f is \hbar times \Nu. " * 4),
         Spoken(100_000, 100_008, "だから、どこを見ても青い光があなたに向かってきています。夕方は？"),

@@ -489,8 +489,8 @@ async def test_a_disk_that_refuses_until_the_end_delays_no_shutdown_and_the_loss
 async def test_a_disk_that_hangs_until_the_end_delays_no_shutdown_and_the_loss_is_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The segment that the disk has in hand is lost as those behind it are. Should it answer after all, what it has of
-    that segment becomes one."""
+    """The segment that is being written is lost, like those after it. If the disk answers later, what it has of that
+    segment becomes a segment."""
     monkeypatch.setattr(segment_writer, "HANGING_SECONDS", 0.1)
     hangs, answers = threading.Event(), threading.Event()
 
@@ -686,7 +686,7 @@ async def test_the_note_says_until_when_each_track_was_received(tmp_path: Path) 
 async def test_the_note_does_not_go_beyond_what_is_on_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that is killed now has lost nothing of what it said it had heard."""
+    """If the process is killed now, nothing is lost that the note calls received."""
     append, may_go_on = PartFile.append, threading.Event()
 
     def stall(part: PartFile, pcm: Pcm) -> None:
@@ -733,7 +733,7 @@ async def test_while_the_disk_refuses_no_note_is_written(
 async def test_one_track_on_disk_does_not_advance_the_note_of_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of one the disk refuses the file, or more of it; of the other it takes everything."""
+    """The disk refuses one track's file, or its growth, and accepts everything of the other track."""
     begin, write, refused = RoomFolder.begin, PartFile._write_after_synced, {"anna": "begin"}
     of_anna: list[PartFile] = []
 
@@ -828,7 +828,7 @@ def _refuse_to_open(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_discarded_segment_does_not_end_the_note(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_file: bool
 ) -> None:
-    """What is missing of it on disk is a gap by then."""
+    """What is missing of it on disk has been recorded as a gap by then."""
     disk = RefusingDisk(monkeypatch)
     room = SegmentWriter(settings_for(tmp_path, max_unsaved_seconds=10), ROOM)
     anna, bob = room.sink(ANNA), room.sink(BOB)

@@ -453,7 +453,7 @@ def test_places_after_a_remainder_count_it() -> None:
 
 
 def test_a_break_is_where_a_break_was() -> None:
-    """finish() twice in a row, with nothing in between, says nothing the second time."""
+    """A second finish() without audio in between yields nothing."""
     segmenter = Segmenter(options())
     assert closed(told("SSSSSSSSSS", sound(10), segmenter, EndReason.MUTED))
     assert segmenter.finish(EndReason.LEFT) == []
@@ -542,7 +542,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Break:
-    """The stream is broken off after a remainder, and goes on."""
+    """The stream is interrupted after a remainder, and continues."""
 
     remainder: int
 
@@ -564,7 +564,7 @@ class Lesson:
         return np.random.default_rng(self.seed).integers(-32768, 32768, samples, dtype=np.int16)
 
     def steps(self) -> Iterator[tuple[list[Update], int]]:
-        """What each window and each break brings, and what is settled then."""
+        """The updates of each window and each interruption, and how far the audio is settled then."""
         segmenter, pcm, position = Segmenter(self.options), self.pcm(), 0
         for part in self.parts:
             if isinstance(part, Break):

@@ -261,7 +261,7 @@ def test_what_is_left_of_a_marker_at_both_sides_of_a_hole_is_found_in_its_place(
 
 
 def test_a_marker_that_is_not_in_its_place_is_not_found_there() -> None:
-    """By chance a piece or two of other speech may resemble it."""
+    """One or two pieces of other speech may resemble it by chance."""
     pairs = list(zip(MARKERS[:20], MARKERS[20:], strict=True))
     shares = [sound.share_in_place(np.pad(other.pcm, 2_400), one, 2_400, 2_400) for one, other in pairs]
     assert np.median(shares) == 0

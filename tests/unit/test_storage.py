@@ -230,7 +230,7 @@ def test_a_room_comes_back_to_its_folder(tmp_path: Path) -> None:
 
 
 def test_no_room_can_be_named_into_the_folder_of_another(tmp_path: Path) -> None:
-    """A room that is called what another one's folder would be called, but for its case."""
+    """A room with the name of another room's folder, except for its case."""
     open_room(tmp_path, replace(ROOM, name="Room"))
     digest = hashlib.sha256(b"room").hexdigest()[:10]
     assert not digest.isdigit()
@@ -595,7 +595,7 @@ def test_streams_of_one_track_do_not_cut_each_other(tmp_path: Path) -> None:
 
 
 def test_two_parts_without_notes_are_two_segments(tmp_path: Path) -> None:
-    """As long as each other and from the same second: so a folder comes back from an archive."""
+    """Equal lengths, and times in the same second, as in a folder that was restored from an archive."""
     folder = open_room(tmp_path)
     spoken = [noise(16_000, seed) for seed in range(2)]
     for index, pcm in enumerate(spoken):
@@ -701,7 +701,7 @@ def test_a_torn_line_longer_than_one_look_back_is_taken_back(tmp_path: Path) -> 
 
 
 def test_a_line_that_lacks_only_its_end_keeps_its_segment(tmp_path: Path) -> None:
-    """Torn behind its last brace: whole for a reader, and taken back by the next writer."""
+    """Torn after its last brace: a reader takes it as complete, and the next writer adds the line feed."""
     folder = open_room(tmp_path)
     save(folder, noise(100), BOB)
     path = folder.path / MANIFEST
