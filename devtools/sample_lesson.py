@@ -136,8 +136,8 @@ def note_texts(folder: Path, spoken: Sequence[tuple[SegmentRecord, str]]) -> Non
 
 
 def made_lesson(seconds: float, seed: int) -> tuple[list[Sound], FloatArray]:
-    """Sentences of devtools/speech/ in random order, again and again, with random pauses: all such lessons resemble
-    each other.
+    """Makes a lesson of devtools/speech/'s sentences in random order, repeated, with random pauses: all such lessons
+    resemble each other.
 
     Returns the segments, and the whole sound, -1 to 1.
     """

@@ -139,7 +139,7 @@ def near_silence(length_seconds: float, seed: int = 0) -> IntArray:
 
 
 def find_marker(recording: IntArray, marker: Marker) -> list[Occurrence]:
-    """Every place where the marker is heard, in order; of places closer than its length, the best."""
+    """Finds every place where the marker is heard, in order; of places closer than its length, only the best."""
     return _occurrences(_prepared(recording), marker.pcm, THRESHOLD)
 
 

@@ -268,7 +268,7 @@ async def test_a_missing_wav_is_said_and_the_rest_plays(browser: Browser, tmp_pa
 
 @pytest.fixture
 def site(recorded: Recorded, file: Path) -> Iterator[str]:
-    """The folder over HTTP: from disk, a browser lets no script look into what is played."""
+    """Serves the folder over HTTP: a page from disk may not read the sound that it plays."""
     with served(recorded.folder) as address:
         yield address
 
