@@ -22,12 +22,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 if __name__ == "__main__":
-    # A container's first process gets no signal without a handler, and the imports below take seconds.
+    # The first process of a container ignores signals without a handler, and the imports below take seconds.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
-# Without this the framework loads a 244 MB end-of-turn model that a recorder never uses (fact 18).
+# By default the framework loads an end-of-turn model of 244 MB, which a recorder never uses (fact 18).
 os.environ.setdefault("LIVEKIT_AGENTS_PRELOAD_LOCAL_INFERENCE", "0")
-# The framework's watchdog of each room's event loop is not needed either: it wakes two threads fifty times a second.
+# Nor does it need the framework's watchdog of each event loop, which wakes two threads fifty times a second.
 os.environ.setdefault("LIVEKIT_AGENTS_LOOP_BLOCK_WARN_MS", "0")
 
 import livekit_compat  # before the framework
@@ -52,13 +52,13 @@ from worker.stop import SERVICES_STOP_SECONDS, STOP_TIMEOUT_SECONDS, StopRequest
 
 logger = logging.getLogger("recorder")
 
-livekit_compat.keep_logs_here()
+livekit_compat.disable_log_upload()
 
 HERE = Path(__file__).resolve().parent
 JOIN_POLL_SECONDS = 0.02
 
-# All rooms share one native client. A few rooms that join at the same time are fast; many at once slow the client
-# down until its 15 s timeout ends the process (fact 18b).
+# All rooms share one native client. A few may join at the same time; many at once slow it down until its timeout of
+# 15 s ends the process (fact 18b).
 _joining = threading.BoundedSemaphore(4)
 _prewarming = threading.Lock()
 
@@ -69,8 +69,8 @@ _prewarming = threading.Lock()
 def prewarm(process: JobProcess) -> None:
     """Loads Silero VAD and the native runtime once per process, before the first room."""
     with _prewarming:
-        # Creating the client is not thread-safe: of ten first rooms, some would get a client of their own, and wait
-        # for events that only the last one receives (fact 18b).
+        # Creating the client is not thread-safe: if rooms join at once, some get a client of their own, and wait for
+        # events that only the last one receives (fact 18b).
         _ = FfiClient.instance
         process.userdata["new_detector"] = load_detector(server.settings.vad_runtime)
         _freeze_garbage_collector()
@@ -87,9 +87,9 @@ def _freeze_garbage_collector() -> None:
 
 
 async def request(request: JobRequest) -> None:
-    """Takes a room unless this worker is full or already records it. Always under the same identity (fact 13)."""
+    """Takes a room, unless it is filtered out, already recorded, or one too many. The identity is fixed (fact 13)."""
     if not is_wanted(request.room.name, server.settings.room_filter):
-        logger.info("Not recorded: no pattern of ROOM_FILTER fits", extra={"room": request.room.name})
+        logger.info("Not recorded: no pattern of ROOM_FILTER matches", extra={"room": request.room.name})
         await request.reject(terminate=True)
     elif server.is_recording(request.room.sid):
         logger.info("Already recording: second request refused", extra={"room": request.room.name})
@@ -106,13 +106,13 @@ async def request(request: JobRequest) -> None:
 
 
 async def entrypoint(ctx: JobContext) -> None:
-    """Joins the room and starts recording, then returns: the room's events do the rest until the room is over."""
-    gc.collect()  # rooms leave cycles behind, which automatic collection finds only after dozens of rooms
+    """Joins the room and starts recording, then returns. From then on the room's events drive the recorder."""
+    gc.collect()  # rooms leave reference cycles, which automatic collection finds only after dozens of rooms
     recorder = RoomRecorder(ctx.room, _room_info(ctx), server.settings, ctx.proc.userdata["new_detector"])
     ctx.proc.userdata["recorder"] = recorder
     server.recorders[ctx.job.id] = asyncio.get_running_loop(), recorder
     recorder.attach()
-    # Not cancelled while it connects: a connect that is broken off ends the whole process 15 s later.
+    # This must not be cancelled: a connect that is cancelled ends the whole process 15 s later.
     while not _joining.acquire(blocking=False):  # noqa: ASYNC110  (shared by threads; a cancelled wait takes no place)
         await asyncio.sleep(JOIN_POLL_SECONDS)
     try:
@@ -126,7 +126,7 @@ async def entrypoint(ctx: JobContext) -> None:
 
 
 async def session_end(ctx: JobContext) -> None:
-    """Saves everything. The framework calls this at every ordinary end, before it leaves the room (fact 15)."""
+    """Saves everything. The framework calls this at every ordinary end of a job, before the room is left (fact 15)."""
     server.recorders.pop(ctx.job.id, None)
     recorder = ctx.proc.userdata.pop("recorder", None)
     if recorder is not None:
@@ -140,7 +140,7 @@ def _room_info(ctx: JobContext) -> RoomInfo:
 
 
 def _settings_or_problem() -> tuple[Settings, ConfigError | None]:
-    """The settings, or the defaults and what is wrong: a wrong setting fails when the server runs, not at import."""
+    """The settings, or defaults and the error: a wrong setting must fail when the server runs, not at import."""
     try:
         return Settings.from_env(environment(HERE)), None
     except ConfigError as problem:
@@ -195,7 +195,7 @@ def check_all() -> int:
         return await check(server.settings, server.problem, targets)
 
     set_up_logging("ERROR", "text")
-    warnings.simplefilter("ignore")  # those of libraries take two lines each
+    warnings.simplefilter("ignore")  # warnings of libraries would take two lines each
     with contextlib.suppress(KeyboardInterrupt):
         return asyncio.run(check_with_targets())
     return 130
@@ -215,7 +215,7 @@ async def _serve_until_signal() -> int:
         return 1
     if stop.has_panicked:
         logger.critical(
-            "The native client has failed: saving what was received, then exiting to be restarted"
+            "The native client has failed: saving what was received, then exiting so that the host restarts the worker"
         )
     else:
         logger.info("Stopping: closing every open segment")
@@ -249,7 +249,7 @@ def _wants_colours() -> bool:
 
 
 def _explained(error: ConfigError) -> str:
-    """The problems, one a line; where there are no settings at all, also where to put them."""
+    """The problems, one per line, and a hint where to put the settings if there are none at all."""
     if os.environ.get("LIVEKIT_URL") or (HERE / ".env").exists() or (HERE / ".env.local").exists():
         return f"{error}\n"
     hint = "Put the settings into a file named .env beside agent.py (start from .env.example) or the environment."

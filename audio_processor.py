@@ -35,19 +35,19 @@ WINDOW_SAMPLES = 512
 """The input of Silero in one step: 32 ms at 16 kHz."""
 
 FRAME_MILLISECONDS = 96
-"""Length of a frame that the native client delivers: longer costs less CPU, shorter is sooner."""
+"""Length of the frames that the native client delivers. Longer ones cost less CPU, shorter ones have less delay."""
 
 MUTE_GRACE_SECONDS = 0.4
-"""The mute signal overtakes the audio in the jitter buffer: this much audio after it still belongs to the last word."""
+"""The mute signal arrives before the audio in the jitter buffer: this much audio after it is still speech."""
 
 TOLERATED_CLOCK_SECONDS = 0.02
-"""How far a stream's date may be off before it is corrected: some systems do not read clocks more exactly."""
+"""An error of a stream's date up to this is not corrected, as some systems do not read clocks more exactly."""
 
 REASON_GRACE_SECONDS = 0.25
-"""When a participant leaves, its tracks are unpublished first; only the next event tells which of the two happened."""
+"""How long the end reason of an unpublished track stays open: if the participant has left, that is reported next."""
 
 SURVIVING_ONSET_WINDOWS = 2
-"""When a stream ends during an onset, an onset of this length is kept: the word was cut off, not short."""
+"""If a stream ends during an onset of at least this length, it is kept as speech: the word was cut off."""
 
 
 # --- the segmenter ---

@@ -183,7 +183,7 @@ class Settings:
         "participants",
         "most recorded at once in a room; the others wait and are named in log and gaps.jsonl",
     )
-    # A microphone, a shared screen with sound, and each once more while a client replaces it.
+    # A microphone and a shared screen with sound, each twice while a client replaces it.
     max_tracks_per_teacher: int = integer(
         WHO, 4, 1, 100, "tracks", "most recorded at once of one participant; the others wait"
     )
@@ -236,7 +236,7 @@ class Settings:
         10,
         36_000,
         "seconds",
-        "speech kept in memory per room while the disk fails (32 kB/s); then the oldest is lost",
+        "most speech kept in memory per room while the disk fails (32 kB/s); beyond it the oldest is lost",
     )
     disk_warning_percent: float = number(
         FILES, 10, 0, 90, "percent", "log a warning when less of the disk is free; 0: never"
@@ -326,7 +326,12 @@ class Settings:
     post_roll_seconds: float = number(SPEECH, 0.2, 0, 2, "seconds", "audio kept after the last speech")
     pause_seconds: float = number(SPEECH, 0.5, 0.1, 5, "seconds", "a pause of this length ends a segment")
     join_seconds: float = number(
-        SPEECH, 2, 0.1, 10, "seconds", "the pause that ends a segment shorter than MIN_SEGMENT_SECONDS"
+        SPEECH,
+        2,
+        0.1,
+        10,
+        "seconds",
+        "a pause of this length ends a segment that is shorter than MIN_SEGMENT_SECONDS",
     )
     min_segment_seconds: float = number(
         SPEECH,
@@ -334,7 +339,7 @@ class Settings:
         0,
         30,
         "seconds",
-        "shorter segments are joined with speech that follows within JOIN_SECONDS",
+        "a shorter segment is joined with speech that follows within JOIN_SECONDS",
     )
     max_segment_seconds: float = number(
         SPEECH, 10, 3, 60, "seconds", "longest segment; longer speech is split"
@@ -354,8 +359,8 @@ class Settings:
     def from_env(cls, environ: Mapping[str, str], *, for_worker: bool = True) -> Settings:
         """Reads and checks all settings. An empty value counts as not set.
 
-        Only the worker (``for_worker``) needs a server, and only its wishes for text can contradict each other:
-        commands for recorded lessons take what is set and ask for what they use.
+        Only the worker (``for_worker``) needs a server, and only its settings for text are checked against each other.
+        Commands for recorded lessons check what they use themselves.
 
         Raises:
             ConfigError: one line for each setting that is missing or wrong.
@@ -381,7 +386,7 @@ class Settings:
             raise ConfigError("\n".join(problems))
         return settings
 
-    # Settings that are right alone and wrong together.
+    # Settings that are allowed one by one, but not together.
 
     def _speech_contradictions(self) -> list[str]:
         problems = []
@@ -406,10 +411,10 @@ class Settings:
                     f"{name.upper()}=true is wrong: it needs a GEMINI_API_KEY, or a GOOGLE_CLOUD_PROJECT"
                 )
         if self.captions and self.hidden:
-            problems.append("CAPTIONS=true is wrong: nobody sees who shows them with HIDDEN=true")
+            problems.append("CAPTIONS=true is wrong: the recorder cannot show captions with HIDDEN=true")
         if not self.save_audio and not self.save_translations:
             problems.append(
-                "SAVE_AUDIO=false is wrong: without SAVE_TRANSLATIONS=true nothing of the lesson would be kept"
+                "SAVE_AUDIO=false is wrong: without SAVE_TRANSLATIONS=true neither audio nor text would be kept"
             )
         return problems
 
@@ -418,7 +423,7 @@ class Settings:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """The process's environment over ``.env.local`` over ``.env`` in ``folder``.
+    """All variables: the process's environment, then ``.env.local``, then ``.env`` in ``folder``; the first counts.
 
     Raises:
         ConfigError: one of the files cannot be read as UTF-8 text.

@@ -1,10 +1,11 @@
-"""Keeps packages out of memory that the framework imports and a recorder never uses.
+"""Prevents the framework from loading packages that a recorder never uses.
 
 ``livekit.agents`` 1.8.9 imports what voice agents need: the OpenAI client (32 MB), PyAV (16 MB), its own modules for
-sessions, language models and speech synthesis, and the upload of traces (28 MB together, and half of the time that a
-start takes). On a plan with 512 MB that is room for eight more lessons. Importing this module puts placeholders in
-their place, whose names can be imported, used in annotations and as base classes, and nothing else. That is all the
-pinned version of the framework does with them in a process that runs no voice agent; a test starts the worker so.
+sessions, language models and speech synthesis, and the upload of traces (28 MB together, and half of the time of a
+start). On a plan with 512 MB that is the memory of eight more lessons. Importing this module replaces these modules
+with placeholders. Their names can be imported, used in annotations and used as base classes; the classes do nothing.
+The pinned version of the framework needs no more in a process that runs no voice agent; a test starts the worker in
+this way.
 
 Imports ``livekit.agents`` itself. To be imported before it, by the worker only: a process that needs one of
 :data:`UNUSED` must not.
@@ -33,7 +34,7 @@ UNUSED = (
     "livekit.agents.voice",
     "openai",
 )
-"""Packages and modules, with all that lies below them."""
+"""The packages and modules that are replaced, with everything below them."""
 
 UNUSED_BY_FRAMEWORK = ("opentelemetry.exporter", "opentelemetry.sdk", "pydantic", "pydantic_core", "requests")
 """The framework gets placeholders; Google's libraries, which are imported later, get the real ones."""
@@ -43,7 +44,7 @@ MISSING_FOR_FRAMEWORK = ("cryptography",)
 
 
 class _AnyAttribute(type):
-    """A class whose attributes are placeholders too."""
+    """Metaclass: every public attribute of such a class is a placeholder, too."""
 
     def __getattr__(cls, name: str) -> type:
         if name.startswith("__"):
@@ -52,7 +53,7 @@ class _AnyAttribute(type):
 
 
 class _Placeholder(metaclass=_AnyAttribute):
-    """Stands for any class of an unused package."""
+    """Takes the place of any class of an unused package."""
 
     def __init__(self, *_: Any, **__: Any) -> None: ...
 
@@ -61,7 +62,7 @@ class _Placeholder(metaclass=_AnyAttribute):
 
 
 class _PlaceholderModule(ModuleType):
-    """A package in which every public name is a class."""
+    """A module in which every public name is a placeholder class."""
 
     def __getattr__(self, name: str) -> type:
         if name.startswith("__"):
@@ -75,7 +76,7 @@ def _placeholder(name: str, module: str) -> type:
 
 
 class _NoConsole:
-    """What the framework's command line tells each job: that it does not show it in a console."""
+    """Replaces the framework's console, which every job asks whether it is running in a console: no."""
 
     enabled = False
 
@@ -85,7 +86,7 @@ class _NoConsole:
 
 
 REAL = {"livekit.agents.cli": {"AgentsConsole": _NoConsole}}
-"""By module: the names that the framework does use while it runs a job."""
+"""The names that the framework does use while it runs a job, by module, and what takes their place."""
 
 
 class _Placeholders(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -146,11 +147,11 @@ if "livekit.agents" not in sys.modules:
     _import_framework()
 
 
-def keep_logs_here() -> None:
-    """Turns off the upload of logs and traces to LiveKit Cloud, which its projects may ask of every agent.
+def disable_log_upload() -> None:
+    """Turns off the upload of logs and traces to LiveKit Cloud, which a project there may request from every agent.
 
-    They name participants, and a recorder sends nothing anywhere that its settings do not name. To be called once,
-    after ``livekit.agents`` is imported and before a job begins.
+    Logs and traces name participants, and the recorder sends data only to places that its settings name. Call this
+    once, after importing ``livekit.agents`` and before a job begins.
     """
     from livekit.agents import job
 

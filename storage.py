@@ -1,6 +1,6 @@
-"""Writes speech segments as WAV files and manifest lines. A crash at any moment loses nothing that was written.
+"""Writes speech segments as WAV files and manifest lines, so that a crash at any moment loses nothing written.
 
-These files exist for a segment, one after the other, all in the room's folder:
+For each segment these files exist one after the other in the room's folder:
 
     .segment_007_20251008_140951.json      who speaks and since when, for recovery; then
     segment_007_20251008_140951.wav.part   the audio so far: a valid WAV at every moment (fact 29), locked; then
@@ -204,7 +204,7 @@ class RoomFolder:
 
 
 def _folder_for(settings: Settings, room: RoomInfo, zone: ZoneInfo) -> Path:
-    """The folder of this room alone, even if the disk does not distinguish "Room" from "room". Creates it."""
+    """The folder of this room, created if necessary. No other room has it, even if the disk ignores case."""
     output_dir = Path(settings.output_dir)
     name = settings.room_dir.format(
         room=safe_name(room.name),
@@ -233,9 +233,9 @@ class PartFile:
         self._note = note
         self._file = file
         self._synced_samples = 0
-        """How many samples are known to be on the disk."""
+        """How many samples are certainly on the disk."""
         self._unsynced: list[Pcm] = []
-        """The samples after them: after a failed write or sync it is unknown which of them are on the disk."""
+        """The samples after those. If a write or sync has failed, it is not known which of them are on the disk."""
         self._may_be_listed = False
         self._listing_refusals = 0
         self.is_listed = False

@@ -40,10 +40,10 @@ CALL_TIMEOUT_SECONDS = 60.0
 """Time limit of one call."""
 
 OPERATOR_PAUSE_SECONDS = 60.0
-"""How long to wait when only the operator can fix the problem: a wrong key or model."""
+"""The pause after an error that only the operator can fix, such as a wrong key or model."""
 
 MAX_HINT_SECONDS = 3600.0
-"""Longest wait that the service can ask for."""
+"""The longest pause that is accepted from the service."""
 SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 
 INSTRUCTION = """\
@@ -56,20 +56,20 @@ If nothing intelligible is said, leave all texts empty.
 
 @dataclass(frozen=True)
 class TextRequest:
-    """One segment, and the text that is wanted for it."""
+    """One segment, and the text to get for it."""
 
     wav: Path
     languages: tuple[str, ...]
     """BCP 47 tags to translate into."""
     hint: str = ""
-    """BCP 47 tag of the language that the speaker's settings name; empty: not known."""
+    """BCP 47 tag of the language in the speaker's attribute; empty: not known."""
     context: tuple[str, ...] = ()
-    """The sentences said before it, oldest first."""
+    """The sentences before it, oldest first."""
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens and time of one call. The model's thinking counts as output, since it costs the same."""
+    """Tokens and time of one call. The model's thinking counts as output, as it costs the same."""
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -122,7 +122,7 @@ class Translator(Protocol):
         ...
 
 
-# --- what is asked ---
+# --- the request ---
 
 
 def system_instruction(glossary: str, prompt: str) -> str:
@@ -230,7 +230,7 @@ class GeminiTranslator:
             translation = checked(answer, request.languages)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise BadAnswer(
-                f"Gemini's answer is not what was asked for ({type(error).__name__})", usage
+                f"Gemini's answer does not fit the schema ({type(error).__name__})", usage
             ) from None
         return TextResult(translation, self._settings.gemini_model, usage)
 
@@ -305,9 +305,8 @@ def credentials_from(path: str) -> Credentials | None:
     import google.auth
 
     try:
-        with (
-            warnings.catch_warnings()
-        ):  # it warns about files from untrusted sources; this one is the operator's
+        with warnings.catch_warnings():
+            # The library warns about files from untrusted sources; this one is the operator's.
             warnings.simplefilter("ignore", DeprecationWarning)
             credentials, _ = google.auth.load_credentials_from_file(path, scopes=SCOPES)  # type: ignore[no-untyped-call]
     except Exception:  # the library raises many kinds of errors for files of other content
@@ -350,8 +349,11 @@ def text_of(response: types.GenerateContentResponse, usage: Usage) -> str:
 
 
 def classify_error(error: Any) -> RetryLater | Refused:
-    """Converts an API error into an error that says who must act. The operator can fix a wrong key or model; only a
-    fault of the segment itself is refused. The text is shortened and never contains the key (that is a header)."""
+    """Converts an API error into an error that says who must act.
+
+    A wrong key or model can be fixed by the operator; only a fault of the segment itself is refused. The text is
+    shortened, and never contains the key, which is sent as a header.
+    """
     said = f"{error.code} {error.status}: {' '.join(str(error.message).split())[:200]}"
     if error.code in (401, 403) or "API_KEY_INVALID" in str(error.details):
         return WrongSettings(f"Gemini refuses the key or credentials ({said})")
@@ -367,7 +369,7 @@ def classify_error(error: Any) -> RetryLater | Refused:
 
 
 def _retry_hint(details: Any) -> float | None:
-    """Seconds to wait by the google.rpc.RetryInfo in an error's details; None without one."""
+    """The seconds to wait that the google.rpc.RetryInfo in an error's details states; None without one."""
     try:
         for detail in details["error"]["details"]:
             if "retryDelay" in detail:

@@ -1,7 +1,7 @@
 """Bytes on disk per second of saved speech, with everything that the room's folder contains at the end.
 
-The shipped lecture goes through the recorder's own pipeline into a real folder. The stock recipe writes its stream's
-48 kHz unchanged.
+The shipped lecture goes through the recorder's own writer into a real folder. The stock recipe writes what it gets:
+its stream's 48 kHz.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ def measure(options: Options) -> Outcome:
 async def _our_bytes_per_second(pcm: offline.Pcm, folder: Path) -> float:
     settings = Settings(output_dir=str(folder))
     prepare_output_dir(folder)
-    pipeline = SegmentWriter(settings, RoomInfo("lesson", "RM_1", START))
-    sink = pipeline.sink(TrackInfo("teacher", "Teacher", "TR_1", "microphone"))
+    writer = SegmentWriter(settings, RoomInfo("lesson", "RM_1", START))
+    sink = writer.sink(TrackInfo("teacher", "Teacher", "TR_1", "microphone"))
     segments = offline.our_segments(pcm)
     for segment in segments:
         sink.take(Opened(segment.start_sample, segment.speech_start_sample), StreamClock(START))
         sink.take(Closed(segment), StreamClock(START))
-    totals = await pipeline.aclose()
+    totals = await writer.aclose()
     if totals.segments != len(segments):
         raise RuntimeError(f"{totals.segments} of {len(segments)} segments were saved")
     return _bytes(folder) / totals.speech_seconds

@@ -1,4 +1,4 @@
-"""The JSON answer of a text engine: the schema that it is asked for, and the checks of what it returns. No I/O."""
+"""The JSON answer of a text engine: the schema that is sent to it, and the checks of what it returns. No I/O."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from core.language_tags import is_same_language, language_tag
 from core.records import Translation
 
 MAX_TEXT_CHARACTERS = 4000
-"""A minute of the fastest speech is some 2000 characters; far more is not a transcript."""
+"""Longer texts are cut. A minute of the fastest speech has about 2000 characters."""
 
 
 def answer_schema(languages: Sequence[str]) -> dict[str, Any]:
@@ -49,8 +49,8 @@ def checked(answer: str, languages: Sequence[str]) -> Translation:
 
 
 def cleaned_text(text: object) -> str:
-    """Makes one paragraph of plain text: without control and direction characters, at most
-    :data:`MAX_TEXT_CHARACTERS` long.
+    """Returns one paragraph of plain text, without control and direction characters, of at most
+    :data:`MAX_TEXT_CHARACTERS`.
 
     Raises:
         TypeError: ``text`` is not a string.

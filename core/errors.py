@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class RecorderError(Exception):
-    """Base of every error this project raises on purpose. The subclass says who must act."""
+    """Base class of all of them."""
 
 
 class ConfigError(RecorderError):
@@ -12,15 +12,15 @@ class ConfigError(RecorderError):
 
 
 class InputError(RecorderError):
-    """The user of a command must act: what an argument names does not exist, or is not of the right kind."""
+    """The user of a command must act: an argument names something that does not exist or is of the wrong kind."""
 
 
 class StorageError(RecorderError):
-    """The disk must act: a folder or file cannot be read or written at the moment."""
+    """The disk is at fault: a folder or file cannot be read or written at the moment."""
 
 
 class RetryLater(RecorderError):
-    """The other side must act: retry after ``after_seconds`` (None: after the caller's own backoff)."""
+    """The other side cannot answer now: retry after ``after_seconds`` (None: after the caller's own backoff)."""
 
     def __init__(self, message: str, after_seconds: float | None = None) -> None:
         super().__init__(message)
@@ -28,4 +28,4 @@ class RetryLater(RecorderError):
 
 
 class Refused(RecorderError):
-    """Nobody can act: the other side will never accept this item. The text says why."""
+    """The other side will never accept this item, so a retry is useless. The text says why."""

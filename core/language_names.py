@@ -1,9 +1,9 @@
-"""The names of languages, each in the language itself, and a flag for each: for the language menu of an app.
+"""The name of each language in that language, and a flag, for the language menu of an app.
 
-A flag only helps to find a line. Where a language has no country, or several, it is the one usual in such menus.
+A flag only helps to find a line of the menu. For a language of no country or of several it is the usual one.
 
-This is a table because libraries need too much of a worker's 512 MB: to name eight languages, langcodes with
-language_data takes 295 MB of memory and 22 MB of disk, Babel 17 MB and 36 MB.
+This is a table because libraries take too much of a worker's 512 MB. To name eight languages, langcodes with
+language_data takes 295 MB of memory and 22 MB of disk, and Babel 17 MB of memory and 36 MB of disk.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class LanguageChoice(TypedDict):
     """One line of a menu, as LiveKit's captioning example reads it."""
 
     code: str
-    """BCP 47 tag: what an app puts into the attribute ``captions_language``."""
+    """BCP 47 tag: the value for the attribute ``captions_language``."""
     name: str
     flag: str
 
@@ -125,5 +125,5 @@ def _shortened(tag: str) -> Iterable[str]:
 
 
 def _flag(country: str) -> str:
-    """The flag emoji of a two-letter country code (a regional indicator for each letter), a globe without one."""
+    """The flag emoji of a two-letter country code (a regional indicator for each letter); a globe if it is empty."""
     return "".join(chr(_REGIONAL_A + ord(letter) - ord("A")) for letter in country) or GLOBE

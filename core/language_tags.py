@@ -1,8 +1,8 @@
 """Language tags: checks them and puts them into their usual spelling.
 
 Follows BCP 47 (RFC 5646): language, script, region, variants. Parts that no spoken language needs (private use,
-extensions, grandfathered tags) are refused, and so is a two-letter language that is not in ISO 639-1: nearly always it
-is a country ("jp" for Japanese, "gr" for Greek). A tag that has been checked is safe in a file name.
+extensions, grandfathered tags) are refused. So are two-letter languages that are not in ISO 639-1, as they are nearly
+always countries ("jp" for Japanese, "gr" for Greek). A tag that has been checked is safe in a file name.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 
 MAX_TAG_CHARACTERS = 35
-"""The length that RFC 5646 requires every program to support."""
+"""Longer tags are refused. RFC 5646 requires every program to support this length."""
 
 _TAG = re.compile(
     r"(?P<language>[a-z]{2,3})(-(?P<script>[a-z]{4}))?(-(?P<region>[a-z]{2}|[0-9]{3}))?"

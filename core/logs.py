@@ -24,9 +24,8 @@ _LEVEL_COLOURS = {"DEBUG": "\033[36m", "WARNING": "\033[33m", "ERROR": "\033[31m
 def set_up_logging(level: str, log_format: str, *, colours: bool = False) -> None:
     """Sends all logging to stdout in this format. Libraries log from WARNING on, with ``level`` DEBUG from INFO on."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(
-            errors="backslashreplace"
-        )  # so that a console without these characters still prints the line
+        # A console that lacks a character still prints the line.
+        sys.stdout.reconfigure(errors="backslashreplace")
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter(colours=colours))
     root = logging.getLogger()
@@ -51,7 +50,7 @@ _HARMLESS = ("closed unexpectedly", "Attempted to drop unknown FFI handle", "no 
 
 
 _NOT_PRINTABLE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
-"""Unicode categories that would break a line or be invisible in it."""
+"""Unicode categories of characters that break a line or are invisible in it."""
 
 
 def _is_relevant(record: logging.LogRecord) -> bool:

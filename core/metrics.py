@@ -22,7 +22,7 @@ class MetricSource(Protocol):
     registry: CollectorRegistry
 
     async def refresh(self) -> None:
-        """Updates gauges that are read from elsewhere. If it raises, the metrics of this part are left out."""
+        """Updates the gauges whose values are read elsewhere. If it raises, the metrics of this part are left out."""
         ...
 
 
@@ -47,11 +47,11 @@ class Counters:
         self.lost_seconds = counter(
             registry, "lost_seconds", "Speech that was received and could not be kept"
         )
-        self.reconnects = counter(registry, "reconnects", "Rooms that had their connection back after a loss")
-        self.adoptions = counter(registry, "adoptions", "Recorders asked for, for rooms that had none")
+        self.reconnects = counter(registry, "reconnects", "Rooms whose connection was restored after a loss")
+        self.adoptions = counter(registry, "adoptions", "Recorders requested for rooms that had none")
         self.refused_rooms = counter(registry, "refused_rooms", "Rooms offered while the worker was full")
         self.clock_corrections = counter(
-            registry, "clock_corrections", "Corrections of a stream's date: a clock was set, or has drifted"
+            registry, "clock_corrections", "Corrections of a stream's time: a clock was set, or has drifted"
         )
         self.undecipherable = counter(
             registry,
@@ -65,7 +65,7 @@ class Counters:
         )
         self.disk_step_seconds = Histogram(
             "disk_write_seconds",
-            "How long the disk took for one step: a piece of speech, a segment made final",
+            "How long the disk took for one step, such as writing a piece of speech or committing a segment",
             namespace=NAMESPACE,
             buckets=DISK_STEP_BOUNDS,
             registry=registry,

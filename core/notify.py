@@ -1,7 +1,7 @@
 """Notifications within this process that a file has grown, so that its readers need not wait for their next poll.
 
-A notification is only a hint: a reader that misses one finds the same lines in the file. Files that another process
-writes cause none, so each reader also polls its file.
+A notification is only a hint: a reader that misses one finds the same lines at its next poll. What another process
+writes causes no notification, so every reader polls its file as well.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _lock = threading.Lock()
 
 def listen(name: str, listener: Listener) -> Callable[[], None]:
     """Calls ``listener`` on this event loop with the path of every file of this name (such as ``segments.jsonl``), in
-    any folder, that has grown. Returns a function that ends this."""
+    any folder, that has grown. Returns a function that ends the subscription."""
     subscription = _Subscription(name, asyncio.get_running_loop(), listener)
     with _lock:
         _subscriptions.append(subscription)

@@ -1,8 +1,8 @@
 """The records that are passed through the recorder.
 
 Everything here is data: frozen, without behaviour beyond derived values, and without imports from the rest of the
-project. Times inside one audio stream are counted in samples at ``SAMPLE_RATE``; wall-clock
-times are aware UTC datetimes.
+project. Times within an audio stream are counted in samples at ``SAMPLE_RATE``; wall-clock times are aware UTC
+datetimes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class EndReason(StrEnum):
     SHUTDOWN = "shutdown"
     """The room or the recorder ended."""
     RECOVERED = "recovered"
-    """Found after a crash: it holds what had been written until then."""
+    """Recovered after a crash: it contains what had been written until then."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class SpeechSegment:
 
 @dataclass(frozen=True)
 class RoomInfo:
-    """The room a segment was spoken in, as LiveKit names it."""
+    """The LiveKit room in which a segment was spoken."""
 
     name: str
     sid: str
@@ -104,12 +104,12 @@ class StreamClock:
 
 @dataclass(frozen=True)
 class TextOptions:
-    """The languages that a segment's text needs, as of the moment the segment ended. Checked BCP 47 tags."""
+    """The languages that a segment's text needs, as they were when the segment ended. Checked BCP 47 tags."""
 
     speaking_language: str = ""
-    """The language that the speaker's attribute names: a hint. Empty: not known."""
+    """The language in the speaker's attribute, as a hint. Empty: not known."""
     caption_languages: tuple[str, ...] = ()
-    """The languages that students ask for, besides the configured ones."""
+    """The languages that students request, besides the configured ones."""
 
 
 NO_TEXT_OPTIONS = TextOptions()
@@ -141,9 +141,9 @@ class SegmentRecord:
     sha256: str
     sample_rate: int = SAMPLE_RATE
     speaking_language: str = ""
-    """BCP 47 tag that the speaker's attribute names; empty: not known."""
+    """BCP 47 tag in the speaker's attribute; empty: not known."""
     caption_languages: tuple[str, ...] = ()
-    """BCP 47 tags of the languages that students asked for when the segment ended."""
+    """BCP 47 tags of the languages that students requested when the segment ended."""
     schema_version: int = MANIFEST_SCHEMA_VERSION
 
     def to_json(self) -> dict[str, Any]:
@@ -173,7 +173,7 @@ class SegmentRecord:
 
     @classmethod
     def from_json(cls, line: dict[str, Any]) -> SegmentRecord:
-        """The record a manifest line describes.
+        """Reads a record from a manifest line.
 
         Raises:
             ValueError, KeyError, TypeError: the line is not a segment record.
@@ -203,7 +203,7 @@ class SegmentRecord:
 
 
 class GapReason(Enum):
-    """Why speech may be missing."""
+    """Why a track was not received or not saved."""
 
     NO_RECORDER = "no_recorder"
     """No recorder wrote to this disk: the room is older than the worker, or its recorder was killed or replaced."""
@@ -216,9 +216,9 @@ class GapReason(Enum):
     ENCRYPTED = "encrypted"
     """The audio is encrypted end to end, and the passphrase was missing or wrong."""
     OVER_BOUND = "over_bound"
-    """More was published than MAX_TEACHERS_PER_ROOM and MAX_TRACKS_PER_TEACHER allow to be recorded at once."""
+    """More tracks were published than MAX_TEACHERS_PER_ROOM and MAX_TRACKS_PER_TEACHER allow."""
     UNSAVED = "unsaved"
-    """The disk refused writes for longer than memory may hold speech (MAX_UNSAVED_SECONDS)."""
+    """The disk refused writes until more speech was waiting in memory than MAX_UNSAVED_SECONDS allows."""
 
 
 @dataclass(frozen=True)
@@ -252,7 +252,7 @@ class GapRecord:
 
     @classmethod
     def from_json(cls, line: dict[str, Any]) -> GapRecord:
-        """The record a manifest line describes.
+        """Reads a record from a manifest line.
 
         Raises:
             ValueError, KeyError, TypeError: the line is not a gap record.
@@ -281,7 +281,7 @@ class Translation:
 
 @dataclass(frozen=True)
 class TextRecord:
-    """The result of getting one segment's text: a line of ``texts.jsonl`` in the room's folder, one per segment.
+    """The text of one segment, or its refusal: a line of ``texts.jsonl`` in the room's folder, one per segment.
 
     A segment without intelligible speech has an empty ``transcript``. A ``refused`` segment has no text and will never
     have any.
@@ -289,7 +289,7 @@ class TextRecord:
 
     number: int
     file: str
-    """The segment's WAV; the number and this are those of the manifest."""
+    """The segment's WAV. Number and file are those of the manifest."""
     at: datetime
     """When this was written (UTC)."""
     start: datetime
@@ -312,7 +312,7 @@ class TextRecord:
     is_audio_kept: bool = True
     """False: the WAV will be or has been deleted (SAVE_AUDIO)."""
     refused: str = ""
-    """Why there will never be a text; empty if that is not so."""
+    """Why there will never be a text; empty: the text is not refused."""
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary of plain JSON values; for a refused segment without the fields of a text."""
@@ -341,7 +341,7 @@ class TextRecord:
 
     @classmethod
     def from_json(cls, line: dict[str, Any]) -> TextRecord:
-        """The record a line describes.
+        """Reads a record from a line.
 
         Raises:
             ValueError, KeyError, TypeError, AttributeError: the line is not a text record.

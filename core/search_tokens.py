@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 VERSION = 1
-"""Increase it with every change of these rules: an index of another version is rebuilt."""
+"""The version of these rules. Increase it with every change: an index of another version is rebuilt."""
 
 MAX_WORD_CHARACTERS = 64
 """Longer words are cut to this."""

@@ -1,9 +1,9 @@
-"""Kinds of settings: how the text of a setting is read, and what it may be.
+"""Kinds of settings: how the text of a setting is parsed, and which values are allowed.
 
 Each function such as :func:`text` or :func:`number` makes one field of :class:`config.Settings`: its default, and a
 :class:`Kind` in the field's metadata. A ``parse`` function turns text into the value and raises ValueError where
-the text is not allowed; ``allowed`` says in one phrase what is. ``group`` is the heading under which the setting is
-documented.
+the text is not allowed; ``allowed`` describes the allowed values in one phrase. ``group`` is the heading under which
+the setting is documented.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from core.language_tags import language_tags
 DEVICE_NAME = re.compile(
     r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³]) *(\..*)?", re.IGNORECASE
 )
-"""File names that Windows takes for a device, with any extension."""
+"""File names that Windows treats as devices, with any extension."""
 
 MAX_LANGUAGES = 20
 
@@ -33,7 +33,7 @@ _FALSE = ("false", "no", "off", "0")
 
 @dataclass(frozen=True)
 class Kind:
-    """How a value is read: ``parse`` raises ValueError, ``allowed`` says what it would have accepted."""
+    """How a value is parsed. ``parse`` raises ValueError for a wrong value; ``allowed`` describes the allowed ones."""
 
     parse: Callable[[str], Any]
     allowed: str
@@ -43,7 +43,7 @@ class Kind:
     required: bool = False
 
     def message(self, name: str, given: str) -> str:
-        """What is said when the setting ``name`` has the value ``given``, which is not allowed."""
+        """The error message for the wrong value ``given`` of the setting ``name``."""
         shown = "(hidden)" if self.secret else shortened(given)
         return f"{name}={shown} is wrong: it must be {self.allowed}"
 
@@ -57,7 +57,7 @@ def shortened(given: str) -> str:
 def removed_problems(environ: Mapping[str, str], removed: Mapping[str, str]) -> list[str]:
     """A line for each ``removed`` setting that is set to anything but its fixed value."""
     return [
-        f"{name}={shortened(given)} is wrong: this setting is gone, it is always {fixed}"
+        f"{name}={shortened(given)} is wrong: this setting no longer exists, its value is always {fixed}"
         for name, fixed in removed.items()
         if (given := environ.get(name, "").strip()) and not _is_same_value(given, fixed)
     ]
@@ -165,7 +165,7 @@ def languages(group: str, help: str) -> Any:
     return _setting((), Kind(parse, allowed, group, help))
 
 
-# --- what a text may be ---
+# --- parse functions of texts ---
 
 
 def web_url(text: str) -> str:
@@ -218,7 +218,7 @@ def template(placeholders: tuple[str, ...], one_of: tuple[str, ...]) -> Callable
         if not set(names) & set(one_of):
             raise ValueError
         if any(character.isdigit() or character in "{}" for character in _neighbours(text, "{number}")):
-            raise ValueError  # such a number could not be read back from a name
+            raise ValueError  # the number could not be read back from such a name
         return text
 
     return parse

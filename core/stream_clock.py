@@ -1,11 +1,11 @@
 """Finds the date (UTC) of each sample of an audio stream.
 
-Time within a stream is the number of its samples (fact 4): in a measurement, a process that stood still for five
-seconds received all of its frames afterwards, without losing a sample. What has to be found is the date of sample 0,
-and how it changes: the sampling clock drifts against this machine's clock, and the machine's clock may be set. The two
-are tracked separately: samples against the monotonic clock, and the monotonic clock against the wall clock.
+Time within a stream is its number of samples (fact 4): in a measurement, a process that was stopped for five seconds
+received all of its frames afterwards, without losing a sample. What has to be found is the date of sample 0. It
+changes, as the sampling clock drifts against this machine's clock, and the machine's clock may be set. The two are
+tracked separately: samples against the monotonic clock, and the monotonic clock against the wall clock.
 
-Pure: samples and instants in, a date out.
+Pure: takes samples and instants, and returns a date.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from core.records import SAMPLE_RATE, StreamClock, utc_now
 
 STRETCH_SECONDS = 20
 STRETCHES = 3
-"""A frame can arrive late and never early, so the one with the least delay in the last 40 to 60 s gives the date.
-Even a busy machine delivers at least one frame without delay in that time."""
+"""A frame can arrive late but never early, so the date is taken from the least delayed frame of the last 40 to 60 s.
+Even on a busy machine at least one frame arrives without delay in that time."""
 
 UNDISTURBED_SECONDS = 0.001
 """Two clocks count as read at the same moment if both readings took less than this."""
@@ -61,7 +61,7 @@ class Dating:
     """The date of sample 0 of a stream."""
 
     began: float
-    """Sample 0, in seconds of the monotonic clock."""
+    """The time of sample 0, in seconds of the monotonic clock."""
     wall_offset: float
     """Wall clock (seconds since 1970) minus monotonic clock."""
 
@@ -80,7 +80,7 @@ class Timekeeper:
         self._wall_offset = 0.0
 
     def received(self, samples: int, now: Instant) -> None:
-        """Notes that a frame has arrived. ``samples``: of the stream so far, with this frame."""
+        """Notes that a frame has arrived. ``samples``: the length of the stream so far, this frame included."""
         began = now.monotonic - samples / SAMPLE_RATE
         stretch = samples // (STRETCH_SECONDS * SAMPLE_RATE)
         if stretch == self._stretch:

@@ -1,4 +1,4 @@
-"""Supervised long-lived tasks: a failure is logged, the task restarted, and the health answer reports it meanwhile."""
+"""Supervised long-lived tasks: a failed task is logged, restarted, and reported in the health answer."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from core.worker_state import WORKER, worker_state
 logger = logging.getLogger("recorder")
 
 RESTART_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
-"""Pauses before each restart; the last is repeated. Each is
-shorter than the time that the end of a room waits for its disk."""
+"""Pauses before each restart; the last is repeated. Each is shorter than the time that closing a room waits for the
+disk."""
 
 WORKING_SECONDS = 10.0
 """A task that has run for this long after a restart counts as working again."""
@@ -43,7 +43,7 @@ def supervised(
 
 
 def pauses(seconds: Sequence[float]) -> Iterator[float]:
-    """Pauses before each further attempt: these seconds, and then the last of them for ever."""
+    """Yields these pauses in order, and then the last of them for ever."""
     return itertools.chain(seconds, itertools.repeat(seconds[-1]))
 
 
@@ -76,7 +76,7 @@ class _Supervisor:
         except (Exception, asyncio.CancelledError) as error:
             if _is_cancelled() and isinstance(error, asyncio.CancelledError):
                 raise
-            self._has_failed(error)  # also if something that it awaited was cancelled
+            self._has_failed(error)  # a CancelledError of something that it awaited counts, too
         if _is_cancelled():
             raise asyncio.CancelledError
         return False

@@ -1,4 +1,4 @@
-"""Helps to log a problem once when it begins and once when it ends, however often it occurs in between."""
+"""Logs a problem once when it begins and once when it ends, however often it occurs in between."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from __future__ import annotations
 class Trouble:
     """The current problem of one thing: a disk, a server, a task.
 
-    Its methods return whether there is something new to log; the caller logs it::
+    Its methods return whether something is to be logged; the caller logs it::
 
         if self._trouble.begins(text):
             logger.warning("The disk refuses: %s", text)
@@ -33,5 +33,5 @@ class Trouble:
 
 
 def trouble_of(error: BaseException) -> str:
-    """A short text for an error, never empty: the operating system's text, the error's own, or its class name."""
+    """A short text for an error, never empty: the system's text, else the error's own, else its class name."""
     return str(getattr(error, "strerror", None) or error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""The state of the worker: its rooms, its disk and its server, and which of it is a problem.
+"""The state of the worker: its rooms, its disk and its server, and what is wrong with them.
 
 Each worker has one :class:`WorkerState`, here as ``worker_state``. Rooms are threads and write to it from their own
 event loops, so it has a lock; every call is short and none raises, waits, or does I/O. Totals are in its ``counters``.
@@ -30,10 +30,11 @@ STUCK_SECONDS = 30.0
 """An event loop that has not run for this long is stuck; so is a disk that has not answered for this long."""
 
 MAX_NO_AUDIO_SECONDS = 60.0
-"""How long a room without audio tries to get it back by itself; after that a restart is needed."""
+"""After this long without audio from a recorded track a restart of the worker is needed. Until then the room itself
+subscribes again."""
 
 MAX_SERVER_LOST_SECONDS = 120.0
-"""How long the worker may be without its server before that is a problem: a restart of the server is not one."""
+"""A worker without its server for longer than this has a problem. A restart of the server takes less."""
 
 
 @dataclass
@@ -47,8 +48,8 @@ class RoomState:
     no_audio_since: float | None = None
     """Since when a recorded track has delivered no audio."""
     disk_problem: str = ""
-    disk_asked_at: float | None = None
-    """When the disk step began that has not ended yet."""
+    disk_step_at: float | None = None
+    """When the disk step that is running began."""
     failing_tasks: tuple[str, ...] = ()
     """The names of supervised tasks that have failed and do not work again yet."""
 
@@ -59,7 +60,7 @@ class Snapshot:
 
     rooms: list[RoomState]
     problems: list[str]
-    """Why the worker is not healthy, one plain sentence each; the worst first."""
+    """Why the worker is not healthy, one sentence each; the worst first."""
     needs_restart: bool
     """Whether a restart helps. For a disk or a server it does not, and would lose the speech held in memory."""
 
@@ -130,16 +131,14 @@ class WorkerState:
 
     @contextlib.contextmanager
     def disk_step(self, room: str) -> Iterator[None]:
-        """Wraps anything that waits for the disk: measures it, and makes it visible while it does not end."""
+        """Measures an operation of the disk, and makes it visible as long as it has not ended."""
         started = self._clock()
-        self._set(room, disk_asked_at=started)
+        self._set(room, disk_step_at=started)
         try:
             yield
         finally:
-            self._set(room, disk_asked_at=None)
-            if (
-                room != WORKER
-            ):  # the worker only tests the disk; the metric is about steps that speech waits for
+            self._set(room, disk_step_at=None)
+            if room != WORKER:  # the worker's steps only test the disk, no speech waits for them
                 self.counters.disk_step_seconds.observe(self._clock() - started)
 
     def _set(self, room: str, **values: Any) -> None:
@@ -216,7 +215,7 @@ def _problems(rooms: list[RoomState], server_lost_at: float | None, now: float) 
     refused = sorted({state.disk_problem for state in rooms if state.disk_problem})
     if refused:
         problems.append(f"the disk refuses: {', '.join(refused)}")
-    waits = _longest([state.disk_asked_at for state in rooms], now)
+    waits = _longest([state.disk_step_at for state in rooms], now)
     if waits > STUCK_SECONDS:
         problems.append(f"the disk has not answered for {waits:.0f} s")
     stuck = [state.alive_at for state in rooms if now - state.alive_at > STUCK_SECONDS]
@@ -225,14 +224,14 @@ def _problems(rooms: list[RoomState], server_lost_at: float | None, now: float) 
     failing = sorted({name for state in rooms for name in state.failing_tasks})
     if failing:
         problems.append(f"failing and being restarted: {', '.join(failing)}")
-    deaf = [state.no_audio_since for state in rooms if state.no_audio_since is not None]
-    if deaf:
+    without_audio = [state.no_audio_since for state in rooms if state.no_audio_since is not None]
+    if without_audio:
         problems.append(
-            f"no audio from a recorded track in {_rooms(len(deaf))} for {_longest(deaf, now):.0f} s"
+            f"no audio from a recorded track in {_rooms(len(without_audio))} for {_longest(without_audio, now):.0f} s"
         )
-    apart = _longest([server_lost_at], now)
-    if apart > MAX_SERVER_LOST_SECONDS:
-        problems.append(f"no connection to the LiveKit server for {apart:.0f} s")
+    lost = _longest([server_lost_at], now)
+    if lost > MAX_SERVER_LOST_SECONDS:
+        problems.append(f"no connection to the LiveKit server for {lost:.0f} s")
     return problems
 
 

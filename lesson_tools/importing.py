@@ -160,8 +160,8 @@ class _Import:
         begins = self._recording.metadata.sound_begins_seconds
         covered = Covered(_places(before, begins))
         clock = StreamClock(room.started_at + timedelta(seconds=begins))
-        pipeline = SegmentWriter(self._settings, room, [self])
-        sink, loop = pipeline.sink(self._track), asyncio.get_running_loop()
+        writer = SegmentWriter(self._settings, room, [self])
+        sink, loop = writer.sink(self._track), asyncio.get_running_loop()
 
         def put(segment: SpeechSegment) -> None:
             for piece in covered.rest(segment):
@@ -172,7 +172,7 @@ class _Import:
             await asyncio.to_thread(self._cut, put)
         finally:
             self._is_over.set()
-            totals = await pipeline.aclose()
+            totals = await writer.aclose()
         return self._outcome(room, folder, totals.segments)
 
     def segment_saved(self, record: SegmentRecord, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The queue of one room's updates that wait for the disk, in order, with a bound on the memory it uses."""
+"""The queue of one room's updates that are waiting for the disk, in order and bounded in memory."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from recording.track_sink import Item
 
 
 class Backlog:
-    """A queue of updates. Pure; ``max_seconds`` bounds the speech of finished segments that it holds."""
+    """A queue of updates. Pure. ``max_seconds`` bounds the speech of finished segments in it."""
 
     def __init__(self, max_seconds: float) -> None:
         self._max_seconds = max_seconds
         self._waiting: deque[Item] = deque()
-        self._in_hand: Item | None = None
+        self._current: Item | None = None
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -25,24 +25,26 @@ class Backlog:
         return sum(item.seconds for item in self.items())
 
     def items(self) -> list[Item]:
-        """The item in hand, and all behind it."""
-        return [*([] if self._in_hand is None else [self._in_hand]), *self._waiting]
+        """All items in order, beginning with the one that is being handled."""
+        return [*([] if self._current is None else [self._current]), *self._waiting]
 
     def put(self, item: Item) -> None:
+        """Appends an item. ``Closed`` replaces the waiting ``Grown`` updates of its segment."""
         if isinstance(item.update, Closed):
             self._drop_growth(item, item.update.segment.start_sample)
         self._waiting.append(item)
 
     def take(self) -> Item:
-        """Takes out the oldest item, which still counts as unsaved until :meth:`done`."""
-        self._in_hand = self._waiting.popleft()
-        return self._in_hand
+        """Takes out the oldest item. It counts as unsaved until :meth:`done` is called."""
+        self._current = self._waiting.popleft()
+        return self._current
 
     def done(self) -> None:
-        self._in_hand = None
+        """The item that was taken has been handled."""
+        self._current = None
 
     def overflow(self) -> list[Item]:
-        """Removes and returns the oldest segments beyond the bound; the last segment stays, however long."""
+        """Removes and returns the oldest segments beyond the bound. The newest segment stays, however long it is."""
         finished = [item for item in self._waiting if isinstance(item.update, Closed)]
         seconds = sum(item.seconds for item in finished)
         dropped = []

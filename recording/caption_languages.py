@@ -1,4 +1,4 @@
-"""The caption languages that the participants of a room ask for, and those that are offered. Pure."""
+"""Which caption languages the participants of a room request, and which ones are offered to them. Pure."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from core.language_names import KNOWN_LANGUAGES
 from core.language_tags import is_same_language, language_tag_or_empty
 
 MAX_LANGUAGES = 10
-"""The most languages that one room gets at once, as each one costs: those that most people ask for."""
+"""The most languages of a room at one time, as each costs money. The most requested ones are chosen."""
 
 
 def wanted_languages(requested: Iterable[str], allowed: Sequence[str]) -> tuple[str, ...]:
     """The languages to translate into, from untrusted attributes.
 
     ``allowed``: BCP 47 tags, empty for all. A request for ``es-MX`` is met by ``es`` where only that is allowed. At
-    most :data:`MAX_LANGUAGES`, those of most people first.
+    most :data:`MAX_LANGUAGES`, the most requested first.
     """
     counts = Counter(
         tag for request in requested if (tag := _allowed(language_tag_or_empty(request), allowed))
@@ -32,12 +32,12 @@ def _allowed(request: str, allowed: Sequence[str]) -> str | None:
 
 
 def allowed_languages(settings: Settings) -> tuple[str, ...]:
-    """The languages that students may ask for; empty: any."""
+    """The languages that students may request; empty: any."""
     return settings.caption_languages and _each_once(settings.target_languages, settings.caption_languages)
 
 
 def offered_languages(settings: Settings) -> tuple[str, ...]:
-    """The languages that an app is told to offer: if any is allowed, all whose names are known."""
+    """The languages that an app offers to students. If any language is allowed, these are all whose names are known."""
     return allowed_languages(settings) or _each_once(settings.target_languages, KNOWN_LANGUAGES)
 
 

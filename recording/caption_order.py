@@ -1,4 +1,4 @@
-"""Puts captions into the order spoken, whatever the order in which their texts arrive. Pure."""
+"""Puts captions into the order in which they were spoken; their texts arrive in any order. Pure."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from core.records import SegmentRecord, Translation
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 MAX_WAIT_SECONDS = 5.0
-"""How long a caption that is ready waits for those before it."""
+"""How long a caption waits for the texts of earlier sentences."""
 LIVE_SECONDS = 60.0
-"""A text that arrives later than this is not shown as a caption; it is in the lesson's files."""
+"""A text that arrives later than this after its sentence is not shown as a caption; it is in the lesson's files."""
 MAX_EARLY_TEXTS = 200
+"""How many texts are kept that arrive before their segments are known."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Caption:
         return milliseconds(self.record.end)
 
     def by_language(self) -> dict[str, str]:
-        """The transcript, and then the translations, by BCP 47 tag."""
+        """The transcript and, after it, the translations, by BCP 47 tag."""
         return {self.text.language: self.text.transcript, **self._translations()}
 
     def _translations(self) -> dict[str, str]:
@@ -53,14 +54,14 @@ def milliseconds(moment: datetime) -> int:
 
 
 @dataclass
-class _Awaited:
-    """A segment that has been saved and not shown yet."""
+class _ExpectedText:
+    """A saved segment whose text has not been shown yet. Times as in :class:`CaptionOrder`."""
 
     record: SegmentRecord
-    spoken_at: float
-    answered_at: float | None = None
+    saved_at: float
+    arrived_at: float | None = None
     text: Translation | None = None
-    """None after an answer: there will be no text."""
+    """If it is None although ``arrived_at`` is set, there will be no text."""
 
 
 class CaptionOrder:
@@ -77,43 +78,43 @@ class CaptionOrder:
         """The number of sentences whose text did not arrive in time."""
         self._max_wait_seconds = max_wait_seconds
         self._live_seconds = live_seconds
-        self._awaited: OrderedDict[int, _Awaited] = OrderedDict()
+        self._expected: OrderedDict[int, _ExpectedText] = OrderedDict()
         self._early: OrderedDict[int, Translation | None] = OrderedDict()
-        """Texts that arrived before :meth:`spoken` was called for their segments."""
+        """Texts that arrived before :meth:`expect` was called for their segments."""
 
     @property
     def is_waiting(self) -> bool:
-        """Whether any saved segment has not been shown or skipped yet."""
-        return bool(self._awaited)
+        """Whether the text of any saved segment has been neither shown nor skipped."""
+        return bool(self._expected)
 
-    def spoken(self, record: SegmentRecord, now: float) -> None:
-        """A segment has been saved; its text is awaited from now on."""
-        self._awaited[record.number] = _Awaited(record, now)
+    def expect(self, record: SegmentRecord, now: float) -> None:
+        """A segment has been saved; its text is expected from now on."""
+        self._expected[record.number] = _ExpectedText(record, now)
         if record.number in self._early:
-            self.answered(record.number, self._early.pop(record.number), now)
+            self.text_arrived(record.number, self._early.pop(record.number), now)
 
-    def answered(self, number: int, text: Translation | None, now: float) -> None:
-        """The text of segment ``number`` has arrived, or (None) there will never be one."""
-        awaited = self._awaited.get(number)
-        if awaited is None:
+    def text_arrived(self, number: int, text: Translation | None, now: float) -> None:
+        """The text of segment ``number`` has arrived. None: there will never be one."""
+        expected = self._expected.get(number)
+        if expected is None:
             self._early[number] = text
             if len(self._early) > MAX_EARLY_TEXTS:
                 self._early.popitem(last=False)
-        elif awaited.answered_at is None:
-            awaited.text, awaited.answered_at = text, now
+        elif expected.arrived_at is None:
+            expected.text, expected.arrived_at = text, now
 
     def due(self, now: float) -> list[Caption]:
         """Removes and returns the captions to be shown now, in order."""
         due = []
-        while self._awaited:
-            number, first = next(iter(self._awaited.items()))
-            is_late = now - first.spoken_at > self._live_seconds
-            if first.answered_at is None and not is_late and not self._others_have_waited(now):
+        while self._expected:
+            number, first = next(iter(self._expected.items()))
+            is_late = now - first.saved_at > self._live_seconds
+            if first.arrived_at is None and not is_late and not self._others_have_waited(now):
                 break
-            del self._awaited[number]
+            del self._expected[number]
             if first.text is not None and not is_late:
                 due.append(Caption(first.record, first.text))
-            elif first.text is not None or first.answered_at is None:
+            elif first.text is not None or first.arrived_at is None:
                 self.skipped += 1
         return due
 
@@ -121,7 +122,7 @@ class CaptionOrder:
         """Whether a caption has been ready for longer than ``max_wait_seconds``."""
         return any(
             one.text is not None
-            and one.answered_at is not None
-            and now - one.answered_at > self._max_wait_seconds
-            for one in self._awaited.values()
+            and one.arrived_at is not None
+            and now - one.arrived_at > self._max_wait_seconds
+            for one in self._expected.values()
         )

@@ -18,14 +18,14 @@ logger = logging.getLogger("recorder")
 TOPIC = "lk.transcription"
 
 SEND_SECONDS = 5.0
-"""A caption that cannot be sent within this is dropped."""
+"""A caption that cannot be sent within this time is dropped."""
 
 _Message = Coroutine[Any, Any, None]
 """One text stream or packet that is still to be sent."""
 
 
 class CaptionSender:
-    """Sends captions one after the other. The first of several failures is logged, and the recovery."""
+    """Sends captions one after the other. The first of several failures in a row is logged, and their end."""
 
     def __init__(self, room: rtc.Room, info: RoomInfo) -> None:
         self._room = room
@@ -33,11 +33,11 @@ class CaptionSender:
         self._trouble = Trouble()
 
     async def send(self, caption: Caption, to: Sequence[str] = ()) -> bool:
-        """Sends all languages of a caption to everybody, or to these identities. Returns whether it was sent."""
+        """Sends a caption in all its languages to everybody or to these identities. Returns whether that worked."""
         try:
             async with asyncio.timeout(SEND_SECONDS):
                 await self._publish(caption, to)
-        except Exception as error:  # a lost connection, a time-out: the next caption may get through
+        except Exception as error:  # a lost connection or a timeout: the next caption may succeed
             self.failed(error)
             return False
         if self._trouble.ends():
@@ -50,7 +50,7 @@ class CaptionSender:
             self._log(f"A caption could not be shown, the recording goes on: {self._trouble.current}")
 
     async def _publish(self, caption: Caption, to: Sequence[str]) -> None:
-        """Sends the original first, so that clients can tell it from translations; then all translations at once."""
+        """Sends the original first, by which clients tell it from translations; then all translations at once."""
         original, *translations = caption.by_language().items()
         await _all_of(self._messages(caption, *original, to))
         await _all_of([one for item in translations for one in self._messages(caption, *item, to)])

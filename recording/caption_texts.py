@@ -13,19 +13,20 @@ from recording.caption_languages import MAX_LANGUAGES
 
 MAX_TEXT_CHARACTERS = 4000
 TAIL_BYTES = 1 << 16
+"""How much of an existing file is read at first, from its end."""
 
 
 class TextsFollower:
-    """Follows a room's ``texts.jsonl``, which other parts append to. Does disk work: call it on a thread."""
+    """Reads what is appended to a room's ``texts.jsonl``. Does disk work: call it on a thread."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._bookmark: Bookmark | None = None
 
     def new_texts(self) -> list[tuple[int, Translation | None]]:
-        """The texts added since the last call: segment number and text, None where there will be none.
+        """Returns the texts added since the last call: segment number and text, None if there will be no text.
 
-        The first call returns the texts at the end of the file: a text may be there before ``segment_saved`` is called.
+        The first call returns the last texts of the file: a text may be written before ``segment_saved`` is called.
         """
         if self._bookmark is None:
             if not self._path.exists():
@@ -37,7 +38,7 @@ class TextsFollower:
 
 
 def caption_text_in(line: bytes) -> tuple[int, Translation | None] | None:
-    """The checked content of a line of ``texts.jsonl``. None: it is not such a line."""
+    """The checked content of a line of ``texts.jsonl``; None if the line is not valid."""
     entry = entry_in(line)
     if entry is None:
         return None
@@ -45,7 +46,7 @@ def caption_text_in(line: bytes) -> tuple[int, Translation | None] | None:
 
 
 def _translation(fields: dict[str, Any]) -> Translation | None:
-    """The text; None if there is no transcript, or it is not valid."""
+    """The checked text; None if there is no valid transcript."""
     language, transcript = _language(fields.get("language")), _text(fields.get("transcript"))
     found = fields.get("translations")
     translations = list(found.items())[: 2 * MAX_LANGUAGES] if isinstance(found, dict) else []

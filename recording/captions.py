@@ -32,28 +32,31 @@ from recording.roles import MAX_PARTICIPANTS
 logger = logging.getLogger("recorder")
 
 LANGUAGE_ATTRIBUTE = "captions_language"
-"""Participant attribute: the language that the participant wants to read."""
+"""Participant attribute: the language in which the participant wants to read captions."""
 LANGUAGES_METHOD = "get/languages"
-"""The RPC by which an app asks which languages it can offer."""
+"""The RPC that returns the languages that an app can offer."""
 
-CROWD_SECONDS = 0.5
-"""Wanted languages are evaluated at most this often: each time takes as long as there are participants, and many may
+LANGUAGES_SECONDS = 0.5
+"""The shortest time between two evaluations of the requested languages: each looks at all participants, and many may
 join at once."""
 
-LOOK_SECONDS = 0.5
-"""How often ``texts.jsonl`` is polled while a text is awaited: another process sends no notification."""
+POLL_SECONDS = 0.5
+"""How often ``texts.jsonl`` is polled while a text is expected: another process sends no notification."""
 CLOSE_SECONDS = 3.0
-"""How long the end of a room waits for the captions of its last sentences."""
+"""How long closing a room waits for the captions of its last sentences."""
 HANGING_SECONDS = 1.0
-"""How much longer a room or a disk that does not answer is waited for."""
+"""How much longer is waited for a room or a disk that does not answer."""
 RECENT_CAPTIONS = 5
+"""How many captions a participant who joins late is sent."""
 RECENT_SECONDS = 120.0
-"""A participant who joins late is sent up to this many captions that are no older than this."""
+"""How old they may be."""
 
 
 class Captions:
-    """Shows the text of one room's segments to the room. Create it on the room's event loop; a
-    ``segment_writer.Stage``."""
+    """Shows the texts of one room's segments in the room. Create it on the room's event loop.
+
+    It is a ``segment_writer.Stage``.
+    """
 
     def __init__(self, room: rtc.Room, info: RoomInfo, settings: Settings) -> None:
         self._room = room
@@ -68,7 +71,7 @@ class Captions:
         self._recent: deque[tuple[float, Caption]] = deque(maxlen=RECENT_CAPTIONS)
         self._sent = 0
         self._closing_at: float | None = None
-        self._look: asyncio.TimerHandle | None = None
+        self._languages_timer: asyncio.TimerHandle | None = None
         self._more = asyncio.Event()
         self._disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="captions")
         self._stop_listening = notify.listen(TEXTS, self._on_notified)
@@ -76,18 +79,19 @@ class Captions:
 
     def attach(self) -> None:
         """Subscribes to the room's events. Call it before connecting."""
-        self._room.on("participant_active", self._greet)  # before that it receives no data
+        # Not participant_connected: a participant receives no data before it is active.
+        self._room.on("participant_active", self._on_participant_active)
         for event in ("participant_connected", "participant_disconnected", "participant_attributes_changed"):
             self._room.on(event, self._on_languages_changed)
 
     def begin(self) -> None:
-        """Evaluates the wanted languages and offers the RPC. Call it right after connecting."""
+        """Evaluates the requested languages and registers the RPC. Call it right after connecting."""
         self._update_languages()
         choices = json.dumps(language_choices(offered_languages(self._settings)), ensure_ascii=False)
         self._room.local_participant.register_rpc_method(LANGUAGES_METHOD, lambda _: choices)
 
     def languages(self) -> tuple[str, ...]:
-        """The languages that participants in the room want now, besides the spoken one."""
+        """The languages that participants in the room request now."""
         people = itertools.islice(self._room.remote_participants.values(), MAX_PARTICIPANTS)
         requested = (one.attributes.get(LANGUAGE_ATTRIBUTE, "") for one in people if _is_person(one))
         return wanted_languages(requested, allowed_languages(self._settings))
@@ -96,15 +100,15 @@ class Captions:
         if self._follower is None:
             self._folder = path.parent
             self._follower = TextsFollower(path.parent / TEXTS)
-        self._order.spoken(record, time.monotonic())
+        self._order.expect(record, time.monotonic())
         self._more.set()
 
     async def aclose(self) -> None:
-        """Waits up to ``CLOSE_SECONDS`` for the last texts if there is anybody to read them, then stops."""
+        """Waits up to ``CLOSE_SECONDS`` for the last texts if there are readers, then stops."""
         wait = CLOSE_SECONDS if self._has_readers() else 0.0
         self._closing_at = time.monotonic() + wait
-        if self._look is not None:
-            self._look.cancel()
+        if self._languages_timer is not None:
+            self._languages_timer.cancel()
         self._more.set()
         await asyncio.wait({self._task}, timeout=wait + HANGING_SECONDS)
         self._task.cancel()
@@ -112,42 +116,44 @@ class Captions:
         self._stop_listening()
         self._disk.shutdown(wait=False)
         self._log(logging.INFO, f"Captions over: {self._sent} shown, {self._order.skipped} came too late")
-        # See RoomRecorder: what stays registered keeps the room in memory.
+        # A method that stays registered keeps the room in memory, as in RoomRecorder.aclose.
         self._room.local_participant.unregister_rpc_method(LANGUAGES_METHOD)
 
     async def _work(self) -> None:
         while not self._is_over():
-            await self._something_to_do()
+            await self._wait_for_work()
             try:
                 await self._read_texts()
-                await self._welcome_newcomers()
+                await self._send_recent_captions()
                 for caption in self._order.due(time.monotonic()):
                     await self._show(caption)
             except Exception as error:  # a failure must not end the task: the next caption may succeed
                 self._sender.failed(error)
-                await asyncio.sleep(LOOK_SECONDS)
+                await asyncio.sleep(POLL_SECONDS)
 
-    async def _something_to_do(self) -> None:
-        """Waits for a notification, or for the next poll of the file while a text is awaited."""
+    async def _wait_for_work(self) -> None:
+        """Waits for a notification, or for the next poll of the file while a text is expected."""
         loop = asyncio.get_running_loop()
-        next_look = loop.call_later(LOOK_SECONDS, self._more.set) if self._order.is_waiting else None
+        next_poll = loop.call_later(POLL_SECONDS, self._more.set) if self._order.is_waiting else None
         await self._more.wait()
         self._more.clear()
-        if next_look is not None:
-            next_look.cancel()
+        if next_poll is not None:
+            next_poll.cancel()
 
-    def _greet(self, participant: rtc.RemoteParticipant) -> None:
-        """Notes a participant who has joined and may have missed captions."""
+    def _on_participant_active(self, participant: rtc.RemoteParticipant) -> None:
+        """Notes a participant who has joined, to send it the recent captions."""
         if self._recent and _is_person(participant):
             self._newcomers.add(participant.identity)
             self._more.set()
 
     def _on_languages_changed(self, *_: object) -> None:
-        if self._look is None and self._closing_at is None:
-            self._look = asyncio.get_running_loop().call_later(CROWD_SECONDS, self._update_languages)
+        if self._languages_timer is None and self._closing_at is None:
+            self._languages_timer = asyncio.get_running_loop().call_later(
+                LANGUAGES_SECONDS, self._update_languages
+            )
 
     def _update_languages(self) -> None:
-        self._look = None
+        self._languages_timer = None
         wanted = self.languages()
         if wanted != self._wanted:
             self._wanted = wanted
@@ -163,10 +169,10 @@ class Captions:
             return
         found = await asyncio.get_running_loop().run_in_executor(self._disk, self._follower.new_texts)
         for number, text in found:
-            self._order.answered(number, text, time.monotonic())
+            self._order.text_arrived(number, text, time.monotonic())
 
-    async def _welcome_newcomers(self) -> None:
-        """Sends recent captions to all new participants at once, before the next caption, to keep the order."""
+    async def _send_recent_captions(self) -> None:
+        """Sends the recent captions to all new participants, before the next caption is shown, to keep the order."""
         newcomers = sorted(self._newcomers & self._room.remote_participants.keys())
         self._newcomers.clear()
         if not newcomers:
@@ -184,7 +190,7 @@ class Captions:
         languages = ", ".join(caption.by_language())
         self._log(
             logging.INFO,
-            f"Caption shown: {caption.record.file} in {languages}, {age:.1f} s after its end",
+            f"Caption shown: {caption.record.file} in {languages}, {age:.1f} s after the end of the sentence",
             caption.record.participant_identity,
         )
 

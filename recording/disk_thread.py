@@ -1,4 +1,4 @@
-"""Runs the disk work of one room on a thread of its own: a disk that stalls delays saving and nothing else."""
+"""Runs the disk work of one room on a thread of its own, so that a stalled disk delays nothing but saving."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ STALL_SECONDS = 1.0
 """A disk step that takes longer is logged."""
 
 RETRY_SECONDS = (0.25, 0.5, 1.0, 2.0)
-"""Pauses before each further attempt; the last is repeated."""
+"""Pauses before the second and each further attempt; the last is repeated."""
 
 
 class DiskThread:
-    """Runs disk steps one after the other. The first of several refusals is logged, and their end."""
+    """Runs disk steps one after the other. The first of several refusals in a row is logged, and their end."""
 
     def __init__(self, room: RoomInfo) -> None:
         self._room = room
@@ -41,7 +41,7 @@ class DiskThread:
         return self._trouble.current
 
     async def attempt(self, work: Callable[[], T]) -> T | None:
-        """Runs a step once and returns its result. None: the disk refuses, which is logged."""
+        """Runs a step once and returns its result. If it fails, that is logged, and None is returned."""
         started = time.monotonic()
         try:
             with worker_state.disk_step(self._room.sid):
@@ -52,21 +52,21 @@ class DiskThread:
         self._works(time.monotonic() - started)
         return result
 
-    async def until_taken(self, work: Callable[[], T], gives_up: Callable[[], bool]) -> T | None:
-        """Retries a step until it succeeds or ``gives_up`` returns True. Returns its result; None: no success."""
+    async def retry(self, work: Callable[[], T], is_time_up: Callable[[], bool]) -> T | None:
+        """Retries a step until it succeeds or ``is_time_up`` returns True. Returns its result; None: no success."""
         for wait in pauses(RETRY_SECONDS):
             result = await self.attempt(work)
-            if result is not None or gives_up():
+            if result is not None or is_time_up():
                 return result
             await asyncio.sleep(wait)
         raise AssertionError("pauses never end")
 
     def run(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        """Runs work whose failure does not count as a refusal of the disk, and is not logged."""
+        """Runs work without logging a failure, and without counting it as a refusal of the disk."""
         return asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     def close(self, last: Callable[[], object] | None = None) -> None:
-        """Closes the thread without waiting. ``last`` still runs if a disk that hangs answers later."""
+        """Closes the thread without waiting. ``last`` still runs after all earlier steps if the disk answers again."""
         if last is not None:
             self._thread.submit(last)
         self._thread.shutdown(wait=False)

@@ -1,8 +1,8 @@
 """End-to-end encrypted rooms, as LiveKit's client libraries encrypt them: with a shared passphrase.
 
-With the passphrase the native client decrypts what it receives, and passes on what is not encrypted. Without one a
-track would be noise at full volume, so it is not subscribed to. With a wrong one it is silence, and the client reports
-that after ``UNDECIPHERABLE_PACKETS``. Both are logged once per participant, and counted; the recorder records a gap.
+With the passphrase the native client decrypts what is encrypted and leaves the rest as it is. Without a passphrase an
+encrypted track would be noise at full volume, so it is not subscribed to. With a wrong one it is silent, and the client
+reports that after ``MAX_DECRYPTION_FAILURES``. Both are counted and logged once per participant, and a gap is recorded.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from livekit import rtc
 
 from core.worker_state import worker_state
 
-UNDECIPHERABLE_PACKETS = 100
-"""After this many failures in a row, about two seconds, the passphrase is reported as wrong."""
+MAX_DECRYPTION_FAILURES = 100
+"""After so many packets in a row that cannot be decrypted (about two seconds) the client reports a failure."""
 
-UNDECIPHERABLE_SECONDS = 3.0
-"""How much speech those packets hold, and a little more."""
+DECRYPTION_FAILURE_SECONDS = 3.0
+"""The length of the audio in those packets, with some margin."""
 
 PASSPHRASE_SECONDS = 5.0
-"""How often a passphrase that has failed is set again: the publisher may change to it."""
+"""How often a passphrase that has failed is tried again, as the publisher may change to it."""
 
 Log = Callable[[int, str, rtc.Participant], None]
 """Logs a message at a level, about a participant."""
 
 OnFailing = Callable[[rtc.RemoteParticipant, float | None], None]
-"""Called with the seconds for which a participant's audio could not be decrypted (infinite: never), or with None when
-it can be decrypted from now on."""
+"""Called with the seconds for which a participant's audio could not be decrypted (infinity: it never could), or with
+None when it can be decrypted from now on."""
 
 _FAILED = (
     rtc.EncryptionState.DECRYPTION_FAILED,
@@ -46,21 +46,23 @@ def encryption_options(passphrase: str) -> rtc.E2EEOptions | None:
     keys = rtc.KeyProviderOptions(
         shared_key=passphrase.encode(),
         ratchet_window_size=0,  # as in browsers; otherwise each packet under another key costs sixteen derived keys
-        failure_tolerance=UNDECIPHERABLE_PACKETS,  # with the default of -1 failures are not reported
+        failure_tolerance=MAX_DECRYPTION_FAILURES,  # with the default of -1 failures are not reported
     )
     return rtc.E2EEOptions(key_provider_options=keys)
 
 
 class Encryption:
-    """Tracks whose audio in a room can be decrypted."""
+    """Keeps track of which participants' audio can be decrypted in one room."""
 
     def __init__(self, room: rtc.Room, passphrase: str, log: Log, on_failing: OnFailing) -> None:
         self._room = room
         self._passphrase = passphrase
         self._log = log
         self._on_failing = on_failing
-        self._deciphered: set[str] = set()
-        self._undecipherable: set[str] = set()
+        self._decrypted: set[str] = set()
+        """Participants whose audio is being decrypted, by sid."""
+        self._undecryptable: set[str] = set()
+        """Participants whose audio cannot be decrypted, by sid."""
 
     def has_key_for(
         self, publication: rtc.RemoteTrackPublication, participant: rtc.RemoteParticipant
@@ -79,32 +81,32 @@ class Encryption:
             return
         sid = participant.sid
         if state in _FAILED:
-            self._report(participant, "E2EE_PASSPHRASE is not the one it uses")
-            self._on_failing(participant, UNDECIPHERABLE_SECONDS if sid in self._deciphered else math.inf)
-            self._deciphered.discard(sid)
+            self._report(participant, "E2EE_PASSPHRASE is not the passphrase of this participant")
+            self._on_failing(participant, DECRYPTION_FAILURE_SECONDS if sid in self._decrypted else math.inf)
+            self._decrypted.discard(sid)
         elif state == rtc.EncryptionState.OK:
-            self._deciphered.add(sid)
-            if sid in self._undecipherable:
-                self._undecipherable.discard(sid)
-                self._log(logging.INFO, "The encrypted sound can be deciphered now", participant)
+            self._decrypted.add(sid)
+            if sid in self._undecryptable:
+                self._undecryptable.discard(sid)
+                self._log(logging.INFO, "The encrypted audio can be decrypted now", participant)
                 self._on_failing(participant, None)
 
     def forget(self, participant: rtc.RemoteParticipant) -> None:
         """Drops the state of a participant who has left."""
-        self._deciphered.discard(participant.sid)
-        self._undecipherable.discard(participant.sid)
+        self._decrypted.discard(participant.sid)
+        self._undecryptable.discard(participant.sid)
 
     async def keep_trying(self) -> None:
-        """Sets a failing key again regularly, as the client stops trying it: the publisher's key may change."""
+        """Sets a failing passphrase again regularly: the client stops trying it, and the publisher may change to it."""
         while self._passphrase:
             await asyncio.sleep(PASSPHRASE_SECONDS)
             keys = self._room.e2ee_manager.key_provider
-            if self._undecipherable and keys is not None:
+            if self._undecryptable and keys is not None:
                 keys.set_shared_key(self._passphrase.encode(), 0)
 
     def _report(self, participant: rtc.RemoteParticipant, why: str) -> None:
-        if participant.sid not in self._undecipherable:
-            self._undecipherable.add(participant.sid)
+        if participant.sid not in self._undecryptable:
+            self._undecryptable.add(participant.sid)
             worker_state.counters.undecipherable.inc()
-            message = f"NOT RECORDED: the sound is encrypted end to end, and {why}"
+            message = f"NOT RECORDED: the audio is encrypted end to end, and {why}"
             self._log(logging.ERROR, message, participant)

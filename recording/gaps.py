@@ -1,6 +1,6 @@
-"""Gaps: periods in which a track may have carried speech and was not received, as listed in ``gaps.jsonl``.
+"""Gaps: periods in which a track may have carried speech but was not received. ``gaps.jsonl`` lists them.
 
-A gap without a start begins where the previous recorder stopped receiving. That is read from disk when the gap is
+A gap without a start begins where the previous recorder stopped receiving. That time is read from disk when the gap is
 written.
 """
 
@@ -13,7 +13,7 @@ from core.records import GapReason, GapRecord, RoomInfo, TrackInfo
 from storage import RoomFolder
 
 JOINING_SECONDS = 2.0
-"""How long the first recorder of a room takes to join; a room that is younger than this has no gap."""
+"""The time for the first recorder of a room to join. In a room that is younger than this no gap is recorded."""
 
 MIN_GAP_SECONDS = 0.1
 """A shorter gap is not recorded."""
@@ -39,7 +39,7 @@ class CurrentGap:
     """When it was noticed."""
 
     def closed(self, now: datetime, monotonic: float) -> Gap:
-        """The gap if it ends now; ``now`` and ``monotonic`` are the same moment on both clocks."""
+        """The gap as it is if it ends now. ``now`` and ``monotonic`` are the same moment on the two clocks."""
         start = None if self.since is None else now - timedelta(seconds=monotonic - self.since)
         return Gap(start, now, self.reason)
 

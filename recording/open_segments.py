@@ -1,4 +1,4 @@
-"""The open segments of one room, as growing ``.part`` files. Does disk work: call it on the disk thread."""
+"""The open segments of one room and their growing ``.part`` files. Does disk work: call it on the disk thread."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from storage import PartFile, RoomFolder
 
 
 class OpenSegments:
-    """The files of open segments. They are for the case of a crash: appending may fail, committing must not."""
+    """The files of open segments. They are needed only after a crash, so appending may fail; committing must not."""
 
     def __init__(self, settings: Settings, room: RoomInfo) -> None:
         self._settings = settings
@@ -20,7 +20,7 @@ class OpenSegments:
         self._folder: RoomFolder | None = None
         self._parts: dict[SegmentKey, PartFile] = {}
         self._without_part: set[SegmentKey] = set()
-        """Open segments without a file, because the disk refused it."""
+        """Open segments whose file could not be created."""
         self._lost: set[SegmentKey] = set()
         """Segments that will never be committed."""
         self._has_unlisted = False
@@ -28,7 +28,7 @@ class OpenSegments:
         self._recovery: Iterator[SegmentRecord] | None = None
 
     def folder(self) -> RoomFolder:
-        """The room's folder, made if it is not there yet."""
+        """The room's folder, created if it does not exist."""
         if self._folder is None:
             self._folder = RoomFolder.open(self._settings, self._room)
         return self._folder
@@ -61,7 +61,7 @@ class OpenSegments:
         return self._parts.get(item.key(start_sample))
 
     def commit(self, item: Item, segment: SpeechSegment) -> SegmentRecord:
-        """Commits the segment as a whole, whatever part of it was on disk before."""
+        """Commits the whole segment, however much of it was on disk before."""
         part = self._part(item, segment.start_sample, segment.speech_start_sample)
         record = part.commit(segment, item.text_options)
         self._has_unlisted |= not part.is_listed
@@ -74,7 +74,7 @@ class OpenSegments:
         if is_committed:
             self._parts.pop(key, None)
 
-    def lose(self, item: Item, segment: SpeechSegment) -> None:
+    def mark_lost(self, item: Item, segment: SpeechSegment) -> None:
         """Marks a segment that will never be committed."""
         self._lost.add(item.key(segment.start_sample))
 

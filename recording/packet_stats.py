@@ -1,8 +1,8 @@
 """Packet statistics of one track: whether packets arrive, and how long the jitter buffer delays them.
 
-Frames do not show it: when packets stop, the jitter buffer still delivers a hundred frames of silence a second. So the
-client is asked how many packets it has received. A publisher sends a few packets a second even during silence; only a
-muted one sends none.
+Frames do not show that: without packets the jitter buffer still delivers a hundred frames of silence a second. So the
+client is queried for the number of packets received. A publisher sends a few packets a second even during silence, and
+none while it is muted.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from typing import NamedTuple
 from livekit import rtc
 
 LOST_SECONDS = 2.0
-"""This long without packets is an outage: a silent publisher may send as few as two packets a second."""
+"""This long without packets is an outage. A publisher may send as few as two packets a second during silence."""
 
 
 class _Emitted(NamedTuple):
-    """All samples that have left the jitter buffer: the sum of their delays, and their number.
-    (W3C webrtc-stats: jitterBufferDelay, jitterBufferEmittedCount.)"""
+    """The sum of the delays of all samples that have left the jitter buffer, and their number.
+
+    W3C webrtc-stats: jitterBufferDelay, jitterBufferEmittedCount.
+    """
 
     delay_seconds: float
     samples: int
@@ -38,13 +40,13 @@ class PacketStats:
         self._publication = publication
         self._clock = clock
         self._packets = -1
-        self._asked_at = self._came_at = clock()
-        self.lost_since = self._asked_at
-        """Since when packets may be missing (monotonic clock): the last one arrived at some moment after this."""
+        self._queried_at = self._last_packet_at = clock()
+        self.lost_since = self._queried_at
+        """Since when packets may be missing (monotonic clock): the query before the one that found the last packet."""
         self.silent_since: float | None = None
-        """The same, if the last query found no new packets and the publisher is not muted; otherwise None."""
+        """``lost_since`` if the last query found no new packet and the publisher is not muted; otherwise None."""
         self.jitter_buffer_seconds = 0.0
-        """Recent delay of the jitter buffer: about 50 ms, up to a second if a machine or network is overloaded."""
+        """The recent delay of the jitter buffer: about 50 ms, up to 1 s on an overloaded machine or network."""
         self._emitted = _Emitted(0.0, 0)
 
     def received_until(self, now: float) -> float:
@@ -58,16 +60,16 @@ class PacketStats:
     async def is_lost(self) -> bool:
         """Whether packets should arrive and do not. Raises the client's exception if the query fails."""
         packets = await self._received()
-        before, self._asked_at = self._asked_at, self._clock()
+        before, self._queried_at = self._queried_at, self._clock()
         if self._publication.muted or packets != self._packets:
-            self._packets, self._came_at, self.lost_since = packets, self._asked_at, before
+            self._packets, self._last_packet_at, self.lost_since = packets, self._queried_at, before
             self.silent_since = None
         else:
             self.silent_since = self.lost_since
-        return self._asked_at - self._came_at >= LOST_SECONDS
+        return self._queried_at - self._last_packet_at >= LOST_SECONDS
 
     async def _received(self) -> int:
-        """The number of packets so far; 0 before the first."""
+        """Queries the number of packets received so far, and updates the delay."""
         packets = 0
         for report in await self._track.get_stats():
             if report.WhichOneof("stats") == "inbound_rtp":

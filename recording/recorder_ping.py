@@ -1,7 +1,7 @@
-"""Pings a room's recorder: the server lists one that was killed for another twenty seconds or so.
+"""Pings a room's recorder, as the server lists a killed one for about twenty seconds more.
 
 The ping is an RPC through the server. The recorder answers from the event loop that does the recording, and says
-whether its tracks deliver frames. Any participant may ask; the answer reveals nothing else.
+whether its tracks deliver frames. Any participant may call it; the answer reveals nothing else.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ NO_FRAMES = "deaf"
 ANSWER_SECONDS = 1.5
 
 _NO_ANSWER = ("RpcError 1501", "RpcError 1502")
-"""The server's errors if the participant did not receive the request, or did not answer it."""
+"""The server's errors if the participant has not received the request or has not answered it."""
 
 
 async def is_alive(livekit: api.LiveKitAPI, room: str, identity: str) -> bool | None:

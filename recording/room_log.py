@@ -1,4 +1,4 @@
-"""Logs lines about one room, and optionally about a participant in it."""
+"""Log lines about one room, or about a participant in it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Records one room: handles its events, and passes them on to participants and tracks.
+"""Records one room: handles its events.
 
 :class:`RoomRecorder` turns LiveKit's events into events of :mod:`recording.track_state`; :mod:`recording.tracks`
-carries out the resulting actions. It runs on the room's event loop; everything it owns is used from there only.
+carries out the resulting actions. It runs on the room's event loop; what it owns is used on that loop only.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from recording.people import People
 from recording.room_log import RoomLog
 from recording.segment_writer import SegmentWriter
 from recording.streams import Streams
-from recording.track_state import LISTENING, TrackEvent, TrackState
+from recording.track_state import STREAMING, TrackEvent, TrackState
 from recording.track_watch import TrackWatch
 from recording.tracks import Tracks
 
 SPEAKING_LANGUAGE_ATTRIBUTE = "speaking_language"
-"""Attribute of a teacher: the BCP 47 tag of the spoken language, a hint for the transcript (fact 26)."""
+"""Attribute of a teacher: the BCP 47 tag of the language spoken. It is a hint for the transcript (fact 26)."""
 
 
 class RoomRecorder:
@@ -49,16 +49,16 @@ class RoomRecorder:
         self._heartbeat = start_room(info.sid)
         self._captions = Captions(room, info, settings) if settings.captions else None
         stages = [self._captions] if self._captions else []
-        self._pipeline = SegmentWriter(
-            settings, info, stages, text_options=self._text_options, how_far=self._progress
+        self._writer = SegmentWriter(
+            settings, info, stages, text_options=self._text_options, progress=self._progress
         )
-        self._streams = Streams(settings, info, new_detector, self._pipeline)
+        self._streams = Streams(settings, info, new_detector, self._writer)
         self._tracks = Tracks(
-            settings, info, self._streams, self._pipeline, self._reconsider_if_present, self._log
+            settings, info, self._streams, self._writer, self._reconsider_if_present, self._log
         )
         self._watch = TrackWatch(self._tracks, info, self._log)
         self._people = People(settings, self._log)
-        self._encryption = Encryption(room, settings.e2ee_passphrase, self._log, self._on_failing_to_decipher)
+        self._encryption = Encryption(room, settings.e2ee_passphrase, self._log, self._on_decryption_state)
         self._announcement = Announcement(room, self._tracks.recorded_identities, self._log)
         self._watching: list[asyncio.Task[None]] = []
         self._is_closed = False
@@ -91,7 +91,7 @@ class RoomRecorder:
         """Handles the participants who are already in the room. Call it right after connecting."""
         people = list(self._room.remote_participants.values())
         self._log(logging.INFO, f"Connected to room {self._info.name} ({len(people)} participants)")
-        self._room.local_participant.register_rpc_method(recorder_ping.METHOD, self._say_alive)
+        self._room.local_participant.register_rpc_method(recorder_ping.METHOD, self._answer_ping)
         loops = {
             "watch over tracks": self._watch_tracks,
             "watch over packets": self._watch.watch_packets,
@@ -101,10 +101,10 @@ class RoomRecorder:
             supervised(loop, name, room=self._info.sid, room_name=self._info.name)
             for name, loop in loops.items()
         ]
-        self._pipeline.listen()
+        self._writer.start_handover_note()
         for participant in people:
             for publication in _audio_of(participant):
-                self._tracks.known(publication, participant).is_from_before = True
+                self._tracks.get_or_add(publication, participant).is_preexisting = True
         if self._captions is not None:
             self._captions.begin()
         for participant in people:
@@ -121,7 +121,7 @@ class RoomRecorder:
         self._watch.close()
         self._leave()
         await self._streams.aclose()
-        totals = await self._pipeline.aclose()
+        totals = await self._writer.aclose()
         if self._captions is not None:
             await self._captions.aclose()
         self._heartbeat.cancel()
@@ -131,12 +131,12 @@ class RoomRecorder:
             f"{len(totals.participants)} participants, {totals.lost_seconds:.1f} s lost, "
             f"{totals.gap_seconds:.1f} s of gaps",
         )
-        # A method that stays registered keeps the room in the native client for ever: half a megabyte.
+        # A method that stays registered keeps the room in the native client's memory for ever: half a megabyte.
         self._room.local_participant.unregister_rpc_method(recorder_ping.METHOD)
 
     def cut(self) -> None:
-        """Closes every open segment and goes on recording. For a worker that may be killed soon."""
-        for _, stream in self._tracks.listening():
+        """Closes every open segment and continues to record. For a worker that may be killed soon."""
+        for _, stream in self._tracks.streaming():
             stream.processor.cut(EndReason.SHUTDOWN)
 
     # People.
@@ -175,7 +175,7 @@ class RoomRecorder:
     # Tracks.
 
     def _want(self, publication: rtc.RemoteTrackPublication, participant: rtc.RemoteParticipant) -> None:
-        track = self._tracks.known(publication, participant)
+        track = self._tracks.get_or_add(publication, participant)
         if self._encryption.has_key_for(publication, participant):
             self._tracks.admit(track)
         else:
@@ -183,10 +183,12 @@ class RoomRecorder:
 
     def _refuse(self, publication: rtc.RemoteTrackPublication, participant: rtc.RemoteParticipant) -> None:
         track = self._tracks.get(publication.sid)
-        was_asked_for = track is not None and (track.state in LISTENING or track.state is TrackState.WANTED)
+        was_requested = track is not None and (
+            track.state in STREAMING or track.state is TrackState.REQUESTED
+        )
         if track is not None:
             self._tracks.apply(track, TrackEvent.REFUSED)
-        if not was_asked_for:
+        if not was_requested:
             self._people.log_refusal(participant)
 
     def _on_track_subscribed(
@@ -197,13 +199,11 @@ class RoomRecorder:
     ) -> None:
         if media.kind != rtc.TrackKind.KIND_AUDIO or self._is_closed:
             return
-        if not self._people.judge(
-            participant
-        ).is_recorded:  # its role changed while the subscription was under way
+        if not self._people.judge(participant).is_recorded:  # its role changed after the request
             publication.set_subscribed(False)
             self._refuse(publication, participant)
             return
-        track = self._tracks.known(publication, participant)
+        track = self._tracks.get_or_add(publication, participant)
         self._tracks.arrived(track, media)
         self._watch.await_first_packet(track)
         self._announce()
@@ -211,7 +211,7 @@ class RoomRecorder:
     def _on_track_unsubscribed(
         self, _: rtc.RemoteTrack, publication: rtc.RemoteTrackPublication, participant: rtc.RemoteParticipant
     ) -> None:
-        # The events right after this one tell whether the participant leaves the room.
+        # Whether the participant leaves the room is known from the events right after this one.
         if (track := self._tracks.get(publication.sid)) is not None:
             self._tracks.unsubscribed(track)
 
@@ -233,16 +233,16 @@ class RoomRecorder:
         if track is not None and track.stream is not None:
             track.stream.processor.mute()
 
-    def _on_failing_to_decipher(self, participant: rtc.RemoteParticipant, seconds: float | None) -> None:
-        for track, stream in self._tracks.listening():
+    def _on_decryption_state(self, participant: rtc.RemoteParticipant, seconds: float | None) -> None:
+        for track, stream in self._tracks.streaming():
             if track.info.participant_identity != participant.identity:
                 continue
             if seconds is None:
-                self._tracks.apply(track, TrackEvent.CAN_DECIPHER)
+                self._tracks.apply(track, TrackEvent.DECRYPTION_RECOVERED)
             else:
                 received = stream.processor.segmenter.position / SAMPLE_RATE
                 since = time.monotonic() - min(received, seconds)
-                self._tracks.apply(track, TrackEvent.CANNOT_DECIPHER, since)
+                self._tracks.apply(track, TrackEvent.DECRYPTION_FAILED, since)
 
     # The connection.
 
@@ -252,11 +252,11 @@ class RoomRecorder:
         self._log(logging.WARNING, "Connection lost, reconnecting")
 
     def _on_reconnected(self) -> None:
-        away_since = self._tracks.away_since or time.monotonic()
+        reconnecting_since = self._tracks.reconnecting_since or time.monotonic()
         people = list(self._room.remote_participants.values())
         for participant in people:
-            self._connection_is_back(participant, away_since)
-        self._tracks.away_since = None
+            self._connection_is_back(participant, reconnecting_since)
+        self._tracks.reconnecting_since = None
         published = {publication.sid for participant in people for publication in _audio_of(participant)}
         for track in self._tracks:
             if track.sid not in published:
@@ -266,15 +266,17 @@ class RoomRecorder:
         for participant in people:
             self._reconsider(participant)
 
-    def _connection_is_back(self, participant: rtc.RemoteParticipant, away_since: float) -> None:
+    def _connection_is_back(self, participant: rtc.RemoteParticipant, reconnecting_since: float) -> None:
         """Marks tracks as not received that were published or requested while the connection was broken."""
         if not self._people.judge(participant).is_recorded:
             return
         for publication in _audio_of(participant):
             if self._encryption.has_key_for(publication, participant):
-                track = self._tracks.known(publication, participant)
-                asked_at = track.asked_at if track.state is TrackState.WANTED else away_since
-                self._tracks.apply(track, TrackEvent.CONNECTION_BACK, min(away_since, asked_at))
+                track = self._tracks.get_or_add(publication, participant)
+                requested_at = (
+                    track.requested_at if track.state is TrackState.REQUESTED else reconnecting_since
+                )
+                self._tracks.apply(track, TrackEvent.RECONNECTED, min(reconnecting_since, requested_at))
 
     def _on_disconnected(self, reason: rtc.DisconnectReason.ValueType) -> None:
         name = rtc.DisconnectReason.Name(reason)
@@ -285,14 +287,14 @@ class RoomRecorder:
         self._leave()
 
     def _leave(self) -> None:
-        self._pipeline.stop_listening()
+        self._writer.stop_handover_note()
         self._tracks.leave()
 
     async def _watch_tracks(self) -> None:
         while True:
             await asyncio.sleep(track_watch.WATCH_SECONDS)
-            if self._tracks.away_since is None:
-                self._watch.look_at_frames()
+            if self._tracks.reconnecting_since is None:
+                self._watch.check_frames()
                 self._tracks.forget_recently_gone()
                 self._people.forget_who_left()
                 self._people.look_for_hint(self._room.remote_participants.values())
@@ -301,11 +303,11 @@ class RoomRecorder:
     def _progress(self) -> RoomProgress:
         return self._tracks.progress()._replace(recorder_sid=self._room.local_participant.sid)
 
-    async def _say_alive(self, _: rtc.RpcInvocationData) -> str:
+    async def _answer_ping(self, _: rtc.RpcInvocationData) -> str:
         return recorder_ping.NO_FRAMES if self._watch.has_no_frames else recorder_ping.ALIVE
 
     def _text_options(self, track: TrackInfo) -> TextOptions:
-        """The text options at the end of a segment; the speaker may have left already."""
+        """The text options for a segment that ends now; its speaker may have left already."""
         speaker = self._room.remote_participants.get(track.participant_identity)
         spoken = speaker.attributes.get(SPEAKING_LANGUAGE_ATTRIBUTE, "") if speaker else ""
         return TextOptions(

@@ -2,9 +2,9 @@
 
     track ──► TrackSink ──► Backlog ──► OpenSegments on the DiskThread ──► stages: captions
 
-One :class:`SegmentWriter` serves one room. Tracks put updates into its backlog without waiting; one task takes them out
-in order and does the disk work on a thread of the room's own. The end of a segment brings all of its PCM, and is
-retried until the disk takes it.
+One :class:`SegmentWriter` serves one room. Tracks put updates into its backlog without waiting; one task handles them
+in order and does the disk work on the room's own thread. The last update of a segment holds all of its PCM, and writing
+it is retried until it succeeds.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ from recording.track_sink import Item, TextOptionsSource, TrackSink, no_text_opt
 logger = logging.getLogger("recorder")
 
 CLOSE_TIMEOUT_SECONDS = 8.0
-"""How long the end of a room waits for a disk that refuses; hosts kill 10 s after their signal."""
+"""How long closing a room waits for a disk that refuses. Hosts kill a process 10 s after their signal."""
 
 HANDOVER_NOTE_SECONDS = 1.0
-"""How often the handover note is written, from which the next recorder knows what has not been received."""
+"""How often the handover note is written. From it the next recorder knows since when audio has not been received."""
 
 HANGING_SECONDS = 1.0
-"""How much longer a disk that does not answer at all is waited for."""
+"""How much longer is waited for a disk that does not answer at all."""
 
 
 Progress = Callable[[], RoomProgress]
@@ -59,6 +59,7 @@ Progress = Callable[[], RoomProgress]
 
 
 def all_received() -> RoomProgress:
+    """Everything has been received until now. For rooms without tracks of their own."""
     return RoomProgress(utc_now(), {})
 
 
@@ -89,13 +90,13 @@ class SegmentWriter:
         room: RoomInfo,
         stages: Sequence[Stage] = (),
         text_options: TextOptionsSource = no_text_options,
-        how_far: Progress = all_received,
+        progress: Progress = all_received,
     ) -> None:
         self.totals = Totals()
         self._room = room
         self._stages = stages
         self._text_options = text_options
-        self._how_far = how_far
+        self._progress = progress
         self._sinks: weakref.WeakSet[TrackSink] = weakref.WeakSet()
         self._open = OpenSegments(settings, room)
         self._is_recovering = True
@@ -104,10 +105,10 @@ class SegmentWriter:
         self._backlog = Backlog(settings.max_unsaved_seconds)
         self._more = asyncio.Event()
         self._closing_at: float | None = None
-        self._listening: asyncio.Task[None] | None = None
-        self._listened_until: datetime | None = None
+        self._note_task: asyncio.Task[None] | None = None
+        self._left_at: datetime | None = None
         self._note: RoomProgress | None = None
-        """The handover note that is to be written as soon as all speech that it covers is on disk."""
+        """The next handover note, to be written when all speech that it covers is on disk."""
         self._writing_note: asyncio.Future[None] | None = None
         self._task = supervised(self._work, "saving", room=room.sid, room_name=room.name)
 
@@ -117,17 +118,17 @@ class SegmentWriter:
         self._sinks.add(sink)
         return sink
 
-    def listen(self) -> None:
-        """The recorder has joined the room: keeps the handover note from now on."""
-        self._listening = supervised(
+    def start_handover_note(self) -> None:
+        """Writes the handover note regularly from now on. Call it when the recorder has joined the room."""
+        self._note_task = supervised(
             self._keep_note, "handover note", room=self._room.sid, room_name=self._room.name
         )
 
-    def stop_listening(self) -> None:
-        """The recorder has left the room, or is about to. Idempotent."""
-        if self._listening is not None and self._listened_until is None:
-            self._listening.cancel()
-            self._listened_until = utc_now()
+    def stop_handover_note(self) -> None:
+        """Stops the regular note. Call it when the recorder has left the room, or is about to. Idempotent."""
+        if self._note_task is not None and self._left_at is None:
+            self._note_task.cancel()
+            self._left_at = utc_now()
 
     def record_gap(self, track: TrackInfo, gap: Gap) -> None:
         """Records a gap of the track in ``gaps.jsonl``."""
@@ -135,7 +136,7 @@ class SegmentWriter:
 
     async def aclose(self) -> Totals:
         """Saves everything in the backlog. Call it after the last track has been closed."""
-        self.stop_listening()
+        self.stop_handover_note()
         self._closing_at = time.monotonic() + CLOSE_TIMEOUT_SECONDS
         self._more.set()
         await asyncio.wait({self._task}, timeout=CLOSE_TIMEOUT_SECONDS + HANGING_SECONDS)
@@ -166,7 +167,7 @@ class SegmentWriter:
             return
         segment = item.update.segment
         start, end = item.clock.at(segment.start_sample), item.clock.at(segment.end_sample)
-        self._open.lose(item, segment)
+        self._open.mark_lost(item, segment)
         self.totals.lost_seconds += segment.duration_seconds
         worker_state.counters.lost_seconds.inc(segment.duration_seconds)
         logger.error(
@@ -224,11 +225,11 @@ class SegmentWriter:
             await self._disk.attempt(lambda: part.append(grown.pcm))
 
     async def _save(self, item: Item, segment: SpeechSegment) -> None:
-        """Commits a segment, retrying until the disk takes it."""
-        record = await self._disk.until_taken(lambda: self._open.commit(item, segment), self._is_time_up)
+        """Commits a segment, and retries until that succeeds or the time for closing is up."""
+        record = await self._disk.retry(lambda: self._open.commit(item, segment), self._is_time_up)
         self._open.forget(item, segment, is_committed=record is not None)
         if record is None:
-            self._lose(item, f"the disk refuses until the end ({self._disk.trouble})")
+            self._lose(item, f"the disk refused until the room was closed ({self._disk.trouble})")
         else:
             self._saved(item, record)
 
@@ -255,7 +256,7 @@ class SegmentWriter:
                 logger.error("A stage after saving failed", exc_info=error, extra=self._context(item))
 
     async def _write_gap(self, item: Item, found: Gap) -> None:
-        gap = await self._disk.until_taken(
+        gap = await self._disk.retry(
             lambda: write_gap(self._open.folder(), self._room, item.track, found), self._is_time_up
         )
         if gap is None or gap.seconds < MIN_GAP_SECONDS:
@@ -282,15 +283,15 @@ class SegmentWriter:
             await asyncio.sleep(HANDOVER_NOTE_SECONDS)
             for sink in list(self._sinks):
                 sink.flush()
-            self._note = self._how_far()
+            self._note = self._progress()
             self._more.set()
 
     async def _write_note(self) -> None:
         """Writes the note without a retry: it must not delay speech. While one write hangs, no other is started."""
         note, self._note = self._note, None
         is_hanging = self._writing_note is not None and not self._writing_note.done()
-        is_true = self._open.has_folder and not self._disk.trouble and self._open.are_all_on_disk
-        if note is None or is_hanging or not is_true:
+        is_covered = self._open.has_folder and not self._disk.trouble and self._open.are_all_on_disk
+        if note is None or is_hanging or not is_covered:
             return
         self._writing_note = self._disk.run(lambda: self._open.folder().write_progress(note))
         try:
@@ -302,8 +303,8 @@ class SegmentWriter:
             logger.error("The handover note could not be written", exc_info=error)
 
     async def _write_last_note(self) -> None:
-        if self._listened_until is not None:
-            received, left_at = self._how_far(), self._listened_until
+        if self._left_at is not None:
+            received, left_at = self._progress(), self._left_at
             self._note = received._replace(until=min(received.until, left_at), now=left_at)
             await self._write_note()
 

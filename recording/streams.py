@@ -1,4 +1,4 @@
-"""Opens and closes the audio streams of recorded tracks; what has been received is saved in the background."""
+"""Opens and closes the audio streams of recorded tracks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger("recorder")
 
 
 class Stream(NamedTuple):
-    """A track that is being recorded."""
+    """The open stream of a track, with its packet statistics."""
 
     processor: TrackProcessor
     packets: PacketStats
@@ -37,12 +37,12 @@ class Streams:
     """Opens and closes the streams of one room."""
 
     def __init__(
-        self, settings: Settings, room: RoomInfo, new_detector: DetectorFactory, pipeline: SegmentWriter
+        self, settings: Settings, room: RoomInfo, new_detector: DetectorFactory, writer: SegmentWriter
     ) -> None:
         self._settings = settings
         self._room = room
         self._new_detector = new_detector
-        self._pipeline = pipeline
+        self._writer = writer
         self._background: dict[asyncio.Task[None], TrackProcessor | None] = {}
         """Running background tasks, each with the processor that it closes, if any."""
 
@@ -56,7 +56,7 @@ class Streams:
             stream=open_stream(media),
             detector=detector,
             segmenter=Segmenter(SegmenterOptions.from_settings(self._settings)),
-            sink=self._pipeline.sink(info),
+            sink=self._writer.sink(info),
             room_name=self._room.name,
         )
         processor.start()
@@ -74,13 +74,13 @@ class Streams:
                 processor.end_reason = EndReason.LEFT
 
     def in_background(self, work: Coroutine[Any, Any, None], processor: TrackProcessor | None = None) -> None:
-        """Runs something short in the background. A failure is logged."""
+        """Runs a short task in the background. A failure is logged."""
         task = asyncio.create_task(work)
         self._background[task] = processor
         task.add_done_callback(self._on_done)
 
     async def aclose(self) -> None:
-        """Waits until all received audio has been passed on."""
+        """Waits until all streams are closed, and all received audio has been passed on."""
         if self._background:
             await asyncio.wait(list(self._background))
 

@@ -1,4 +1,4 @@
-"""Passes the updates of one track to its room's writer, with small pieces of speech in batches. Never waits."""
+"""Passes the updates of one track to its room's writer, and collects small pieces of speech. Never waits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from recording.gaps import Gap
 logger = logging.getLogger("recorder")
 
 BATCH_SECONDS = 0.5
-"""Length of the pieces in which speech goes to disk: a crash loses at most this and the 0.1 s of a frame."""
+"""Speech is written to disk in pieces of this length: a crash loses at most this and the 0.1 s of a frame."""
 
 TextOptionsSource = Callable[[TrackInfo], TextOptions]
 """Returns the current text options for speech on a track. Must not block or raise."""
@@ -31,7 +31,7 @@ def no_text_options(_: TrackInfo) -> TextOptions:
 
 @dataclass(frozen=True)
 class Item:
-    """One update of one track, or a gap of it."""
+    """An update or a gap of one track."""
 
     track: TrackInfo
     clock: StreamClock
@@ -44,13 +44,13 @@ class Item:
 
     @property
     def seconds(self) -> float:
-        """Seconds of speech that would be lost with this item."""
+        """Seconds of speech that are lost if this item is dropped."""
         return self.update.segment.duration_seconds if isinstance(self.update, Closed) else 0.0
 
 
 @dataclass
 class _Growing:
-    """Speech of one open segment that is not on its way to disk yet."""
+    """Speech of one open segment that has not been passed on yet."""
 
     clock: StreamClock
     pieces: list[Pcm] = field(default_factory=list)
@@ -58,7 +58,7 @@ class _Growing:
 
 
 class TrackSink:
-    """Takes the updates of one track and passes them on, pieces of speech in batches."""
+    """Passes the updates of one track on; pieces of speech are collected up to ``BATCH_SECONDS``."""
 
     def __init__(
         self, track: TrackInfo, put: Callable[[Item], None], text_options: TextOptionsSource = no_text_options
@@ -74,7 +74,7 @@ class TrackSink:
             return
         text_options = NO_TEXT_OPTIONS
         if isinstance(update, Closed):
-            self._growing.pop(update.segment.start_sample, None)  # the segment brings all of its PCM
+            self._growing.pop(update.segment.start_sample, None)  # the closed segment holds all of its PCM
             text_options = self._text_options_now()
         self._put(Item(self._track, clock, update, text_options))
 

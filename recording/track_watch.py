@@ -1,4 +1,4 @@
-"""Watches the tracks of one room that should deliver audio: whether frames and packets arrive, and since when not."""
+"""Checks whether the recorded tracks of one room deliver frames and packets, and reports those that do not."""
 
 from __future__ import annotations
 
@@ -19,18 +19,20 @@ from recording.tracks import Track, Tracks
 logger = logging.getLogger("recorder")
 
 WATCH_SECONDS = 1.0
+"""How often frames and packets are checked."""
 
 NO_FRAMES_SECONDS = 5.0
-"""A muted publisher's track, too, delivers a hundred frames a second (fact 4); one without frames is subscribed to
-again."""
+"""A track without frames for this long is subscribed to again; even a muted one delivers 100 a second (fact 4)."""
 
 OVERDUE_SECONDS = 10.0
 """A requested track arrives within a second and brings packets at once; after this long it is requested again."""
 
 FIRST_PACKET_POLL_SECONDS = 0.05
+"""The shortest pause between two checks for the first packet; it grows with the time waited."""
 STATS_SECONDS = 2.0
 """How long the client may take to return its packet statistics."""
 MAX_STATS_FAILURES = 3
+"""After so many failed queries the first packet is taken to have arrived."""
 
 
 class TrackWatch:
@@ -41,39 +43,39 @@ class TrackWatch:
         self._room = room
         self._log = log
         self._waiting: set[asyncio.Task[None]] = set()
-        """For the first packet of a track."""
+        """Tasks that wait for the first packet of a track."""
 
     def close(self) -> None:
         """Stops waiting for first packets."""
         for task in self._waiting:
             task.cancel()
 
-    def look_at_frames(self) -> None:
+    def check_frames(self) -> None:
         """Subscribes again to tracks that deliver neither frames nor packets, or have not arrived at all."""
         for track in self._tracks:
             if track.stream is not None and _has_no_frames(track.stream):
                 last_frame_at = track.stream.processor.last_frame_at
                 track.no_frames_since = track.no_frames_since or last_frame_at
-                self._listen_anew(track, TrackEvent.NO_FRAMES, last_frame_at)
-            elif time.monotonic() - track.asked_at > OVERDUE_SECONDS:
+                self._resubscribe(track, TrackEvent.NO_FRAMES, last_frame_at)
+            elif time.monotonic() - track.requested_at > OVERDUE_SECONDS:
                 self._overdue(track)
 
     def _overdue(self, track: Track) -> None:
-        if track.state is TrackState.WANTED:
-            self._listen_anew(track, TrackEvent.OVERDUE, track.asked_at)
+        if track.state is TrackState.REQUESTED:
+            self._resubscribe(track, TrackEvent.OVERDUE, track.requested_at)
         else:
             self._tracks.apply(track, TrackEvent.OVERDUE)
 
-    def _listen_anew(self, track: Track, event: TrackEvent, since: float) -> None:
+    def _resubscribe(self, track: Track, event: TrackEvent, since: float) -> None:
         if track.gap is None:
             seconds = time.monotonic() - since
-            message = f"NO AUDIO: {track.sid} brings none for {seconds:.0f} s, asking for it anew"
+            message = f"NO AUDIO: {track.sid} has delivered none for {seconds:.0f} s, subscribing again"
             self._log(logging.ERROR, message, track.participant)
         self._tracks.apply(track, event, since)
 
     def report(self) -> None:
         """Reports tracks without audio to the health answer, until they deliver frames again or are gone."""
-        for track, stream in self._tracks.listening():
+        for track, stream in self._tracks.streaming():
             if stream.processor.segmenter.position and not _has_no_frames(stream):
                 track.no_frames_since = None
         silent = [track.no_frames_since for track in self._tracks if track.no_frames_since is not None]
@@ -85,29 +87,31 @@ class TrackWatch:
     @property
     def has_no_frames(self) -> bool:
         """Whether a recorded track delivers no frames."""
-        return any(_has_no_frames(stream) for _, stream in self._tracks.listening())
+        return any(_has_no_frames(stream) for _, stream in self._tracks.streaming())
 
     async def watch_packets(self) -> None:
         """Checks packets once a second, until cancelled. A track whose query fails delays the others only briefly."""
         while True:
             await asyncio.sleep(WATCH_SECONDS)
-            for track, stream in self._tracks.listening():
-                is_lost = await _answer(stream.packets.is_lost(), track)
+            for track, stream in self._tracks.streaming():
+                is_lost = await _result(stream.packets.is_lost(), track)
                 if is_lost is not None and track.stream is stream:
-                    self._note_packets(track, stream.packets, is_lost=is_lost)
+                    self._apply_packets(track, stream.packets, is_lost=is_lost)
 
-    def _note_packets(self, track: Track, packets: PacketStats, *, is_lost: bool) -> None:
+    def _apply_packets(self, track: Track, packets: PacketStats, *, is_lost: bool) -> None:
         if is_lost and track.gap is None:
+            seconds = time.monotonic() - packets.lost_since
             self._log(
                 logging.WARNING,
-                f"Nothing of {track.sid} comes in: its network is away, or ours",
+                f"No packets of {track.sid} for {seconds:.0f} s, although it is not muted: check the participant's "
+                "network; if several participants are affected, the network of this machine",
                 track.participant,
             )
-        event = TrackEvent.PACKETS_STOPPED if is_lost else TrackEvent.PACKETS_BACK
+        event = TrackEvent.PACKETS_STOPPED if is_lost else TrackEvent.PACKETS_RESUMED
         self._tracks.apply(track, event, packets.lost_since)
 
     def await_first_packet(self, track: Track) -> None:
-        """Starts to wait for the first packet: until then a gap of the track stays open."""
+        """Waits in the background for the first packet, which closes the track's gap."""
         stream = track.stream
         if stream is None:
             return
@@ -123,12 +127,10 @@ class TrackWatch:
     async def _first_packet(self, track: Track, stream: Stream) -> None:
         began, failures = time.monotonic(), 0
         while track.stream is stream and track.state is TrackState.SUBSCRIBED:
-            has_begun = await _answer(stream.packets.has_begun(), track)
+            has_begun = await _result(stream.packets.has_begun(), track)
             failures += has_begun is None
-            is_believed = (
-                failures >= MAX_STATS_FAILURES
-            )  # of a client that cannot tell, the subscription has to do
-            if (has_begun or is_believed) and track.stream is stream:
+            is_unknown = failures >= MAX_STATS_FAILURES
+            if (has_begun or is_unknown) and track.stream is stream:
                 self._tracks.apply(track, TrackEvent.FIRST_PACKET)
                 return
             waited = time.monotonic() - began
@@ -139,11 +141,11 @@ def _has_no_frames(stream: Stream) -> bool:
     return time.monotonic() - stream.processor.last_frame_at > NO_FRAMES_SECONDS
 
 
-async def _answer(question: Awaitable[bool], track: Track) -> bool | None:
-    """The result of a query; None: the client cannot tell."""
+async def _result(query: Awaitable[bool], track: Track) -> bool | None:
+    """The result of a query for packet statistics; None: the query failed, which is logged."""
     try:
         async with asyncio.timeout(STATS_SECONDS):
-            return await question
+            return await query
     except Exception as error:
-        logger.debug("Packets of %s cannot be counted", track.sid, exc_info=error)
+        logger.debug("The packet statistics of %s cannot be read", track.sid, exc_info=error)
         return None

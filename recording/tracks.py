@@ -1,8 +1,8 @@
-"""The tracks of one room that are recorded or are to be, and what is done when their state changes.
+"""The tracks of one room that are recorded or are to be recorded, and the actions on them.
 
-:mod:`recording.track_state` has the states and the rules. :class:`Tracks` owns the one dictionary of tracks and
-carries the rules' actions out: it subscribes, opens and closes streams, and keeps the gaps. It lives on the room's
-event loop.
+:mod:`recording.track_state` has the states and the table of transitions. :class:`Tracks` owns the only dictionary of
+tracks and carries out the actions: it subscribes, opens and closes streams, and keeps the gaps. It is used on the
+room's event loop only.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ from recording.track_state import Action, OpenGap, Step, Stop, TrackEvent, Track
 logger = logging.getLogger("recorder")
 
 LATE_SECONDS = 2.0
-"""A subscription that takes longer may have brought speech meanwhile."""
+"""If a subscription takes longer than this, speech may have been missed, and a gap is opened."""
 
 RECENTLY_GONE_SECONDS = 2.0
-"""How long a track that is gone is remembered: a full reconnect reports all tracks as gone before it reports itself."""
+"""How long a gone track is kept: a full reconnect first reports all tracks as gone, and then that it reconnects."""
 
-ASK_AGAIN_SECONDS = 1.0
+RETRY_SECONDS = 1.0
+"""The pause before a subscription is requested again."""
 
 _SOURCES = {
     rtc.TrackSource.SOURCE_MICROPHONE: "microphone",
@@ -46,7 +47,7 @@ _SOURCES = {
 
 
 class RecentlyGone(NamedTuple):
-    """Times are seconds of the monotonic clock."""
+    """When a track went, and until when it was received. Both are seconds of the monotonic clock."""
 
     at: float
     received_until: float
@@ -54,25 +55,26 @@ class RecentlyGone(NamedTuple):
 
 @dataclass
 class Track:
-    """What is known of one track. Times are seconds of the monotonic clock."""
+    """One track and its state. Times are seconds of the monotonic clock."""
 
     publication: rtc.RemoteTrackPublication
     participant: rtc.RemoteParticipant
     info: TrackInfo
     state: TrackState = TrackState.NEW
-    is_from_before: bool = False
-    """It was published before we came: its first gap begins where the recorder before us stopped."""
-    asked_at: float = 0.0
+    is_preexisting: bool = False
+    """It was published before this recorder joined: its first gap begins where the previous recorder stopped."""
+    requested_at: float = 0.0
+    """When the subscription was last requested."""
     media: rtc.RemoteTrack | None = None
-    """What the server has brought last."""
+    """The track as the server last delivered it."""
     stream: Stream | None = None
-    """While it is listened to."""
+    """The open stream; None: it is not being recorded."""
     last_stream: Stream | None = None
-    """What that was when we left the room."""
+    """The stream that was open when the recorder left the room."""
     gap: CurrentGap | None = None
     recently_gone: RecentlyGone | None = None
     no_frames_since: float | None = None
-    """Until frames come again: for the health answer."""
+    """Since when it has delivered no frames, for the health answer; None: it delivers frames."""
 
     @property
     def sid(self) -> str:
@@ -80,7 +82,7 @@ class Track:
 
     @property
     def received_until(self) -> float | None:
-        """Until when everything that was said has been received. None: it is not listened to."""
+        """Until when all audio has been received. None: no stream is open."""
         return self.stream.packets.received_until(time.monotonic()) if self.stream else None
 
     @property
@@ -88,16 +90,16 @@ class Track:
         """Since when its speech has been missing, if it is not listened to. None: from now on."""
         if self.recently_gone is not None:
             return self.recently_gone.received_until
-        return self.asked_at if self.state is TrackState.WANTED else None
+        return self.requested_at if self.state is TrackState.REQUESTED else None
 
     @property
     def has_progress(self) -> bool:
-        """Whether the handover note names it."""
+        """Whether it is listed in the handover note."""
         is_known = self.gap or self.recently_gone or self.stream or self.last_stream
-        return bool(is_known) or self.state is TrackState.WANTED
+        return bool(is_known) or self.state is TrackState.REQUESTED
 
     def progress(self, now: datetime, monotonic: float) -> TrackProgress | None:
-        """Until when it has been received and passed on. None: no farther than by the recorder before us."""
+        """Until when all audio has been received and passed on. None: this recorder has received nothing yet."""
 
         def until(moment: float | None) -> TrackProgress | None:
             return None if moment is None else TrackProgress(now - timedelta(seconds=monotonic - moment))
@@ -108,27 +110,27 @@ class Track:
             return until(self.recently_gone.received_until)
         if (stream := self.stream or self.last_stream) is not None:
             return stream.progress(now, monotonic)
-        return None if self.is_from_before else until(self.asked_at)
+        return None if self.is_preexisting else until(self.requested_at)
 
 
 class Tracks:
-    """All tracks of one room that have a state."""
+    """The tracks of one room that have a state."""
 
     def __init__(
         self,
         settings: Settings,
         room: RoomInfo,
         streams: Streams,
-        pipeline: SegmentWriter,
+        writer: SegmentWriter,
         reconsider: Callable[[rtc.RemoteParticipant], None],
         log: RoomLog,
     ) -> None:
-        """``reconsider`` decides anew about the tracks of a participant, if it is still in the room."""
-        self.away_since: float | None = None
-        """Since when our own connection has been broken (monotonic clock); None: it is not."""
+        """``reconsider`` decides again which tracks of a participant are recorded, if it is still in the room."""
+        self.reconnecting_since: float | None = None
+        """Since when the recorder's own connection has been broken (monotonic clock); None: it is not."""
         self._room = room
         self._streams = streams
-        self._pipeline = pipeline
+        self._writer = writer
         self._reconsider = reconsider
         self._log = log
         self._places = Places(settings)
@@ -143,32 +145,36 @@ class Tracks:
     def get(self, sid: str) -> Track | None:
         return self._tracks.get(sid)
 
-    def known(self, publication: rtc.RemoteTrackPublication, participant: rtc.RemoteParticipant) -> Track:
-        """The track of a publication, as LiveKit describes it now; a new one if there was none."""
+    def get_or_add(
+        self, publication: rtc.RemoteTrackPublication, participant: rtc.RemoteParticipant
+    ) -> Track:
+        """Returns the track of a publication, with its current properties; adds it if it is new."""
         info = _track_info(publication, participant)
         track = self._tracks.setdefault(info.track_sid, Track(publication, participant, info))
         track.publication, track.participant, track.info = publication, participant, info
         return track
 
-    def listening(self) -> Iterator[tuple[Track, Stream]]:
-        """The tracks that are being recorded."""
+    def streaming(self) -> Iterator[tuple[Track, Stream]]:
+        """The tracks that are being recorded, with their streams."""
         return ((track, track.stream) for track in self if track.stream is not None)
 
     def recorded_identities(self) -> set[str]:
-        return {track.info.participant_identity for track, _ in self.listening()}
+        return {track.info.participant_identity for track, _ in self.streaming()}
 
     # Events.
 
     def apply(self, track: Track, event: TrackEvent, since: float | None = None) -> None:
-        """Changes the state and does what follows from it. ``since``: from when on the track is not received
-        (monotonic clock); None: from now on."""
+        """Changes the state and carries out the actions.
+
+        ``since``: from when on the track has not been received (monotonic clock); None: from now on.
+        """
         change = transition(track.state, event)
         track.state = change.state
         moment = time.monotonic() if since is None else since
         for step in change.actions:
             try:
                 self._do(step, track, moment)
-            except Exception as error:  # neither the other actions nor the other tracks depend on it
+            except Exception as error:  # the other actions and the other tracks must go on
                 logger.error(
                     "%s of %s failed", step, track.sid, exc_info=error, extra={"room": self._room.name}
                 )
@@ -176,7 +182,7 @@ class Tracks:
                     self.apply(track, TrackEvent.NO_FRAMES, moment)
 
     def admit(self, track: Track) -> None:
-        """The track is to be recorded, as soon as there is a place for it."""
+        """Records the track as soon as there is a place for it."""
         bound = self._places.take(track.participant.identity, track.sid)
         if bound is None:
             self.apply(track, TrackEvent.ADMITTED)
@@ -186,29 +192,29 @@ class Tracks:
             self.apply(track, TrackEvent.NO_PLACE)
 
     def arrived(self, track: Track, media: rtc.RemoteTrack) -> None:
-        """The server has brought a track."""
+        """Handles a track that the server has delivered."""
         track.media = media
         since = track.missing_since
         is_slow = since is not None and time.monotonic() - since > LATE_SECONDS
         is_late = is_slow or track.recently_gone is not None
         event = TrackEvent.ARRIVED_LATE if is_late else TrackEvent.ARRIVED
-        self.apply(track, TrackEvent.ARRIVED_FROM_BEFORE if track.is_from_before else event, since)
+        self.apply(track, TrackEvent.ARRIVED_PREEXISTING if track.is_preexisting else event, since)
         self._log(logging.INFO, f"Track subscribed: {track.info.source} {track.sid}", track.participant)
 
     def unsubscribed(self, track: Track) -> None:
-        is_away = self.away_since is not None
-        event = TrackEvent.UNSUBSCRIBED_AWAY if is_away else TrackEvent.UNSUBSCRIBED
+        is_reconnecting = self.reconnecting_since is not None
+        event = TrackEvent.UNSUBSCRIBED_WHILE_RECONNECTING if is_reconnecting else TrackEvent.UNSUBSCRIBED
         self.apply(track, event, track.received_until)
 
     def unpublished(self, track: Track) -> None:
         track.no_frames_since = None
-        is_away = self.away_since is not None
-        event = TrackEvent.UNPUBLISHED_AWAY if is_away else TrackEvent.UNPUBLISHED
+        is_reconnecting = self.reconnecting_since is not None
+        event = TrackEvent.UNPUBLISHED_WHILE_RECONNECTING if is_reconnecting else TrackEvent.UNPUBLISHED
         self.apply(track, event, track.received_until)
 
     def connection_lost(self) -> None:
-        """Our own: that is why some tracks have gone a moment ago."""
-        self.away_since = self.away_since or time.monotonic()
+        """The recorder's connection is lost, which explains why some tracks went just before."""
+        self.reconnecting_since = self.reconnecting_since or time.monotonic()
         self.forget_recently_gone()
         for track in self:
             if track.recently_gone is not None:
@@ -216,12 +222,12 @@ class Tracks:
                 track.recently_gone = None
 
     def leave(self) -> None:
-        """We have left the room, or are about to. Idempotent."""
+        """Ends all tracks: the recorder has left the room, or is about to. Idempotent."""
         for track in self:
             self.apply(track, TrackEvent.LEFT if track.gap is None else TrackEvent.LEFT_WITH_GAP)
 
     def forget_recently_gone(self) -> None:
-        """Of those that went some time ago, our connection was not the reason."""
+        """Drops the tracks that went more than RECENTLY_GONE_SECONDS ago: a lost connection was not the reason."""
         earliest = time.monotonic() - RECENTLY_GONE_SECONDS
         for track in self:
             gone = track.recently_gone
@@ -234,12 +240,12 @@ class Tracks:
                 self.apply(track, TrackEvent.STILL_PUBLISHED, gone.received_until)
 
     def progress(self) -> RoomProgress:
-        """Until when each track has been received and passed on: for the handover note."""
+        """Until when each track has been received and passed on, for the handover note."""
         now, monotonic = utc_now(), time.monotonic()
         tracks = {track.sid: track.progress(now, monotonic) for track in self if track.has_progress}
-        # While we are away, others may publish whom we do not see.
-        away = 0.0 if self.away_since is None else monotonic - self.away_since
-        return RoomProgress(now - timedelta(seconds=away), tracks, now)
+        # Tracks that are published while the recorder reconnects are not in the dictionary yet.
+        since = monotonic if self.reconnecting_since is None else self.reconnecting_since
+        return RoomProgress(now - timedelta(seconds=monotonic - since), tracks, now)
 
     # Actions.
 
@@ -256,18 +262,18 @@ class Tracks:
             _ACTIONS[step](self, track)
 
     def _subscribe(self, track: Track) -> None:
-        track.asked_at = time.monotonic()
+        track.requested_at = time.monotonic()
         track.publication.set_subscribed(True)
 
     def _unsubscribe(self, track: Track) -> None:
         track.publication.set_subscribed(False)
 
-    def _ask_again(self, track: Track) -> None:
-        async def ask() -> None:
-            await asyncio.sleep(ASK_AGAIN_SECONDS)
+    def _retry(self, track: Track) -> None:
+        async def reconsider_later() -> None:
+            await asyncio.sleep(RETRY_SECONDS)
             self._reconsider(track.participant)
 
-        self._streams.in_background(ask())
+        self._streams.in_background(reconsider_later())
 
     def _start(self, track: Track) -> None:
         assert track.media is not None
@@ -295,28 +301,28 @@ class Tracks:
         if gap.replaces and track.gap is not None and track.gap.reason is not gap.reason:
             self._close_gap(track)
         if track.gap is None:
-            start = None if track.is_from_before else since
+            start = None if track.is_preexisting else since
             track.gap = CurrentGap(start, gap.reason, time.monotonic())
-            track.is_from_before = False
+            track.is_preexisting = False
 
     def _close_gap(self, track: Track) -> None:
         if track.gap is not None:
             gap, track.gap = track.gap, None
-            self._pipeline.record_gap(track.info, gap.closed(utc_now(), time.monotonic()))
+            self._writer.record_gap(track.info, gap.closed(utc_now(), time.monotonic()))
 
     def _free_place(self, track: Track) -> None:
-        track.is_from_before = False
+        track.is_preexisting = False
         track.no_frames_since = None
         if self._places.free(track.sid):
             self._admit_next()
 
     def _admit_next(self) -> None:
-        """A place has become free: for who has waited longest, of those whom it fits."""
-        gaps = [(one.gap.opened_at, one) for one in self if one.gap is not None]
-        for _, one in sorted(gaps, key=lambda entry: entry[0]):
-            if one.state is TrackState.WAITING_FOR_PLACE:
-                self._reconsider(one.participant)
-                if one.sid in self._places.held():
+        """Gives a place that has become free to the track that has waited longest, of those that the bounds allow."""
+        gaps = [(track.gap.opened_at, track) for track in self if track.gap is not None]
+        for _, track in sorted(gaps, key=lambda entry: entry[0]):
+            if track.state is TrackState.WAITING_FOR_PLACE:
+                self._reconsider(track.participant)
+                if track.sid in self._places.held():
                     return
 
     def _forget(self, track: Track) -> None:
@@ -327,7 +333,7 @@ class Tracks:
 _ACTIONS: dict[Action, Callable[[Tracks, Track], None]] = {
     Action.SUBSCRIBE: Tracks._subscribe,
     Action.UNSUBSCRIBE: Tracks._unsubscribe,
-    Action.ASK_AGAIN: Tracks._ask_again,
+    Action.RETRY: Tracks._retry,
     Action.START: Tracks._start,
     Action.CLOSE_GAP: Tracks._close_gap,
     Action.FREE_PLACE: Tracks._free_place,

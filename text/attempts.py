@@ -20,6 +20,7 @@ from text.results import TextFolders
 from translator import BadAnswer, Rejected, TextRequest, TextResult, Translator
 
 MAX_BAD_ANSWERS = 3
+"""After so many unusable answers a segment is refused."""
 CONTEXT_SENTENCES = 3
 """How many earlier texts are sent as context with each segment."""
 
@@ -34,7 +35,7 @@ class Done:
 
 @dataclass(frozen=True)
 class NotTried:
-    """No call was made: the item is due again at once."""
+    """No call was made; the item is due again at once."""
 
 
 @dataclass(frozen=True)
@@ -108,14 +109,14 @@ class TextAttempts:
         return Answered(result)
 
     def forget(self, work: Work) -> None:
-        """Drops what is counted about a segment that is settled."""
+        """Drops the counts of a segment that has its text or is refused."""
         self._bad_answers.pop((work.folder, work.file), None)
 
     def _request(self, texts: FolderTexts, segment: SegmentRecord, context: tuple[str, ...]) -> TextRequest:
-        asked_for = [tag for one in segment.caption_languages if (tag := language_tag_or_empty(one))]
+        requested = [tag for one in segment.caption_languages if (tag := language_tag_or_empty(one))]
         return TextRequest(
             wav=texts.folder / segment.file,
-            languages=tuple(dict.fromkeys((*self._settings.target_languages, *asked_for))),
+            languages=tuple(dict.fromkeys((*self._settings.target_languages, *requested))),
             hint=language_tag_or_empty(segment.speaking_language),
             context=context,
         )
@@ -124,18 +125,18 @@ class TextAttempts:
         if isinstance(error, BadAnswer):
             return self._after_bad_answer(work, segment, error)
         if isinstance(error, Rejected) and self._gate.has_answered:
-            # If the next one is rejected as well, the settings are at fault, not the segments.
+            # If the next request is rejected as well, the settings are at fault, not the segments.
             self._gate.has_answered = False
             return NeverAgain(str(error))
         if isinstance(error, RetryLater):
             pause = self._gate.failed(error, began)
-            # It waits longer than the others, and longer each time: if the others succeed, it was its own fault.
+            # This segment waits longer than the others, and longer each time, so that it does not delay them.
             longest = 2 * self._gate.backoff.max_seconds
             return TryAgain(min(longest, 2 * pause * 2 ** min(work.attempts, 10)))
         return NeverAgain("its WAV is gone" if isinstance(error, FileNotFoundError) else str(error))
 
     def _after_bad_answer(self, work: Work, segment: SegmentRecord, answer: BadAnswer) -> Outcome:
-        """A bad answer concerns only this segment. It is retried a few times only, since every call costs."""
+        """Handles an unusable answer: it concerns this segment only, and is retried only a few times, as calls cost."""
         self._gate.answered()
         self._costs.add_usage(work.folder, segment, answer.usage)
         self._bad_answers[work.folder, work.file] += 1

@@ -12,7 +12,7 @@ from core.backoff import Backoff
 logger = logging.getLogger("recorder")
 
 REMOVE_AUDIO = "remove_audio"
-"""Kind of work in the outbox; its items are named after the WAVs."""
+"""A kind of work in the outbox. Its items have the names of the WAVs."""
 
 REMOVALS_AT_ONCE = 50
 BACKOFF = Backoff(2.0, 3600.0)
@@ -26,7 +26,7 @@ class AudioRemoval:
         self._output_dir = output_dir
 
     async def plan(self, work: Work) -> None:
-        """Adds the removal of this segment's WAV, since its text is saved."""
+        """Adds the removal of this segment's WAV. Call it when the text is saved."""
         await self._outbox.add([Work(REMOVE_AUDIO, work.folder, work.file, work.moment, {})])
 
     async def run_once(self) -> None:

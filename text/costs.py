@@ -17,7 +17,7 @@ from translator import Usage
 logger = logging.getLogger("recorder")
 
 MAX_LESSONS = 256
-"""If more lessons are counted, those whose costs have been logged are dropped."""
+"""If more lessons than this are counted, those whose costs have been logged are dropped."""
 
 _COUNTERS = {
     "texts": ("texts", "Texts written"),
@@ -62,7 +62,7 @@ class TextMetrics:
         self._backlog = backlog
         self._waiting = gauge(self.registry, "text_waiting", "Segments that wait for their text")
         self._oldest = gauge(
-            self.registry, "text_oldest_seconds", "How long ago the oldest of them was spoken"
+            self.registry, "text_oldest_seconds", "Seconds since the oldest of them was spoken"
         )
         self._refused = gauge(self.registry, "text_refused", "Segments that will never have a text")
         self._counters = {
@@ -91,7 +91,7 @@ class _Lesson:
 
 
 class CostsByLesson:
-    """Counts for the whole service and for each lesson, and logs a lesson's costs when no more calls are made."""
+    """Counts costs in total and for each lesson, and logs a lesson's costs some time after its last call."""
 
     def __init__(self, metrics: TextMetrics) -> None:
         self.total = TextCosts()

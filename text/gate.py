@@ -21,17 +21,17 @@ BACKOFF = Backoff(1.0, 300.0)
 
 
 class CallGate:
-    """The state of the engine by its last answers, and the budget for calls.
+    """Whether the text engine works, by its last answers, and the budget for calls.
 
-    All calls share one gate, since an error of one would also affect the next.
+    All calls share one gate, because most errors affect all of them.
     """
 
     def __init__(self, settings: Settings, budget: Outbox) -> None:
         self.backoff = BACKOFF
         self.fatal = ""
-        """An error that only the operator can fix and that came before any answer; empty: there was none."""
+        """An error that occurred before any answer, and that only the operator can fix. Empty: there was none."""
         self.has_answered = False
-        """Whether there was an answer since the last rejected request."""
+        """Whether the engine has answered since it last rejected a request."""
         self._settings = settings
         self._budget = budget
         self._failures = 0
@@ -46,11 +46,11 @@ class CallGate:
 
     @property
     def max_calls(self) -> int:
-        """How many calls may run at once. After an error one call, to find out whether the engine works again."""
+        """How many calls may run at once. After an error only one, which tests whether the engine works again."""
         return 1 if self._failures else self._settings.gemini_max_at_once
 
     async def may_call(self) -> bool:
-        """Takes one call from the budget; False if none is left: the gate is then closed until there is one."""
+        """Takes one call from the budget. False: none is left, and the gate is closed until there is one."""
         per_minute, per_day = self._settings.gemini_max_per_minute, self._settings.gemini_max_per_day
         if not per_minute and not per_day:
             return True
@@ -72,13 +72,13 @@ class CallGate:
         self._failures, self.has_answered = 0, True
 
     def failed(self, error: RetryLater, began: float) -> float:
-        """Closes the gate after a call failed that began at ``began`` (of ``time.monotonic()``).
+        """Closes the gate after a failed call, which began at ``began`` (of ``time.monotonic()``).
 
-        Returns for how many seconds: with jitter, and at least as long as the engine asks for.
+        Returns for how many seconds: with jitter, and at least as long as the engine requests.
         """
         if isinstance(error, WrongSettings) and not self.has_answered:
             self.fatal = str(error)
-        if began >= self._failed_at:  # calls that ran at the same time fail together, and count once
+        if began >= self._failed_at:  # calls that fail together count once
             self._failures += 1
             self._failed_at = time.monotonic()
         pause = max(self.backoff.pause(self._failures), error.after_seconds or 0)

@@ -19,10 +19,11 @@ from translator import TextResult
 logger = logging.getLogger("recorder")
 
 MAX_FOLDERS = 256
+"""How many folders' texts are kept in memory."""
 
 
 class TextFolders:
-    """The texts of all folders; the folders used last are kept in memory."""
+    """The texts of all folders. Those used last are kept in memory."""
 
     def __init__(
         self,
@@ -102,7 +103,7 @@ async def save_refusal(texts: FolderTexts, segment: SegmentRecord, reason: str) 
     """
     is_new = await asyncio.to_thread(texts.save, replace(_record_of(segment), refused=reason))
     if is_new:
-        logger.error("No text for %s, for good: %s", segment.file, reason, extra=_context(segment))
+        logger.error("No text for %s, and no retry: %s", segment.file, reason, extra=_context(segment))
     return is_new
 
 
@@ -115,7 +116,7 @@ def _text_files(segment: SegmentRecord, translation: Translation) -> dict[str, s
 
 
 def _record_of(segment: SegmentRecord) -> TextRecord:
-    """A record of a segment's text with only what the segment determines."""
+    """A text record with the fields that come from the segment."""
     return TextRecord(
         number=segment.number,
         file=segment.file,

@@ -1,8 +1,8 @@
 """The text service: gets the text of every segment on disk, without delaying the recording.
 
-The manifests list the segments, ``texts.jsonl`` in each folder the finished texts, and the outbox the open work. So
-open work is done after an outage, a restart or the end of the room. The newest segments come first, so that a lesson
-in progress never waits for an old one.
+The manifests list the segments, ``texts.jsonl`` in each folder the finished texts, and the outbox the open work. Open
+work is therefore done even after an outage, a restart or the end of the room. The newest segments come first, so that a
+lesson in progress never waits for an old one.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ QUIET_SECONDS = 120.0
 
 
 class TextService:
-    """Gets and saves the texts of segments; one service a worker.
+    """Gets and saves the texts of segments. One worker has one service.
 
     Args:
         budget: the outbox that counts the calls, if it is another one: all processes that use a disk share one budget.
         folders: the texts, if they are not those in OUTPUT_DIR.
-        removes_audio: False: WAVs are kept, whatever SAVE_AUDIO is.
+        removes_audio: False keeps the WAVs, whatever SAVE_AUDIO is.
     """
 
     def __init__(
@@ -245,7 +245,7 @@ class TextService:
 
     def _disk_works(self) -> None:
         if not self._unsaved and self._disk.ends():
-            logger.warning("The disk takes texts again")
+            logger.warning("Texts can be written again")
 
 
 def _log_backlog(backlog: Backlog) -> None:

@@ -8,20 +8,20 @@ from pathlib import Path, PurePosixPath
 import psutil
 
 WORKER_MEGABYTES = 160
-"""The worker with its first room; measured 131 (docs/benchmarks.md)."""
+"""Memory of the worker with its first room; 131 were measured (docs/benchmarks.md)."""
 
 ROOM_MEGABYTES = 8
-"""Each further room, including half a minute of speech that waits for the disk."""
+"""Memory of each further room, with half a minute of speech that waits for the disk."""
 
 ROOMS_PER_CORE = 16
-"""Ten rooms measured less than half a core (docs/benchmarks.md), so sixteen leave a part of the
-core to the rest of the machine."""
+"""Ten rooms took less than half a core (docs/benchmarks.md), so sixteen leave a part of a core for the rest of the
+machine."""
 
 MAX_ROOMS = 200
 
 
 def default_max_rooms() -> int:
-    """How many rooms fit both the memory and the cores that this process may use; at least one."""
+    """How many rooms the memory and the cores that this process may use allow; at least one."""
     by_memory = (_memory_megabytes() - WORKER_MEGABYTES) / ROOM_MEGABYTES
     by_cores = _cores() * ROOMS_PER_CORE
     return int(max(1, min(by_memory, by_cores, MAX_ROOMS)))
@@ -47,7 +47,7 @@ def _cores() -> float:
 
 
 def _control_groups() -> list[str]:
-    """The folders of this process's control group (version 2) and its parents. A container sees only its own root."""
+    """The folders of this process's control group (version 2) and its parents, as far as a container can see them."""
     own = next((line[3:] for line in _read("/proc/self/cgroup").splitlines() if line.startswith("0::")), "/")
     path = PurePosixPath(own)
     return [f"/sys/fs/cgroup{str(one).rstrip('/')}" for one in (path, *path.parents)]

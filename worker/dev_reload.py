@@ -1,4 +1,4 @@
-"""``python agent.py dev``: runs ``start`` in a child process, restarted whenever a source file or .env is saved."""
+"""``python agent.py dev``: runs ``start`` in a child process, and restarts it when a source file or .env is saved."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from worker.stop import STOP_TIMEOUT_SECONDS
 logger = logging.getLogger("recorder")
 
 PACKAGES = ("archive", "core", "delivery", "recording", "search", "text", "worker")
-"""The folders beside agent.py that the worker is made of."""
+"""The folders beside agent.py that contain the worker's modules."""
 
 
 def run_and_reload(program: Path) -> int:
-    """Runs ``program start`` until Ctrl-C, restarted after every change. Returns the exit code."""
+    """Runs ``program start`` until Ctrl-C, and restarts it after every change. Returns the exit code."""
     import watchfiles
 
     with contextlib.suppress(KeyboardInterrupt):

@@ -1,8 +1,7 @@
 """The worker's health server: ``/`` for operators, ``/live`` for the process manager, ``/metrics`` for Prometheus.
 
-``/`` is 200 ``OK``, or 503 with one plain line that says what is wrong; ``/live`` is 503 only where a restart helps.
-No answer names a room or a person. The framework's own health server, which does, is closed by
-:mod:`worker.recorder_server`.
+``/`` is 200 ``OK``, or 503 with one line that says what is wrong; ``/live`` is 503 only if a restart helps. No answer
+names a room or a person. :mod:`worker.recorder_server` closes the framework's own health server, whose answers do.
 """
 
 from __future__ import annotations
@@ -34,16 +33,17 @@ from core.worker_state import WORKER, WorkerState, worker_state
 logger = logging.getLogger("recorder")
 
 PROOF_SECONDS = 15.0
-"""How often a file is written to test the disk, which is not used while nobody speaks."""
+"""How often a file is written to test the disk. While nobody speaks, nothing else is written."""
 
 
 @contextlib.asynccontextmanager
 async def health_answer(
     settings: Settings, max_rooms: int, is_connected: Callable[[], bool]
 ) -> AsyncIterator[int]:
-    """Serves health requests, and watches the worker's event loop, its server and its disk, while the context is open.
+    """Serves health requests and checks event loop, server and disk of the worker while the context is open.
 
-    Yields the port; 0 if none could be opened, which does not stop recording."""
+    Yields the port; 0 if none could be opened, which does not stop the recording.
+    """
     own = _ProcessMetrics(max_rooms)
     disk = _DiskProof(Path(settings.output_dir), own.registry)
     worker_state.add_source(own)
@@ -90,7 +90,7 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> int:
 
 
 def health_app(of: WorkerState, *, with_metrics: bool) -> web.Application:
-    """The web application that answers from the state ``of``."""
+    """The web application that reports the state ``of``."""
 
     async def health(_: web.Request) -> web.Response:
         return _verdict(of.snapshot().problems)
@@ -119,7 +119,7 @@ def _verdict(problems: list[str]) -> web.Response:
 
 
 class _DiskProof:
-    """Tests the disk regularly, so that an idle worker reports a bad disk before the lesson begins."""
+    """Tests the disk regularly, so that an idle worker reports a failing disk before a lesson begins."""
 
     def __init__(self, folder: Path, registry: CollectorRegistry) -> None:
         self._folder = folder
@@ -127,7 +127,7 @@ class _DiskProof:
         self._free_bytes = gauge(None, "disk_free_bytes", "Free space where OUTPUT_DIR is")
         self._is_measured = False
         self._trouble = Trouble()
-        # Not the default executor: the process waits for that one when it ends, and a disk may hang for ever.
+        # Not the default executor: a process waits for that one when it ends, and a disk may hang for ever.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="proof")
 
     async def run(self) -> None:
@@ -152,13 +152,15 @@ class _DiskProof:
 
     def _show(self, free_bytes: int) -> None:
         self._free_bytes.set(free_bytes)
-        if not self._is_measured:  # not before: 0 would look like a full disk
+        if not self._is_measured:  # before a measurement, 0 would look like a full disk
             self._is_measured = True
             self._registry.register(self._free_bytes)
 
     def _refused(self, trouble: str) -> None:
         if self._trouble.begins(trouble):
-            logger.error("OUTPUT_DIR cannot be written: %s. What is said now is held in memory", trouble)
+            logger.error(
+                "OUTPUT_DIR cannot be written: %s. Speech is kept in memory until it can be written", trouble
+            )
         worker_state.disk_refuses(WORKER, trouble)
 
     def _worked(self) -> None:
@@ -171,7 +173,7 @@ class _DiskProof:
 
 
 class _ProcessMetrics:
-    """Metrics of the worker's process (memory and CPU on Linux only), and how many rooms it takes."""
+    """Metrics of the worker's process (memory and CPU on Linux only), and its limit of rooms."""
 
     def __init__(self, max_rooms: int) -> None:
         self.registry = CollectorRegistry()
@@ -179,11 +181,11 @@ class _ProcessMetrics:
         ProcessCollector(registry=self.registry)
 
     async def refresh(self) -> None:
-        """Does nothing: these metrics are read at the moment they are collected."""
+        """Does nothing: these metrics are read when they are collected."""
 
 
 def exposition(registries: Iterable[CollectorRegistry]) -> bytes:
     """All metrics of these registries in Prometheus' text format."""
-    # Otherwise every counter has a second line with its time of creation.
+    # By default every counter has a second line with the time of its creation.
     disable_created_metrics()  # type: ignore[no-untyped-call]
     return b"".join(generate_latest(registry) for registry in registries)

@@ -3,8 +3,8 @@
     ok     disk      /data/segments: written, synced and renamed in 4 ms; 11.2 GB free, 104 hours of speech
     WRONG  key       the server refuses LIVEKIT_API_KEY with LIVEKIT_API_SECRET: copy both again from the server's ...
 
-A probe returns what it found, or raises :class:`Wrong`, which says what to do. The caller adds probes
-for the delivery targets.
+A probe returns what it found, or raises :class:`Wrong`, which says what to do. The caller adds probes for the
+delivery targets.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ GEMINI_TIMEOUT_SECONDS = 20.0
 TARGET_TIMEOUT_SECONDS = 30.0
 
 MAX_CLOCK_ERROR_SECONDS = 5.0
-"""Tokens are valid for minutes and times in manifests should be right; a Date header has whole seconds."""
+"""A larger error makes tokens invalid and times in manifests wrong. A smaller one cannot be measured well: a Date
+header has whole seconds."""
 
 MIN_FREE_BYTES = 500 * 2**20
 """About four hours of speech."""
@@ -98,7 +99,7 @@ async def check(settings: Settings, problem: ConfigError | None, more: Sequence[
 
 
 def probes(settings: Settings) -> list[Probe]:
-    """The probes of what every worker needs, and of what these settings use besides."""
+    """The probes for what every worker needs, and for what these settings need in addition."""
     found = [
         Probe("disk", lambda: _disk(settings)),
         Probe("VAD", lambda: _vad(settings)),
@@ -139,7 +140,7 @@ async def _target(target: Target) -> str:
         raise Wrong(f"{target.name}: {error}") from None
     finally:
         await target.aclose()
-    return f"{target.name} takes what it is given"
+    return f"{target.name} accepts recordings"
 
 
 # --- this machine ---
@@ -148,15 +149,14 @@ async def _target(target: Target) -> str:
 async def _disk(settings: Settings) -> str:
     folder = Path(os.path.abspath(settings.output_dir))  # noqa: ASYNC240  (asks no disk)
     started = time.monotonic()
-    thread = ThreadPoolExecutor(
-        max_workers=1
-    )  # not the default executor: a disk that hangs must not delay the exit
+    # Not the default executor: a disk that hangs must not delay the exit.
+    thread = ThreadPoolExecutor(max_workers=1)
     try:
         proof = asyncio.get_running_loop().run_in_executor(thread, prove_disk, folder)
         async with asyncio.timeout(TIMEOUT_SECONDS):
             free = await proof
     except TimeoutError:
-        raise Wrong(f"{folder} does not answer within {TIMEOUT_SECONDS:.0f} s: look after the disk") from None
+        raise Wrong(f"{folder} does not answer within {TIMEOUT_SECONDS:.0f} s: check the disk") from None
     except OSError as error:
         raise Wrong(
             f"{folder} cannot be written: {error.strerror or error}. Set OUTPUT_DIR to a folder with room that this "
@@ -178,12 +178,14 @@ async def _vad(settings: Settings) -> str:
         detector = load_detector(settings.vad_runtime)()
     except Exception as error:
         raise Wrong(
-            f"Silero VAD cannot be loaded ({type(error).__name__}: {error}): install requirements.txt anew"
+            f"Silero VAD cannot be loaded ({type(error).__name__}: {error}): install requirements.txt again"
         ) from None
     silence = np.zeros(WINDOW_SAMPLES, np.int16)
     probability = max(detector.probability(silence) for _ in range(SAMPLE_RATE // WINDOW_SAMPLES))
     if not probability < settings.speech_start_probability:
-        raise Wrong(f"Silero VAD takes silence for speech ({probability:.2f}): install requirements.txt anew")
+        raise Wrong(
+            f"Silero VAD takes silence for speech ({probability:.2f}): install requirements.txt again"
+        )
     runtime = "native" if isinstance(detector, NativeDetector) else "ONNX, which costs more CPU than native"
     return f"Silero is ready after {time.monotonic() - started:.1f} s ({runtime})"
 
@@ -195,7 +197,7 @@ async def _server(settings: Settings) -> str:
     answer = await _ask(settings)
     if answer.status >= 500:
         raise Wrong(
-            f"{settings.livekit_url} answers {answer.status}: the server is reachable and fails, look at its log"
+            f"{settings.livekit_url} answers {answer.status}: the server is reachable but fails, see its log"
         )
     return f"{settings.livekit_url} answers in {answer.seconds * 1000:.0f} ms"
 
@@ -203,9 +205,7 @@ async def _server(settings: Settings) -> str:
 async def _clock(settings: Settings) -> str:
     answer = await _ask(settings)
     if answer.date is None:
-        raise Wrong(
-            f"{settings.livekit_url} does not say what time it is: check this machine's clock yourself"
-        )
+        raise Wrong(f"{settings.livekit_url} does not send the time: check this machine's clock yourself")
     # The header is truncated to whole seconds: on average it is half a second old.
     error = answer.at - (answer.date.timestamp() + 0.5)
     if abs(error) > MAX_CLOCK_ERROR_SECONDS:
@@ -274,12 +274,12 @@ async def _key(settings: Settings) -> str:
             raise Wrong(_why_not(error)) from None
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise Wrong(f"cannot be tried, the server cannot be reached: {_why(error)}") from None
-    return f"accepted; {len(rooms)} room{'' if len(rooms) == 1 else 's'} open just now"
+    return f"accepted; {len(rooms)} room{'' if len(rooms) == 1 else 's'} open now"
 
 
 def _why_not(error: api.TwirpError) -> str:
     if error.status not in (401, 403):
-        return f"the server answers {error.status} {error.code}: look at its log"
+        return f"the server answers {error.status} {error.code}: see its log"
     return (
         "the server refuses LIVEKIT_API_KEY with LIVEKIT_API_SECRET: copy both again from the server's project or "
         "configuration (a clock that is wrong has the same effect)"
@@ -325,5 +325,5 @@ def _gemini_says(error: object, model: str) -> str:
     if code == 404:
         return f"there is no model {model}: set GEMINI_MODEL to one that this key may use"
     if code == 429:
-        return "takes the key, but its quota is used up: look at its limits"
+        return "accepts the key, but its quota is used up: check its limits"
     return f"answers {code}: {message}"

@@ -1,4 +1,4 @@
-"""The server object of the framework as the recorder needs it: which rooms it holds, and what runs beside them."""
+"""The framework's server object, extended: which rooms this worker records, and the tasks that run beside them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MAX_LOAD_WITH_CAPACITY = 0.65
 
 
 class RecorderServer(AgentServer):
-    """An ``AgentServer`` that checks disk and server before it takes rooms, and looks for rooms without a recorder."""
+    """An ``AgentServer`` that checks disk and server before it takes rooms, and reports its rooms as its load."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class RecorderServer(AgentServer):
             self._livekit = livekit
             await wait_for_server(livekit, self.settings)
             tasks = services.start()
-            # Not before: a recorder that is asked for while no worker can take the room would be lost.
+            # Not earlier: a recorder that is requested while no worker can take the room never comes.
             self.once("worker_registered", lambda *_: tasks.extend(self._on_registered(livekit, health_port)))
             try:
                 self.is_serving = True
@@ -107,7 +107,7 @@ class RecorderServer(AgentServer):
                 await services.aclose()
 
     def _on_registered(self, livekit: api.LiveKitAPI, health_port: int) -> list[asyncio.Task[None]]:
-        """Starts to look for rooms without a recorder, and closes the framework's health port."""
+        """Starts the reconciler, and closes the framework's health port."""
         self._log_ready(health_port)
         assert self._http_server is not None
         reconciler = Reconciler(
@@ -137,7 +137,7 @@ class RecorderServer(AgentServer):
 
     @contextlib.contextmanager
     def taking(self, job_id: str, room_sid: str) -> Iterator[None]:
-        """Counts a room from the moment it is accepted: ten may be offered before the first job has started."""
+        """Counts a room as taken from now until its job starts: ten may be offered before the first job has started."""
         self._being_taken[job_id] = room_sid
         try:
             yield
@@ -145,28 +145,28 @@ class RecorderServer(AgentServer):
             del self._being_taken[job_id]
 
     async def stop_taking_rooms(self) -> None:
-        """Closes every open segment, so that it goes to the disk; then takes no new rooms, and tells the server so."""
+        """Closes every open segment, so that it is saved; then takes no new rooms, and reports that to the server."""
         for loop, recorder in list(self.recorders.values()):
             with contextlib.suppress(RuntimeError):  # that room has just ended
                 loop.call_soon_threadsafe(recorder.cut)
         self._draining = True
-        with contextlib.suppress(Exception):  # a server that cannot be reached need not know
+        with contextlib.suppress(Exception):  # the server may be unreachable
             await self._update_worker_status()
 
     async def hand_over(self) -> None:
-        """Has other workers take the rooms."""
+        """Requests recorders of other workers for all rooms, and waits for them."""
         assert self._livekit is not None
         await hand_over(self._livekit, self.settings, lambda: [job.job.room.name for job in self.active_jobs])
 
     async def _handle_termination(self, termination: agent.JobTermination) -> None:
-        """Ignores the message: a recorder ends when it is out of its room, which it notices by itself.
+        """Ignores the message: a job ends when its recorder has left the room.
 
-        When one recorder replaces another of the same identity, the server means to end the old one's job, but sends
-        the id of the new one's (1.13.3 keeps jobs by identity): obeying would leave the room without a recorder.
+        When one recorder replaces another of the same identity, the server ought to end the old one's job, but sends
+        the id of the new one's job (1.13.3 keeps jobs by identity). That would leave the room without a recorder.
         """
 
     async def rooms_over(self) -> None:
-        """Waits until the last room has ended by itself."""
+        """Waits until all rooms have ended by themselves."""
         while self._rooms_by_job():  # noqa: ASYNC110  (the framework has no event for it)
             await asyncio.sleep(DRAIN_POLL_SECONDS)
 
@@ -184,8 +184,8 @@ class RecorderServer(AgentServer):
 
 
 def least_permissions(settings: Settings) -> WorkerPermissions:
-    """The least that the recorder must be allowed in a room: to subscribe, to answer pings (and send captions), and,
-    unless hidden, to list in its attributes whom it records.
+    """The permissions that the recorder needs in a room: to subscribe, to answer pings and send captions, and, unless
+    it is hidden, to list in its attributes whom it records.
     """
     return WorkerPermissions(
         can_publish=False,
@@ -197,7 +197,7 @@ def least_permissions(settings: Settings) -> WorkerPermissions:
 
 
 def _load(worker: AgentServer) -> float:
-    """The load that is reported to the server: by rooms, not by the host's CPU (fact 12). 1 when no room fits."""
+    """The load that is reported to the server: by rooms, not by the host's CPU (fact 12). 1: no further room fits."""
     assert isinstance(worker, RecorderServer)
     rooms = worker.rooms_taken()
     return FULL_LOAD if not worker.has_capacity() else MAX_LOAD_WITH_CAPACITY * rooms / worker.max_rooms

@@ -23,7 +23,7 @@ logger = logging.getLogger("recorder")
 
 
 class Services:
-    """The services that these settings ask for. Created before the server is asked, started when it has answered."""
+    """The services that the settings require. Created before the server is contacted, started when it has answered."""
 
     def __init__(self, settings: Settings) -> None:
         """
@@ -54,7 +54,7 @@ class Services:
 
 
 def _text_service(settings: Settings, outbox: Outbox) -> TextService | None:
-    """The service that gets the text of recorded segments, or None. Gemini's library is imported only if needed.
+    """The text service, or None if no text is wanted. Gemini's library is imported only if needed.
 
     Raises:
         ConfigError: a file that the settings name cannot be used.
@@ -72,7 +72,7 @@ def _text_service(settings: Settings, outbox: Outbox) -> TextService | None:
 
 
 def _start_delivery(settings: Settings, outbox: Outbox) -> list[asyncio.Task[None]]:
-    """Starts the watch over the disk's free space, and delivery to the configured targets."""
+    """Starts the deletion of old files, the warning about a full disk, and delivery to the configured targets."""
     targets, problems = open_targets(settings)
     for problem in problems:
         logger.error("%s. Recording goes on locally", problem)
@@ -86,7 +86,7 @@ def _start_delivery(settings: Settings, outbox: Outbox) -> list[asyncio.Task[Non
 
 
 async def _recover(settings: Settings) -> None:
-    """Turns what a crash left into segments, while rooms are already being recorded: locks keep the two apart."""
+    """Makes segments of what a crash left. Rooms are recorded meanwhile; locks protect files that are being written."""
     try:
         recovered = await asyncio.to_thread(recover_all, settings)
     except OSError as error:

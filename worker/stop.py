@@ -18,8 +18,8 @@ SERVICES_STOP_SECONDS = 3.0
 """How long text, delivery and other services may take to stop. What is left of their work is in the outbox."""
 
 PANIC_SIGNAL = signal.SIGABRT
-"""The signal that a panic of the native client sends to its own process. At SIGTERM, the library's choice, a panic
-could not be told from an ordinary stop (fact 23).
+"""The signal that the library sends to its own process when the native client panics. By default it sends SIGTERM, and
+a panic looks like an ordinary stop (fact 23).
 """
 _ffi_client.__dict__["signal"] = SimpleNamespace(SIGTERM=PANIC_SIGNAL)
 

@@ -243,7 +243,7 @@ async def test_only_rooms_that_the_filter_lets_through_are_recorded(
     await recorder.wait_for("Room over")
     assert heard(tmp_path / "segments" / "class-7b") == [0, 1, 2]
     assert not (tmp_path / "segments" / "staff-room").exists()
-    assert "no pattern of ROOM_FILTER fits room=staff-room" in recorder.log
+    assert "no pattern of ROOM_FILTER matches room=staff-room" in recorder.log
 
 
 async def request_agent(server: LiveKitServer, room: str, name: str) -> None:

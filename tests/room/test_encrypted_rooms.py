@@ -79,7 +79,9 @@ async def test_with_another_passphrase_no_word_is_recorded_and_the_log_says_so_o
     await lesson(livekit_server, recorder, "misread", "NOT RECORDED", PASSPHRASE)
     lines = [line for line in recorder.lines if "NOT RECORDED" in line]
     assert len(lines) == 1
-    assert "E2EE_PASSPHRASE is not the one it uses room=misread participant=anna" in lines[0]
+    assert (
+        "E2EE_PASSPHRASE is not the passphrase of this participant room=misread participant=anna" in lines[0]
+    )
     assert heard(recorder, "misread") == []
     assert reasons(recorder, "misread") == ["encrypted"]
 
@@ -96,7 +98,7 @@ async def test_a_passphrase_that_becomes_the_right_one_is_noticed(
         keys = teacher.room.e2ee_manager.key_provider
         assert keys is not None
         keys.set_shared_key(PASSPHRASE.encode(), 0)
-        await recorder.wait_for("The encrypted sound can be deciphered now")
+        await recorder.wait_for("The encrypted audio can be decrypted now")
         await teacher.say(sound.sequence(MARKERS[:3], 0.3, lead_seconds=0.5, tail_seconds=0.5)[0])
         await teacher.silence(3)
         await segments_of(recorder.output_dir / "corrected", 1)

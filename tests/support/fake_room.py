@@ -172,7 +172,7 @@ def open_gaps(one: room_recorder.RoomRecorder) -> dict[str, CurrentGap]:
 
 def recorded_streams(one: room_recorder.RoomRecorder) -> dict[str, RecordedStream]:
     """What is being recorded, by the track's sid."""
-    return {track.sid: stream for track, stream in one._tracks.listening()}
+    return {track.sid: stream for track, stream in one._tracks.streaming()}
 
 
 def is_asked_for(participant: MagicMock, sid: str) -> bool:

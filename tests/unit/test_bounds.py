@@ -228,7 +228,7 @@ def a_student(room: FakeRoom, number: int) -> MagicMock:
 async def test_five_hundred_students_who_come_and_go_leave_nothing_behind(
     recording: NewRecorder, room: FakeRoom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(captions, "CROWD_SECONDS", 0.01)
+    monkeypatch.setattr(captions, "LANGUAGES_SECONDS", 0.01)
     monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 600.0)  # a machine that stalls is no silent track
     one = recording(captions=True, gemini_api_key="x", max_teachers_per_room=1)
     anna = room.joins("anna", TEACHER, "TR_anna")

@@ -73,44 +73,44 @@ def test_times_are_cut_off_as_in_the_manifest() -> None:
 def test_captions_come_in_the_order_spoken() -> None:
     order = CaptionOrder()
     for number in (1, 2, 3):
-        order.spoken(record(number), now=0)
-    order.answered(3, text(3), now=1)
-    order.answered(2, text(2), now=1)
+        order.expect(record(number), now=0)
+    order.text_arrived(3, text(3), now=1)
+    order.text_arrived(2, text(2), now=1)
     assert order.due(now=1) == []
-    order.answered(1, text(1), now=2)
+    order.text_arrived(1, text(1), now=2)
     assert order.due(now=2) == [Caption(record(number), text(number)) for number in (1, 2, 3)]
     assert not order.is_waiting
 
 
 def test_a_refused_text_holds_up_nothing() -> None:
     order = CaptionOrder()
-    order.spoken(record(1), now=0)
-    order.spoken(record(2), now=0)
-    order.answered(2, text(2), now=1)
-    order.answered(1, None, now=1)
+    order.expect(record(1), now=0)
+    order.expect(record(2), now=0)
+    order.text_arrived(2, text(2), now=1)
+    order.text_arrived(1, None, now=1)
     assert numbers(order.due(now=1)) == [2]
     assert order.skipped == 0
 
 
 def test_a_text_that_does_not_come_is_waited_for_and_then_given_up() -> None:
     order = CaptionOrder(max_wait_seconds=5, live_seconds=60)
-    order.spoken(record(1), now=0)
-    order.spoken(record(2), now=3)
-    order.answered(2, text(2), now=10)
+    order.expect(record(1), now=0)
+    order.expect(record(2), now=3)
+    order.text_arrived(2, text(2), now=10)
     assert order.due(now=15) == []
     assert numbers(order.due(now=15.1)) == [2]
-    order.answered(1, text(1), now=16)  # too late: what follows it has been read
+    order.text_arrived(1, text(1), now=16)  # too late: what follows it has been read
     assert order.due(now=100) == []
     assert order.skipped == 1
 
 
 def test_one_sentence_alone_is_waited_for_as_long_as_it_is_live() -> None:
     order = CaptionOrder(max_wait_seconds=5, live_seconds=60)
-    order.spoken(record(1), now=0)
+    order.expect(record(1), now=0)
     assert order.due(now=59) == []
-    order.answered(1, text(1), now=59)
+    order.text_arrived(1, text(1), now=59)
     assert numbers(order.due(now=59)) == [1]
-    order.spoken(record(2), now=60)
+    order.expect(record(2), now=60)
     assert order.due(now=121) == []
     assert not order.is_waiting
     assert order.skipped == 1
@@ -118,10 +118,10 @@ def test_one_sentence_alone_is_waited_for_as_long_as_it_is_live() -> None:
 
 def test_a_text_may_be_faster_than_the_news_of_its_segment() -> None:
     order = CaptionOrder()
-    order.answered(1, text(1), now=0)
-    order.answered(2, None, now=0)
-    order.spoken(record(1), now=1)
-    order.spoken(record(2), now=1)
+    order.text_arrived(1, text(1), now=0)
+    order.text_arrived(2, None, now=0)
+    order.expect(record(1), now=1)
+    order.expect(record(2), now=1)
     assert numbers(order.due(now=1)) == [1]
     assert not order.is_waiting
 
@@ -129,11 +129,11 @@ def test_a_text_may_be_faster_than_the_news_of_its_segment() -> None:
 def test_texts_of_unknown_segments_are_remembered_within_bounds() -> None:
     order = CaptionOrder()
     for number in range(10_000):
-        order.answered(number, text(number), now=0)
-    order.spoken(record(1), now=0)
-    order.spoken(record(9_999), now=0)
+        order.text_arrived(number, text(number), now=0)
+    order.expect(record(1), now=0)
+    order.expect(record(9_999), now=0)
     assert len(order._early) < MAX_EARLY_TEXTS
-    order.answered(1, text(1), now=1)
+    order.text_arrived(1, text(1), now=1)
     assert numbers(order.due(now=1)) == [1, 9_999]
 
 
@@ -153,9 +153,9 @@ def play(delays: list[float | None], refused: set[int]) -> dict[int, float]:
     shown: dict[int, float] = {}
     for now, what, number in sorted(events, key=lambda event: (event[0], event[2])):
         if what == "spoken":
-            order.spoken(record(number), now)
+            order.expect(record(number), now)
         elif what == "answered":
-            order.answered(number, None if number in refused else text(number), now)
+            order.text_arrived(number, None if number in refused else text(number), now)
         for caption in order.due(now):
             assert caption.record.number not in shown, "shown twice"
             assert caption.text == text(caption.record.number), "the text of another sentence"
@@ -459,7 +459,7 @@ async def test_answers_out_of_order_are_shown_in_order(
     for number in (1, 2, 3):
         shown.segment_saved(record(number), tmp_path / "segment.wav")
     add(tmp_path / "texts.jsonl", line(3, translations={}) + line(2, refused="SAFETY"))
-    await asyncio.sleep(3 * captions.LOOK_SECONDS)
+    await asyncio.sleep(3 * captions.POLL_SECONDS)
     assert room.shown() == []
     add(tmp_path / "texts.jsonl", line(1, translations={}))
     await until(lambda: len(room.shown()) == 2, "both captions")
@@ -469,7 +469,7 @@ async def test_answers_out_of_order_are_shown_in_order(
 async def test_a_notification_is_handled_at_once(
     shown: Captions, room: StubRoom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(captions, "LOOK_SECONDS", 3600)
+    monkeypatch.setattr(captions, "POLL_SECONDS", 3600)
     shown.segment_saved(record(1), tmp_path / "segment.wav")
     await asyncio.sleep(0.05)
     add(tmp_path / "texts.jsonl", line(1))

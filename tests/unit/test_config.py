@@ -180,8 +180,8 @@ def test_the_bounds_themselves_are_allowed(name: str, low: str, high: str) -> No
 def test_a_setting_that_is_gone_may_only_say_what_now_always_holds() -> None:
     assert settings(JOB_EXECUTOR="Thread", FILL_SECONDS="0.50", MAX_PARTICIPANTS=" ") == settings()
     assert problems(JOB_EXECUTOR="process", FRAME_MILLISECONDS="20") == [
-        "FRAME_MILLISECONDS=20 is wrong: this setting is gone, it is always 96",
-        "JOB_EXECUTOR=process is wrong: this setting is gone, it is always thread",
+        "FRAME_MILLISECONDS=20 is wrong: this setting no longer exists, its value is always 96",
+        "JOB_EXECUTOR=process is wrong: this setting no longer exists, its value is always thread",
     ]
 
 

@@ -169,7 +169,7 @@ async def test_a_server_that_is_not_well(
     assert await check(settings_for(server, tmp_path), None) == 1
     assert said(capsys)["server"] == (
         "WRONG",
-        f"{server.url} answers 503: the server is reachable and fails, look at its log",
+        f"{server.url} answers 503: the server is reachable but fails, see its log",
     )
 
 
@@ -268,7 +268,7 @@ class Shelf:
 @pytest.mark.parametrize(
     ("trouble", "verdict", "text"),
     [
-        (None, "ok", "s3 lessons takes what it is given"),
+        (None, "ok", "s3 lessons accepts recordings"),
         (ConfigError("there is no bucket lessons"), "WRONG", "s3 lessons: there is no bucket lessons"),
         (RetryLater("it answers 503"), "WRONG", "s3 lessons: it answers 503"),
     ],

@@ -393,7 +393,7 @@ async def test_a_disk_that_refuses_for_a_while_costs_nothing(
     assert (totals.segments, totals.lost_seconds) == (4, 0)
     troubles = lines(caplog, logging.WARNING)
     assert troubles == [
-        "The disk refuses: No space left on device. Speech is held in memory until it does not",
+        "The disk refuses: No space left on device. Speech is kept in memory until it can be written",
         "The disk works again",
     ]
 
@@ -640,10 +640,10 @@ async def test_a_room_that_is_older_than_its_first_recorder_has_a_gap(tmp_path: 
 
 async def test_a_recorder_writes_the_handover_note_while_it_receives(tmp_path: Path) -> None:
     room = SegmentWriter(settings_for(tmp_path), ROOM)
-    room.listen()
+    room.start_handover_note()
     received = tmp_path / "math101" / ".heard"
     await until(received.exists, "the disk is told")
-    room.stop_listening()
+    room.stop_handover_note()
     stopped = utc_now()
     await room.aclose()
     successor = RoomFolder.open(settings_for(tmp_path), ROOM)
@@ -670,10 +670,10 @@ async def test_the_note_says_until_when_each_track_was_received(tmp_path: Path) 
         "TR_late": TrackProgress(now + seconds, 0.25),
         "TR_before": None,
     }
-    room = SegmentWriter(settings, ROOM, how_far=lambda: RoomProgress(now + seconds, told))
-    room.listen()
+    room = SegmentWriter(settings, ROOM, progress=lambda: RoomProgress(now + seconds, told))
+    room.start_handover_note()
     await until(lambda: (note := note_in(tmp_path)) is not None and "TR_1" in note.tracks, "the disk is told")
-    room.stop_listening()
+    room.stop_handover_note()
     await room.aclose()
     successor = RoomFolder.open(settings, ROOM)
     assert successor.received_before("TR_1", now + 9 * seconds) == now + seconds
@@ -697,7 +697,7 @@ async def test_the_note_does_not_go_beyond_what_is_on_disk(
     room = SegmentWriter(settings_for(tmp_path), ROOM)
     sink, pcm = room.sink(ANNA), noise(1_600)
     grow(sink, pcm, 0)
-    room.listen()
+    room.start_handover_note()
     await asyncio.sleep(0.2)
     assert note_in(tmp_path) is None
     may_go_on.set()
@@ -715,7 +715,7 @@ async def test_while_the_disk_refuses_no_note_is_written(
     disk = RefusingDisk(monkeypatch)
     room = SegmentWriter(settings_for(tmp_path), ROOM)
     sink, pcm = room.sink(ANNA), noise(16_000)
-    room.listen()
+    room.start_handover_note()
     await until(lambda: note_in(tmp_path), "the disk is told")
     disk.refuse(errno.ENOSPC, 0, FOR_EVER)
     grow(sink, pcm, 0)
@@ -757,7 +757,7 @@ async def test_one_track_on_disk_does_not_advance_the_note_of_another(
         anna, bob = room.sink(ANNA), room.sink(BOB)
         grow(anna, noise(16_000), 0)
         grow(bob, noise(16_000), 0)
-        room.listen()
+        room.start_handover_note()
         for _ in range(5):
             bob.take(Grown(0, noise(16_000)), CLOCK)
             await until(lambda room=room: not room._disk.trouble, "what the disk did last, it did")  # type: ignore[misc]
@@ -791,9 +791,9 @@ async def test_an_unusable_note_does_not_delay_recording(
         until_then = "0001-01-01T00:00:00+14:00" if kind == "year 1" else 5
         path.write_text(json.dumps({"room_sid": ROOM.sid, "until": until_then, "tracks": {}}) + "\n")
     room = SegmentWriter(
-        settings_for(tmp_path), ROOM, how_far=lambda: RoomProgress(utc_now(), {"TR_9": None})
+        settings_for(tmp_path), ROOM, progress=lambda: RoomProgress(utc_now(), {"TR_9": None})
     )
-    room.listen()
+    room.start_handover_note()
     room.record_gap(ANNA, Gap(None, utc_now(), GapReason.NO_RECORDER))
     speak(room.sink(ANNA), noise(16_000))
     await until(lambda: room.totals.segments == 1, "the segment is saved")
@@ -834,7 +834,7 @@ async def test_a_discarded_segment_does_not_end_the_note(
     anna, bob = room.sink(ANNA), room.sink(BOB)
     for sink in (anna, bob) if has_file else ():
         grow(sink, noise(16_000), 0)
-    room.listen()
+    room.start_handover_note()
     await until(lambda: note_in(tmp_path), "the disk is told")
     disk.refuse(errno.ENOSPC, 0, FOR_EVER)
     for sink in (anna, bob):
@@ -911,12 +911,12 @@ async def test_a_note_that_cannot_be_made_once_is_made_again(
     monkeypatch.setattr(supervised, "RESTART_SECONDS", (0.01,))
     failures = iter([KeyError("odd")])
 
-    def how_far() -> RoomProgress:
+    def progress() -> RoomProgress:
         for error in failures:
             raise error
         return RoomProgress(utc_now(), {})
 
-    room = SegmentWriter(settings_for(tmp_path), ROOM, how_far=how_far)
-    room.listen()
+    room = SegmentWriter(settings_for(tmp_path), ROOM, progress=progress)
+    room.start_handover_note()
     await until(lambda: note_in(tmp_path), "the disk is told")
     await room.aclose()

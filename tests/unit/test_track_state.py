@@ -7,160 +7,160 @@ import re
 import pytest
 
 from core.records import GapReason
-from recording.track_state import LISTENING, Action, OpenGap, Step, Stop, TrackEvent, TrackState, transition
+from recording.track_state import STREAMING, Action, OpenGap, Step, Stop, TrackEvent, TrackState, transition
 
 STORIES = """
 a teacher publishes, speaks, and leaves
-    admitted                wanted              subscribe
-    arrived                 subscribed          start
-    first packet            receiving           close gap
-    unsubscribed            not received        remember, stop: unpublished
-    unpublished             gone                close gap, free place, forget
+    admitted                          requested           subscribe
+    arrived                           subscribed          start
+    first packet                      receiving           close gap
+    unsubscribed                      not received        remember, stop: unpublished
+    unpublished                       gone                close gap, free place, forget
 
-a lesson that had begun before us
-    admitted                wanted              subscribe
-    arrived from before     subscribed          gap: no_recorder, start
-    first packet            receiving           close gap
-    left                    ended               keep progress, stop: shutdown
+a track that was published before the recorder joined
+    admitted                          requested           subscribe
+    arrived preexisting               subscribed          gap: no_recorder, start
+    first packet                      receiving           close gap
+    left                              ended               keep progress, stop: shutdown
 
-a server that is slow
-    admitted                wanted              subscribe
-    arrived late            subscribed          gap: deaf, start
-    first packet            receiving           close gap
+a server that delivers late
+    admitted                          requested           subscribe
+    arrived late                      subscribed          gap: deaf, start
+    first packet                      receiving           close gap
 
-a track that does not come until it is asked for anew
-    admitted                wanted              subscribe
-    overdue                 not received        gap: deaf, unsubscribe, ask again
-    unsubscribed            not received
-    admitted                wanted              subscribe
-    arrived                 subscribed          start
-    first packet            receiving           close gap
+a track that arrives only after the second request
+    admitted                          requested           subscribe
+    overdue                           not received        gap: deaf, unsubscribe, retry
+    unsubscribed                      not received
+    admitted                          requested           subscribe
+    arrived                           subscribed          start
+    first packet                      receiving           close gap
 
-a server that refuses a subscription for a while
-    admitted                wanted              subscribe
-    subscription failed     not received        gap: deaf, ask again
-    admitted                wanted              subscribe
-    arrived                 subscribed          start
+a subscription that fails and succeeds on the next attempt
+    admitted                          requested           subscribe
+    subscription failed               not received        gap: deaf, retry
+    admitted                          requested           subscribe
+    arrived                           subscribed          start
 
-a track that brings not even silence
+a track that delivers no frames, not even silence
     (receiving)
-    no frames               not received        gap: deaf, stop: unpublished, unsubscribe, ask again
-    admitted                wanted              subscribe
-    arrived                 subscribed          start
-    first packet            receiving           close gap
+    no frames                         not received        gap: deaf, stop: unpublished, unsubscribe, retry
+    admitted                          requested           subscribe
+    arrived                           subscribed          start
+    first packet                      receiving           close gap
 
 a subscription that ends, of a track that is still published
     (receiving)
-    unsubscribed            not received        remember, stop: unpublished
-    still published         not received        gap: deaf, ask again
-    admitted                wanted              subscribe
-    arrived                 subscribed          start
-    first packet            receiving           close gap
+    unsubscribed                      not received        remember, stop: unpublished
+    still published                   not received        gap: deaf, retry
+    admitted                          requested           subscribe
+    arrived                           subscribed          start
+    first packet                      receiving           close gap
 
 and that is asked for again before that is noticed
     (receiving)
-    unsubscribed            not received        remember, stop: unpublished
-    admitted                wanted              subscribe
-    still published         wanted              gap: deaf
-    arrived                 subscribed          start
-    first packet            receiving           close gap
+    unsubscribed                      not received        remember, stop: unpublished
+    admitted                          requested           subscribe
+    still published                   requested           gap: deaf
+    arrived                           subscribed          start
+    first packet                      receiving           close gap
 
 a publisher whose network goes away for a while
     (receiving)
-    packets stopped         silent              gap: no_media
-    packets stopped         silent
-    overdue                 silent              subscribe
-    packets back            receiving           close gap
+    packets stopped                   silent              gap: no_media
+    packets stopped                   silent
+    overdue                           silent              subscribe
+    packets resumed                   receiving           close gap
 
 a subscription that somebody else has ended, which the SDK does not say
     (receiving)
-    packets stopped         silent              gap: no_media
-    overdue                 silent              subscribe
-    unsubscribed            not received        remember, stop: unpublished
-    arrived late            subscribed          gap: deaf, start
-    first packet            receiving           close gap
+    packets stopped                   silent              gap: no_media
+    overdue                           silent              subscribe
+    unsubscribed                      not received        remember, stop: unpublished
+    arrived late                      subscribed          gap: deaf, start
+    first packet                      receiving           close gap
 
 a network that is away before the first packet
     (subscribed)
-    packets stopped         subscribed          gap: no_media
-    packets back            subscribed
-    first packet            receiving           close gap
+    packets stopped                   subscribed          gap: no_media
+    packets resumed                   subscribed
+    first packet                      receiving           close gap
 
-another passphrase
+a publisher that uses another passphrase
     (receiving)
-    cannot decipher         undecipherable      gap instead: encrypted
-    cannot decipher         undecipherable
-    packets stopped         undecipherable
-    first packet            undecipherable
-    can decipher            receiving           close gap
+    decryption failed                 undecryptable       gap instead: encrypted
+    decryption failed                 undecryptable
+    packets stopped                   undecryptable
+    first packet                      undecryptable
+    decryption recovered              receiving           close gap
 
-no passphrase
-    no key                  no key              gap: encrypted
-    unpublished             gone                close gap, free place, forget
+an encrypted track without a passphrase
+    no key                            no key              gap: encrypted
+    unpublished                       gone                close gap, free place, forget
 
-one teacher too many
-    no place                waiting for place   gap instead: over_bound
-    no place                waiting for place
-    admitted                wanted              subscribe
-    arrived                 subscribed          start
-    first packet            receiving           close gap
+a track beyond the bound
+    no place                          waiting for place   gap instead: over_bound
+    no place                          waiting for place
+    admitted                          requested           subscribe
+    arrived                           subscribed          start
+    first packet                      receiving           close gap
 
-our connection breaks, and the track has gone before we know that
+the recorder's connection breaks, and the track goes before that is reported
     (receiving)
-    unsubscribed            not received        remember, stop: unpublished
-    unpublished             gone                close gap, free place, forget
-    connection lost         gone                gap: reconnect
-    admitted                wanted              subscribe
-    arrived                 subscribed          start
-    first packet            receiving           close gap
+    unsubscribed                      not received        remember, stop: unpublished
+    unpublished                       gone                close gap, free place, forget
+    connection lost                   gone                gap: reconnect
+    admitted                          requested           subscribe
+    arrived                           subscribed          start
+    first packet                      receiving           close gap
 
-our connection breaks, and we know it first
+the recorder's connection breaks, and that is reported first
     (receiving)
-    unsubscribed while away not received        gap: reconnect, stop: unpublished
-    unpublished while away  gone
-    connection back         not received        gap: reconnect
-    admitted                wanted              subscribe
-    arrived                 subscribed          start
-    first packet            receiving           close gap
+    unsubscribed while reconnecting   not received        gap: reconnect, stop: unpublished
+    unpublished while reconnecting    gone
+    reconnected                       not received        gap: reconnect
+    admitted                          requested           subscribe
+    arrived                           subscribed          start
+    first packet                      receiving           close gap
 
-our connection breaks, and the teacher does not come back
+the recorder's connection breaks, and the teacher does not come back
     (receiving)
-    unsubscribed while away not received        gap: reconnect, stop: unpublished
-    unpublished while away  gone
-    unpublished             gone                close gap, free place, forget
+    unsubscribed while reconnecting   not received        gap: reconnect, stop: unpublished
+    unpublished while reconnecting    gone
+    unpublished                       gone                close gap, free place, forget
 
-asked for into a connection that breaks
-    (wanted)
-    connection back         not received        gap: reconnect
-    admitted                wanted              subscribe
+a subscription requested while the connection breaks
+    (requested)
+    reconnected                       not received        gap: reconnect
+    admitted                          requested           subscribe
 
-published while we were away
-    connection back         not received        gap: reconnect
-    admitted                wanted              subscribe
+a track published while the recorder was reconnecting
+    reconnected                       not received        gap: reconnect
+    admitted                          requested           subscribe
 
-a teacher who becomes a student while it is recorded
+a teacher who becomes a student while recorded
     (receiving)
-    refused                 gone                close gap, free place, unsubscribe, stop: role_lost, forget
+    refused                           gone                close gap, free place, unsubscribe, stop: role_lost, forget
 
-and while it is asked for
-    (wanted)
-    refused                 gone                close gap, free place, unsubscribe, forget
+a teacher who becomes a student while the subscription is requested
+    (requested)
+    refused                           gone                close gap, free place, unsubscribe, forget
 
-and while it is not
+a teacher who becomes a student while waiting for a place
     (waiting for place)
-    refused                 gone                close gap, free place, forget
+    refused                           gone                close gap, free place, forget
 
-we leave what brings nothing
+the recorder leaves while no packets arrive
     (silent)
-    left with gap           ended               close gap, stop: shutdown, forget
-    admitted                ended
-    arrived                 ended
-    refused                 ended
-    unpublished             ended
+    left with gap                     ended               close gap, stop: shutdown, forget
+    admitted                          ended
+    arrived                           ended
+    refused                           ended
+    unpublished                       ended
 
-a track that is brought twice
+a track that is delivered twice
     (receiving)
-    arrived                 subscribed          stop: unpublished, start
+    arrived                           subscribed          stop: unpublished, start
 """
 
 
@@ -184,7 +184,7 @@ def test_a_track(title: str, lines: list[str]) -> None:
         if begins := re.fullmatch(r"\s+\((.+)\)", line):
             state = TrackState(begins[1])
             continue
-        event, after, actions = line[4:28].strip(), line[28:48].strip(), line[48:].strip()
+        event, after, actions = line[4:38].strip(), line[38:58].strip(), line[58:].strip()
         change = transition(state, TrackEvent(event))
         told = ", ".join(map(in_words, change.actions))
         assert (change.state.value, told) == (after, actions), f"{state.value}, {event}"
@@ -229,12 +229,12 @@ def everything_that_may_be() -> set[Seen]:
 
 def test_whatever_happens_what_is_not_received_is_a_gap_and_what_is_received_is_none() -> None:
     for state, gap, is_open in everything_that_may_be():
-        assert is_open is (state in LISTENING), state
+        assert is_open is (state in STREAMING), state
         if state in (TrackState.RECEIVING, TrackState.ENDED):
             assert gap is None, state
         if state in (
             TrackState.SILENT,
-            TrackState.UNDECIPHERABLE,
+            TrackState.UNDECRYPTABLE,
             TrackState.NO_KEY,
             TrackState.WAITING_FOR_PLACE,
         ):

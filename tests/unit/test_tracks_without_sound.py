@@ -23,7 +23,7 @@ from core.records import SAMPLE_RATE, GapReason, format_utc, parse_utc, utc_now
 from core.worker_state import WorkerState
 from devtools.room_folders import STUDENT, TEACHER, gaps, until
 from recording import packet_stats, streams, track_watch, tracks
-from recording.encryption import UNDECIPHERABLE_SECONDS
+from recording.encryption import DECRYPTION_FAILURE_SECONDS
 from recording.gaps import MIN_GAP_SECONDS
 from recording.room_recorder import RoomRecorder
 from support.fake_room import (
@@ -430,7 +430,9 @@ async def test_sound_that_cannot_be_deciphered_is_a_gap_until_it_can(
     for _ in range(2):  # the second stream brings sound
         lesson.subscribed()
     ((processor, _),) = recorded_streams(lesson.recorder).values()
-    await until(lambda: processor.segmenter.position > 2 * UNDECIPHERABLE_SECONDS * SAMPLE_RATE, "it hears")
+    await until(
+        lambda: processor.segmenter.position > 2 * DECRYPTION_FAILURE_SECONDS * SAMPLE_RATE, "it hears"
+    )
     if not is_failing_from_the_start:
         lesson.deciphers("OK")
     heard_seconds = processor.segmenter.position / SAMPLE_RATE
@@ -441,7 +443,7 @@ async def test_sound_that_cannot_be_deciphered_is_a_gap_until_it_can(
     assert await lesson.gaps() == [("TR_1", "encrypted")]
     (gap,) = gaps(lesson.folder)
     seconds = (parse_utc(gap["end"]) - parse_utc(gap["start"])).total_seconds()
-    expected = heard_seconds if is_failing_from_the_start else UNDECIPHERABLE_SECONDS
+    expected = heard_seconds if is_failing_from_the_start else DECRYPTION_FAILURE_SECONDS
     assert expected - 0.01 <= seconds
     assert is_failing_from_the_start or seconds < heard_seconds
 
@@ -488,7 +490,7 @@ async def test_an_outage_that_breaks_no_connection_is_a_gap(
     start, end = parse_utc(gap["start"]), parse_utc(gap["end"])
     assert start <= before + timedelta(milliseconds=1)
     assert start + timedelta(seconds=0.2) <= end <= after
-    assert sum("Nothing of TR_1 comes in" in record.message for record in caplog.records) == 1
+    assert sum("No packets of TR_1 for" in record.message for record in caplog.records) == 1
 
 
 async def test_a_track_that_stays_silent_is_asked_for_again(
@@ -523,7 +525,7 @@ async def test_a_subscription_that_ends_before_its_track_is_a_gap_from_then_on(
     heard_lesson: Lesson, monkeypatch: pytest.MonkeyPatch, then: str
 ) -> None:
     set_recently_gone(monkeypatch, 0.1 if then == "nothing" else 60.0)
-    monkeypatch.setattr(tracks, "ASK_AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(tracks, "RETRY_SECONDS", 0.05)
     track = heard_lesson.recorder._tracks.get("TR_1")
     assert track is not None
     track.asked_at -= 3600
@@ -547,7 +549,7 @@ async def test_a_detector_that_cannot_be_made_leaves_no_stream_open(
     lesson: Lesson, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
-    monkeypatch.setattr(tracks, "ASK_AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(tracks, "RETRY_SECONDS", 0.05)
     opened = MagicMock(side_effect=lambda *_: Stream())
     monkeypatch.setattr(streams, "open_stream", opened)
     detectors = MagicMock(side_effect=[MemoryError, Detector()])
@@ -720,7 +722,7 @@ async def test_a_client_that_refuses_to_subscribe_is_asked_again_and_ends_no_wat
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(track_watch, "OVERDUE_SECONDS", 0.1)
-    monkeypatch.setattr(tracks, "ASK_AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(tracks, "RETRY_SECONDS", 0.05)
     lesson.publication.set_subscribed.side_effect = RuntimeError("odd")
     begins(lesson)
     await until(lambda: caplog.text.count("Action.SUBSCRIBE of TR_1 failed") > 1, "it is asked for again")
@@ -740,7 +742,7 @@ async def test_a_stream_that_cannot_be_opened_is_a_gap_and_asked_for_again(
     lesson: Lesson, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
-    monkeypatch.setattr(tracks, "ASK_AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(tracks, "RETRY_SECONDS", 0.05)
     with monkeypatch.context() as broken:
         broken.setattr(streams, "open_stream", MagicMock(side_effect=RuntimeError("odd")))
         begins(lesson)
