@@ -1,7 +1,7 @@
 """Takes rooms over at once whose recorder has died on this machine's disk: after a restart, or of another worker.
 
-The reconciler finds such rooms, too, but has to ask the dead recorder twice whether it is alive. The lock on its handover
-note tells it without asking.
+The reconciler finds such rooms, too, but has to ask the dead recorder twice whether it is alive. The lock on its
+handover note tells it without asking.
 """
 
 from __future__ import annotations

@@ -39,10 +39,6 @@ def owned_up(room_dir: Path) -> list[tuple[datetime, datetime]]:
     return [(parse_utc(gap["start"]), parse_utc(gap["end"])) for gap in gaps(room_dir)]
 
 
-def says(recorder: Worker, text: str, room: str) -> bool:
-    return any(text in line and f"room={room}" in line for line in recorder.lines)
-
-
 async def recorders_in(server: LiveKitServer, room: str) -> int:
     async with administration(server) as livekit:
         request = api.ListParticipantsRequest(room=room)
@@ -171,11 +167,11 @@ async def test_a_room_that_no_worker_could_take_gets_the_first_place_that_is_fre
             assert "Connected to room second" not in recorder.log
         await recorder.wait_for("Room over")
         over = time.monotonic()
-        await until(lambda: says(recorder, "Track subscribed", "second"), "the second room is recorded")
+        await recorder.in_room("second").wait_for("Track subscribed")
         seen(f"{time.monotonic() - over:.1f} s after there was a place")
         await ben.silence(0.5)
         await ben.say(sentences(12, 2))
-    await until(lambda: says(recorder, "Room over", "second"), "the second room is over")
+    await recorder.in_room("second").wait_for("Room over")
     assert heard(tmp_path / "segments" / "first") == [0, 1]
     assert heard(tmp_path / "segments" / "second") == [12, 13]
     assert len(owned_up(tmp_path / "segments" / "second")) == 1
@@ -274,12 +270,12 @@ async def test_with_an_agent_name_only_rooms_that_requested_it_are_recorded(
         await asyncio.sleep(4)
         recorder = await worker(AGENT_NAME="scribe", RECONCILE_SECONDS="1")
         for room in ("configured", "dispatched"):
-            await until(lambda room=room: says(recorder, "Track subscribed", room), f"{room} is recorded")
+            await recorder.in_room(room).wait_for("Track subscribed")
         await teachers[0].silence(0.5)
         await asyncio.gather(*(one.say(sentences(2 * at, 2)) for at, one in enumerate(teachers)))
         await teachers[0].silence(5)
-    await until(lambda: says(recorder, "Room over", "dispatched"), "the room is over")
-    await until(lambda: says(recorder, "Room over", "configured"), "the room is over")
+    await recorder.in_room("dispatched").wait_for("Room over")
+    await recorder.in_room("configured").wait_for("Room over")
     assert heard(tmp_path / "segments" / "configured") == [0, 1]
     assert heard(tmp_path / "segments" / "dispatched") == [2, 3]
     assert "not-requested" not in recorder.log
@@ -293,9 +289,10 @@ async def test_with_an_agent_name_only_rooms_that_requested_it_are_recorded(
 async def test_a_worker_of_another_name_and_passphrase_does_not_take_over(
     livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path
 ) -> None:
-    settings = {"RECONCILE_SECONDS": "1", "AGENT_NAME": "a", "E2EE_PASSPHRASE": "secret of a"}
-    first = await worker(**settings)
-    other = await worker(RECONCILE_SECONDS="1", AGENT_NAME="b", E2EE_PASSPHRASE="secret of b")
+    async def named(name: str) -> Worker:
+        return await worker(RECONCILE_SECONDS="1", AGENT_NAME=name, E2EE_PASSPHRASE=f"secret of {name}")
+
+    first, other = await named("a"), await named("b")
     await request_agent(livekit_server, "room-of-a", "a")
     teacher = await Speaker.join(
         livekit_server, "room-of-a", "anna", metadata=TEACHER, passphrase="secret of a"
@@ -306,7 +303,7 @@ async def test_a_worker_of_another_name_and_passphrase_does_not_take_over(
         first.kill()
         await teacher.silence(8)
         assert "room-of-a" not in other.log
-        second = await worker(**settings)
+        second = await named("a")
         await second.wait_for("Track subscribed")
         await teacher.silence(0.5)
         await teacher.say(sentences(2, 2))

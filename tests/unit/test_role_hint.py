@@ -64,8 +64,7 @@ def test_a_role_in_another_place_is_found(metadata: str, attributes: dict[str, s
 
 
 def test_a_role_in_the_metadata_is_found_though_an_attribute_is_asked_for() -> None:
-    changes = {"role_attribute": "kind"}
-    told = line(publisher('{"role": "teacher"}', **changes), **changes)
+    told = line(publisher('{"role": "teacher"}', role_attribute="kind"), role_attribute="kind")
     assert "set ROLE_KEY=role and no ROLE_ATTRIBUTE" in told
 
 

@@ -528,7 +528,7 @@ async def test_a_subscription_that_ends_before_its_track_is_a_gap_from_then_on(
     monkeypatch.setattr(tracks, "RETRY_SECONDS", 0.05)
     track = heard_lesson.recorder._tracks.get("TR_1")
     assert track is not None
-    track.asked_at -= 3600
+    track.requested_at -= 3600
     await asyncio.sleep(0.3)
     heard_lesson.room.unsubscribed(heard_lesson.teacher, "TR_1")
     ended_at = utc_now()
