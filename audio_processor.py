@@ -43,6 +43,9 @@ MUTE_GRACE_SECONDS = 0.4
 TOLERATED_CLOCK_SECONDS = 0.02
 """An error of a stream's date up to this is not corrected, as some systems do not read clocks more exactly."""
 
+ORDINARY_CORRECTION_SECONDS = 0.5
+"""Smaller corrections are what time synchronization does all day; a larger one is a warning."""
+
 REASON_GRACE_SECONDS = 0.25
 """How long the end reason of an unpublished track stays open: if the participant has left, that is reported next."""
 
@@ -638,7 +641,9 @@ class TrackProcessor:
             return
         self._dating = found
         worker_state.counters.clock_corrections.inc()
-        logger.warning(
+        is_large = abs(drifted + was_set) > ORDINARY_CORRECTION_SECONDS
+        logger.log(
+            logging.WARNING if is_large else logging.INFO,
             "Clock corrected by %+.3f s: the machine's was set by %+.3f s, the samples drifted by %+.3f s",
             drifted + was_set,
             was_set,

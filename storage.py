@@ -112,7 +112,7 @@ class RoomFolder:
         return list(self.recovering())
 
     def write_progress(self, progress: RoomProgress) -> None:
-        """Writes the handover note, and locks it as soon as the recorder before has let it go.
+        """Writes the handover note.
 
         Raises:
             OSError: the disk refuses.
@@ -131,6 +131,13 @@ class RoomFolder:
             self._agent_name,
         )
         write_note(self.path, note)
+
+    def hold_note(self) -> None:
+        """Locks the handover note, unless the recorder before still does: a free lock tells that a recorder has died.
+
+        Raises:
+            OSError: the disk refuses.
+        """
         self._note_lock.acquire()
 
     def leave(self) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from archive.files import prove_disk
+from archive.handover_note import RoomProgress
 from audio_processor import Opened
 from config import Settings
 from core.records import RoomInfo, SegmentRecord, SpeechSegment
@@ -86,6 +88,15 @@ class OpenSegments:
         if self._recovery is None:
             self._recovery = self.folder().recovering()
         return next(self._recovery, None) is not None
+
+    def write_progress(self, progress: RoomProgress) -> None:
+        """Writes the handover note, and keeps it locked as long as the recorder is in the room."""
+        self.folder().write_progress(progress)
+        self.folder().hold_note()
+
+    def prove_disk(self) -> int:
+        """Tests whether the disk still refuses, while nobody speaks. Returns its free bytes."""
+        return prove_disk(self.folder().path)
 
     def leave(self) -> None:
         """The recorder is no longer in the room."""

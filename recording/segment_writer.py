@@ -185,6 +185,8 @@ class SegmentWriter:
             if not self._backlog:
                 self._more.clear()
                 await self._write_note()
+                if self._disk.trouble and self._open.has_folder:
+                    await self._disk.attempt(self._open.prove_disk)
                 if not await self._has_recovered():
                     await self._more.wait()
                 continue
@@ -293,7 +295,7 @@ class SegmentWriter:
         is_covered = self._open.has_folder and not self._disk.trouble and self._open.are_all_on_disk
         if note is None or is_hanging or not is_covered:
             return
-        self._writing_note = self._disk.run(lambda: self._open.folder().write_progress(note))
+        self._writing_note = self._disk.run(lambda: self._open.write_progress(note))
         try:
             async with asyncio.timeout(HANGING_SECONDS):
                 await asyncio.shield(self._writing_note)

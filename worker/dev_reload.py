@@ -21,6 +21,12 @@ def run_and_reload(program: Path) -> int:
     """Runs ``program start`` until Ctrl-C, and restarts it after every change. Returns the exit code."""
     import watchfiles
 
+    for name in (
+        "SIGTERM",
+        "SIGHUP",
+    ):  # the child is in a group of its own: it would not end with this process
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):
         child = _start_child(program)
         try:
@@ -46,8 +52,11 @@ def _is_source(_: object, path: str) -> bool:
 
 
 def _start_child(program: Path) -> subprocess.Popen[bytes]:
-    flags = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
-    return subprocess.Popen([sys.executable, str(program), "start"], creationflags=flags)
+    """Starts the worker in a process group of its own: the terminal's Ctrl-C goes to this process alone."""
+    command = [sys.executable, str(program), "start"]
+    if sys.platform == "win32":
+        return subprocess.Popen(command, creationflags=subprocess.CREATE_NEW_PROCESS_GROUP)
+    return subprocess.Popen(command, process_group=0)
 
 
 def _stop_child(child: subprocess.Popen[bytes]) -> None:

@@ -35,6 +35,8 @@ logger = logging.getLogger("recorder")
 PROOF_SECONDS = 15.0
 """How often a file is written to test the disk. While nobody speaks, nothing else is written."""
 
+REFUSED_PROOF_SECONDS = 1.0
+
 
 @contextlib.asynccontextmanager
 async def health_answer(
@@ -131,10 +133,10 @@ class _DiskProof:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="proof")
 
     async def run(self) -> None:
-        """Tests the disk every ``PROOF_SECONDS``, until cancelled."""
+        """Tests the disk every ``PROOF_SECONDS``, more often while it refuses, until cancelled."""
         while True:
             await self._prove()
-            await asyncio.sleep(PROOF_SECONDS)
+            await asyncio.sleep(REFUSED_PROOF_SECONDS if self._trouble.current else PROOF_SECONDS)
 
     def close(self) -> None:
         self._thread.shutdown(wait=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,8 @@ STOP_TIMEOUT_SECONDS = 15.0
 
 SERVICES_STOP_SECONDS = 3.0
 """How long text, delivery and other services may take to stop. What is left of their work is in the outbox."""
+
+SAME_STOP_SECONDS = 2.0
 
 PANIC_SIGNAL = signal.SIGABRT
 """The signal that the library sends to its own process when the native client panics. By default it sends SIGTERM, and
@@ -33,13 +36,21 @@ class StopRequest:
 
 
 def stop_on_signals(loop: asyncio.AbstractEventLoop, stop: StopRequest) -> None:
-    """Makes the first signal request a stop, and the second exit at once: files on disk are valid at every moment."""
+    """Makes the first signal request a stop, and the second exit at once: files on disk are valid at every moment.
+
+    A signal of another kind right after the first is from the same stop: programs that run others pass on SIGTERM when
+    the terminal has sent SIGINT to all of them.
+    """
+    first: tuple[int, float] | None = None
 
     def on_signal(number: int, _: Any) -> None:
-        if stop.requested.is_set():
+        nonlocal first
+        if first is None:
+            first = number, time.monotonic()
+            stop.has_panicked = number == PANIC_SIGNAL
+            loop.call_soon_threadsafe(stop.requested.set)
+        elif number == first[0] or time.monotonic() - first[1] > SAME_STOP_SECONDS:
             os._exit(1)
-        stop.has_panicked = number == PANIC_SIGNAL
-        loop.call_soon_threadsafe(stop.requested.set)
 
     names = ("SIGINT", "SIGTERM", "SIGBREAK", PANIC_SIGNAL.name)
     for number in (getattr(signal, name) for name in names if hasattr(signal, name)):
