@@ -75,7 +75,7 @@ class DiskThread:
         worker_state.disk_refuses(self._room.sid, getattr(error, "strerror", None) or type(error).__name__)
         if self._trouble.begins(trouble_of(error)):
             logger.error(
-                "The disk refuses: %s%s. Speech is held in memory until it does not",
+                "The disk refuses: %s%s. Speech is kept in memory until it can be written",
                 self._trouble.current,
                 _file_in(error),
                 extra={"room": self._room.name},
