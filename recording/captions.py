@@ -70,6 +70,8 @@ class Captions:
         self._newcomers: set[str] = set()
         self._recent: deque[tuple[float, Caption]] = deque(maxlen=RECENT_CAPTIONS)
         self._sent = 0
+        self.is_paused = False
+        """Whether nothing is shown, because the recording is paused. What is due meanwhile is never shown."""
         self._closing_at: float | None = None
         self._languages_timer: asyncio.TimerHandle | None = None
         self._more = asyncio.Event()
@@ -126,7 +128,8 @@ class Captions:
                 await self._read_texts()
                 await self._send_recent_captions()
                 for caption in self._order.due(time.monotonic()):
-                    await self._show(caption)
+                    if not self.is_paused:
+                        await self._show(caption)
             except Exception as error:  # a failure must not end the task: the next caption may succeed
                 self._sender.failed(error)
                 await asyncio.sleep(POLL_SECONDS)
@@ -173,6 +176,8 @@ class Captions:
 
     async def _send_recent_captions(self) -> None:
         """Sends the recent captions to all new participants, before the next caption is shown, to keep the order."""
+        if self.is_paused:
+            return
         newcomers = sorted(self._newcomers & self._room.remote_participants.keys())
         self._newcomers.clear()
         if not newcomers:

@@ -24,6 +24,7 @@ from recording import recorder_ping, track_watch
 from recording.announcement import Announcement
 from recording.captions import Captions
 from recording.encryption import Encryption
+from recording.pause import Pause
 from recording.people import People
 from recording.room_log import RoomLog
 from recording.segment_writer import SegmentWriter
@@ -59,7 +60,10 @@ class RoomRecorder:
         self._watch = TrackWatch(self._tracks, info, self._log)
         self._people = People(settings, self._log)
         self._encryption = Encryption(room, settings.e2ee_passphrase, self._log, self._on_decryption_state)
-        self._announcement = Announcement(room, self._tracks.recorded_identities, self._log)
+        self._pause = Pause(room, info, settings, self._is_teacher, self._on_paused_or_resumed, self._log)
+        self._announcement = Announcement(
+            room, self._tracks.recorded_identities, lambda: self._pause.is_paused, self._log
+        )
         self._watching: list[asyncio.Task[None]] = []
         self._is_closed = False
 
@@ -84,6 +88,7 @@ class RoomRecorder:
         }
         for event, handler in handlers.items():
             self._room.on(event, handler)  # type: ignore[arg-type]
+        self._pause.attach()
         if self._captions is not None:
             self._captions.attach()
 
@@ -107,8 +112,10 @@ class RoomRecorder:
                 self._tracks.get_or_add(publication, participant).is_preexisting = True
         if self._captions is not None:
             self._captions.begin()
+        self._pause.begin()
         for participant in people:
             self._on_participant_connected(participant)
+        self._announce()
 
     async def aclose(self) -> None:
         """Closes every track and saves every segment. Idempotent; called before the room is disconnected."""
@@ -116,6 +123,7 @@ class RoomRecorder:
             return
         self._is_closed = True
         self._announcement.cancel()
+        self._pause.close()
         for task in self._watching:
             task.cancel()
         self._watch.close()
@@ -155,6 +163,17 @@ class RoomRecorder:
         self._people.left(participant)
         self._announce()
 
+    def _is_teacher(self, identity: str) -> bool:
+        participant = self._room.remote_participants.get(identity)
+        return participant is not None and self._people.judge(participant).is_teacher
+
+    def _on_paused_or_resumed(self) -> None:
+        if self._captions is not None:
+            self._captions.is_paused = self._pause.is_paused
+        for participant in list(self._room.remote_participants.values()):
+            self._reconsider(participant)
+        self._announce()
+
     def _reconsider_if_present(self, participant: rtc.RemoteParticipant) -> None:
         present = self._room.remote_participants.get(participant.identity)
         if present is not None:
@@ -176,7 +195,9 @@ class RoomRecorder:
 
     def _want(self, publication: rtc.RemoteTrackPublication, participant: rtc.RemoteParticipant) -> None:
         track = self._tracks.get_or_add(publication, participant)
-        if self._encryption.has_key_for(publication, participant):
+        if self._pause.is_paused:
+            self._tracks.pause(track)
+        elif self._encryption.has_key_for(publication, participant):
             self._tracks.admit(track)
         else:
             self._tracks.apply(track, TrackEvent.NO_KEY)
@@ -202,6 +223,10 @@ class RoomRecorder:
         if not self._people.judge(participant).is_recorded:  # its role changed after the request
             publication.set_subscribed(False)
             self._refuse(publication, participant)
+            return
+        if self._pause.is_paused:  # it was requested before
+            publication.set_subscribed(False)
+            self._want(publication, participant)
             return
         track = self._tracks.get_or_add(publication, participant)
         self._tracks.arrived(track, media)

@@ -263,6 +263,11 @@ class SegmentWriter:
         )
         if gap is None or gap.seconds < MIN_GAP_SECONDS:
             return
+        if gap.reason is GapReason.PAUSED:
+            message = "Paused: not recorded from %s to %s (%.1f s)"
+            dates = format_utc(gap.start), format_utc(gap.end)
+            logger.info(message, *dates, gap.seconds, extra=self._context(item))
+            return
         self.totals.gap_seconds += gap.seconds
         worker_state.counters.gaps.inc()
         worker_state.counters.gap_seconds.inc(gap.seconds)

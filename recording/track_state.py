@@ -5,7 +5,7 @@ Pure: :func:`transition` takes a state and an event, and returns the next state 
 
 A gap is a time in which a track may have carried speech that was not received. The event at which it begins opens it,
 the event at which it ends closes it. So no gap is open in RECEIVING, and one is always open in SILENT, UNDECRYPTABLE,
-NO_KEY and WAITING_FOR_PLACE.
+NO_KEY, WAITING_FOR_PLACE and PAUSED.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ class TrackState(Enum):
     """Encrypted, and no passphrase is set: no subscription is requested."""
     WAITING_FOR_PLACE = "waiting for place"
     """More tracks are published than may be recorded at once: no subscription is requested until a place is free."""
+    PAUSED = "paused"
+    """The recording of the room is paused: no subscription is requested until it is resumed."""
     REQUESTED = "requested"
     """The subscription is requested; the server has not delivered the track yet."""
     SUBSCRIBED = "subscribed"
@@ -54,6 +56,7 @@ NOT_REQUESTED = frozenset(
         TrackState.NEW,
         TrackState.NO_KEY,
         TrackState.WAITING_FOR_PLACE,
+        TrackState.PAUSED,
         TrackState.NOT_RECEIVED,
         TrackState.GONE,
     }
@@ -69,6 +72,8 @@ class TrackEvent(Enum):
     """It is to be recorded, and has a place."""
     NO_PLACE = "no place"
     NO_KEY = "no key"
+    PAUSED = "paused"
+    """It is to be recorded, and the recording of the room is paused."""
     REFUSED = "refused"
     """Its participant is not recorded."""
 
@@ -170,12 +175,17 @@ def _rows() -> Iterator[_Row]:
     reconnect = OpenGap(GapReason.RECONNECT)
     over_bound = OpenGap(GapReason.OVER_BOUND, replaces=True)
     undecryptable = OpenGap(GapReason.ENCRYPTED, replaces=True)
+    paused = OpenGap(GapReason.PAUSED, replaces=True)
     dropped = (a.CLOSE_GAP, a.FREE_PLACE)
     unpublished, left_room = Stop(EndReason.UNPUBLISHED), Stop(EndReason.SHUTDOWN)
 
     yield NOT_REQUESTED, e.ADMITTED, s.REQUESTED, (a.SUBSCRIBE,)
     yield NOT_REQUESTED - {s.WAITING_FOR_PLACE}, e.NO_PLACE, s.WAITING_FOR_PLACE, (over_bound,)
-    yield NOT_REQUESTED, e.NO_KEY, s.NO_KEY, (OpenGap(GapReason.ENCRYPTED),)
+    yield NOT_REQUESTED - {s.PAUSED}, e.NO_KEY, s.NO_KEY, (OpenGap(GapReason.ENCRYPTED),)
+    yield {s.PAUSED}, e.NO_KEY, s.NO_KEY, (undecryptable,)
+    yield NOT_REQUESTED - {s.PAUSED}, e.PAUSED, s.PAUSED, (paused,)
+    yield {s.REQUESTED}, e.PAUSED, s.PAUSED, (paused, a.UNSUBSCRIBE)
+    yield STREAMING, e.PAUSED, s.PAUSED, (paused, a.UNSUBSCRIBE, Stop(EndReason.RECORDING_PAUSED))
     yield STREAMING - {s.UNDECRYPTABLE}, e.NO_KEY, s.UNDECRYPTABLE, (OpenGap(GapReason.ENCRYPTED),)
     yield NOT_REQUESTED, e.REFUSED, s.GONE, (*dropped, a.FORGET)
     yield {s.REQUESTED}, e.REFUSED, s.GONE, (*dropped, a.UNSUBSCRIBE, a.FORGET)
@@ -215,7 +225,7 @@ def _rows() -> Iterator[_Row]:
 
     for state in (*NOT_REQUESTED, s.REQUESTED):
         yield {state}, e.CONNECTION_LOST, state, (reconnect,)
-    for state in (s.NO_KEY, s.WAITING_FOR_PLACE):
+    for state in (s.NO_KEY, s.WAITING_FOR_PLACE, s.PAUSED):
         yield {state}, e.RECONNECTED, state, (reconnect,)
     yield {s.NEW, s.REQUESTED, s.NOT_RECEIVED, s.GONE}, e.RECONNECTED, s.NOT_RECEIVED, (reconnect,)
 

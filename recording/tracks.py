@@ -191,6 +191,12 @@ class Tracks:
             self._log(logging.ERROR, f"NOT RECORDED: {track.sid} is over {bound}", track.participant)
             self.apply(track, TrackEvent.NO_PLACE)
 
+    def pause(self, track: Track) -> None:
+        """The recording of the room is paused; the track is to be recorded when it is resumed."""
+        track.no_frames_since = None
+        since = track.received_until or track.missing_since
+        self.apply(track, TrackEvent.PAUSED, since if track.gap is None else None)
+
     def arrived(self, track: Track, media: rtc.RemoteTrack) -> None:
         """Handles a track that the server has delivered."""
         track.media = media

@@ -63,6 +63,7 @@ class FakeRoom:
         self.rtc = MagicMock(spec=rtc.Room, remote_participants=self.people)
         self.rtc.local_participant.sid = "PA_recorder"
         self.rtc.on.side_effect = lambda event, handler: self._handlers.setdefault(event, []).append(handler)
+        self.rtc.metadata = ""
         self.rtc.local_participant.set_attributes = AsyncMock()
         self._handlers: dict[str, list[Callable[..., None]]] = {}
         self._numbers = itertools.count(1)
@@ -108,6 +109,11 @@ class FakeRoom:
         self.tell("participant_connected", participant)
         for publication in tracks:
             self.publishes(participant, publication.sid, publication=publication)
+
+    def sets_metadata(self, metadata: str) -> None:
+        """The app's backend changes the metadata of the room."""
+        before, self.rtc.metadata = self.rtc.metadata, metadata
+        self.tell("room_metadata_changed", before, metadata)
 
     def becomes(self, participant: MagicMock, metadata: str) -> None:
         before, participant.metadata = participant.metadata, metadata

@@ -453,6 +453,25 @@ async def test_a_caption_goes_both_ways_on_behalf_of_the_teacher(
     ]
 
 
+async def test_nothing_is_shown_while_the_recording_is_paused(
+    shown: Captions, room: StubRoom, tmp_path: Path
+) -> None:
+    shown.segment_saved(record(1), tmp_path / "segment_001.wav")
+    add(tmp_path / "texts.jsonl", line(1))
+    await until(lambda: len(room.packets) == 2, "the caption")
+    shown.is_paused = True
+    shown.segment_saved(record(2), tmp_path / "segment_002.wav")
+    add(tmp_path / "texts.jsonl", line(2))
+    room.come(room.join("zoe"))
+    await asyncio.sleep(3 * captions.POLL_SECONDS)
+    assert (len(room.packets), len(room.streams)) == (2, 2)
+    shown.is_paused = False
+    shown.segment_saved(record(3), tmp_path / "segment_003.wav")
+    add(tmp_path / "texts.jsonl", line(3))
+    await until(lambda: len(room.packets) == 4, "the caption after the pause")
+    assert room.shown() == ["Sentence 1.", "Frase 1.", "Sentence 3.", "Frase 3."]
+
+
 async def test_answers_out_of_order_are_shown_in_order(
     shown: Captions, room: StubRoom, tmp_path: Path
 ) -> None:

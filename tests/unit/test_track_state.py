@@ -158,6 +158,25 @@ the recorder leaves while no packets arrive
     refused                           ended
     unpublished                       ended
 
+a lesson that is paused and resumed
+    (receiving)
+    paused                            paused              gap instead: paused, unsubscribe, stop: recording_paused
+    unsubscribed                      paused
+    paused                            paused
+    admitted                          requested           subscribe
+    arrived                           subscribed          start
+    first packet                      receiving           close gap
+
+a lesson that is paused before a track is delivered
+    (requested)
+    paused                            paused              gap instead: paused, unsubscribe
+    reconnected                       paused              gap: reconnect
+    no key                            no key              gap instead: encrypted
+    paused                            paused              gap instead: paused
+    no place                          waiting for place   gap instead: over_bound
+    paused                            paused              gap instead: paused
+    refused                           gone                close gap, free place, forget
+
 a track that is delivered twice
     (receiving)
     arrived                           subscribed          stop: unpublished, start
@@ -237,6 +256,7 @@ def test_whatever_happens_what_is_not_received_is_a_gap_and_what_is_received_is_
             TrackState.UNDECRYPTABLE,
             TrackState.NO_KEY,
             TrackState.WAITING_FOR_PLACE,
+            TrackState.PAUSED,
         ):
             assert gap is not None, state
 

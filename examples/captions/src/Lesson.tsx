@@ -10,6 +10,7 @@ import { ConnectionState, type LocalParticipant } from "livekit-client";
 import { type ReactNode, useEffect, useRef, useState } from "react";
 import { type Caption, type Line, linesIn, usePacketCaptions, useStreamCaptions } from "./captions";
 import { askForLanguage, directionOf, type Language, useLanguages } from "./languages";
+import { useRecording } from "./recording";
 
 const SHOWN_LINES = 30;
 
@@ -34,6 +35,7 @@ function Classroom({ captions }: { captions: Caption[] }) {
   return (
     <div className="lesson">
       <Header>
+        <RecordingState isTeacher={isTeacher} />
         <LanguageMenu wanted={wanted} onChange={setWanted} />
         <label className="switch">
           <input
@@ -61,6 +63,29 @@ function Header({ children }: { children: ReactNode }) {
       <span className={isLive ? "state live" : "state"}>{isLive ? "live" : state}</span>
       <div className="tools">{children}</div>
     </header>
+  );
+}
+
+/** Everybody sees whether the lesson is recorded; a teacher can pause it. */
+function RecordingState({ isTeacher }: { isTeacher: boolean }) {
+  const { state, setPaused } = useRecording();
+  const [problem, setProblem] = useState("");
+  if (!state) {
+    return null;
+  }
+  const isPaused = state === "paused";
+  const toggle = () =>
+    setPaused(!isPaused).then(
+      () => setProblem(""),
+      (error: Error) => setProblem(error.message),
+    );
+  return (
+    <>
+      <span className={isPaused ? "recording" : "recording on"} role="status">
+        {problem || (isPaused ? "Recording paused" : "Recording")}
+      </span>
+      {isTeacher && <button onClick={() => void toggle()}>{isPaused ? "Resume recording" : "Pause recording"}</button>}
+    </>
   );
 }
 

@@ -1,0 +1,270 @@
+"""Pausing the recording of a room: who may, what follows, and where the state is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import MagicMock
+
+import pytest
+from livekit import api, rtc
+
+from config import Settings
+from devtools.room_folders import STUDENT, TEACHER, gaps, until
+from recording import pause, streams, track_watch
+from recording.gaps import MIN_GAP_SECONDS
+from recording.pause import is_paused_in, with_state
+from recording.room_recorder import RoomRecorder
+from support.fake_room import (
+    ROOM,
+    Detector,
+    FakeRoom,
+    Stream,
+    is_asked_for,
+    own_worker_state,
+    recorded_streams,
+)
+
+PAUSED = '{"recording": "paused"}'
+
+
+# --- the room's metadata ---
+
+
+@pytest.mark.parametrize(
+    ("metadata", "is_paused"),
+    [
+        (PAUSED, True),
+        ('{"title": "x", "recording": " Paused "}', True),
+        ('{"recording": "on"}', False),
+        ('{"recording": true}', False),
+        ('{"recording": ["paused"]}', False),
+        ("{}", False),
+        ("", False),
+        ("paused", False),
+        ('["recording", "paused"]', False),
+        ('{"recording":' * 100_000, False),
+        (" " * pause.MAX_METADATA_CHARACTERS + PAUSED, False),
+    ],
+)
+def test_the_state_is_read_from_the_room_s_metadata(metadata: str, is_paused: bool) -> None:
+    assert is_paused_in(metadata) is is_paused
+
+
+@pytest.mark.parametrize("metadata", ["", "{}", '{"title": "Física", "recording": "paused"}', PAUSED])
+def test_the_state_is_written_beside_what_the_app_has_there(metadata: str) -> None:
+    others = {key: value for key, value in json.loads(metadata or "{}").items() if key != "recording"}
+    paused = with_state(metadata, is_paused=True)
+    assert paused is not None and json.loads(paused) == {**others, "recording": "paused"}
+    resumed = with_state(paused, is_paused=False)
+    assert resumed is not None and json.loads(resumed) == others
+
+
+@pytest.mark.parametrize("metadata", ["Physics", "[]", "5", "[" * 100_000])
+def test_metadata_that_is_no_object_is_left_as_it_is(metadata: str) -> None:
+    assert with_state(metadata, is_paused=True) is None
+
+
+# --- a room ---
+
+
+@dataclass
+class Api:
+    """The server's API, as far as it is needed; stands for the class, too."""
+
+    room_fake: FakeRoom
+    written: list[str] = field(default_factory=list)
+    is_away: bool = False
+    delay_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.room = self
+
+    def __call__(self, *_: str) -> Api:
+        return self
+
+    async def __aenter__(self) -> Api:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    async def list_rooms(self, _: object) -> object:
+        await asyncio.sleep(self.delay_seconds)
+        if self.is_away:
+            raise OSError("no route to host")
+        return SimpleNamespace(rooms=[SimpleNamespace(metadata=self.room_fake.rtc.metadata)])
+
+    async def update_room_metadata(self, request: api.UpdateRoomMetadataRequest) -> None:
+        self.written.append(request.metadata)
+        self.room_fake.sets_metadata(request.metadata)
+
+
+@dataclass
+class Lesson:
+    """A recorder in a room with a teacher, whose track it records, and a student."""
+
+    recorder: RoomRecorder
+    room: FakeRoom
+    api: Api
+    anna: MagicMock
+    folder: Path
+
+    async def call(self, method: str, caller: str) -> str:
+        """Calls an RPC of the recorder."""
+        calls = self.room.rtc.local_participant.register_rpc_method.call_args_list
+        handlers = {call.args[0]: call.args[1] for call in calls}
+        answer: str = await handlers[method](rtc.RpcInvocationData("1", caller, "", 10.0, method))
+        return answer
+
+    @property
+    def is_recorded(self) -> bool:
+        return "TR_1" in recorded_streams(self.recorder)
+
+    @property
+    def announced(self) -> Any:
+        calls = self.room.rtc.local_participant.set_attributes.call_args_list
+        return calls[-1].args[0]["recording"] if calls else None
+
+
+@pytest.fixture
+async def lesson(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Lesson]:
+    own_worker_state(monkeypatch)
+    monkeypatch.setattr(streams, "open_stream", lambda *_: Stream())
+    monkeypatch.setattr(track_watch, "WATCH_SECONDS", 0.02)
+    room = FakeRoom()
+    server = Api(room)
+    monkeypatch.setattr(pause.api, "LiveKitAPI", server)
+    anna = room.joins("anna", TEACHER, "TR_1")
+    room.joins("sam", STUDENT)
+    one = RoomRecorder(room.rtc, ROOM, Settings(output_dir=str(tmp_path)), Detector)
+    yield Lesson(one, room, server, anna, tmp_path / "math101")
+    await one.aclose()
+
+
+async def begin(lesson: Lesson) -> None:
+    lesson.recorder.attach()
+    lesson.recorder.begin()
+    lesson.room.subscribed(lesson.anna, "TR_1")
+    await until(lambda: lesson.announced == "on", "the state is shown")
+    await asyncio.sleep(0.1)  # past the gap of a recorder that comes late
+
+
+@contextlib.contextmanager
+def refused() -> Iterator[None]:
+    with pytest.raises(rtc.RpcError) as error:
+        yield
+    assert error.value.code == pause.NOT_ALLOWED
+
+
+async def test_a_teacher_pauses_and_resumes(lesson: Lesson) -> None:
+    await begin(lesson)
+    assert lesson.is_recorded
+    assert await lesson.call("recorder/pause", "anna") == "paused"
+    assert not lesson.is_recorded and not is_asked_for(lesson.anna, "TR_1")
+    assert lesson.api.written == [PAUSED]
+    await until(lambda: lesson.announced == "paused", "the pause is shown")
+    await asyncio.sleep(MIN_GAP_SECONDS)
+    assert await lesson.call("recorder/resume", "anna") == "on"
+    assert is_asked_for(lesson.anna, "TR_1")
+    lesson.room.subscribed(lesson.anna, "TR_1")
+    await until(lambda: lesson.announced == "on", "the end of the pause is shown")
+    assert lesson.is_recorded
+    assert json.loads(lesson.api.written[-1]) == {}
+    await until(
+        lambda: [gap["reason"] for gap in gaps(lesson.folder)][-1:] == ["paused"], "the gap is listed"
+    )
+
+
+@pytest.mark.parametrize("caller", ["sam", "nobody", ""])
+async def test_nobody_else_can(lesson: Lesson, caller: str) -> None:
+    await begin(lesson)
+    with refused():
+        await lesson.call("recorder/pause", caller)
+    assert lesson.is_recorded and not lesson.api.written
+    await lesson.call("recorder/pause", "anna")
+    with refused():
+        await lesson.call("recorder/resume", caller)
+    assert not lesson.is_recorded
+
+
+async def test_the_app_pauses_and_resumes_with_the_room_s_metadata(lesson: Lesson) -> None:
+    await begin(lesson)
+    lesson.room.sets_metadata(PAUSED)
+    assert not lesson.is_recorded and not is_asked_for(lesson.anna, "TR_1")
+    ben = lesson.room.joins("ben", TEACHER, "TR_2")
+    assert not is_asked_for(ben, "TR_2"), "who publishes during the pause is not recorded either"
+    lesson.room.sets_metadata("")
+    assert is_asked_for(lesson.anna, "TR_1") and is_asked_for(ben, "TR_2")
+
+
+async def test_a_recorder_that_takes_over_stays_paused(lesson: Lesson) -> None:
+    lesson.room.rtc.metadata = PAUSED
+    lesson.recorder.attach()
+    lesson.room.publishes(lesson.anna, "TR_2")  # an event before the recorder begins
+    lesson.recorder.begin()
+    assert not is_asked_for(lesson.anna, "TR_1") and not is_asked_for(lesson.anna, "TR_2")
+    await until(lambda: lesson.announced == "paused", "the pause is shown")
+    assert await lesson.call("recorder/resume", "anna") == "on"
+    assert is_asked_for(lesson.anna, "TR_1") and is_asked_for(lesson.anna, "TR_2")
+
+
+async def test_a_track_that_is_brought_after_the_pause_began_is_not_recorded(lesson: Lesson) -> None:
+    lesson.recorder.attach()
+    lesson.recorder.begin()
+    assert is_asked_for(lesson.anna, "TR_1")
+    lesson.room.sets_metadata(PAUSED)
+    lesson.room.subscribed(lesson.anna, "TR_1")
+    assert not lesson.is_recorded and not is_asked_for(lesson.anna, "TR_1")
+
+
+@pytest.mark.parametrize("problem", ["the server is away", "metadata of another kind"])
+async def test_a_pause_that_cannot_be_stored_holds_all_the_same(
+    lesson: Lesson, caplog: pytest.LogCaptureFixture, problem: str
+) -> None:
+    await begin(lesson)
+    lesson.api.is_away = problem == "the server is away"
+    if not lesson.api.is_away:
+        lesson.room.sets_metadata("Physics")
+    assert await lesson.call("recorder/pause", "anna") == "paused"
+    assert "It holds until another recorder takes over" in caplog.text
+    lesson.room.sets_metadata("Chemistry")
+    assert not lesson.is_recorded, "other changes of the metadata do not end it"
+    assert await lesson.call("recorder/resume", "anna") == "on"
+
+
+async def test_of_several_requests_the_last_one_holds(lesson: Lesson) -> None:
+    await begin(lesson)
+    lesson.api.delay_seconds = 0.05
+    methods = ["recorder/pause", "recorder/resume", "recorder/pause"]
+    await asyncio.gather(*(lesson.call(method, "anna") for method in methods))
+    assert not lesson.is_recorded
+    assert is_paused_in(lesson.room.rtc.metadata)
+    await asyncio.gather(*(lesson.call(method, "anna") for method in reversed(["recorder/resume", *methods])))
+    assert not is_paused_in(lesson.room.rtc.metadata)
+
+
+async def test_a_changed_list_is_shown_though_a_request_fails(
+    lesson: Lesson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recording.announcement.RETRY_SECONDS", 0.01)
+    show = lesson.room.rtc.local_participant.set_attributes
+    show.side_effect = [OSError("away"), OSError("away"), None, None, None]
+    lesson.recorder.attach()
+    lesson.recorder.begin()
+    await until(lambda: show.await_count >= 3, "it is tried again")
+
+
+async def test_what_is_registered_is_unregistered(lesson: Lesson) -> None:
+    await begin(lesson)
+    await lesson.recorder.aclose()
+    local = lesson.room.rtc.local_participant
+    offered = {call.args[0] for call in local.register_rpc_method.call_args_list}
+    withdrawn = {call.args[0] for call in local.unregister_rpc_method.call_args_list}
+    assert offered == withdrawn >= {"recorder/pause", "recorder/resume"}
