@@ -142,7 +142,7 @@ class Reconciler:
 
     async def replace(self, dead: HandoverNote) -> bool:
         """Asks at once for the successor of a recorder that is known to have died, by its note. Returns whether it
-        asked: not if the room is over, has another recorder, or nobody to be recorded.
+        asked: not if the room is over, did not request this agent, has another recorder, or nobody to be recorded.
 
         Raises:
             api.TwirpError, aiohttp.ClientError, asyncio.TimeoutError: the server does not answer.
@@ -152,6 +152,8 @@ class Reconciler:
         named = (await self._livekit.room.list_rooms(api.ListRoomsRequest(names=[dead.room_name]))).rooms
         room = next((room for room in named if room.sid == dead.room_sid), None)
         if room is None or not is_wanted(room.name, self._settings.room_filter):
+            return False
+        if not await self._is_for_this_agent(room):
             return False
         if await self._listed_recorder(room) not in (None, dead.recorder_sid) or not await self._has_teacher(
             room

@@ -145,6 +145,16 @@ def check(lines: list[dict[str, str]], texts: dict[str, dict[str, str]]) -> None
         assert line["direction"] == ("rtl" if line["language"] == "ar" else "ltr")
 
 
+async def pause_and_resume(teacher: Reader, student: Reader) -> None:
+    """The teacher has a button, and the student sees what it does."""
+    await student.page.get_by_text("Recording", exact=True).wait_for(timeout=TIMEOUT_MS)
+    assert await student.page.get_by_role("button", name="recording").count() == 0
+    await teacher.page.get_by_role("button", name="Pause recording").click()
+    await student.page.get_by_text("Recording paused").wait_for(timeout=TIMEOUT_MS)
+    await teacher.page.get_by_role("button", name="Resume recording").click()
+    await student.page.get_by_text("Recording", exact=True).wait_for(timeout=TIMEOUT_MS)
+
+
 async def test_students_read_captions_in_their_language(
     livekit_server: LiveKitServer, worker: StartWorker, school: Browser, page: Path, tmp_path: Path
 ) -> None:
@@ -178,6 +188,7 @@ async def test_students_read_captions_in_their_language(
             await teacher.page.screenshot(path=tmp_path / "teacher.png")
             await teacher.page.get_by_role("button", name="Mute").click()
             shown = [await reader.lines() for reader in (new, old, teacher)]
+            await pause_and_resume(teacher, new)
             errors = [*teacher.errors, *new.errors, *old.errors]
         texts = texts_on_disk(recorder.output_dir / "Physics 101")
         for lines in shown:

@@ -14,7 +14,9 @@ from livekit import api
 from livekit.protocol import agent, models
 from livekit.protocol.agent import JobState
 
+from archive.handover_note import HandoverNote
 from config import Settings
+from core.records import utc_now
 from devtools.room_folders import STUDENT, TEACHER, until
 from recording import recorder_ping
 from worker import reconciler as worker_reconciler
@@ -245,6 +247,16 @@ async def test_with_an_agent_name_only_rooms_that_asked_for_it_are_touched(recor
     assert server.asked_for == ["asked"]
     for name in ("nobody", "any", "another"):
         assert server.rooms[name].recorder == recorder, "another worker's recorder is not removed"
+
+
+@pytest.mark.parametrize(("name", "asked_for"), [("scribe", ["lesson"]), ("assistant", [])])
+async def test_a_dead_recorder_is_replaced_only_in_a_room_that_requested_the_agent(
+    name: str, asked_for: list[str]
+) -> None:
+    server = Server({"lesson": Room(recorder="PA_dead", dispatches=[dispatch_of(name)])})
+    dead = HandoverNote("RM_lesson", utc_now(), room_name="lesson", recorder_sid="PA_dead")
+    assert await reconciler(server, agent_name="scribe").replace(dead) is bool(asked_for)
+    assert server.asked_for == asked_for
 
 
 async def test_without_an_agent_name_every_room_is_recorded_whomever_it_asked_for() -> None:
