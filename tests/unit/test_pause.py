@@ -259,12 +259,3 @@ async def test_a_changed_list_is_shown_though_a_request_fails(
     lesson.recorder.attach()
     lesson.recorder.begin()
     await until(lambda: show.await_count >= 3, "it is tried again")
-
-
-async def test_what_is_registered_is_unregistered(lesson: Lesson) -> None:
-    await begin(lesson)
-    await lesson.recorder.aclose()
-    local = lesson.room.rtc.local_participant
-    offered = {call.args[0] for call in local.register_rpc_method.call_args_list}
-    withdrawn = {call.args[0] for call in local.unregister_rpc_method.call_args_list}
-    assert offered == withdrawn >= {"recorder/pause", "recorder/resume"}

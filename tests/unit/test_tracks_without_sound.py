@@ -680,7 +680,8 @@ async def test_a_room_that_has_ended_answers_no_more_calls(lesson: Lesson) -> No
     begins(lesson)
     me = lesson.room.rtc.local_participant
     await lesson.recorder.aclose()
-    assert me.unregister_rpc_method.call_args_list == [call(me.register_rpc_method.call_args.args[0])]
+    offered = {call.args[0] for call in me.register_rpc_method.call_args_list}
+    assert {call.args[0] for call in me.unregister_rpc_method.call_args_list} == offered != set()
 
 
 async def test_speech_before_the_recorder_joined_is_one_gap(lesson: Lesson) -> None:
