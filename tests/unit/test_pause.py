@@ -140,7 +140,7 @@ async def lesson(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
     monkeypatch.setattr(track_watch, "WATCH_SECONDS", 0.02)
     room = FakeRoom()
     server = Api(room)
-    monkeypatch.setattr(pause.api, "LiveKitAPI", server)
+    monkeypatch.setattr(api, "LiveKitAPI", server)
     anna = room.joins("anna", TEACHER, "TR_1")
     room.joins("sam", STUDENT)
     one = RoomRecorder(room.rtc, ROOM, Settings(output_dir=str(tmp_path)), Detector)
