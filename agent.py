@@ -33,6 +33,7 @@ os.environ.setdefault("LIVEKIT_AGENTS_LOOP_BLOCK_WARN_MS", "0")
 import livekit_compat  # before the framework
 
 # isort: split
+from livekit import rtc
 from livekit.agents import AutoSubscribe, JobContext, JobProcess, JobRequest
 from livekit.rtc._ffi_client import FfiClient
 
@@ -112,6 +113,7 @@ async def entrypoint(ctx: JobContext) -> None:
     ctx.proc.userdata["recorder"] = recorder
     server.recorders[ctx.job.id] = asyncio.get_running_loop(), recorder
     recorder.attach()
+    await recorder.prepare()
     # This must not be cancelled: a connect that is cancelled ends the whole process 15 s later.
     while not _joining.acquire(blocking=False):  # noqa: ASYNC110  (shared by threads; a cancelled wait takes no place)
         await asyncio.sleep(JOIN_POLL_SECONDS)
@@ -120,6 +122,10 @@ async def entrypoint(ctx: JobContext) -> None:
             encryption=encryption_options(server.settings.e2ee_passphrase),
             auto_subscribe=AutoSubscribe.SUBSCRIBE_NONE,
         )
+    except rtc.ConnectError as error:  # the reconciler asks again
+        logger.error("The room cannot be joined: %s", error, extra={"room": ctx.job.room.name})
+        ctx.shutdown("not connected")
+        return
     finally:
         _joining.release()
     recorder.begin()

@@ -129,8 +129,13 @@ class RoomFolder:
             self.room.name,
             progress.recorder_sid,
             self._agent_name,
+            progress.no_teachers,
         )
         write_note(self.path, note)
+
+    def note_before(self) -> HandoverNote | None:
+        """The note of an earlier recorder of this session; None: there was none on this disk, or it cannot be read."""
+        return read_note(self.path, self.room.sid)
 
     def hold_note(self) -> None:
         """Locks the handover note, unless the recorder before still does: a free lock tells that a recorder has died.

@@ -57,6 +57,8 @@ class RoomProgress(NamedTuple):
     """When this was the state; None: at ``until``."""
     recorder_sid: str = ""
     """The recorder's own participant sid."""
+    no_teachers: tuple[str, ...] = ()
+    """The sids of participants who were no teachers when they were first seen, and may change their own role."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class HandoverNote:
     """The participant sid of the recorder that wrote it; empty if an older version did."""
     agent_name: str = ""
     """Its AGENT_NAME."""
+    no_teachers: tuple[str, ...] = ()
+    """The sids of participants who were no teachers when they were first seen, and may change their own role."""
 
     def to_line(self) -> bytes:
         """Encodes the note as one line of JSON."""
@@ -95,6 +99,7 @@ class HandoverNote:
                 "room_name": self.room_name,
                 "recorder_sid": self.recorder_sid,
                 "agent_name": self.agent_name,
+                "no_teachers": self.no_teachers,
             }
         )
 
@@ -118,6 +123,7 @@ class HandoverNote:
             str(note.get("room_name", "")),
             str(note.get("recorder_sid", "")),
             str(note.get("agent_name", "")),
+            tuple(str(sid) for sid in note.get("no_teachers", ())),
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from archive.files import prove_disk
-from archive.handover_note import RoomProgress
+from archive.handover_note import HandoverNote, RoomProgress
 from audio_processor import Opened
 from config import Settings
 from core.records import RoomInfo, SegmentRecord, SpeechSegment
@@ -93,6 +93,10 @@ class OpenSegments:
         """Writes the handover note, and keeps it locked as long as the recorder is in the room."""
         self.folder().write_progress(progress)
         self.folder().hold_note()
+
+    def note_before(self) -> HandoverNote | None:
+        """The note of an earlier recorder of this session; None: there was none on this disk, or it cannot be read."""
+        return self.folder().note_before()
 
     def prove_disk(self) -> int:
         """Tests whether the disk still refuses, while nobody speaks. Returns its free bytes."""

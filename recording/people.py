@@ -101,6 +101,14 @@ class People:
             [Publisher(facts := _facts(one), self._rules.judge(facts)) for one in publishing],
         )
 
+    def no_teachers(self) -> tuple[str, ...]:
+        """See :meth:`recording.roles.RoleRules.no_teachers`."""
+        return self._rules.no_teachers()
+
+    def take_over(self, no_teachers: Iterable[str]) -> None:
+        """See :meth:`recording.roles.RoleRules.take_over`."""
+        self._rules.take_over(no_teachers)
+
     def forget_who_left(self) -> None:
         """Drops what is known of those who left some time ago. Must not be called while reconnecting."""
         earliest = time.monotonic() - REMEMBERED_SECONDS

@@ -6,8 +6,9 @@ Metadata comes from tokens and, where a token allows it, from the participant it
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from config import Settings
@@ -56,6 +57,10 @@ class Verdict:
     """Why it is not recorded if its role is not the reason, and what would change that."""
 
 
+MAX_NOTED_PARTICIPANTS = 1_000
+"""The most participants that the handover note names; it is rewritten every second."""
+
+
 class RoleRules:
     """The rules of one room. Remembers the first role of participants, to detect that one made itself a teacher: of at
     most MAX_PARTICIPANTS, those judged last.
@@ -69,6 +74,8 @@ class RoleRules:
         self._kinds = settings.teacher_kinds
         self._is_strict = settings.role_trust == "strict"
         self._began_as_teacher: OrderedDict[str, bool] = OrderedDict()
+        self._no_teachers: dict[str, None] = {}
+        """Sids of participants who may change their own metadata and were no teachers at first, in this order."""
 
     def judge(self, participant: ParticipantFacts) -> Verdict:
         """Decides about a participant as it is now. Call it again whenever the participant changes."""
@@ -88,6 +95,17 @@ class RoleRules:
     def forget(self, sid: str) -> None:
         """Drops a participant who has left. Not after a reconnect of the recorder, when it reappears."""
         self._began_as_teacher.pop(sid, None)
+        self._no_teachers.pop(sid, None)
+
+    def no_teachers(self) -> tuple[str, ...]:
+        """The sids of participants who were no teachers at first and may change their own role, for a successor."""
+        return tuple(itertools.islice(self._no_teachers, MAX_NOTED_PARTICIPANTS))
+
+    def take_over(self, no_teachers: Iterable[str]) -> None:
+        """Takes over what an earlier recorder knew of the participants. Call it before the first is judged."""
+        for sid in itertools.islice(no_teachers, MAX_NOTED_PARTICIPANTS):
+            self._began_as_teacher[sid] = False
+            self._no_teachers[sid] = None
 
     def _judge_role(self, participant: ParticipantFacts) -> Verdict:
         """Whether the participant is a teacher, and recorded as such."""
@@ -96,6 +114,8 @@ class RoleRules:
         )
         claims_teacher = any(role.strip().casefold() in self._teacher_roles for role in roles)
         began_as_teacher = self._remember(participant.sid, claims_teacher)
+        if participant.can_update_metadata and not began_as_teacher:
+            self._no_teachers[participant.sid] = None
         shown = ", ".join(roles)[:MAX_ROLE_CHARACTERS] or NO_ROLE
         if claims_teacher and participant.can_update_metadata:
             return self._judge_self_styled(shown, began_as_teacher)

@@ -65,6 +65,7 @@ class RoomRecorder:
             room, self._tracks.recorded_identities, lambda: self._pause.is_paused, self._log
         )
         self._watching: list[asyncio.Task[None]] = []
+        self._has_begun = False
         self._is_closed = False
 
     def attach(self) -> None:
@@ -92,8 +93,15 @@ class RoomRecorder:
         if self._captions is not None:
             self._captions.attach()
 
+    async def prepare(self) -> None:
+        """Reads what an earlier recorder of this session has noted. Call it before connecting."""
+        before = await self._writer.note_before()
+        if before is not None:
+            self._people.take_over(before.no_teachers)
+
     def begin(self) -> None:
         """Handles the participants who are already in the room. Call it right after connecting."""
+        self._has_begun = True
         people = list(self._room.remote_participants.values())
         self._log(logging.INFO, f"Connected to room {self._info.name} ({len(people)} participants)")
         self._room.local_participant.register_rpc_method(recorder_ping.METHOD, self._answer_ping)
@@ -139,8 +147,9 @@ class RoomRecorder:
             f"{len(totals.participants)} participants, {totals.lost_seconds:.1f} s lost, "
             f"{totals.gap_seconds:.1f} s of gaps",
         )
-        # A method that stays registered keeps the room in the native client's memory for ever: half a megabyte.
-        self._room.local_participant.unregister_rpc_method(recorder_ping.METHOD)
+        if self._has_begun:
+            # A method that stays registered keeps the room in the native client's memory for ever: half a megabyte.
+            self._room.local_participant.unregister_rpc_method(recorder_ping.METHOD)
 
     def cut(self) -> None:
         """Closes every open segment and continues to record. For a worker that may be killed soon."""
@@ -326,7 +335,9 @@ class RoomRecorder:
             self._watch.report()
 
     def _progress(self) -> RoomProgress:
-        return self._tracks.progress()._replace(recorder_sid=self._room.local_participant.sid)
+        return self._tracks.progress()._replace(
+            recorder_sid=self._room.local_participant.sid, no_teachers=self._people.no_teachers()
+        )
 
     async def _answer_ping(self, _: rtc.RpcInvocationData) -> str:
         return recorder_ping.NO_FRAMES if self._watch.has_no_frames else recorder_ping.ALIVE

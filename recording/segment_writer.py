@@ -10,6 +10,7 @@ it is retried until it succeeds.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 import weakref
@@ -19,11 +20,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from archive.handover_note import RoomProgress
+from archive.handover_note import HandoverNote, RoomProgress
 from archive.names import MANIFEST
 from audio_processor import Closed, Grown, Opened
 from config import Settings
 from core import notify
+from core.errors import StorageError
 from core.records import (
     GapReason,
     RoomInfo,
@@ -118,6 +120,18 @@ class SegmentWriter:
         self._sinks.add(sink)
         return sink
 
+    async def note_before(self) -> HandoverNote | None:
+        """The note of an earlier recorder of this session. None: there was none, or the disk does not answer."""
+        try:
+            async with asyncio.timeout(HANGING_SECONDS):
+                return await self._disk.run(self._open.note_before)
+        except (
+            TimeoutError,
+            OSError,
+            StorageError,
+        ):  # the disk's trouble is reported when the folder is opened
+            return None
+
     def start_handover_note(self) -> None:
         """Writes the handover note regularly from now on. Call it when the recorder has joined the room."""
         self._note_task = supervised(
@@ -147,7 +161,10 @@ class SegmentWriter:
             self._disk.close(last=self._open.leave_nothing_open)
             return self.totals
         if self._open.has_leftovers:
-            await self._disk.attempt(self._open.leave_nothing_open)
+            remaining = max(0.0, self._closing_at - time.monotonic())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(remaining + HANGING_SECONDS):
+                    await self._disk.attempt(self._open.leave_nothing_open)
         await self._write_last_note()
         self._disk.close(last=self._open.leave)
         return self.totals

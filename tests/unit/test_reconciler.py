@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -319,3 +319,43 @@ async def test_a_crowd_of_rooms_is_looked_at_a_part_at_a_time_those_not_seen_fir
 )
 def test_room_filter(room: str, patterns: tuple[str, ...], wanted: bool) -> None:
     assert is_wanted(room, patterns) is wanted
+
+
+# --- a recorder that is known to have died ---
+
+
+def dead(name: str, recorder: str = "PA_dead") -> HandoverNote:
+    return HandoverNote(f"RM_{name}", utc_now(), room_name=name, recorder_sid=recorder)
+
+
+@pytest.mark.parametrize("listed", ["PA_dead", None])
+async def test_the_successor_of_a_dead_recorder_is_asked_for_at_once_and_once(listed: str | None) -> None:
+    server = Server({"a": Room(recorder=listed, answer=None)})
+    worker = reconciler(server)
+    assert await worker.replace(dead("a"))
+    assert (server.asked_for, server.called) == (["a"], 0), "it is not pinged"
+    await one_round(worker)
+    assert server.asked_for == ["a"]
+
+
+@pytest.mark.parametrize(
+    "room",
+    [
+        Room(recorder="PA_new"),
+        Room(people={"sam": STUDENT}),
+        Room(people={}),
+    ],
+    ids=["another has taken over", "nobody to be recorded", "empty"],
+)
+async def test_a_room_that_needs_no_successor_gets_none(room: Room) -> None:
+    server = Server({"a": room})
+    assert not await reconciler(server).replace(dead("a"))
+    assert server.asked_for == []
+
+
+async def test_another_session_of_the_room_is_not_the_dead_recorder_s() -> None:
+    server = Server({"a": Room()})
+    note = replace(dead("a"), room_sid="RM_before")
+    assert not await reconciler(server).replace(note)
+    assert not await reconciler(server).replace(dead("over"))
+    assert server.asked_for == []

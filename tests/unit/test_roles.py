@@ -301,6 +301,28 @@ def test_a_role_as_long_as_a_book_is_not_kept() -> None:
     assert verdict.role == "x" * MAX_ROLE_CHARACTERS
 
 
+def test_a_successor_knows_who_was_no_teacher_at_first() -> None:
+    before = rules()
+    before.judge(person(STUDENT, sid="PA_forger", can_update=True))
+    before.judge(person(TEACHER, sid="PA_teacher", can_update=True))
+    before.judge(person(STUDENT, sid="PA_student"))
+    before.judge(person(STUDENT, sid="PA_gone", can_update=True))
+    before.forget("PA_gone")
+    assert before.no_teachers() == ("PA_forger",)
+    after = rules()
+    after.take_over(before.no_teachers())
+    assert not after.judge(person(TEACHER, sid="PA_forger", can_update=True)).is_recorded
+    assert after.judge(person(TEACHER, sid="PA_teacher", can_update=True)).is_recorded
+    assert after.no_teachers() == ("PA_forger",), "and its successor"
+
+
+def test_the_note_for_a_successor_is_bounded() -> None:
+    crowd = rules()
+    for number in range(roles.MAX_NOTED_PARTICIPANTS + 5):
+        crowd.judge(person(STUDENT, sid=f"PA_{number}", can_update=True))
+    assert len(crowd.no_teachers()) == roles.MAX_NOTED_PARTICIPANTS
+
+
 def test_strict_trust_excludes_participants_who_may_change_their_metadata() -> None:
     room = rules(role_trust="strict")
     verdict = room.judge(person(TEACHER, can_update=True))
