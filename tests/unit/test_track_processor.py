@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -286,6 +287,7 @@ async def test_a_busy_machine_does_not_move_the_clock() -> None:
 async def test_a_changed_clock_applies_from_the_next_segment(
     set_by: float, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "recorder")
     listening = listen()
     await listening.hears(np.concatenate([quiet(1), loud(2)]))
     listening.frames.clocks.wall_clock_off = set_by
@@ -296,6 +298,7 @@ async def test_a_changed_clock_applies_from_the_next_segment(
     assert (
         f"by {set_by:+.3f} s: the machine's was set by {set_by:+.3f} s, the samples drifted" in line.message
     )
+    assert line.levelno == (logging.WARNING if abs(set_by) > 0.5 else logging.INFO)
     assert vars(line)["participant"] == TRACK.participant_identity
 
 
