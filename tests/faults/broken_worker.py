@@ -1,7 +1,8 @@
 """The worker with built-in faults, for those that cannot be produced from outside.
 
 ``BROKEN`` names a file. While it is there, the disk has the trouble that is written in it: ``EIO``, or ``stall`` for
-five seconds once. Where it says ``callbacks``, others' callbacks for the room's events and for its end raise.
+five seconds once, or ``hang`` for ever. ``denied NAME``: files of this name cannot be opened, like those of another
+owner, which root could open. ``callbacks``: others' callbacks for the room's events and for its end raise.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ EVENTS = (
 BROKEN = Path(os.environ["BROKEN"])
 
 fsync = os.fsync
+open_file = os.open
 connect = JobContext.connect
 
 
@@ -52,7 +54,16 @@ def broken_fsync(fd: Any) -> None:
     if now == "stall":
         BROKEN.unlink()
         time.sleep(STALL_SECONDS)
+    while now == "hang":
+        time.sleep(1)
     fsync(fd)
+
+
+def broken_open(path: Any, *rest: Any, **options: Any) -> int:
+    name = os.path.basename(os.fspath(path))
+    if name != BROKEN.name and trouble() == f"denied {name}":
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
+    return open_file(path, *rest, **options)
 
 
 async def connect_with_others(self: JobContext, **options: Any) -> None:
@@ -72,6 +83,7 @@ async def broken_end() -> None:
 
 
 os.fsync = broken_fsync
+os.open = broken_open
 JobContext.connect = connect_with_others  # type: ignore[method-assign]
 
 if __name__ == "__main__":

@@ -7,18 +7,22 @@ import contextlib
 import errno
 import os
 import shutil
+import signal
 import subprocess
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from archive.wav import wav_header
 from conftest import StartWorker
 from devtools import disks
 from devtools.livekit_server import LiveKitServer
-from devtools.room_folders import gaps, manifest, segments_of
+from devtools.room_folders import gaps, manifest, segments_of, until
 from devtools.speakers import Speaker
 from devtools.worker import Worker
+from support.fault_table import Seen
 from support.teaching import heard, sentences, teacher_in
 
 pytestmark = pytest.mark.e2e
@@ -125,6 +129,47 @@ async def test_a_folder_that_is_deleted_while_recording_is_created_again(
         await talk
     assert heard(room_dir) == [2, 3, 4, 5]
     assert all(os.path.exists(room_dir / record["file"]) for record in manifest(room_dir))
+
+
+@pytest.mark.fault(
+    "a segment of an earlier lesson cannot be opened, and WAVs of others are in the room's folder",
+    "every word recorded; the file is named in the log; all these files are as before",
+)
+async def test_files_that_cannot_be_opened_or_are_foreign_stop_nothing(
+    livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path
+) -> None:
+    room_dir, broken = tmp_path / "segments" / "visitors", tmp_path / "broken"
+    room_dir.mkdir(parents=True)
+    whole = wav_header(16_000) + bytes(32_000)
+    denied = "segment_001_20250101_080000.wav"
+    others = {denied: whole, "whole lesson.wav": whole, "half copied.wav": whole[:20_000]}
+    for name, content in others.items():
+        (room_dir / name).write_bytes(content)
+    broken.write_text(f"denied {denied}", encoding="ascii")
+    recorder = await worker(program=BROKEN_WORKER, BROKEN=str(broken))
+    async with teaching(livekit_server, recorder, "visitors") as teacher:
+        await teacher.say(sentences(0, 4))
+    assert heard(room_dir) == [0, 1, 2, 3]
+    assert f"{denied} cannot be recovered and is left as it is" in recorder.log
+    assert {name: (room_dir / name).read_bytes() for name in others} == others
+    assert not set(others) & {record["file"] for record in manifest(room_dir)}
+    assert not gaps(room_dir)
+
+
+@pytest.mark.fault("the disk hangs for ever, then SIGTERM", "the worker ends within 20 s")
+async def test_a_disk_that_hangs_does_not_hold_up_the_end(
+    livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path, seen: Seen
+) -> None:
+    broken = tmp_path / "broken"
+    recorder = await worker(program=BROKEN_WORKER, BROKEN=str(broken))
+    async with await teacher_in(livekit_server, recorder, "hanging") as teacher:
+        broken.write_text("hang", encoding="ascii")
+        await teacher.say(sentences(0, 2))
+        began = time.monotonic()
+        os.kill(recorder.pid, signal.SIGTERM)
+        await until(lambda: recorder.exit_code is not None, "the worker ended", 40)
+    seen(f"after {time.monotonic() - began:.0f} s")
+    assert recorder.exit_code == 0
 
 
 @pytest.mark.fault("the disk stalls for 5 s", "said once; nothing is lost")

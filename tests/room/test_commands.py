@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -175,6 +176,53 @@ async def test_dev_restarts_on_a_saved_file_and_records_on(
         process.send_signal(signal.SIGINT)
         process.wait(30)
     assert sound.heard(recorded(output_dir / "dev"), sound.markers()) == [0, 1, 2, 3]
+    assert "Traceback" not in log.read_text()
+
+
+@POSIX_ONLY
+async def test_ctrl_c_in_dev_saves_what_is_being_spoken(
+    livekit_server: LiveKitServer, project: Path, tmp_path: Path
+) -> None:
+    """The terminal sends SIGINT to every process of its group, and dev passes the stop on to the worker."""
+    output_dir, rooms = tmp_path / "segments", ("ctrl-c-1", "ctrl-c-2")
+    environment = {**os.environ, **livekit_server.environment(), "OUTPUT_DIR": str(output_dir)}
+    environment |= {"HEALTH_PORT": "0", "RECONCILE_SECONDS": "1", "PYTHONUNBUFFERED": "1"}
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "agent.py", "dev"],
+            cwd=project,
+            env=environment,
+            stdout=file,
+            stderr=file,
+            process_group=0,
+        )
+    try:
+        await until(lambda: "Registered with" in log.read_text(), "ready", 60)
+        async with contextlib.AsyncExitStack() as lessons:
+            teachers = [
+                await lessons.enter_async_context(
+                    await Speaker.join(livekit_server, room, "anna", metadata=TEACHER)
+                )
+                for room in rooms
+            ]
+            for teacher in teachers:
+                await teacher.publish()
+            await until(lambda: log.read_text().count("Track subscribed") == 2, "subscribed")
+            spoken = sound.sequence(sound.markers()[:6], 0.1)[0]
+            talks = [asyncio.create_task(teacher.say(spoken)) for teacher in teachers]
+            await until(lambda: len(list(output_dir.glob("*/*.wav.part"))) == 2, "both are being spoken")
+            os.killpg(process.pid, signal.SIGINT)
+            await until(lambda: process.poll() is not None, "dev has ended", 30)
+            for talk in talks:
+                talk.cancel()
+            await asyncio.gather(*talks, return_exceptions=True)
+    finally:
+        process.kill()
+    assert not list(output_dir.glob("*/*.wav.part"))
+    for room in rooms:
+        assert sound.heard(recorded(output_dir / room), sound.markers())
+    assert "Stopped" in log.read_text()
     assert "Traceback" not in log.read_text()
 
 
