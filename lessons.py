@@ -81,8 +81,8 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
             "Makes a link to one delivered file that works for a few minutes, for anyone who has it.",
         ),
         "erase": (
-            "lesson_tools.delivery.erase",
-            "Erases a whole room, or one participant of it: on this disk and in every target. This cannot be"
+            "lesson_tools.erase.erase",
+            "Erases rooms, or a participant in one room or all: on this disk and in every target. This cannot be"
             " undone.",
         ),
     },

@@ -56,12 +56,22 @@ Item = AudioItem | TextItem | ListsItem
 
 @dataclass(frozen=True)
 class Selection:
-    """Selects segments: of a room (by its name or its folder's), of one participant, that ended before a time. Empty
-    fields select all."""
+    """Selects segments: of a room (by its name or its folder's), of one participant, that ended before a time.
+
+    A field that is not given selects all; at least one is given.
+
+    Raises:
+        ValueError: no field is given, or a name is blank: it would select everything.
+    """
 
     room: str = ""
     participant: str = ""
     before: datetime | None = None
+
+    def __post_init__(self) -> None:
+        names = [name for name in (self.room, self.participant) if name]
+        if not (names or self.before) or not all(name.strip() for name in names):
+            raise ValueError("a selection of everything")
 
     def has(self, folder: str, record: SegmentRecord | GapRecord) -> bool:
         return (

@@ -1,4 +1,4 @@
-"""`lessons.py migrate`, `deliver`, `prune`, `link` and `erase`: commands for delivered lessons."""
+"""`lessons.py migrate`, `deliver`, `prune` and `link`: commands for delivered lessons."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ from archive.outbox import Outbox
 from config import Settings
 from core.audit import AuditEvent, audit
 from core.errors import ConfigError, InputError, RecorderError
-from core.records import SegmentRecord, format_utc
-from delivery.erasure import Erasure, erase_files, erase_lines, erasures, record_erasure, room_folders
+from core.records import SegmentRecord
+from delivery.erasure import room_folders
 from delivery.items import Selection, Target
 from delivery.retention import Leaving, Rules, remove_leaving
 from delivery.service import DeliveryService, kind_of
 from delivery.targets import open_targets
 from lesson_tools import console
 from lesson_tools.console import TROUBLE, AsJson, progress, say, say_json, tell
-from search.index import INDEX
 
 PROGRESS_SECONDS = 0.2
 MAX_LINK_MINUTES = 7 * 24 * 60
@@ -91,7 +90,7 @@ def deliver(
     It may run beside a worker on the same disk: they share the work.
     """
     settings = console.settings()
-    targets = _targets(settings)
+    targets = targets_of(settings)
     seconds = retry_seconds if patience is None else patience  # --patience is the option's former name
     results = console.run(_deliver(settings, targets, again, retry_refused, seconds))
     is_well = all(not one.waiting and not one.refused and not one.trouble for one in results)
@@ -157,7 +156,9 @@ def prune(
         tell(f"{problem}. Nothing is removed from this disk")
     rules = Rules(settings, [target.name for target in targets], is_complete=not problems)
     now = datetime.now(UTC)
-    leaving = [one for folder in _folders(settings) if (one := rules.leaving(folder, now)).files or one.lines]
+    leaving = [
+        one for folder in folders_of(settings) if (one := rules.leaving(folder, now)).files or one.lines
+    ]
     for one in () if dry_run else leaving:
         remove_leaving(one)
     remote, is_well = console.run(_prune_remote(settings, targets, now, dry_run))
@@ -175,7 +176,7 @@ async def _prune_remote(
 ) -> tuple[dict[str, int], bool]:
     if settings.remote_retention_days:
         old = Selection(before=now - timedelta(days=settings.remote_retention_days))
-        return await _remove_from(targets, old, {}, only_count=dry_run)
+        return await remove_from(targets, old, {}, only_count=dry_run)
     for target in targets:
         await target.aclose()
     return {}, True
@@ -209,7 +210,7 @@ def link(
     from delivery.object_store import ObjectTarget
 
     settings = console.settings()
-    stores = [target for target in _targets(settings) if isinstance(target, ObjectTarget)]
+    stores = [target for target in targets_of(settings) if isinstance(target, ObjectTarget)]
     if not stores:
         raise InputError("Links need an object store: set S3_BUCKET, S3_KEY_ID and S3_KEY_SECRET")
     room, _, name = file.replace("\\", "/").partition("/")
@@ -220,87 +221,10 @@ def link(
     say(made)
 
 
-# --- erase ---
-
-
-def erase(
-    room: Annotated[str, typer.Argument(help="The room's name, or its folder's.")],
-    participant: Annotated[
-        str, typer.Option(metavar="IDENTITY", help="Only what this participant said.")
-    ] = "",
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Erases a whole room, or one participant of it: on this disk and in every target. This cannot be undone.
-
-    That it was done is recorded in OUTPUT_DIR/erasures.jsonl. Where a target fails, run it again: the lists on this
-    disk are kept until all is gone everywhere.
-    """
-    settings = console.settings()
-    targets = _targets(settings, may_be_none=True)
-    selection = Selection(room, participant)
-    here = erasures(_folders(settings), selection)
-    count = sum(len(one.records) for one in here)
-    if not yes:
-        _ask(selection, count, len(targets))
-    remote, is_well = console.run(_erase(settings, targets, selection, here))
-    outcome = {
-        "at": format_utc(datetime.now(UTC)),
-        "room": room,
-        "participant": participant or None,
-        "segments_here": count,
-        "segments_in_targets": remote,
-        "is_complete": is_well,
-    }
-    record_erasure(Path(settings.output_dir), outcome)
-    if as_json:
-        say_json(outcome)
-    else:
-        in_targets = "".join(f", {found} in {name}" for name, found in remote.items())
-        say(f"Erased: {count} segments here{in_targets}")
-    if not is_well:
-        tell("Not everything is erased: run it again when all targets can be reached")
-        raise typer.Exit(TROUBLE)
-
-
-def _ask(selection: Selection, count: int, targets: int) -> None:
-    """Asks for confirmation; raises typer.Abort unless the answer is yes."""
-    what = f"{selection.participant} in" if selection.participant else "the whole room"
-    question = f"Erase {what} {selection.room} ({count} segments here, and all of it in {targets} targets)?"
-    typer.confirm(question, abort=True, err=True)
-
-
-async def _erase(
-    settings: Settings, targets: Sequence[Target], selection: Selection, here: Sequence[Erasure]
-) -> tuple[dict[str, int], bool]:
-    """Erases files on this disk first, so that they are not delivered again; then in the targets; lists last."""
-    for one in here:
-        erase_files(one)
-    known = {one.folder.name: one.records for one in here}
-    remote, is_well = await _remove_from(targets, selection, known)
-    if is_well:
-        for one in here:
-            erase_lines(one, selection)
-        await _forget(Path(settings.output_dir), [one.folder.name for one in here])
-    return remote, is_well
-
-
-async def _forget(output_dir: Path, folders: Sequence[str]) -> None:
-    """Removes the rooms from the queue and the search index, which are rebuilt when needed."""
-    outbox = Outbox(output_dir)
-    try:
-        for folder in folders:
-            await outbox.forget(folder)
-    finally:
-        await outbox.aclose()
-    for ending in ("", "-wal", "-shm"):
-        (output_dir / f"{INDEX}{ending}").unlink(missing_ok=True)
-
-
 # --- what they share ---
 
 
-def _targets(settings: Settings, *, may_be_none: bool = False) -> list[Target]:
+def targets_of(settings: Settings, *, may_be_none: bool = False) -> list[Target]:
     """Opens all targets of the settings.
 
     Raises:
@@ -316,7 +240,7 @@ def _targets(settings: Settings, *, may_be_none: bool = False) -> list[Target]:
     return targets
 
 
-async def _remove_from(
+async def remove_from(
     targets: Sequence[Target],
     selection: Selection,
     known: Mapping[str, Sequence[SegmentRecord]],
@@ -337,7 +261,7 @@ async def _remove_from(
     return counts, is_well
 
 
-def _folders(settings: Settings) -> list[Path]:
+def folders_of(settings: Settings) -> list[Path]:
     output_dir = Path(settings.output_dir)
     if not output_dir.is_dir():
         raise InputError(f"OUTPUT_DIR={output_dir} is not there: nothing has been recorded yet")

@@ -1,0 +1,218 @@
+"""`lessons.py erase`: erases rooms or participants on this disk and in every target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from archive.outbox import Outbox
+from config import Settings
+from core.errors import InputError
+from core.records import SegmentRecord, format_utc
+from delivery.erasure import Erasure, erase_files, erase_lines, erasures, record_erasure
+from delivery.items import Selection, Target
+from lesson_tools import console
+from lesson_tools.console import TROUBLE, AsJson, say, say_json, tell
+from lesson_tools.delivery import folders_of, remove_from, targets_of
+from search.index import INDEX
+
+WILD_CARDS = frozenset("*?")
+
+
+def erase(
+    rooms: Annotated[
+        list[str] | None, typer.Argument(metavar="[ROOM]...", help="Names of rooms, or of their folders.")
+    ] = None,
+    participant: Annotated[
+        str | None, typer.Option(metavar="IDENTITY", help="Only what this participant said.")
+    ] = None,
+    is_all: Annotated[
+        bool, typer.Option("--all", help="More than one room; with --participant alone: every room.")
+    ] = False,
+    count: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="With --all: the number that it asks for (see --dry-run)."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be erased.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask; one room only.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Erases rooms, or a participant in one room or all: on this disk and in every target. This cannot be undone.
+
+    Names are taken literally. More than one room needs --all, and the number of segments typed back.
+    That it was done is recorded in OUTPUT_DIR/erasures.jsonl. Where a target fails, run it again: the lists on this
+    disk are kept until all is gone everywhere.
+    """
+    selections = _selections(rooms or [], participant)
+    settings = console.settings()
+    targets = targets_of(settings, may_be_none=True)
+    here = [erasures(folders_of(settings), selection) for selection in selections]
+    in_targets, _ = _in_targets(settings, selections, here, only_count=True)
+    _check_names(selections, here, in_targets)
+    segments = sum(len(one.records) for found in here for one in found)
+    number = segments + sum(in_targets.values())
+    if dry_run:
+        _say_found(here, in_targets, number, as_json)
+        return
+    names = {record.room_name for found in here for one in found for record in one.records}
+    if len(selections) > 1 or len(names) > 1 or not selections[0].room:
+        _expect_number(number, len(names), is_all=is_all, count=count)
+    elif not yes:
+        _ask(selections[0], segments, len(targets))
+    remote, is_well = console.run(_erase(settings, targets, selections, here))
+    outcome = {
+        "at": format_utc(datetime.now(UTC)),
+        "rooms": [selection.room for selection in selections if selection.room],
+        "participant": participant,
+        "segments_here": segments,
+        "segments_in_targets": remote,
+        "is_complete": is_well,
+    }
+    record_erasure(Path(settings.output_dir), outcome)
+    if as_json:
+        say_json(outcome)
+    else:
+        counts = "".join(f", {found} in {name}" for name, found in remote.items())
+        say(f"Erased: {segments} segments here{counts}")
+    if not is_well:
+        tell("Not everything is erased: run it again when all targets can be reached")
+        raise typer.Exit(TROUBLE)
+
+
+# --- what was asked for ---
+
+
+def _selections(rooms: Sequence[str], participant: str | None) -> list[Selection]:
+    """What is to be erased, one selection a room.
+
+    Raises:
+        InputError: nothing is named, or a name is empty or blank.
+    """
+    if not rooms and participant is None:
+        raise InputError("Name a room, or a participant (--participant IDENTITY)")
+    for what, name in [*(("room", room) for room in rooms), ("participant", participant)]:
+        if name is not None and not name.strip():
+            raise InputError(f"The name of the {what} is empty: nothing is erased")
+    return [Selection(room, participant or "") for room in dict.fromkeys(rooms)] or [
+        Selection(participant=participant or "")
+    ]
+
+
+def _check_names(
+    selections: Sequence[Selection], here: Sequence[Sequence[Erasure]], in_targets: Mapping[str, int]
+) -> None:
+    """Raises InputError for a pattern, which is never expanded, and if nothing is found by the names."""
+    for selection, found in zip(selections, here, strict=True):
+        for name in (selection.room, selection.participant):
+            if not found and set(name) & WILD_CARDS:
+                raise InputError(f"{name!r} is taken literally, and nothing has this name: no wild cards")
+    if not any(here) and not any(in_targets.values()):
+        names = ", ".join(repr(name) for one in selections for name in (one.room, one.participant) if name)
+        raise InputError(f"Nothing is known of {names}, neither here nor in the targets")
+
+
+def _ask(selection: Selection, segments: int, targets: int) -> None:
+    """Asks for confirmation; raises typer.Abort unless the answer is yes."""
+    what = f"{selection.participant} in" if selection.participant else "the whole room"
+    question = (
+        f"Erase {what} {selection.room} ({segments} segments here, and all of it in {targets} targets)?"
+    )
+    typer.confirm(question, abort=True, err=True)
+
+
+def _expect_number(number: int, rooms: int, *, is_all: bool, count: int | None) -> None:
+    """Goes on only with --all and the number of segments, typed back or given by --count.
+
+    Raises:
+        InputError: --all is missing, or the number is another.
+        typer.Abort: nobody answers.
+    """
+    if not is_all:
+        raise InputError(f"This concerns {number} segments in {rooms} rooms here: it needs --all")
+    if count is None:
+        question = f"{number} segments in {rooms} rooms are erased. Type that number of segments to go on"
+        count = typer.prompt(question, type=int, err=True)
+    if count != number:
+        raise InputError(f"There are {number} segments, not {count}: nothing is erased")
+
+
+def _say_found(
+    here: Sequence[Sequence[Erasure]], in_targets: Mapping[str, int], number: int, as_json: bool
+) -> None:
+    folders = [one for found in here for one in found]
+    if as_json:
+        local = [{"folder": one.folder.name, "segments": len(one.records)} for one in folders]
+        say_json({"dry_run": True, "local": local, "remote": dict(in_targets), "segments": number})
+        return
+    for one in folders:
+        say(f"{one.folder.name}: {len(one.records)} segments would be erased")
+    for target, found in in_targets.items():
+        say(f"{target}: {found} segments would be erased")
+    say(f"In all {number} segments")
+
+
+# --- erasing ---
+
+
+def _in_targets(
+    settings: Settings,
+    selections: Sequence[Selection],
+    here: Sequence[Sequence[Erasure]],
+    *,
+    only_count: bool = False,
+) -> tuple[dict[str, int], bool]:
+    return console.run(
+        _remove_all(targets_of(settings, may_be_none=True), selections, here, only_count=only_count)
+    )
+
+
+async def _remove_all(
+    targets: Sequence[Target],
+    selections: Sequence[Selection],
+    here: Sequence[Sequence[Erasure]],
+    *,
+    only_count: bool = False,
+) -> tuple[dict[str, int], bool]:
+    totals: dict[str, int] = {}
+    is_well = True
+    for selection, found in zip(selections, here, strict=True):
+        known: dict[str, Sequence[SegmentRecord]] = {one.folder.name: one.records for one in found}
+        counts, is_done = await remove_from(targets, selection, known, only_count=only_count)
+        is_well = is_well and is_done
+        for name, number in counts.items():
+            totals[name] = totals.get(name, 0) + number
+    return totals, is_well
+
+
+async def _erase(
+    settings: Settings,
+    targets: Sequence[Target],
+    selections: Sequence[Selection],
+    here: Sequence[Sequence[Erasure]],
+) -> tuple[dict[str, int], bool]:
+    """Erases files on this disk first, so that they are not delivered again; then in the targets; lists last."""
+    for one in (one for found in here for one in found):
+        erase_files(one)
+    remote, is_well = await _remove_all(targets, selections, here)
+    if is_well:
+        for selection, found in zip(selections, here, strict=True):
+            for one in found:
+                erase_lines(one, selection)
+        await _forget(Path(settings.output_dir), [one.folder.name for found in here for one in found])
+    return remote, is_well
+
+
+async def _forget(output_dir: Path, folders: Iterable[str]) -> None:
+    """Removes the rooms from the queue and the search index, which are rebuilt when needed."""
+    outbox = Outbox(output_dir)
+    try:
+        for folder in folders:
+            await outbox.forget(folder)
+    finally:
+        await outbox.aclose()
+    for ending in ("", "-wal", "-shm"):
+        (output_dir / f"{INDEX}{ending}").unlink(missing_ok=True)
