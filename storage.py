@@ -54,9 +54,10 @@ from archive.jsonl import Bookmark, new_lines
 from archive.manifest import append_gap, append_manifest, read_manifest, records_in
 from archive.names import MANIFEST, PART_SUFFIX, SegmentNames, digest_of, safe_name
 from archive.recovery import OpenNote, recovering
+from archive.tombstones import erased_since
 from archive.wav import WAV_HEADER_BYTES, pcm_bytes, wav_header
 from config import Settings
-from core.errors import StorageError
+from core.errors import RecorderError, StorageError
 from core.records import (
     BYTES_PER_SAMPLE,
     NO_TEXT_OPTIONS,
@@ -68,6 +69,7 @@ from core.records import (
     StreamClock,
     TextOptions,
     TrackInfo,
+    utc_now,
 )
 
 logger = logging.getLogger("recorder")
@@ -89,6 +91,7 @@ class RoomFolder:
         self._has_written_note = False
         self._highest_number = 0
         self._bookmark = Bookmark()
+        self._opened_at = utc_now()
 
     @classmethod
     def open(cls, settings: Settings, room: RoomInfo) -> RoomFolder:
@@ -192,7 +195,7 @@ class RoomFolder:
             number = self._highest_known(taken) + 1
             while (note := self._note(number, track, clock, start_sample, speech_sample)).is_taken(taken):
                 number += 1
-            part = PartFile.create(self.path, note)
+            part = PartFile.create(self.path, note, self._opened_at)
             self._highest_number = number
             return part
 
@@ -233,6 +236,10 @@ def _folder_for(settings: Settings, room: RoomInfo, zone: ZoneInfo) -> Path:
     return path
 
 
+class SegmentErased(RecorderError):
+    """A segment that was being spoken has been erased, and is not kept."""
+
+
 class PartFile:
     """A segment that is being written: it grows while it is spoken, and ends as a WAV with a manifest line.
 
@@ -240,8 +247,12 @@ class PartFile:
     continues; :meth:`commit` gets the whole PCM, and can be repeated until it succeeds.
     """
 
-    def __init__(self, folder: Path, note: OpenNote, file: IO[bytes] | None) -> None:
+    def __init__(
+        self, folder: Path, note: OpenNote, file: IO[bytes] | None, opened_at: datetime | None = None
+    ) -> None:
         self._folder = folder
+        self._opened_at = opened_at or utc_now()
+        """An erasure after this time applies to the segment, if that began before it."""
         self._note = note
         self._file = file
         self._synced_samples = 0
@@ -254,9 +265,9 @@ class PartFile:
         """Whether the manifest has its line."""
 
     @classmethod
-    def create(cls, folder: Path, note: OpenNote) -> PartFile:
+    def create(cls, folder: Path, note: OpenNote, opened_at: datetime | None = None) -> PartFile:
         """Creates both files, or neither. The caller holds the folder's lock."""
-        part = cls(folder, note, None)
+        part = cls(folder, note, None, opened_at)
         try:
             write_whole(folder / note.path_name, json.dumps(note.to_json(), ensure_ascii=False).encode())
             part._file = part._create_file()
@@ -304,10 +315,16 @@ class PartFile:
         """Gives the segment its final length and name, and adds its line to the manifest.
 
         It can be repeated after an error: everything is then written again from ``segment.pcm``.
+
+        Raises:
+            SegmentErased: it was erased while it was spoken; its files are removed.
         """
         self._folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
         self._set_content(segment.pcm)
         with FolderLock(self._folder):
+            if self._is_erased():
+                self._remove()
+                raise SegmentErased(self._note.file)
             if sys.platform == "win32":
                 self.abandon()  # Windows cannot rename an open file; other systems keep it locked to the end
             os.replace(self._part_path, self._final_path)
@@ -338,6 +355,18 @@ class PartFile:
             logger.error("%s is saved, and cannot be listed until it is recovered: %s", record.file, error)
             return False
         return True
+
+    def _is_erased(self) -> bool:
+        note = self._note
+        participant = note.track.participant_identity
+        return (
+            erased_since(self._folder, note.room.name, participant, note.start, self._opened_at) is not None
+        )
+
+    def _remove(self) -> None:
+        self.abandon()
+        for path in (self._part_path, self._folder / self._note.path_name):
+            path.unlink(missing_ok=True)
 
     def _list(self, record: SegmentRecord) -> None:
         """Adds the manifest line once: an attempt that failed may have written it."""

@@ -115,12 +115,15 @@ def note(folder: Path, target: str, key: Key, refused: str = "") -> None:
 
 
 def forget(folder: Path, *, items: set[str] | None = None, only_refused: bool = False) -> None:
-    """Removes the lines about these items (None: about all), or only the dead letters among them. Blocks."""
+    """Removes the lines about these items (None: about all), or only the dead letters among them. Blocks.
+
+    An item is named without the digest of its content (see :func:`text_key`)."""
 
     def is_kept(line: bytes) -> bool:
         entry = jsonl.entry_in(line)
         return entry is not None and (
-            (items is not None and entry.get("item") not in items) or (only_refused and REFUSED not in entry)
+            (items is not None and str(entry.get("item")).partition("#")[0] not in items)
+            or (only_refused and REFUSED not in entry)
         )
 
     with FolderLock(folder):

@@ -170,6 +170,17 @@ class Outbox:
         prefix = f"{folder}/"
         self._file.run("DELETE FROM bookmark WHERE substr(source, 1, ?) = ?", len(prefix), prefix)
 
+    @_transaction
+    def claimed(self, kind_prefix: str, folder: str) -> int:
+        """How many items of a folder running workers have claimed, of all kinds that begin with ``kind_prefix``."""
+        kinds = self._file.all("SELECT DISTINCT kind FROM work WHERE owner != ''")
+        count = 0
+        for kind in (kind for (kind,) in kinds if kind.startswith(kind_prefix)):
+            self._release_items_of_ended_workers(kind)
+            query = "SELECT COUNT(*) FROM work WHERE kind = ? AND folder = ? AND owner != ''"
+            count += int(self._file.one(query, kind, folder)[0])
+        return count
+
     # Working on items.
 
     @_transaction

@@ -16,6 +16,7 @@ from typing import Any
 from archive.files import FolderLock, is_abandoned, sync_folder
 from archive.manifest import append_manifest, read_manifest
 from archive.names import MANIFEST, PART_SUFFIX, SegmentNames
+from archive.tombstones import erased_since
 from archive.wav import mend_wav, samples_in_part, whole_samples_in
 from config import Settings
 from core.records import (
@@ -227,6 +228,9 @@ class _Recovery:
 
     def _adopt_part(self, path: Path, note: OpenNote, samples: int) -> SegmentRecord | None:
         final = self._folder / note.file
+        if self._is_erased(path, note):
+            path.unlink()
+            return None
         # The WAV is there if an earlier commit renamed it, and the commit was being repeated.
         has_more = final.exists() and whole_samples_in(final) >= samples
         if samples == 0 or has_more or self._is_committed(note):
@@ -243,8 +247,19 @@ class _Recovery:
             return None
         with _logged(path):
             if is_abandoned(path) and (samples := whole_samples_in(path)):
-                return self._list(self._note(path, samples), samples)
+                note = self._note(path, samples)
+                if not self._is_erased(path, note):
+                    return self._list(note, samples)
+                path.unlink()
         return None
+
+    def _is_erased(self, path: Path, note: OpenNote) -> bool:
+        """Whether it was erased after it had begun: when its note was written, or at the latest when it was."""
+        beside = self._folder / note.path_name
+        begun_at = datetime.fromtimestamp((beside if beside.exists() else path).stat().st_mtime, UTC)
+        participant = note.track.participant_identity
+        erasure = erased_since(self._folder, note.room.name, participant, note.start, begun_at)
+        return erasure is not None
 
     def _list(self, note: OpenNote, samples: int) -> SegmentRecord:
         digest = hashlib.sha256((self._folder / note.file).read_bytes()).hexdigest()

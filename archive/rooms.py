@@ -20,6 +20,7 @@ from archive.manifest import record_in
 from archive.names import HANDOVER_NOTE, MANIFEST, PART_SUFFIX, SegmentNames, is_plain_name, safe_name
 from archive.sessions import Session, sessions_of
 from archive.texts import Texts
+from archive.tombstones import ERASED, Erasure, open_erasures
 from config import Settings
 from core.errors import InputError, StorageError
 from core.records import SegmentRecord
@@ -135,6 +136,8 @@ class Room:
     def records(self, session: str | None = None, lines: Lines | None = None) -> Iterator[SegmentRecord]:
         """Yields the segments in the order of the manifest, which is the order they ended in; each file once.
 
+        Those that are being erased are left out.
+
         Args:
             session: yield only those of the session with this room sid.
             lines: counts the lines that are read, and those that are invalid.
@@ -144,6 +147,7 @@ class Room:
         """
         seen: set[str] = set()
         lines = lines if lines is not None else Lines()
+        erasures = self._open_erasures()
         for line in self._manifest_lines():
             lines.read += 1
             record = record_in(line)
@@ -151,7 +155,14 @@ class Room:
                 lines.broken.append(lines.read)
             elif record.file not in seen and session in (None, record.room_sid):
                 seen.add(record.file)
-                yield record
+                if not any(erasure.covers_record(self.path, record) for erasure in erasures):
+                    yield record
+
+    def _open_erasures(self) -> tuple[Erasure, ...]:
+        try:
+            return open_erasures(self.path.parent)
+        except OSError as error:
+            raise StorageError(f"{self.path.parent / ERASED} cannot be read: {error.strerror}") from None
 
     def _manifest_lines(self) -> Iterator[bytes]:
         try:

@@ -27,7 +27,8 @@ from archive import jsonl
 from archive.files import PRIVATE_FILE, FolderLock, sync_folder
 from archive.jsonl import MAX_LINE_BYTES, Bookmark, Lines, lines_behind, lines_of
 from archive.manifest import read_manifest
-from archive.names import PART_SUFFIX, TEXTS
+from archive.names import MANIFEST, PART_SUFFIX, TEXTS
+from archive.tombstones import erasures_in, is_being_erased
 from core import notify
 from core.errors import StorageError
 from core.records import SegmentRecord, TextRecord
@@ -318,6 +319,9 @@ class FolderTexts:
         self._done: dict[SegmentKey, bool] = {}
         """The segments that have a line, and whether their audio is kept."""
         self._latest: OrderedDict[SegmentKey, TextRecord] = OrderedDict()
+        self._manifest_bookmark = Bookmark()
+        self._listed: set[str] = set()
+        """The WAVs that the manifest names."""
 
     @property
     def path(self) -> Path:
@@ -351,16 +355,40 @@ class FolderTexts:
         return tuple(record.transcript for record in said[-most:]) if most else ()
 
     def save(self, record: TextRecord) -> bool:
-        """Adds the record's line. False: the segment has one already, from another worker."""
+        """Adds the record's line. False: the segment has one already, from another worker, or has been erased.
+
+        Of an erased segment the text files are removed."""
         with self._lock, FolderLock(self.folder):
             self._read_on()
             if key_of(record) in self._done:
+                return False
+            if self._is_erased(record):
+                for name in record.files:
+                    (self.folder / name).unlink(missing_ok=True)
                 return False
             sync_folder(self.folder)  # the text files' names are durable before the line that names them
             jsonl.append(self.path, record.to_json())
             self._read_on()
         notify.notify(self.path)
         return True
+
+    def _is_erased(self, record: TextRecord) -> bool:
+        """Whether the segment is no longer in the manifest, or is being erased."""
+        if is_being_erased(self.folder, record):
+            return True
+        while True:
+            is_another, lines, self._manifest_bookmark = lines_behind(
+                self.folder / MANIFEST, self._manifest_bookmark
+            )
+            if is_another:
+                self._listed.clear()
+            entries = (jsonl.entry_in(line) or {} for line in lines)
+            self._listed.update(str(entry.get("file")) for entry in entries)
+            if not lines:
+                break
+        if (self.folder / MANIFEST).exists():
+            return record.file not in self._listed
+        return any(erasure.covers_record(self.folder, record) for erasure in erasures_in(self.folder.parent))
 
     def _read_on(self) -> None:
         while True:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from archive.delivery_log import Key, audio_key, note
 from archive.outbox import Outbox, Work
+from archive.tombstones import is_being_erased
 from core.backoff import Backoff
 from core.errors import ConfigError, RecorderError, Refused, RetryLater, StorageError
 from core.records import SegmentRecord, TextRecord
@@ -36,6 +37,9 @@ class DeliveryAttempts:
         """Delivers an item, then adds it to the delivery log, then settles it in the outbox. Raises nothing."""
         try:
             item, key = _item_of(work, self._output_dir)
+            if await asyncio.to_thread(_is_being_erased, item):
+                await self._until_stored(self._outbox.done, work)
+                return
             refusal = await self._put(item)
             await asyncio.to_thread(_note, item, self._target.name, key, refusal)
         except (TimeoutError, RecorderError) as error:
@@ -103,6 +107,10 @@ def _item_of(work: Work, output_dir: Path) -> tuple[Item, Key]:
     if "text" in payload:
         return TextItem(folder, record, TextRecord.from_json(payload["text"])), Key(work.file)
     return AudioItem(folder, record), audio_key(record)
+
+
+def _is_being_erased(item: Item) -> bool:
+    return not isinstance(item, ListsItem) and is_being_erased(item.folder, item.record)
 
 
 def _note(item: Item, target: str, key: Key, refusal: str) -> None:

@@ -8,98 +8,197 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from archive import jsonl
-from archive.delivery_log import DELIVERED, forget, text_key
+from archive.delivery_log import DELIVERED, forget
+from archive.exports import EXPORTS, remove_exports
 from archive.files import LOCK_FILE, FolderLock
-from archive.manifest import gap_in, read_manifest, record_in
-from archive.names import GAPS, MANIFEST, TEXTS, is_plain_name
+from archive.manifest import gap_in, read_gaps, read_manifest, record_in
+from archive.names import (
+    GAPS,
+    HANDOVER_NOTE,
+    MANIFEST,
+    PART_SUFFIX,
+    TEXTS,
+    SegmentNames,
+    is_plain_name,
+    safe_name,
+)
 from archive.rooms import Room
-from archive.texts import read_texts, text_in
-from core.errors import StorageError
-from core.records import SegmentRecord, TextRecord
+from archive.texts import LANGUAGE_TAG, entry_in, file_in, text_in
+from core.records import GapRecord, SegmentRecord, TextRecord
 from delivery.item_reader import is_ours
 from delivery.items import Selection
 
-ERASURES = "erasures.jsonl"
-"""In OUTPUT_DIR: one line for each erasure that was asked for, and whether it is complete."""
+BROKEN_MANIFEST = f"{MANIFEST}.broken"
 
 
 @dataclass(frozen=True)
-class Erasure:
+class Chosen:
     """What is erased from one folder."""
 
     folder: Path
+    selection: Selection
     records: tuple[SegmentRecord, ...]
     is_whole: bool
     """Whether no other segment is in the folder."""
 
+    @property
+    def names(self) -> set[str]:
+        """The folder's name and those of its rooms."""
+        return {self.folder.name, *(record.room_name for record in self.records)}
 
-def erasures(folders: Iterable[Path], selection: Selection) -> list[Erasure]:
-    """What is to be erased from these folders; folders without a chosen segment are left out.
+    @property
+    def stems(self) -> set[str]:
+        return {Path(record.file).stem for record in self.records}
 
-    Raises:
-        StorageError: a folder with a chosen segment is being recorded.
+
+def chosen_in(
+    folders: Iterable[Path], selection: Selection, began_before: datetime | None = None
+) -> list[Chosen]:
+    """What is to be erased from these folders; folders without anything of the selection are left out.
+
+    Args:
+        began_before: only what began before this time.
     """
     found = []
     for folder in folders:
         records = list(read_manifest(folder))
-        chosen = tuple(record for record in records if selection.has(folder.name, record))
-        if not chosen:
-            continue
-        if Room(folder).may_gain_segments():
-            raise StorageError(f"{folder.name} is being recorded now: erase it when the lesson is over")
-        found.append(Erasure(folder, chosen, len(chosen) == len(records)))
+        chosen = tuple(
+            record
+            for record in records
+            if selection.has(folder.name, record) and (began_before is None or record.start < began_before)
+        )
+        has_gaps = any(selection.has(folder.name, gap) for gap in read_gaps(folder))
+        if chosen or has_gaps or (not records and selection.is_whole_room and _is_named(folder, selection)):
+            found.append(Chosen(folder, selection, chosen, len(chosen) == len(records)))
     return found
 
 
-def erase_files(erasure: Erasure) -> None:
-    """Removes the segments' WAVs and text files."""
-    texts = read_texts(erasure.folder)
-    for record in erasure.records:
-        for file in files_of(record, texts.get(record.file)):
-            (erasure.folder / file).unlink(missing_ok=True)
+def _is_named(folder: Path, selection: Selection) -> bool:
+    return folder.name in (selection.room, safe_name(selection.room))
 
 
-def erase_lines(erasure: Erasure, selection: Selection) -> None:
+def erase_files(chosen: Chosen, segment_names: SegmentNames) -> list[str]:
+    """Removes the segments' WAVs and text files, the exports of the folder, and what repairs have put aside; of a whole
+    room also text files whose segments no list names.
+
+    Returns the files that could not be removed.
+    """
+    left: list[str] = []
+    folder, stems = chosen.folder, chosen.stems
+    with FolderLock(folder):
+        if chosen.selection.is_whole_room:
+            stems |= _stems_of_stray_texts(folder, segment_names)
+        names = [name for name in os.listdir(folder) if _belongs_to(name, stems)]
+        for name in [*names, BROKEN_MANIFEST]:
+            try:
+                (folder / name).unlink(missing_ok=True)
+            except OSError:
+                left.append(f"{folder.name}/{name}")
+    try:
+        remove_exports(folder, lambda export: True)
+    except OSError as error:
+        left.append(str(error.filename or folder / EXPORTS))
+    return left
+
+
+def _stems_of_stray_texts(folder: Path, segment_names: SegmentNames) -> set[str]:
+    plain = [name.removesuffix(PART_SUFFIX) for name in os.listdir(folder)]
+    texts = [name for name in plain if name.endswith(".txt") and segment_names.number_in(name) is not None]
+    listed = {Path(record.file).stem for record in read_manifest(folder)}
+    return {stem for name in texts if (stem := name.removesuffix(".txt").rpartition("_")[0]) not in listed}
+
+
+def _belongs_to(name: str, stems: Collection[str]) -> bool:
+    """Whether a file is a segment's WAV, the note that it had, or one of its texts."""
+    plain = name.removesuffix(PART_SUFFIX)
+    if plain.endswith(".txt"):
+        stem, _, tag = plain.removesuffix(".txt").rpartition("_")
+        return stem in stems and LANGUAGE_TAG.fullmatch(tag) is not None
+    if plain.endswith(".wav"):
+        return plain.removesuffix(".wav") in stems
+    return name.startswith(".") and name.endswith(".json") and name[1:].removesuffix(".json") in stems
+
+
+def erase_lines(chosen: Chosen, began_before: datetime) -> None:
     """Removes the segments' lines from all lists, and the folder if nothing is left in it."""
-    remove_lines(erasure.folder, {record.file for record in erasure.records}, selection)
-    if erasure.is_whole:
-        remove_folder(erasure.folder)
+    folder, selection = chosen.folder, chosen.selection
+    numbers = {record.number for record in chosen.records}
 
+    def is_text_chosen(entry: Mapping[str, Any]) -> bool:
+        """Of a segment that the manifest no longer has, or in a line of an older version, which names no file."""
+        if file_in(entry) is None:
+            return entry["number"] in numbers
+        text = text_in(jsonl.encoded(entry))
+        is_theirs = text is not None and text.participant_identity == selection.participant != ""
+        return is_theirs and text is not None and text.start < began_before
 
-def record_erasure(output_dir: Path, outcome: dict[str, Any]) -> None:
-    """Adds a line to the list of erasures."""
-    with FolderLock(output_dir):
-        jsonl.append(output_dir / ERASURES, outcome)
+    remove_lines(
+        folder,
+        {record.file for record in chosen.records},
+        lambda gap: selection.has(folder.name, gap) and gap.start < began_before,
+        is_text_chosen,
+        mentioned=selection.participant,
+    )
+    if chosen.is_whole and not Room(folder).may_gain_segments():
+        if next(read_manifest(folder), None) is None:
+            remove_folder(folder)
 
 
 # --- what retention uses, too ---
 
 
-def remove_lines(folder: Path, sounds: Iterable[str], selection: Selection) -> None:
-    """Removes the lines of these WAVs' segments from all lists of the folder, and those of the selected gaps."""
+def remove_lines(
+    folder: Path,
+    sounds: Iterable[str],
+    is_gap_chosen: Callable[[GapRecord], bool],
+    is_text_chosen: Callable[[Mapping[str, Any]], bool] = lambda entry: False,
+    *,
+    mentioned: str = "",
+) -> None:
+    """Removes the lines of these WAVs' segments from all lists of the folder, the chosen gaps and texts, and invalid
+    lines in which ``mentioned`` stands. The manifest is the last: what it names is found again after an interruption.
+    """
     names = set(sounds)
-    items = {*names, *(text_key(text).item for text in read_texts(folder).values() if text.file in names)}
+    stems = {Path(name).stem for name in names}
+
+    def is_invalid_kept(line: bytes) -> bool:
+        return not mentioned or mentioned.encode("utf-8", "backslashreplace") not in line
+
+    def is_text_kept(line: bytes) -> bool:
+        entry = entry_in(line)
+        if entry is None:
+            return is_invalid_kept(line)
+        return file_in(entry) not in names and not is_text_chosen(entry)
+
+    def is_gap_kept(line: bytes) -> bool:
+        gap = gap_in(line)
+        return is_invalid_kept(line) if gap is None else not is_gap_chosen(gap)
+
+    def is_segment_kept(line: bytes) -> bool:
+        record = record_in(line)
+        return is_invalid_kept(line) if record is None else record.file not in names
+
     with FolderLock(folder):
-        jsonl.rewrite(folder / TEXTS, lambda line: (text := text_in(line)) is None or text.file not in names)
-        jsonl.rewrite(
-            folder / GAPS, lambda line: (gap := gap_in(line)) is None or not selection.has(folder.name, gap)
-        )
-        jsonl.rewrite(
-            folder / MANIFEST, lambda line: (one := record_in(line)) is None or one.file not in names
-        )
+        jsonl.rewrite(folder / TEXTS, is_text_kept)
+        jsonl.rewrite(folder / GAPS, is_gap_kept)
+        jsonl.rewrite(folder / MANIFEST, is_segment_kept)
     if (folder / DELIVERED).exists():
-        forget(folder, items=items)
+        forget(folder, items={f"{stem}{ending}" for stem in stems for ending in (".wav", ".txt")} | names)
 
 
 def remove_folder(folder: Path) -> None:
     """Removes a room's lists, and its folder unless it contains other files."""
-    for name in (DELIVERED, TEXTS, GAPS, MANIFEST, LOCK_FILE):
+    with contextlib.suppress(OSError):
+        for path in folder.glob(".*.new"):  # of a list that was being replaced when the process was killed
+            path.unlink(missing_ok=True)
+    for name in (DELIVERED, EXPORTS, HANDOVER_NOTE, BROKEN_MANIFEST, TEXTS, GAPS, MANIFEST, LOCK_FILE):
         (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         folder.rmdir()
@@ -113,6 +212,15 @@ def files_of(record: SegmentRecord, text: TextRecord | None) -> list[str]:
 
 def room_folders(output_dir: Path) -> list[Path]:
     """Every room's folder with a manifest, sorted."""
+    return [folder for folder in all_folders(output_dir) if (folder / MANIFEST).is_file()]
+
+
+def all_folders(output_dir: Path) -> list[Path]:
+    """Every folder that may be a room's, sorted."""
     with os.scandir(output_dir) as entries:
-        folders = [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
-    return sorted(folder for folder in folders if (folder / MANIFEST).is_file())
+        folders = [
+            Path(entry.path)
+            for entry in entries
+            if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".")
+        ]
+    return sorted(folders)

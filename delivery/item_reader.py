@@ -15,8 +15,9 @@ from archive.manifest import read_manifest, record_in
 from archive.names import GAPS, MANIFEST, TEXTS, is_plain_name
 from archive.outbox import Outbox, Work
 from archive.texts import text_in
+from archive.tombstones import is_being_erased
 from config import Settings
-from core.records import TextRecord
+from core.records import SegmentRecord, TextRecord
 
 LOOK_AGAIN_SECONDS = 60.0
 """How often folders are read that have not grown: the outbox may be a new one."""
@@ -130,6 +131,8 @@ class ItemReader:
         for record in filter(None, map(record_in, lines)):
             if not self._save_audio or not is_plain_name(record.file) or not record.file.endswith(".wav"):
                 continue
+            if self._is_to_go(folder, record):
+                continue
             if not delivery_log.is_settled(self._target, audio_key(record)):
                 payload = {"record": record.to_json()}
                 yield Work(self._kind, folder, record.file, record.start.timestamp(), payload)
@@ -141,10 +144,16 @@ class ItemReader:
         records = {record.file: record for record in read_manifest(path)} if texts else {}
         for text in texts:
             record, key = records.get(text.file), text_key(text)
-            if record is not None and is_ours(text) and not delivery_log.is_settled(self._target, key):
+            if record is None or not is_ours(text) or self._is_to_go(folder, record):
+                continue
+            if not delivery_log.is_settled(self._target, key):
                 moment = max(text.at, record.end).timestamp()
                 payload = {"record": record.to_json(), "text": text.to_json()}
                 yield Work(self._kind, folder, key.item, moment, payload)
+
+    def _is_to_go(self, folder: str, record: SegmentRecord) -> bool:
+        """Whether a segment would only be removed from the target again."""
+        return is_being_erased(self._output_dir / folder, record)
 
     async def _add_lists(self, folder: str) -> bool:
         manifest = await self._outbox.bookmark(self._kind, f"{folder}/{MANIFEST}")

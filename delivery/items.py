@@ -73,6 +73,10 @@ class Selection:
         if not (names or self.before) or not all(name.strip() for name in names):
             raise ValueError("a selection of everything")
 
+    @property
+    def is_whole_room(self) -> bool:
+        return bool(self.room) and not self.participant
+
     def has(self, folder: str, record: SegmentRecord | GapRecord) -> bool:
         return (
             (not self.room or self.room in (folder, record.room_name))

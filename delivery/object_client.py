@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
@@ -16,11 +16,13 @@ from urllib.parse import urlsplit
 from config import Settings
 from core.errors import ConfigError, Refused, RetryLater
 from delivery.items import CALL_TIMEOUT_SECONDS, Unusable
+from delivery.lists import whole_lines
 from delivery.object_errors import (
     Unconditional,
     classify_error,
     first_line,
     has_no_conditional_writes,
+    knows_no_batches,
     knows_no_checksums,
 )
 
@@ -36,6 +38,8 @@ MAX_MERGES = 5
 """How often a list is read and merged again at once, if another worker writes it at the same moment."""
 
 CONNECT_SECONDS = 10
+KEYS_AT_ONCE = 1_000
+"""Objects that are deleted with one call."""
 
 
 class Objects:
@@ -183,37 +187,53 @@ class Objects:
         except (BaseError, OSError, ValueError) as error:
             raise classify_error(error) from None
 
-    async def folders(self) -> list[str]:
-        """Lists the names of all folders."""
+    async def folders(self, prefix: str | None = None) -> list[str]:
+        """Lists the names of all folders, or of those right below ``prefix``."""
         from obstore import list_with_delimiter_async
         from obstore.exceptions import BaseError
 
         try:
-            found = await list_with_delimiter_async(self.store)
+            found = await list_with_delimiter_async(self.store, prefix)
         except (BaseError, OSError, ValueError) as error:
             raise classify_error(error) from None
-        return sorted(prefix.rstrip("/").rpartition("/")[2] for prefix in found["common_prefixes"])
+        return sorted(one.rstrip("/").rpartition("/")[2] for one in found["common_prefixes"])
 
-    async def names_in(self, folder: str) -> list[str]:
-        """Lists the names of all objects in a folder."""
+    async def names_in(self, folder: str) -> dict[str, datetime]:
+        """Lists the names of all objects in a folder, with the times of their last change."""
         from obstore import list as list_objects
         from obstore.exceptions import BaseError
 
         try:
-            return [
-                str(found["path"]).rpartition("/")[2]
+            return {
+                str(found["path"]).rpartition("/")[2]: found["last_modified"]
                 async for page in list_objects(self.store, f"{folder}/")
                 for found in page
-            ]
+            }
         except (BaseError, OSError, ValueError) as error:
             raise classify_error(error) from None
 
     async def delete(self, keys: Iterable[str]) -> None:
-        """Deletes these objects; one that does not exist counts as deleted."""
+        """Deletes these objects, many with one call; one that does not exist counts as deleted."""
         from obstore import delete_async
         from obstore.exceptions import BaseError
 
-        for key in list(keys):
+        waiting = sorted(keys)
+        for start in range(0, len(waiting), KEYS_AT_ONCE):
+            try:
+                await delete_async(self.store, waiting[start : start + KEYS_AT_ONCE])
+            except FileNotFoundError:
+                await self._delete_each(waiting[start : start + KEYS_AT_ONCE])
+            except (BaseError, OSError, ValueError, NotImplementedError) as error:
+                if not knows_no_batches(error):
+                    raise classify_error(error) from None
+                await self._delete_each(waiting[start : start + KEYS_AT_ONCE])
+
+    async def _delete_each(self, keys: Iterable[str]) -> None:
+        """Deletes these objects one by one: a folder stops at one that is gone, and some stores take no batches."""
+        from obstore import delete_async
+        from obstore.exceptions import BaseError
+
+        for key in keys:
             try:
                 await delete_async(self.store, key)
             except FileNotFoundError:
@@ -276,9 +296,3 @@ def open_url(url: str) -> Objects:
     except (BaseError, ValueError, OSError) as error:
         raise ConfigError(f"STORE_URL is wrong: {first_line(error)}") from None
     return Objects(store, url.rstrip("/"))
-
-
-def whole_lines(data: bytes) -> list[bytes]:
-    """The complete lines of a list, without an incomplete last one."""
-    whole, newline, _ = data.rpartition(b"\n")
-    return (whole + newline).splitlines(keepends=True)

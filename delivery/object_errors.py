@@ -55,6 +55,15 @@ def has_no_conditional_writes(error: Exception) -> bool:
     return isinstance(error, NotImplementedError) or "501 Not Implemented" in str(error)
 
 
+def knows_no_batches(error: Exception) -> bool:
+    """Whether the store cannot delete several objects with one call."""
+    said = str(error)
+    return isinstance(error, NotImplementedError) or any(
+        sign in said
+        for sign in ("NotImplemented", "501 Not Implemented", "MethodNotAllowed", "status code: 405")
+    )
+
+
 def classify_error(error: Exception) -> RecorderError:
     """Converts an error of obstore into one that says who must act. Its text never contains keys: they are not sent."""
     text = str(error)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable, Container, Mapping, Sequence
+from datetime import datetime
 from typing import TypeVar
 
 from archive.jsonl import entry_in
@@ -18,12 +19,14 @@ from archive.names import GAPS, MANIFEST, TEXTS, SegmentNames, safe_name
 from config import Settings
 from core.records import SegmentRecord
 from delivery.items import AudioItem, Item, ListsItem, Selection, TextItem, audio_bytes, file_bytes
-from delivery.object_client import Objects, open_s3, open_url, whole_lines
+from delivery.lists import lines_to_deliver, whole_lines
+from delivery.object_client import Objects, open_s3, open_url
 
 PROBE = ".delivery-check"
 """An empty object below the prefix; writing it tests the store."""
 
-_LISTS = (MANIFEST, TEXTS, GAPS)
+_LISTS = (TEXTS, GAPS, MANIFEST)
+"""The manifest last: what it names is found again after an interruption, when it is written and when it is removed."""
 
 T = TypeVar("T", bound="ObjectTarget")
 
@@ -81,13 +84,9 @@ class ObjectTarget:
             await self._put_lists(item)
 
     async def _put_lists(self, item: ListsItem) -> None:
-        for file, size in (
-            (TEXTS, item.texts_bytes),
-            (GAPS, item.gaps_bytes),
-            (MANIFEST, item.manifest_bytes),
-        ):
-            if size:
-                ours = whole_lines((await asyncio.to_thread(file_bytes, item.folder / file))[:size])
+        for file in _LISTS:
+            ours = await asyncio.to_thread(lines_to_deliver, item, file)
+            if ours:
                 await self.objects.replace_lines(
                     f"{item.folder.name}/{file}", functools.partial(merged, ours)
                 )
@@ -108,34 +107,46 @@ class ObjectTarget:
     ) -> int:
         manifest, _ = await self.objects.read(f"{folder}/{MANIFEST}")
         listed = [record for line in whole_lines(manifest or b"") if (record := record_in(line)) is not None]
-        there = set(await self.objects.names_in(folder))
+        there = await self.objects.names_in(folder)
         chosen = {record.file for record in listed if selection.has(folder, record)}
-        chosen |= {record.file for record in known if record.file in there}
-        is_room = not selection.participant and selection.before is None
-        if is_room and (chosen or folder in (selection.room, safe_name(selection.room))):
-            chosen |= {name for name in there if self._is_segment(name)}  # also those that no list names yet
-        if not chosen or only_count:
-            return len(chosen)
-        is_empty_then = is_room or chosen >= {record.file for record in listed}
-        await self.objects.delete(
-            f"{folder}/{name}"
-            for name in there
-            if _belongs_to(name, chosen) or (is_empty_then and name in _LISTS)
-        )
-        if not is_empty_then:
+        chosen |= {record.file for record in known}
+        if selection.is_whole_room and (chosen or _is_named(folder, selection)):
+            chosen |= self._unlisted(there, {record.file for record in listed}, selection.before)
+        names = {record.file for record in listed}
+        count = len(chosen & (names | there.keys()))
+        if only_count:
+            return count
+        if not chosen:
+            if selection.participant and _is_named(folder, selection):
+                await self._remove_lines(folder, chosen, selection)  # gaps of somebody who said nothing
+            return 0
+        is_empty_then = chosen >= names
+        await self.objects.delete(f"{folder}/{name}" for name in there if _belongs_to(name, chosen))
+        if is_empty_then:
+            for name in _LISTS:
+                await self.objects.delete([f"{folder}/{name}"] if name in there else [])
+        else:
             await self._remove_lines(folder, chosen, selection)
-        return len(chosen)
+        return count
 
-    def _is_segment(self, name: str) -> bool:
-        """Whether a WAV has a name by the template; other WAVs in the folder are not the recorder's."""
-        return name.endswith(".wav") and self._names.number_in(name) is not None
+    def _unlisted(
+        self, there: Mapping[str, datetime], listed: Container[str], before: datetime | None
+    ) -> set[str]:
+        """WAVs that no list names yet, also those whose texts alone are there; none that came after ``before``. Other
+        WAVs in the folder are not the recorder's."""
+        old = [name for name, changed_at in there.items() if before is None or changed_at < before]
+        ours = [name for name in old if self._names.number_in(name) is not None]
+        sounds = {name for name in ours if name.endswith(".wav")}
+        texts = (name.removesuffix(".txt") for name in ours if name.endswith(".txt"))
+        sounds |= {f"{text.rpartition('_')[0]}.wav" for text in texts}
+        return {name for name in sounds if name not in listed}
 
     async def _remove_lines(self, folder: str, chosen: Container[str], selection: Selection) -> None:
         def is_chosen(file: str, line: bytes) -> bool:
-            if file != GAPS:
-                return _file_of(line) in chosen
-            gap = gap_in(line)
-            return gap is not None and selection.has(folder, gap)
+            if file == GAPS:
+                gap = gap_in(line)
+                return gap is not None and selection.has(folder, gap)
+            return _file_of(line) in chosen
 
         for file in _LISTS:
             data, _ = await self.objects.read(f"{folder}/{file}")
@@ -160,6 +171,11 @@ def _without(is_chosen: Callable[[bytes], bool], lines: list[bytes]) -> list[byt
 def _file_of(line: bytes) -> str | None:
     file = (entry_in(line) or {}).get("file")
     return None if file is None else str(file)
+
+
+def _is_named(folder: str, selection: Selection) -> bool:
+    """Whether a folder can be one of the selection's rooms, by its name."""
+    return not selection.room or folder in (selection.room, safe_name(selection.room))
 
 
 def _belongs_to(name: str, chosen: Container[str]) -> bool:

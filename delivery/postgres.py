@@ -44,7 +44,7 @@ _CHOSEN = """
     FROM audio_segments
     WHERE (%(room)s::text = '' OR room_id = %(room)s OR folder = %(room)s)
     AND (%(participant)s::text = '' OR participant_identity = %(participant)s)
-    AND (%(before)s::timestamptz IS NULL OR ended_at < %(before)s)
+    AND (%(before)s::timestamptz IS NULL OR ended_at < %(before)s OR id = ANY(%(known)s::uuid[]))
 """
 
 
@@ -115,6 +115,7 @@ class PostgresTarget:
             "room": _storable(selection.room),
             "participant": _storable(selection.participant),
             "before": selection.before,
+            "known": [id_of(folder, record) for folder, records in known.items() for record in records],
         }
         return await self._connections.run(self._remove(values, only_count))
 

@@ -118,7 +118,8 @@ def remove_leaving(leaving: Leaving) -> None:
     for file in leaving.files:
         (leaving.folder / file).unlink(missing_ok=True)
     if leaving.lines:
-        remove_lines(leaving.folder, leaving.lines, Selection(before=leaving.before))
+        before = leaving.before
+        remove_lines(leaving.folder, leaving.lines, lambda gap: before is not None and gap.end < before)
     if leaving.is_whole:
         remove_folder(leaving.folder)
 

@@ -80,6 +80,9 @@ class Notes(Protocol):
         ...
 
 
+ERASED_ITEM: tuple[str, dict[str, Any]] = ("", {"file": ""})
+"""Stands in a note where a segment has been erased: the indexes of the others stay."""
+
 Fetched = Callable[[Path], contextlib.AbstractAsyncContextManager[None]]
 """Context in which a WAV exists. Raises FileNotFoundError, Refused or Rejected if it cannot be fetched."""
 
@@ -234,6 +237,7 @@ class Batches(GeminiTranslator):
             queue = Outbox(Path(folder))
             service = ArchiveTextService(settings, self, queue, queue, (), is_forced=note.is_forced)
             try:
+                saved += sum(item == ERASED_ITEM for item in note.items)
                 for line in answers.splitlines():
                     task, answer = self._parsed(note, line)
                     if task is not None and await self._save_one(service, note, task, answer):
@@ -260,7 +264,7 @@ class Batches(GeminiTranslator):
         from google.genai import types
 
         if not task.folder.is_dir():
-            return False
+            return True  # it has been erased
         try:
             response = types.GenerateContentResponse.model_validate(answer["response"])
             usage = usage_of(response, 0.0)
@@ -326,6 +330,12 @@ def note_in(id_: str, found: Mapping[str, Any]) -> Note:
         languages=tuple(map(str, found["languages"])),
         name=str(found["name"]),
     )
+
+
+def without(note: Note, is_erased: Callable[[str, Mapping[str, Any]], bool]) -> Note | None:
+    """Returns a note without the erased segments (by folder and manifest line); None if no other is left."""
+    items = tuple(ERASED_ITEM if is_erased(*item) else item for item in note.items)
+    return replace(note, items=items) if any(item != ERASED_ITEM for item in items) else None
 
 
 def not_in(notes: Iterable[Note], tasks: Iterable[Task]) -> Iterator[Task]:

@@ -19,7 +19,7 @@ from archive.texts import text_in
 from core.errors import ConfigError, Refused
 from core.records import SegmentRecord
 from delivery.items import TextItem, Unusable
-from lesson_tools.batches import Note, note_in
+from lesson_tools.batches import ERASED_ITEM, Note, note_in
 from lesson_tools.bucket import Bucket, with_retries
 from lesson_tools.transcription import Task
 from translator import Rejected, TextRequest, TextResult, Translator, WrongSettings
@@ -232,9 +232,10 @@ async def batches_of(bucket: Bucket, folder: str) -> list[Note]:
     content, _ = await with_retries(lambda: bucket.read(NOTES.format(folder=folder)))
     found = []
     with contextlib.suppress(ValueError, AttributeError, RecursionError):
-        for id_, kept in json.loads(content or b"{}").items():
+        for id_, entry in json.loads(content or b"{}").items():
             with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
-                note = note_in(id_, kept)
-                if all(room == folder and is_plain_name(line["file"]) for room, line in note.items):
+                note = note_in(id_, entry)
+                kept = [item for item in note.items if item != ERASED_ITEM]
+                if all(room == folder and is_plain_name(line["file"]) for room, line in kept):
                     found.append(note)
     return found

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from archive.outbox import Outbox
-from config import Settings
+from archive.tombstones import open_erasures
 from core.errors import InputError
-from core.records import SegmentRecord, format_utc
-from delivery.erasure import Erasure, erase_files, erase_lines, erasures, record_erasure
-from delivery.items import Selection, Target
+from delivery.erasure import Chosen, all_folders, chosen_in
+from delivery.items import Selection
 from lesson_tools import console
 from lesson_tools.console import TROUBLE, AsJson, say, say_json, tell
-from lesson_tools.delivery import folders_of, remove_from, targets_of
-from search.index import INDEX
+from lesson_tools.delivery import targets_of
+from lesson_tools.erasing import ErasureRun, remove_from_targets
 
 WILD_CARDS = frozenset("*?")
 
@@ -43,16 +40,21 @@ def erase(
 ) -> None:
     """Erases rooms, or a participant in one room or all: on this disk and in every target. This cannot be undone.
 
-    Names are taken literally. More than one room needs --all, and the number of segments typed back.
-    That it was done is recorded in OUTPUT_DIR/erasures.jsonl. Where a target fails, run it again: the lists on this
-    disk are kept until all is gone everywhere.
+    Everything until now is erased; a lesson may be recorded meanwhile. Names are taken literally. More than one room
+    needs --all, and the number of segments typed back. OUTPUT_DIR/erased.json records it, without names. If it could
+    not be completed (exit code 1), run it again.
     """
     selections = _selections(rooms or [], participant)
     settings = console.settings()
+    output_dir = Path(settings.output_dir)
+    if not output_dir.is_dir():
+        raise InputError(f"OUTPUT_DIR={output_dir} is not there: nothing has been recorded yet")
     targets = targets_of(settings, may_be_none=True)
-    here = [erasures(folders_of(settings), selection) for selection in selections]
-    in_targets, _ = _in_targets(settings, selections, here, only_count=True)
-    _check_names(selections, here, in_targets)
+    here = [chosen_in(all_folders(output_dir), selection) for selection in selections]
+    in_targets, problems = console.run(remove_from_targets(targets, selections, here, only_count=True))
+    for problem in problems:
+        tell(problem)
+    _check_names(output_dir, selections, here, in_targets)
     segments = sum(len(one.records) for found in here for one in found)
     number = segments + sum(in_targets.values())
     if dry_run:
@@ -63,27 +65,18 @@ def erase(
         _expect_number(number, len(names), is_all=is_all, count=count)
     elif not yes:
         _ask(selections[0], segments, len(targets))
-    remote, is_well = console.run(_erase(settings, targets, selections, here))
-    outcome = {
-        "at": format_utc(datetime.now(UTC)),
-        "rooms": [selection.room for selection in selections if selection.room],
-        "participant": participant,
-        "segments_here": segments,
-        "segments_in_targets": remote,
-        "is_complete": is_well,
-    }
-    record_erasure(Path(settings.output_dir), outcome)
+    run = ErasureRun(settings, targets_of(settings, may_be_none=True), selections)
+    receipt = console.run(run.run(here))
+    for problem in run.problems:
+        tell(problem)
     if as_json:
-        say_json(outcome)
+        say_json(receipt)
     else:
-        counts = "".join(f", {found} in {name}" for name, found in remote.items())
-        say(f"Erased: {segments} segments here{counts}")
-    if not is_well:
+        counts = "".join(f", {found} in {name}" for name, found in receipt["segments_in_targets"].items())
+        say(f"Erased: {receipt['segments_here']} segments here{counts}")
+    if not receipt["is_complete"]:
         tell("Not everything is erased: run it again when all targets can be reached")
         raise typer.Exit(TROUBLE)
-
-
-# --- what was asked for ---
 
 
 def _selections(rooms: Sequence[str], participant: str | None) -> list[Selection]:
@@ -103,14 +96,18 @@ def _selections(rooms: Sequence[str], participant: str | None) -> list[Selection
 
 
 def _check_names(
-    selections: Sequence[Selection], here: Sequence[Sequence[Erasure]], in_targets: Mapping[str, int]
+    output_dir: Path,
+    selections: Sequence[Selection],
+    here: Sequence[Sequence[Chosen]],
+    in_targets: Mapping[str, int],
 ) -> None:
     """Raises InputError for a pattern, which is never expanded, and if nothing is found by the names."""
     for selection, found in zip(selections, here, strict=True):
         for name in (selection.room, selection.participant):
             if not found and set(name) & WILD_CARDS:
                 raise InputError(f"{name!r} is taken literally, and nothing has this name: no wild cards")
-    if not any(here) and not any(in_targets.values()):
+    is_repeated = bool(open_erasures(output_dir))
+    if not any(here) and not any(in_targets.values()) and not is_repeated:
         names = ", ".join(repr(name) for one in selections for name in (one.room, one.participant) if name)
         raise InputError(f"Nothing is known of {names}, neither here nor in the targets")
 
@@ -141,7 +138,7 @@ def _expect_number(number: int, rooms: int, *, is_all: bool, count: int | None) 
 
 
 def _say_found(
-    here: Sequence[Sequence[Erasure]], in_targets: Mapping[str, int], number: int, as_json: bool
+    here: Sequence[Sequence[Chosen]], in_targets: Mapping[str, int], number: int, as_json: bool
 ) -> None:
     folders = [one for found in here for one in found]
     if as_json:
@@ -153,66 +150,3 @@ def _say_found(
     for target, found in in_targets.items():
         say(f"{target}: {found} segments would be erased")
     say(f"In all {number} segments")
-
-
-# --- erasing ---
-
-
-def _in_targets(
-    settings: Settings,
-    selections: Sequence[Selection],
-    here: Sequence[Sequence[Erasure]],
-    *,
-    only_count: bool = False,
-) -> tuple[dict[str, int], bool]:
-    return console.run(
-        _remove_all(targets_of(settings, may_be_none=True), selections, here, only_count=only_count)
-    )
-
-
-async def _remove_all(
-    targets: Sequence[Target],
-    selections: Sequence[Selection],
-    here: Sequence[Sequence[Erasure]],
-    *,
-    only_count: bool = False,
-) -> tuple[dict[str, int], bool]:
-    totals: dict[str, int] = {}
-    is_well = True
-    for selection, found in zip(selections, here, strict=True):
-        known: dict[str, Sequence[SegmentRecord]] = {one.folder.name: one.records for one in found}
-        counts, is_done = await remove_from(targets, selection, known, only_count=only_count)
-        is_well = is_well and is_done
-        for name, number in counts.items():
-            totals[name] = totals.get(name, 0) + number
-    return totals, is_well
-
-
-async def _erase(
-    settings: Settings,
-    targets: Sequence[Target],
-    selections: Sequence[Selection],
-    here: Sequence[Sequence[Erasure]],
-) -> tuple[dict[str, int], bool]:
-    """Erases files on this disk first, so that they are not delivered again; then in the targets; lists last."""
-    for one in (one for found in here for one in found):
-        erase_files(one)
-    remote, is_well = await _remove_all(targets, selections, here)
-    if is_well:
-        for selection, found in zip(selections, here, strict=True):
-            for one in found:
-                erase_lines(one, selection)
-        await _forget(Path(settings.output_dir), [one.folder.name for found in here for one in found])
-    return remote, is_well
-
-
-async def _forget(output_dir: Path, folders: Iterable[str]) -> None:
-    """Removes the rooms from the queue and the search index, which are rebuilt when needed."""
-    outbox = Outbox(output_dir)
-    try:
-        for folder in folders:
-            await outbox.forget(folder)
-    finally:
-        await outbox.aclose()
-    for ending in ("", "-wal", "-shm"):
-        (output_dir / f"{INDEX}{ending}").unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from audio_processor import Opened
 from config import Settings
 from core.records import RoomInfo, SegmentRecord, SpeechSegment
 from recording.track_sink import Item, SegmentKey
-from storage import PartFile, RoomFolder
+from storage import PartFile, RoomFolder, SegmentErased
 
 
 class OpenSegments:
@@ -62,10 +62,14 @@ class OpenSegments:
         """The file of an open segment; None if it could not be created."""
         return self._parts.get(item.key(start_sample))
 
-    def commit(self, item: Item, segment: SpeechSegment) -> SegmentRecord:
-        """Commits the whole segment, however much of it was on disk before."""
+    def commit(self, item: Item, segment: SpeechSegment) -> SegmentRecord | SegmentErased:
+        """Commits the whole segment, however much of it was on disk before. Returns its record, or that it was erased
+        while it was spoken."""
         part = self._part(item, segment.start_sample, segment.speech_start_sample)
-        record = part.commit(segment, item.text_options)
+        try:
+            record = part.commit(segment, item.text_options)
+        except SegmentErased as erased:
+            return erased
         self._has_unlisted |= not part.is_listed
         return record
 

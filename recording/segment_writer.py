@@ -43,6 +43,7 @@ from recording.disk_thread import DiskThread
 from recording.gaps import MIN_GAP_SECONDS, Gap, write_gap
 from recording.open_segments import OpenSegments
 from recording.track_sink import Item, TextOptionsSource, TrackSink, no_text_options
+from storage import SegmentErased
 
 logger = logging.getLogger("recorder")
 
@@ -249,6 +250,10 @@ class SegmentWriter:
         self._open.forget(item, segment, is_committed=record is not None)
         if record is None:
             self._lose(item, f"the disk refused until the room was closed ({self._disk.trouble})")
+        elif isinstance(record, SegmentErased):
+            logger.info(
+                "%s is not kept: it was erased while it was spoken", record, extra=self._context(item)
+            )
         else:
             self._saved(item, record)
 

@@ -26,6 +26,7 @@ from archive.jsonl import lines_behind, new_lines
 from archive.manifest import record_in
 from archive.names import MANIFEST, TEXTS, is_plain_name
 from archive.texts import Texts
+from archive.tombstones import is_being_erased
 from core import notify, search_tokens
 from core.errors import StorageError
 from search.rows import FolderRows
@@ -238,7 +239,8 @@ class SearchIndex:
         if is_another:
             folder.forget()
         if lines:
-            records = [record for line in lines if (record := record_in(line)) and is_plain_name(record.file)]
+            found = (record for line in lines if (record := record_in(line)) and is_plain_name(record.file))
+            records = [record for record in found if not is_being_erased(path, record)]
             folder.add(records, _only_files(path))
             folder.mark("manifest", behind)
             advance(sum(map(len, lines)))

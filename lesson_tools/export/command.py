@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
 import typer
 
-from archive.files import PRIVATE_FOLDER, write_private
+from archive.exports import note_export
+from archive.files import PRIVATE_FOLDER, FolderLock, write_private
 from archive.jsonl import Lines
 from archive.rooms import Archive, Room
 from archive.sessions import Session
-from core.errors import InputError
+from core.errors import InputError, StorageError
 from core.records import format_utc
 from lesson_tools import console
 from lesson_tools.console import AsJson, say, say_json, tell
@@ -104,7 +106,9 @@ def _exported(room: Room, session: Session, source: Source | None, options: Expo
     if source is not None:
         aligned = aligned_video(source, lesson)
         lesson = in_video_time(lesson, aligned.alignment)
-    return _answer(lesson, aligned, options.folder, _write(lesson, aligned, options))
+    made = {f"{options.stem}.{ending}": content for ending, content in contents(lesson, aligned, options)}
+    _write(room, session, lesson, options.folder, made)
+    return _answer(lesson, aligned, options.folder, list(made))
 
 
 def _formats(text: str) -> tuple[str, ...]:
@@ -117,12 +121,24 @@ def _formats(text: str) -> tuple[str, ...]:
     return wanted
 
 
-def _write(lesson: Lesson, aligned: AlignedVideo | None, options: ExportOptions) -> list[str]:
-    written = []
-    for ending, content in contents(lesson, aligned, options):
-        written.append(f"{options.stem}.{ending}")
-        write_private(options.folder / written[-1], content)
-    return written
+def _write(room: Room, session: Session, lesson: Lesson, target: Path, made: Mapping[str, bytes]) -> None:
+    """Writes the files, unless something in them has been erased meanwhile; an erasure after this removes them.
+
+    Raises:
+        StorageError: something has been erased.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(FolderLock(room.path))
+            if not {one.file for one in lesson.utterances} <= {record.file for record in room.records()}:
+                raise StorageError(f"{lesson.room}: something has just been erased: export it again")
+            note_export(room.path, target, session.last, made)
+        except OSError:
+            if target == room.path.resolve():
+                raise
+            # The archive may be a copy that cannot be written; the lesson goes elsewhere.
+        for name, content in made.items():
+            write_private(target / name, content)
 
 
 def _answer(

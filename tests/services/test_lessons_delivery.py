@@ -8,12 +8,14 @@ import json
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
+from archive.rooms import Room
+from archive.tombstones import erasures_in
 from config import Settings
+from core.records import utc_now
 from devtools.s3_server import S3Server
 from support.commands import Result, run_here, run_there
 from support.lessons_on_disk import BEN, NOW, sha256, spoken, with_gap, with_texts
@@ -184,10 +186,10 @@ def test_a_participant_is_erased_everywhere_and_it_is_recorded(s3: S3Server, tmp
     assert not [data for data in everything if b"anna" in data or annas[0].file.encode() in data]
     assert not list(tmp_path.glob(".search.sqlite*")), "the index is made anew when it is needed"
     assert other[0].file in objects(s3, "art")
-    record: dict[str, Any] = json.loads((tmp_path / "erasures.jsonl").read_text())
-    assert (record["room"], record["participant"], record["segments_here"]) == ("math", "anna", 2)
-    assert list(record["segments_in_targets"].values()) == [2]
-    assert record["is_complete"] is True
+    (receipt,) = json.loads((tmp_path / "erased.json").read_text())["erasures"]
+    assert receipt["segments_here"] == 2
+    assert list(receipt["segments_in_targets"].values()) == [2]
+    assert receipt["is_complete"] is True
     assert lessons("deliver", **environ).code == 0
     assert objects(s3, "math") == left | lists, "it does not come back"
 
@@ -212,8 +214,9 @@ def test_a_room_is_erased_everywhere_also_when_a_target_is_down_at_first(
     assert not (tmp_path / "math").exists()
     assert objects(s3, "math") == set()
     assert objects(s3, "art")
-    lines = (tmp_path / "erasures.jsonl").read_text().splitlines()
-    assert [json.loads(line)["is_complete"] for line in lines] == [False, True]
+    assert all(one.is_complete for one in erasures_in(tmp_path)), (
+        "also the first, which the second has repeated"
+    )
 
 
 def test_erasing_a_room_also_removes_objects_that_no_list_names(s3: S3Server, tmp_path: Path) -> None:
@@ -226,6 +229,52 @@ def test_erasing_a_room_also_removes_objects_that_no_list_names(s3: S3Server, tm
     assert done.code == 0, done.err
     assert list(json.loads(done.out)["segments_in_targets"].values()) == [1]
     assert list(s3.objects()) == ["mathematics/segment_001_20260105_090000.wav"]
+
+
+def test_what_a_lesson_gains_while_its_past_is_erased_stays(s3: S3Server, tmp_path: Path) -> None:
+    """A recorder that joined after the erasure was written delivers while the targets are being emptied."""
+    environ = {**s3.environment(), "OUTPUT_DIR": str(tmp_path)}
+    spoken(settings_of(environ), "math", 2)
+    assert lessons("deliver", **environ).code == 0
+    s3.gate.fail_always("InternalError")
+    assert lessons("erase", "math", "--yes", **environ).code == 1
+    s3.gate.heal()
+    later = spoken(settings_of(environ), "math", 1, at=utc_now() + timedelta(seconds=1))
+    assert lessons("deliver", **environ).code == 0
+    assert objects(s3, "math") > {later[0].file}
+    assert later[0].file in s3.objects()["math/segments.jsonl"].decode()
+    assert [record.file for record in Room(tmp_path / "math").records()] == [later[0].file]
+    done = lessons("erase", "math", "--participant", "anna", "--yes", **environ)
+    assert done.code == 0, done.err
+    assert not (tmp_path / "math").exists()
+    assert objects(s3, "math") == set()
+
+
+def test_an_erased_segment_is_in_no_note_on_batches_in_the_bucket(s3: S3Server, tmp_path: Path) -> None:
+    environ = {**s3.environment(), "OUTPUT_DIR": str(tmp_path)}
+    anna = spoken(settings_of(environ), "math", 1)[0]
+    ben = spoken(settings_of(environ), "math", 1, track=BEN)[0]
+    assert lessons("deliver", **environ).code == 0
+    note = {"id": "a", "model": "m", "is_forced": False, "languages": [], "name": "batches/1"}
+    items = [("math", anna.to_json()), ("math", ben.to_json())]
+    content = {"a": {**note, "items": items}, "b": {**note, "items": items[:1]}}
+    s3.put(".transcribe/math/batches.json", json.dumps(content).encode())
+    assert lessons("erase", "math", "--participant", "anna", "--yes", **environ).code == 0
+    left = json.loads(s3.objects()[".transcribe/math/batches.json"])
+    assert left == {"a": {**note, "items": [["", {"file": ""}], ["math", ben.to_json()]]}}
+    assert lessons("erase", "math", "--yes", **environ).code == 0
+    assert s3.objects() == {}
+
+
+def test_objects_go_many_at_once_and_the_lists_at_last(s3: S3Server, tmp_path: Path) -> None:
+    environ = {**s3.environment(), "OUTPUT_DIR": str(tmp_path)}
+    with_texts(tmp_path / "math", spoken(settings_of(environ), "math", 3))
+    assert lessons("deliver", **environ).code == 0
+    s3.gate.requests.clear()
+    assert lessons("erase", "math", "--yes", **environ).code == 0
+    removing = [one for one in s3.gate.requests if one.method in ("POST", "DELETE")]
+    assert len(removing) == 3, "the WAVs and texts, the list of texts, the manifest"
+    assert s3.objects() == {}
 
 
 def test_migrate_needs_a_database() -> None:

@@ -2,15 +2,47 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+from archive.manifest import read_manifest
+from archive.names import SegmentNames
+from archive.outbox import Order
+from archive.recovery import recover_folder
+from archive.rooms import Room
+from archive.texts import FolderTexts
+from archive.tombstones import begin, erasures_in
+from audio_processor import Closed, Grown, Opened
 from config import Settings
-from delivery.items import Selection
+from core.records import (
+    EndReason,
+    RoomInfo,
+    SegmentRecord,
+    SpeechSegment,
+    StreamClock,
+    Translation,
+    utc_now,
+)
+from delivery.item_reader import ItemReader
+from delivery.items import ListsItem, Selection
+from delivery.lists import lines_to_deliver
+from devtools.room_folders import until
+from lesson_tools.batches import ERASED_ITEM, note_in
+from lesson_tools.export import command, contents
+from recording.segment_writer import SegmentWriter
+from storage import PartFile, RoomFolder, SegmentErased
 from support.commands import run
-from support.lessons_on_disk import BEN, spoken
+from support.delivering import opened
+from support.lessons_on_disk import BEN, NOW, TRACK, spoken, with_gap, with_texts
+from text.results import save_refusal, save_text
+from translator import TextResult, Usage
 
 
 def settings_for(folder: Path, **more: str) -> Settings:
@@ -62,9 +94,9 @@ def test_a_name_that_could_mean_more_is_refused(archive: Path, arguments: list[s
 
 
 def test_a_selection_of_everything_cannot_be_made() -> None:
-    for names in ({}, {"room": ""}, {"room": " "}, {"room": "math", "participant": "\n"}):
+    for names in ((), ("",), (" ",), ("math", "\n")):
         with pytest.raises(ValueError, match="everything"):
-            Selection(**names)
+            Selection(*names)
 
 
 def test_more_than_one_room_needs_the_number_typed_back(archive: Path) -> None:
@@ -79,3 +111,234 @@ def test_more_than_one_room_needs_the_number_typed_back(archive: Path) -> None:
     done = run("erase", "--participant", "anna", "--all", "--count", "3", output_dir=archive)
     assert done.code == 0, done.err
     assert [name.partition("/")[0] for name in sounds(archive)] == ["math"]
+
+
+# --- what is removed ---
+
+
+def everything_in(*folders: Path) -> bytes:
+    files = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
+    return b"\n".join(path.name.encode() + b"\n" + path.read_bytes() for path in files)
+
+
+def media_of(output_dir: Path, room: str, records: list[SegmentRecord]) -> dict[str, bytes]:
+    """The WAVs and text files of these segments."""
+    stems = {Path(record.file).stem for record in records}
+    return {
+        f"{room}/{path.name}": path.read_bytes()
+        for stem in stems
+        for path in (output_dir / room).glob(f"{stem}*")
+    }
+
+
+def test_a_room_goes_with_all_that_was_made_of_it(tmp_path: Path) -> None:
+    settings, shared = settings_for(tmp_path / "out"), tmp_path / "shared"
+    records = spoken(settings, "math", 2)
+    folder = tmp_path / "out" / "math"
+    with_texts(folder, records)
+    with_gap(folder, records[0])
+    assert run("export", "math", output_dir=tmp_path / "out").code == 0
+    assert run("export", "math", "--embed", "--to", str(shared), output_dir=tmp_path / "out").code == 0
+    (shared / "lesson.txt").write_text("of somebody else")
+    (folder / "segments.jsonl.broken").write_text("torn")
+    (folder / ".heard").write_text("{}")
+    os.utime(folder / ".heard", (0, 0))
+    (folder / "segment_003_20260105_090500_en.txt.part").write_text("left by a crash")
+    assert (shared / "lesson.html").exists()
+    done = run("erase", "math", "--yes", "--json", output_dir=tmp_path / "out")
+    assert done.code == 0, done.err
+    receipt = json.loads(done.out)
+    assert (receipt["segments_here"], receipt["is_complete"]) == (2, True)
+    assert not folder.exists()
+    assert [path.name for path in shared.iterdir()] == ["lesson.txt"]
+
+
+def test_the_receipt_names_nobody(archive: Path) -> None:
+    assert run("erase", "math", "--participant", "anna", "--yes", output_dir=archive).code == 0
+    receipt = json.loads((archive / "erased.json").read_text())["erasures"][0]
+    assert (receipt["segments_here"], receipt["is_complete"]) == (2, True)
+    assert not [name for name in ("anna", "Anna", "math") if name in json.dumps(receipt)]
+
+
+def test_of_one_person_nothing_is_left_and_of_others_everything(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path)
+    annas = spoken(settings, "math", 2) + spoken(settings, "art", 1)
+    bens = spoken(settings, "math", 2, track=BEN)
+    for room, records in (("math", [*annas[:2], *bens]), ("art", annas[2:])):
+        with_texts(tmp_path / room, records)
+    carls = spoken(settings, "music", 1, track=BEN)
+    with_gap(tmp_path / "music", annas[0])  # she has said nothing there
+    with_gap(tmp_path / "math", bens[0])
+    batches = tmp_path / ".batches"
+    batches.mkdir()
+    note = {"model": "m", "is_forced": False, "languages": [], "name": "batches/1"}
+    items = [("math", one.to_json()) for one in (annas[0], bens[0])]
+    (batches / "b.json").write_text(json.dumps({**note, "id": "b", "items": items}))
+    (batches / "a.json").write_text(json.dumps({**note, "id": "a", "items": items[:1]}))
+    torn = json.dumps(annas[0].to_json())[:-30] + "\n"
+    for name in ("segments.jsonl", "segments.jsonl.broken"):
+        with (tmp_path / "math" / name).open("a") as file:
+            file.write(torn)
+    before = media_of(tmp_path, "math", bens) | media_of(tmp_path, "music", carls)
+    assert run("search", "number", output_dir=tmp_path).code == 0
+    done = run("erase", "--participant", "anna", "--all", "--count", "3", output_dir=tmp_path)
+    assert done.code == 0, done.err
+    assert b"anna" not in everything_in(tmp_path)
+    assert media_of(tmp_path, "math", bens) | media_of(tmp_path, "music", carls) == before
+    assert len(list(tmp_path.glob("m*/*.wav")) + list(tmp_path.glob("m*/*.txt"))) == len(before) == 7
+    assert not (tmp_path / "art").exists()
+    assert [path.name for path in batches.iterdir()] == ["b.json"]
+    assert note_in("b", json.loads((batches / "b.json").read_text())).items == (ERASED_ITEM, items[1])
+    assert "music: 1 segment, 0:00 of speech, in order" in run("check", output_dir=tmp_path).out
+
+
+def test_what_cannot_be_removed_is_said_and_goes_with_the_next_run(
+    archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlink, refused = Path.unlink, sounds(archive)[1]
+
+    def refusing(path: Path, missing_ok: bool = False) -> None:
+        if str(path).endswith(refused):
+            raise PermissionError(13, "Permission denied", str(path))
+        unlink(path, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refusing)
+        done = run("erase", "math", "--yes", output_dir=archive)
+    assert (done.code, f"{refused} cannot be removed" in done.err) == (1, True)
+    assert sounds(archive) == [name for name in sounds(archive) if name.startswith("art/") or name == refused]
+    assert next(Room(archive / "math").records(), None) is None, "it is being erased"
+    assert run("erase", "math", "--yes", output_dir=archive).code == 0
+    assert not (archive / "math").exists()
+    assert all(one.is_complete for one in erasures_in(archive))
+
+
+# --- nothing brings it back ---
+
+
+def begun(settings: Settings, at: datetime) -> PartFile:
+    folder = RoomFolder.open(settings, RoomInfo("math", "RM_math", at))
+    return folder.begin(TRACK, StreamClock(at), 0, 0)
+
+
+def heard(samples: int = 8_000) -> SpeechSegment:
+    return SpeechSegment(0, 0, np.ones(samples, np.int16), 0.9, 0.5, EndReason.PAUSE)
+
+
+def test_a_segment_that_is_being_spoken_is_not_kept_and_the_next_one_is(archive: Path) -> None:
+    settings = settings_for(archive)
+    part = begun(settings, utc_now())
+    part.append(np.ones(8_000, np.int16))
+    done = run("erase", "math", "--participant", "anna", "--yes", output_dir=archive)
+    assert done.code == 0, done.err
+    with pytest.raises(SegmentErased):
+        part.commit(heard())
+    assert [record.participant_identity for record in read_manifest(archive / "math")] == ["ben"]
+    assert not list((archive / "math").glob(".segment*")) + list((archive / "math").glob("*.part"))
+    begun(settings, utc_now()).commit(heard())
+    assert [record.participant_identity for record in read_manifest(archive / "math")] == ["ben", "anna"]
+
+
+async def test_the_recorder_goes_on_after_an_erased_segment(tmp_path: Path) -> None:
+    room = SegmentWriter(settings_for(tmp_path), RoomInfo("math", "RM_math", utc_now()))
+    sink, clock = room.sink(TRACK), StreamClock(utc_now() - timedelta(seconds=60))
+    sink.take(Opened(0, 0), clock)
+    sink.take(Grown(0, heard().pcm), clock)
+    await until(lambda: list(tmp_path.glob("math/*.part")), "it is being written", 10)
+    begin(tmp_path, ["math"], "anna")
+    sink.take(Closed(heard()), clock)
+    sink.take(Closed(heard()), StreamClock(utc_now() + timedelta(seconds=1)))
+    totals = await room.aclose()
+    assert (totals.segments, totals.lost_seconds) == (1, 0)
+    assert len(list(tmp_path.glob("math/*.wav"))) == len(list(read_manifest(tmp_path / "math"))) == 1
+
+
+def test_what_a_crash_has_left_is_not_recovered(archive: Path) -> None:
+    settings = settings_for(archive)
+    left = begun(settings, utc_now())
+    left.append(np.ones(8_000, np.int16))
+    assert run("erase", "math", "--participant", "anna", "--yes", output_dir=archive).code == 0
+    left.abandon()
+    assert recover_folder(archive / "math", SegmentNames.from_settings(settings)) == []
+    assert [record.participant_identity for record in read_manifest(archive / "math")] == ["ben"]
+
+
+def test_a_recording_can_be_imported_again_after_it_was_erased(archive: Path) -> None:
+    assert run("erase", "math", "--yes", output_dir=archive).code == 0
+    assert len(spoken(settings_for(archive), "math", 2, at=NOW)) == 2, "its date is older than the erasure"
+
+
+def test_a_text_that_comes_too_late_is_not_written(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path)
+    records = spoken(settings, "math", 1) + spoken(settings, "math", 1, track=BEN)
+    texts = FolderTexts(tmp_path / "math")
+    assert not texts.has(records[0])
+    assert run("erase", "math", "--participant", "anna", "--yes", output_dir=tmp_path).code == 0
+    result = TextResult(Translation("en", "Late.", {"es": "Tarde."}), "m", Usage())
+    for record, is_kept in ((records[0], False), (records[1], True)):
+        saving = save_text(texts, record, result, with_files=True, is_audio_kept=True)
+        assert asyncio.run(saving) is is_kept
+    assert not asyncio.run(save_refusal(texts, records[0], "its WAV is gone"))
+    assert len(list((tmp_path / "math").glob("*.txt"))) == 2
+    assert b"anna" not in everything_in(tmp_path)
+
+
+async def test_while_it_is_being_erased_no_reader_sees_it(tmp_path: Path) -> None:
+    """An erasure that a target holds up has removed neither the lists nor, perhaps, the files."""
+    settings = settings_for(tmp_path)
+    annas, bens = spoken(settings, "math", 1), spoken(settings, "math", 1, track=BEN)
+    with_texts(tmp_path / "math", annas + bens)
+    with_gap(tmp_path / "math", annas[0])
+    with_gap(tmp_path / "math", bens[0])
+    begin(tmp_path, ["math"], "anna")
+    assert [record.file for record in Room(tmp_path / "math").records()] == [bens[0].file]
+    assert run("search", "number", output_dir=tmp_path).out.count("Number") == 1
+    assert run("export", "math", output_dir=tmp_path).code == 0
+    assert "Anna" not in (tmp_path / "math" / "lesson.json").read_text()
+    async with opened(tmp_path) as outbox:
+        reader = ItemReader(settings, outbox, "shelf", "delivery shelf")
+        assert await reader.look(with_lists=True)
+        works = await outbox.claim("delivery shelf", Order.NEWEST_FIRST, 50)
+    about = [
+        SegmentRecord.from_json(work.payload["record"]).participant_identity
+        for work in works
+        if "record" in work.payload
+    ]
+    assert set(about) == {"ben"}
+    sizes = {
+        name: (tmp_path / "math" / file).stat().st_size
+        for name, file in (
+            ("manifest_bytes", "segments.jsonl"),
+            ("texts_bytes", "texts.jsonl"),
+            ("gaps_bytes", "gaps.jsonl"),
+        )
+    }
+    lists = ListsItem(tmp_path / "math", **sizes)
+    for file in ("segments.jsonl", "texts.jsonl", "gaps.jsonl"):
+        (line,) = lines_to_deliver(lists, file)
+        assert b"ben" in line
+
+
+def test_an_export_that_was_being_made_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_for(tmp_path)
+    with_texts(tmp_path / "math", spoken(settings, "math", 1) + spoken(settings, "math", 1, track=BEN))
+    made = contents.contents
+
+    def erased_meanwhile(*arguments: Any) -> Any:
+        found = list(made(*arguments))
+        assert run("erase", "math", "--participant", "anna", "--yes", output_dir=tmp_path).code == 0
+        return found
+
+    monkeypatch.setattr(command, "contents", erased_meanwhile)
+    done = run("export", "math", output_dir=tmp_path)
+    assert (done.code, "has just been erased" in done.err) == (1, True)
+    assert not list((tmp_path / "math").glob("lesson*"))
+
+
+def test_a_damaged_list_of_erasures_does_not_stop_the_recorder(archive: Path) -> None:
+    (archive / "erased.json").write_text('{"erasures": [{"id"')
+    assert len(spoken(settings_for(archive), "math", 1, at=utc_now())) == 1
+    done = run("erase", "math", "--yes", output_dir=archive)
+    assert (done.code, "erased.json is damaged" in done.err) == (1, True)

@@ -1,0 +1,57 @@
+"""What of a room's lists is delivered: lines that are being erased stay here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from archive.manifest import gap_in, read_manifest, record_in
+from archive.names import GAPS, MANIFEST, TEXTS
+from archive.texts import entry_in, file_in, text_in
+from archive.tombstones import open_erasures
+from core.records import GapRecord, SegmentRecord
+from delivery.items import ListsItem, file_bytes
+
+
+def lines_to_deliver(item: ListsItem, file: str) -> list[bytes]:
+    """The lines of one of the lists, without those that are being erased. Blocks.
+
+    Raises:
+        Unusable, StorageError: it cannot be read.
+        OSError: another list cannot be read.
+    """
+    size = {MANIFEST: item.manifest_bytes, TEXTS: item.texts_bytes, GAPS: item.gaps_bytes}[file]
+    if not size:
+        return []
+    lines = whole_lines(file_bytes(item.folder / file)[:size])
+    is_to_go = _chosen(item)
+    if is_to_go is None:
+        return lines
+    if file == MANIFEST:
+        return [line for line in lines if (record := record_in(line)) is None or not is_to_go(record)]
+    if file == GAPS:
+        return [line for line in lines if (gap := gap_in(line)) is None or not is_to_go(gap)]
+    gone = {record.file for record in read_manifest(item.folder) if is_to_go(record)}
+    return [line for line in lines if not _is_text_of(line, item, gone)]
+
+
+def _chosen(item: ListsItem) -> Callable[[SegmentRecord | GapRecord], bool] | None:
+    """What of the lists is to go; None: nothing."""
+    erasures = open_erasures(item.folder.parent)
+    if not erasures:
+        return None
+    return lambda one: any(erasure.covers_record(item.folder, one) for erasure in erasures)
+
+
+def _is_text_of(line: bytes, item: ListsItem, gone: set[str]) -> bool:
+    """Whether a line of the list of texts is about one of these WAVs, or about a segment that is being erased."""
+    entry, text = entry_in(line), text_in(line)
+    if entry is not None and file_in(entry) in gone:
+        return True
+    erasures = open_erasures(item.folder.parent)
+    return text is not None and any(erasure.covers_record(item.folder, text) for erasure in erasures)
+
+
+def whole_lines(data: bytes) -> list[bytes]:
+    """The complete lines of a list, without an incomplete last one."""
+    whole, newline, _ = data.rpartition(b"\n")
+    return (whole + newline).splitlines(keepends=True)
