@@ -5,15 +5,26 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 from archive.delivery_log import Key, audio_key, note
 from archive.outbox import Outbox, Work
 from archive.tombstones import is_being_erased
+from config import Settings
 from core.backoff import Backoff
 from core.errors import ConfigError, RecorderError, Refused, RetryLater, StorageError
 from core.records import SegmentRecord, TextRecord
-from delivery.items import CALL_TIMEOUT_SECONDS, AudioItem, Item, ListsItem, Target, TextItem, Unusable
+from delivery.items import (
+    CALL_TIMEOUT_SECONDS,
+    AudioItem,
+    Item,
+    ListsItem,
+    Target,
+    TextItem,
+    Unusable,
+    expired_before,
+)
 from delivery.status import TargetState
 
 logger = logging.getLogger("recorder")
@@ -25,18 +36,18 @@ class DeliveryAttempts:
     """Delivers items to one target."""
 
     def __init__(
-        self, target: Target, outbox: Outbox, output_dir: Path, state: TargetState, backoff: Backoff
+        self, target: Target, outbox: Outbox, settings: Settings, state: TargetState, backoff: Backoff
     ) -> None:
         self._target = target
         self._outbox = outbox
-        self._output_dir = output_dir
+        self._settings = settings
         self._state = state
         self._backoff = backoff
 
     async def deliver(self, work: Work) -> None:
         """Delivers an item, then adds it to the delivery log, then settles it in the outbox. Raises nothing."""
         try:
-            item, key = _item_of(work, self._output_dir)
+            item, key = _item_of(work, self._settings)
             if await asyncio.to_thread(_is_being_erased, item):
                 await self._until_stored(self._outbox.done, work)
                 return
@@ -98,11 +109,11 @@ class DeliveryAttempts:
                 await asyncio.sleep(OUTBOX_RETRY_SECONDS)
 
 
-def _item_of(work: Work, output_dir: Path) -> tuple[Item, Key]:
-    folder, payload = output_dir / work.folder, work.payload
+def _item_of(work: Work, settings: Settings) -> tuple[Item, Key]:
+    folder, payload = Path(settings.output_dir) / work.folder, work.payload
     if "manifest_bytes" in payload:
         lists = ListsItem(folder, **{name: int(size) for name, size in payload.items()})
-        return lists, Key(work.file)
+        return replace(lists, expired_before=expired_before(settings.remote_retention_days)), Key(work.file)
     record = SegmentRecord.from_json(payload["record"])
     if "text" in payload:
         return TextItem(folder, record, TextRecord.from_json(payload["text"])), Key(work.file)

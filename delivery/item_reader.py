@@ -18,6 +18,7 @@ from archive.texts import text_in
 from archive.tombstones import is_being_erased
 from config import Settings
 from core.records import SegmentRecord, TextRecord
+from delivery.items import expired_before
 
 LOOK_AGAIN_SECONDS = 60.0
 """How often folders are read that have not grown: the outbox may be a new one."""
@@ -54,6 +55,7 @@ class ItemReader:
     def __init__(self, settings: Settings, outbox: Outbox, target: str, kind: str) -> None:
         self._output_dir = Path(settings.output_dir)
         self._save_audio = settings.save_audio
+        self._remote_retention_days = settings.remote_retention_days
         self._outbox = outbox
         self._target = target
         self._kind = kind
@@ -153,7 +155,9 @@ class ItemReader:
 
     def _is_to_go(self, folder: str, record: SegmentRecord) -> bool:
         """Whether a segment would only be removed from the target again."""
-        return is_being_erased(self._output_dir / folder, record)
+        before = expired_before(self._remote_retention_days)
+        is_expired = before is not None and record.end < before
+        return is_expired or is_being_erased(self._output_dir / folder, record)
 
     async def _add_lists(self, folder: str) -> bool:
         manifest = await self._outbox.bookmark(self._kind, f"{folder}/{MANIFEST}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
@@ -49,6 +49,8 @@ class ListsItem:
     manifest_bytes: int
     texts_bytes: int
     gaps_bytes: int = 0
+    expired_before: datetime | None = None
+    """What ended before this has been removed from the target (REMOTE_RETENTION_DAYS), and does not return."""
 
 
 Item = AudioItem | TextItem | ListsItem
@@ -83,6 +85,11 @@ class Selection:
             and (not self.participant or self.participant == record.participant_identity)
             and (self.before is None or record.end < self.before)
         )
+
+
+def expired_before(remote_retention_days: int) -> datetime | None:
+    """What ended before this is removed from the targets; None: nothing is."""
+    return datetime.now(UTC) - timedelta(days=remote_retention_days) if remote_retention_days else None
 
 
 class Target(Protocol):

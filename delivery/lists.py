@@ -1,19 +1,17 @@
-"""What of a room's lists is delivered: lines that are being erased stay here."""
+"""What of a room's lists is delivered: lines that are being erased, or are too old for the target, stay here."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 from archive.manifest import gap_in, read_manifest, record_in
 from archive.names import GAPS, MANIFEST, TEXTS
 from archive.texts import entry_in, file_in, text_in
-from archive.tombstones import open_erasures
+from archive.tombstones import is_being_erased, open_erasures
 from core.records import GapRecord, SegmentRecord
 from delivery.items import ListsItem, file_bytes
 
 
 def lines_to_deliver(item: ListsItem, file: str) -> list[bytes]:
-    """The lines of one of the lists, without those that are being erased. Blocks.
+    """The lines of one of the lists, without those that are being erased or are too old for the target. Blocks.
 
     Raises:
         Unusable, StorageError: it cannot be read.
@@ -23,9 +21,12 @@ def lines_to_deliver(item: ListsItem, file: str) -> list[bytes]:
     if not size:
         return []
     lines = whole_lines(file_bytes(item.folder / file)[:size])
-    is_to_go = _chosen(item)
-    if is_to_go is None:
+    if not open_erasures(item.folder.parent) and item.expired_before is None:
         return lines
+
+    def is_to_go(one: SegmentRecord | GapRecord) -> bool:
+        return _is_expired(item, one) or is_being_erased(item.folder, one)
+
     if file == MANIFEST:
         return [line for line in lines if (record := record_in(line)) is None or not is_to_go(record)]
     if file == GAPS:
@@ -34,12 +35,8 @@ def lines_to_deliver(item: ListsItem, file: str) -> list[bytes]:
     return [line for line in lines if not _is_text_of(line, item, gone)]
 
 
-def _chosen(item: ListsItem) -> Callable[[SegmentRecord | GapRecord], bool] | None:
-    """What of the lists is to go; None: nothing."""
-    erasures = open_erasures(item.folder.parent)
-    if not erasures:
-        return None
-    return lambda one: any(erasure.covers_record(item.folder, one) for erasure in erasures)
+def _is_expired(item: ListsItem, one: SegmentRecord | GapRecord) -> bool:
+    return item.expired_before is not None and one.end < item.expired_before
 
 
 def _is_text_of(line: bytes, item: ListsItem, gone: set[str]) -> bool:
@@ -47,8 +44,7 @@ def _is_text_of(line: bytes, item: ListsItem, gone: set[str]) -> bool:
     entry, text = entry_in(line), text_in(line)
     if entry is not None and file_in(entry) in gone:
         return True
-    erasures = open_erasures(item.folder.parent)
-    return text is not None and any(erasure.covers_record(item.folder, text) for erasure in erasures)
+    return text is not None and is_being_erased(item.folder, text)
 
 
 def whole_lines(data: bytes) -> list[bytes]:

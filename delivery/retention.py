@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from archive.delivery_log import DELIVERED, DeliveryLog, keys_of
+from archive.exports import exports_of, remove_exports
 from archive.jsonl import end_of
 from archive.manifest import read_manifest
 from archive.names import GAPS, MANIFEST, TEXTS
@@ -26,7 +27,7 @@ from core.errors import RecorderError
 from core.records import SegmentRecord, TextRecord
 from delivery.erasure import files_of, remove_folder, remove_lines, room_folders
 from delivery.item_reader import key_of_lists
-from delivery.items import Selection, Target
+from delivery.items import Selection, Target, expired_before
 
 logger = logging.getLogger("recorder")
 
@@ -53,6 +54,12 @@ class Leaving:
     """A segment that ended before this is old; None: none is."""
     is_whole: bool
     """Whether no segment of the folder is left afterwards."""
+    exports: tuple[str, ...] = ()
+    """Names of exported files of lessons that are old."""
+
+    @property
+    def is_nothing(self) -> bool:
+        return not (self.files or self.lines or self.exports)
 
 
 class Rules:
@@ -87,7 +94,15 @@ class Rules:
             lines = set()
         size = sum((folder / file).stat().st_size for file in files)
         is_whole = bool(records) and lines == {record.file for record in records}
-        return Leaving(folder, tuple(files), size, frozenset(lines), self._cutoff(now), is_whole)
+        exports = self._old_exports(folder, now, is_whole)
+        return Leaving(folder, tuple(files), size, frozenset(lines), self._cutoff(now), is_whole, exports)
+
+    def _old_exports(self, folder: Path, now: datetime, is_whole: bool) -> tuple[str, ...]:
+        cutoff = self._cutoff(now)
+        if cutoff is None or self.is_empty:
+            return ()
+        old = (export for export in exports_of(folder) if is_whole or export.ended_at < cutoff)
+        return tuple(path.name for export in old for path in export.existing())
 
     def _cutoff(self, now: datetime) -> datetime | None:
         days = self._settings.retention_days
@@ -105,6 +120,9 @@ class Rules:
     ) -> bool:
         if self._settings.wants_text and text is None:
             return False
+        before = expired_before(self._settings.remote_retention_days)
+        if before is not None and record.end < before and self._is_old(record, datetime.now(UTC)):
+            return True  # the targets are not to have it any more
         keys = keys_of(record, text, save_audio=self._settings.save_audio)
         return not any(delivery_log.undelivered(keys, self._targets))
 
@@ -114,11 +132,25 @@ class Rules:
 
 
 def remove_leaving(leaving: Leaving) -> None:
-    """Removes the files, then the lines, then the folder if no segment is left. Blocks; raises OSError."""
+    """Removes the files, then the lines, then the folder if no segment is left. Blocks.
+
+    Raises:
+        OSError: a file cannot be removed. The others are, and the lines stay, so that the next run finds it.
+    """
+    refusal: OSError | None = None
     for file in leaving.files:
-        (leaving.folder / file).unlink(missing_ok=True)
+        try:
+            (leaving.folder / file).unlink(missing_ok=True)
+        except OSError as error:
+            refusal = error
+    before = leaving.before
+    if leaving.exports:
+        remove_exports(
+            leaving.folder, lambda one: leaving.is_whole or (before is not None and one.ended_at < before)
+        )
+    if refusal is not None:
+        raise refusal
     if leaving.lines:
-        before = leaving.before
         remove_lines(leaving.folder, leaving.lines, lambda gap: before is not None and gap.end < before)
     if leaving.is_whole:
         remove_folder(leaving.folder)
@@ -166,15 +198,25 @@ class Housekeeping:
         self._pruned_at = time.monotonic() if is_time else self._pruned_at
         for folder in room_folders(self._output_dir):
             if is_time or self._has_new_deliveries(folder):
-                leaving = self._rules.leaving(folder, datetime.now(UTC))
-                if leaving.files or leaving.lines:
-                    remove_leaving(leaving)
-                    logger.info(
-                        "%d files (%.1f MB) of %s were removed from this disk",
-                        len(leaving.files),
-                        leaving.bytes / 1e6,
-                        folder.name,
-                    )
+                self._prune(folder)
+
+    def _prune(self, folder: Path) -> None:
+        """Removes what may go from one folder. A folder that refuses does not keep the others from it."""
+        try:
+            leaving = self._rules.leaving(folder, datetime.now(UTC))
+            if leaving.is_nothing:
+                return
+            remove_leaving(leaving)
+        except OSError as error:
+            self._seen.pop(folder, None)  # it is tried again with the next look
+            logger.warning("Old recordings of %s cannot be removed now: %s", folder.name, error)
+            return
+        logger.info(
+            "%d files (%.1f MB) of %s were removed from this disk",
+            len(leaving.files) + len(leaving.exports),
+            leaving.bytes / 1e6,
+            folder.name,
+        )
 
     def _has_new_deliveries(self, folder: Path) -> bool:
         try:

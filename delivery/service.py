@@ -111,14 +111,13 @@ class _Lane:
         backoff: Backoff,
         metrics: DeliveryMetrics,
     ) -> None:
-        output_dir = Path(settings.output_dir)
         self._state = TargetState(target.name, backoff, metrics)
         self.status = self._state.status
         self._target = target
         self._kind = kind_of(target)
         self._outbox = outbox
         self._reader = ItemReader(settings, outbox, target.name, self._kind)
-        self._attempts = DeliveryAttempts(target, outbox, output_dir, self._state, backoff)
+        self._attempts = DeliveryAttempts(target, outbox, settings, self._state, backoff)
         self._running: set[asyncio.Task[None]] = set()
         self._more = asyncio.Event()
         self._reported_at = -REPORT_SECONDS

@@ -156,19 +156,30 @@ def prune(
         tell(f"{problem}. Nothing is removed from this disk")
     rules = Rules(settings, [target.name for target in targets], is_complete=not problems)
     now = datetime.now(UTC)
-    leaving = [
-        one for folder in folders_of(settings) if (one := rules.leaving(folder, now)).files or one.lines
-    ]
-    for one in () if dry_run else leaving:
-        remove_leaving(one)
+    found = (rules.leaving(folder, now) for folder in folders_of(settings))
+    leaving = [one for one in found if not one.is_nothing]
+    removed = [_removed(one) for one in leaving if not dry_run]
     remote, is_well = console.run(_prune_remote(settings, targets, now, dry_run))
     if as_json:
-        local = [{"folder": one.folder.name, "files": list(one.files), "bytes": one.bytes} for one in leaving]
+        local = [
+            {"folder": one.folder.name, "files": [*one.files, *one.exports], "bytes": one.bytes}
+            for one in leaving
+        ]
         say_json({"dry_run": dry_run, "local": local, "remote": remote})
     else:
         _say_leaving(leaving, remote, dry_run)
-    if problems or not is_well:
+    if problems or not (is_well and all(removed)):
         raise typer.Exit(TROUBLE)
+
+
+def _removed(leaving: Leaving) -> bool:
+    """Removes what may go from one folder; False, with a line, if something refuses."""
+    try:
+        remove_leaving(leaving)
+    except OSError as error:
+        tell(f"{error.filename or leaving.folder}: {error.strerror or error}")
+        return False
+    return True
 
 
 async def _prune_remote(
@@ -185,7 +196,7 @@ async def _prune_remote(
 def _say_leaving(leaving: Sequence[Leaving], remote: dict[str, int], dry_run: bool) -> None:
     verb = "would go" if dry_run else "gone"
     for one in leaving:
-        say(f"{one.folder.name}: {len(one.files)} files, {one.bytes / 1e6:.1f} MB {verb}")
+        say(f"{one.folder.name}: {len(one.files) + len(one.exports)} files, {one.bytes / 1e6:.1f} MB {verb}")
     for target, count in remote.items():
         say(f"{target}: {count} segments {verb}")
     if not leaving and not any(remote.values()):

@@ -124,6 +124,25 @@ def test_prune_shows_what_would_be_deleted_and_deletes_it(s3: S3Server, tmp_path
     assert [json.loads(line)["file"] for line in manifest] == [kept[0].file]
 
 
+def test_a_prune_that_breaks_off_is_finished_by_the_next_and_nothing_returns(
+    s3: S3Server, tmp_path: Path
+) -> None:
+    environ = {**s3.environment(), "OUTPUT_DIR": str(tmp_path)}
+    pruning = {**environ, "REMOTE_RETENTION_DAYS": "30"}
+    with_texts(tmp_path / "math", spoken(settings_of(environ), "math", 2))
+    assert lessons("deliver", **environ).code == 0
+    s3.gate.fault = lambda request: "InternalError" if request.method in ("POST", "DELETE") else None
+    assert lessons("prune", **pruning).code == 1
+    assert "segments.jsonl" in objects(s3, "math"), "it says what is still to go"
+    s3.gate.heal()
+    assert lessons("prune", **pruning).code == 0
+    assert objects(s3, "math") == set()
+    kept = spoken(settings_of(environ), "math", 1, at=utc_now() - timedelta(days=1))
+    assert lessons("deliver", "--again", **pruning).code == 0
+    assert objects(s3, "math") == {kept[0].file, "segments.jsonl"}
+    assert len(s3.objects()["math/segments.jsonl"].splitlines()) == 1
+
+
 def test_check_does_not_report_files_that_were_delivered_and_deleted(s3: S3Server, tmp_path: Path) -> None:
     environ = {**s3.environment(), "OUTPUT_DIR": str(tmp_path), "KEEP_LOCAL": "until_delivered"}
     with_texts(tmp_path / "math", spoken(settings_of(environ), "math", 2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import sys
 from collections import namedtuple
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from archive.delivery_log import DELIVERED, DeliveryLog, Key, forget, note
+from archive.exports import note_export
 from archive.jsonl import new_lines
 from archive.manifest import read_gaps
 from archive.outbox import Outbox
@@ -21,6 +23,7 @@ from core.backoff import Backoff
 from core.errors import RetryLater
 from core.records import SegmentRecord
 from delivery.items import AudioItem, Item, ListsItem, Selection
+from delivery.lists import lines_to_deliver
 from delivery.retention import Housekeeping, Rules, remove_leaving
 from delivery.service import DeliveryService
 from devtools.room_folders import until
@@ -96,10 +99,11 @@ async def test_the_backlog_is_counted_with_its_age(tmp_path: Path) -> None:
 
 async def test_the_worker_deletes_what_is_delivered_and_keeps_the_rest(tmp_path: Path) -> None:
     settings = settings_for(tmp_path, KEEP_LOCAL="until_delivered", REMOTE_RETENTION_DAYS="9")
-    spoken(settings, "math", 2)
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    spoken(settings, "math", 2, at=yesterday)
     shelf = Shelf()
     assert await deliver(settings, shelf)
-    later = spoken(settings, "math", 1)
+    later = spoken(settings, "math", 1, at=yesterday)
     housekeeping = asyncio.create_task(Housekeeping(settings, [shelf], is_complete=True).run())
     folder = tmp_path / "math"
     await until(lambda: len(list(folder.glob("*.wav"))) == 1, "two have left", SOON)
@@ -206,6 +210,77 @@ def test_what_waits_for_its_text_stays(tmp_path: Path) -> None:
     with_texts(tmp_path / "math", records[:1])
     leaving = Rules(settings, []).leaving(tmp_path / "math", NOW + timedelta(days=31))
     assert [file for file in leaving.files if file.endswith(".wav")] == [records[0].file]
+
+
+async def test_what_has_left_the_target_does_not_return(tmp_path: Path) -> None:
+    """The lists here still have it, and the record of what was delivered may be lost."""
+    settings = settings_for(tmp_path, REMOTE_RETENTION_DAYS="30")
+    old = spoken(settings, "math", 1, at=datetime.now(UTC) - timedelta(days=31))
+    new = spoken(settings, "math", 1, at=datetime.now(UTC) - timedelta(days=29))
+    folder, shelf = tmp_path / "math", Shelf()
+    with_texts(folder, old + new)
+    with_gap(folder, old[0])
+    with_gap(folder, new[0])
+    assert await deliver(settings, shelf)
+    assert {item.record.file for item in shelf.items if not isinstance(item, ListsItem)} == {new[0].file}
+    lists = shelf.items[-1]
+    assert isinstance(lists, ListsItem)
+    for name in ("segments.jsonl", "texts.jsonl", "gaps.jsonl"):
+        (line,) = lines_to_deliver(lists, name)
+        assert new[0].to_json()["start"].encode() in line
+    for rules_for, may_go in (("40", False), ("20", True)):
+        both = settings_for(tmp_path, REMOTE_RETENTION_DAYS="30", RETENTION_DAYS=rules_for)
+        files = Rules(both, [shelf.name]).leaving(folder, datetime.now(UTC)).files
+        assert (old[0].file in files) is may_go, "no target is to have it any more"
+
+
+def test_what_was_exported_goes_with_its_lesson(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, RETENTION_DAYS="30")
+    folder, elsewhere = tmp_path / "math", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    spoken(settings, "math", 1)
+    for target, name, ended_at in (
+        (folder, "lesson_20260105_090000.html", NOW),
+        (folder, "lesson_20260125_090000.html", NOW + timedelta(days=20)),
+        (elsewhere, "lesson_20260105_090000.html", NOW),
+    ):
+        note_export(folder, target, ended_at, {name: b"words"})
+        (target / name).write_bytes(b"words")
+    (folder / "lesson.de.vtt").write_text("by an older version")
+    os.utime(folder / "lesson.de.vtt", (NOW.timestamp(), NOW.timestamp()))
+    (folder / "lesson.pdf").write_text("of somebody else")
+    os.utime(folder / "lesson.pdf", (NOW.timestamp(), NOW.timestamp()))
+    leaving = Rules(settings, []).leaving(folder, NOW + timedelta(days=31))
+    assert sorted(leaving.exports) == ["lesson.de.vtt"] + ["lesson_20260105_090000.html"] * 2
+    remove_leaving(leaving)
+    left = sorted(path.name for path in folder.iterdir() if path.name.startswith("lesson"))
+    assert left == ["lesson.pdf", "lesson_20260125_090000.html"]
+    assert not list(elsewhere.iterdir())
+
+
+def test_one_file_that_stays_keeps_its_lines_and_no_other_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("delivery.retention.QUIET_SECONDS", -1)
+    settings = settings_for(tmp_path, RETENTION_DAYS="30")
+    stays = spoken(settings, "art", 3)[1].file
+    spoken(settings, "math", 1)
+    unlink = Path.unlink
+
+    def refusing(path: Path, missing_ok: bool = False) -> None:
+        if path.name == stays and path.parent.name == "art":
+            raise PermissionError(13, "Permission denied", str(path))
+        unlink(path, missing_ok)
+
+    housekeeping = Housekeeping(settings, [], is_complete=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refusing)
+        housekeeping._look_after_the_disk()
+    assert "art cannot be removed now" in caplog.text
+    assert [path.name for path in tmp_path.glob("*/*.wav")] == [stays]
+    assert (tmp_path / "art" / "segments.jsonl").exists()
+    Housekeeping(settings, [], is_complete=True)._look_after_the_disk()
+    assert not list(tmp_path.glob("*/*.wav"))
 
 
 def test_a_room_that_is_being_recorded_keeps_its_lists(tmp_path: Path) -> None:
