@@ -6,6 +6,8 @@ write. A store without this check, or without conditional writes, is detected at
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import sys
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
@@ -15,6 +17,7 @@ from urllib.parse import urlsplit
 
 from config import Settings
 from core.errors import ConfigError, Refused, RetryLater
+from delivery.folder_store import SCHEME, folder_in, prove_set_up
 from delivery.items import CALL_TIMEOUT_SECONDS, Unusable
 from delivery.lists import whole_lines
 from delivery.object_errors import (
@@ -49,16 +52,39 @@ class Objects:
     """
 
     def __init__(
-        self, store: ObjectStore, name: str, *, plain: ObjectStore | None = None, keeps_types: bool = True
+        self,
+        store: ObjectStore | None,
+        name: str,
+        *,
+        plain: ObjectStore | None = None,
+        folder: Path | None = None,
     ) -> None:
         self.name = name
         """The URL, without secrets."""
-        self.store = store
+        self._store = store
+        self._folder = folder
+        """The folder that takes the place of a store; it may be there only later."""
         self._plain = plain
         """The same store without a checksum header, for servers that reject it. The signature covers the SHA-256."""
-        self._keeps_types = keeps_types
+        self._keeps_types = folder is None
         self._is_conditional = True
         """Whether the store has conditional writes: create only if absent, replace only the version that was read."""
+
+    @property
+    def store(self) -> ObjectStore:
+        """The store itself. Of a folder: after :meth:`_prepare`."""
+        assert self._store is not None
+        return self._store
+
+    async def _prepare(self) -> None:
+        """Checks that a folder is there and is the one that was set up; before every access, as it may be unmounted."""
+        if self._folder is None:
+            return
+        await asyncio.to_thread(prove_set_up, self._folder)
+        if self._store is None:
+            from obstore.store import LocalStore
+
+            self._store = LocalStore(self._folder)
 
     # Reading and writing.
 
@@ -126,6 +152,7 @@ class Objects:
         from obstore import put_async
         from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
+        await self._prepare()
         suffix = PurePosixPath(key).suffix
         content_type = CONTENT_TYPES.get(suffix, "application/octet-stream")
         attributes = {"Content-Type": content_type} if self._keeps_types else None
@@ -138,7 +165,7 @@ class Objects:
             raise
         except (BaseError, OSError, ValueError, NotImplementedError) as error:
             if self._plain is not None and knows_no_checksums(error, mode):
-                self.store, self._plain = self._plain, None
+                self._store, self._plain = self._plain, None
                 return await self.write(key, data, mode=mode)
             if mode != "overwrite" and has_no_conditional_writes(error):
                 self._is_conditional = False
@@ -154,6 +181,7 @@ class Objects:
         from obstore import get_async
         from obstore.exceptions import BaseError
 
+        await self._prepare()
         try:
             found = await get_async(self.store, key)
             if found.meta["size"] > max_bytes:
@@ -177,6 +205,7 @@ class Objects:
         from obstore import head_async, sign_async
         from obstore.exceptions import BaseError
 
+        await self._prepare()
         try:
             await head_async(self.store, key)
             return await sign_async(cast(Any, self.store), "GET", key, timedelta(seconds=seconds))
@@ -192,6 +221,7 @@ class Objects:
         from obstore import list_with_delimiter_async
         from obstore.exceptions import BaseError
 
+        await self._prepare()
         try:
             found = await list_with_delimiter_async(self.store, prefix)
         except (BaseError, OSError, ValueError) as error:
@@ -203,6 +233,7 @@ class Objects:
         from obstore import list as list_objects
         from obstore.exceptions import BaseError
 
+        await self._prepare()
         try:
             return {
                 str(found["path"]).rpartition("/")[2]: found["last_modified"]
@@ -217,6 +248,7 @@ class Objects:
         from obstore import delete_async
         from obstore.exceptions import BaseError
 
+        await self._prepare()
         waiting = sorted(keys)
         for start in range(0, len(waiting), KEYS_AT_ONCE):
             try:
@@ -227,6 +259,12 @@ class Objects:
                 if not knows_no_batches(error):
                     raise classify_error(error) from None
                 await self._delete_each(waiting[start : start + KEYS_AT_ONCE])
+
+    async def remove_empty(self, folder: str) -> None:
+        """Removes a folder's name where the store is a folder itself; elsewhere there are no empty folders."""
+        if self._folder is not None:
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread((self._folder / folder).rmdir)
 
     async def _delete_each(self, keys: Iterable[str]) -> None:
         """Deletes these objects one by one: a folder stops at one that is gone, and some stores take no batches."""
@@ -284,14 +322,11 @@ def open_url(url: str) -> Objects:
         ConfigError: the URL does not name a store.
     """
     from obstore.exceptions import BaseError
-    from obstore.store import LocalStore, from_url
+    from obstore.store import from_url
 
-    is_folder = url.startswith("file://")
     try:
-        if is_folder:
-            folder = Path(urlsplit(url).path)
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            return Objects(LocalStore(folder), url.rstrip("/"), keeps_types=False)
+        if url.startswith(SCHEME):
+            return Objects(None, url.rstrip("/"), folder=Path(folder_in(url)))
         store = from_url(url, retry_config={"max_retries": 0})
     except (BaseError, ValueError, OSError) as error:
         raise ConfigError(f"STORE_URL is wrong: {first_line(error)}") from None

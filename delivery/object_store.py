@@ -18,12 +18,10 @@ from archive.manifest import gap_in, record_in
 from archive.names import GAPS, MANIFEST, TEXTS, SegmentNames, safe_name
 from config import Settings
 from core.records import SegmentRecord
+from delivery.folder_store import PROBE
 from delivery.items import AudioItem, Item, ListsItem, Selection, TextItem, audio_bytes, file_bytes
 from delivery.lists import lines_to_deliver, whole_lines
 from delivery.object_client import Objects, open_s3, open_url
-
-PROBE = ".delivery-check"
-"""An empty object below the prefix; writing it tests the store."""
 
 _LISTS = (TEXTS, GAPS, MANIFEST)
 """The manifest last: what it names is found again after an interruption, when it is written and when it is removed."""
@@ -67,7 +65,7 @@ class ObjectTarget:
     # Delivering.
 
     async def check(self) -> None:
-        """See :class:`~delivery.items.Target`. Writes :data:`PROBE`."""
+        """See :class:`~delivery.items.Target`. Writes :data:`~delivery.folder_store.PROBE`."""
         await self.objects.write(PROBE, b"", mode="overwrite")
 
     async def put(self, item: Item) -> None:
@@ -125,6 +123,7 @@ class ObjectTarget:
         if is_empty_then:
             for name in _LISTS:
                 await self.objects.delete([f"{folder}/{name}"] if name in there else [])
+            await self.objects.remove_empty(folder)
         else:
             await self._remove_lines(folder, chosen, selection)
         return count

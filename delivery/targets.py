@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from config import Settings
 from core.errors import ConfigError
+from delivery.folder_store import folder_in
 from delivery.items import Target
 
 _S3_NAMES = ("s3_bucket", "s3_key_id", "s3_key_secret")
@@ -26,6 +27,7 @@ def problems_of(settings: Settings) -> list[str]:
     if settings.store_url and not _is_store(settings.store_url):
         problems.append(
             "STORE_URL is wrong: it must be gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or file:///FOLDER"
+            " (Windows: file:///C:/FOLDER), with other signs escaped (%23 for #)"
         )
     if settings.database_url and not _is_url(settings.database_url, ("postgres", "postgresql")):
         problems.append(
@@ -88,4 +90,9 @@ def _is_url(text: str, schemes: tuple[str, ...]) -> bool:
 
 def _is_store(text: str) -> bool:
     scheme, _, rest = text.partition("://")
-    return scheme in ("gs", "az", "file") and bool(rest.strip("/"))
+    if scheme != "file":
+        return scheme in ("gs", "az") and bool(rest.strip("/"))
+    try:
+        return bool(folder_in(text))
+    except ValueError:
+        return False

@@ -17,6 +17,8 @@ from core.audit import AuditEvent, audit
 from core.errors import ConfigError, InputError, RecorderError
 from core.records import SegmentRecord
 from delivery.erasure import room_folders
+from delivery.folder_store import SCHEME, folder_in
+from delivery.folder_store import set_up as mark_folder
 from delivery.items import Selection, Target
 from delivery.retention import Leaving, Rules, remove_leaving
 from delivery.service import DeliveryService, kind_of
@@ -79,6 +81,10 @@ def deliver(
     retry_refused: Annotated[
         bool, typer.Option("--retry-refused", help="Try the dead letters once more.")
     ] = False,
+    set_up: Annotated[
+        bool,
+        typer.Option("--set-up", help="First mark the folder of STORE_URL=file:///... as a target, once."),
+    ] = False,
     retry_seconds: Annotated[
         float, typer.Option("--retry-seconds", min=0, help="How long to retry a target that fails.")
     ] = 120.0,
@@ -91,6 +97,8 @@ def deliver(
     """
     settings = console.settings()
     targets = targets_of(settings)
+    if set_up:
+        _set_up(settings)
     seconds = retry_seconds if patience is None else patience  # --patience is the option's former name
     results = console.run(_deliver(settings, targets, again, retry_refused, seconds))
     is_well = all(not one.waiting and not one.refused and not one.trouble for one in results)
@@ -104,6 +112,20 @@ def deliver(
         _tell_refused(settings)
     if not is_well:
         raise typer.Exit(TROUBLE)
+
+
+def _set_up(settings: Settings) -> None:
+    """Marks the folder of STORE_URL as a target.
+
+    Raises:
+        InputError: STORE_URL names no folder.
+        ConfigError: the folder is not there.
+    """
+    if not settings.store_url.startswith(SCHEME):
+        raise InputError("--set-up is for a folder: STORE_URL=file:///FOLDER")
+    folder = Path(folder_in(settings.store_url))
+    mark_folder(folder)
+    say(f"{folder} is a target now")
 
 
 async def _deliver(

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
 import typer
@@ -86,7 +85,7 @@ def _playlist(room: Room, records: Iterable[SegmentRecord], zone: ZoneInfo) -> P
     lines = ["#EXTM3U"]
     for record in records:
         lines.append(f"#EXTINF:{record.duration_seconds:.3f},{_title(record, record.start.astimezone(zone))}")
-        lines.append("file://" + quote((room.path / record.file).resolve().as_posix()))
+        lines.append((room.path / record.file).resolve().as_uri())
     try:
         folder = Path(tempfile.mkdtemp(prefix=f"{PLAYLIST_FOLDER}-"))
         path = folder / "lesson.m3u8"

@@ -23,6 +23,7 @@ from archive.outbox_file import OUTBOX
 from config import Settings
 from core.records import SegmentRecord
 from delivery.erasure import room_folders
+from delivery.folder_store import set_up
 from delivery.retention import Rules, remove_leaving
 from delivery.targets import open_targets, problems_of
 from devtools.room_folders import until
@@ -470,6 +471,8 @@ def test_without_settings_there_is_nothing_to_say() -> None:
 async def test_a_folder_is_a_store_too(tmp_path: Path) -> None:
     environ = {"OUTPUT_DIR": str(tmp_path / "disk"), "STORE_URL": (tmp_path / "nas").as_uri()}
     settings = Settings.from_env(environ, for_worker=False)
+    (tmp_path / "nas").mkdir()
+    set_up(tmp_path / "nas")
     records = spoken(settings) + spoken(settings, count=1, track=BEN)
     assert await deliver(settings)
     assert await deliver(settings)

@@ -202,7 +202,8 @@ def test_list_shows_what_the_targets_have_not_got(archive: Path) -> None:
     first = next(Room(archive / "math101").records())
     note_delivered(archive / "math101", store.as_uri().rstrip("/"), audio_key(first), refused="too large")
     assert listed()[0].endswith("3 undelivered; 1 dead letters (check)")
-    assert run("deliver", "--retry-refused", output_dir=archive, STORE_URL=store.as_uri()).code == 0
+    options = ("deliver", "--retry-refused", "--set-up")
+    assert run(*options, output_dir=archive, STORE_URL=store.as_uri()).code == 0
     said, session = listed()
     assert said.endswith("1 without text; 1 refused")
     assert (session["undelivered"], session["dead_letters"], session["without_text"]) == (0, 0, 1)

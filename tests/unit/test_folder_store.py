@@ -1,0 +1,125 @@
+"""Delivery to a folder: only to one that was set up, and is there."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from config import Settings
+from core.errors import ConfigError
+from core.records import utc_now
+from delivery.folder_store import MARKER, PROBE, folder_in, prove_set_up
+from delivery.targets import problems_of
+from support.commands import run
+from support.lessons_on_disk import spoken
+
+
+def test_the_path_in_a_url() -> None:
+    for url, path in (
+        ("file:///mnt/nas/lessons", "/mnt/nas/lessons"),
+        ("file://localhost/mnt/nas", "/mnt/nas"),
+        ("file:///mnt/all%20lessons/100%25%23", "/mnt/all lessons/100%#"),
+        ("file:///mnt/%D8%AF%D8%B1%D8%B3", "/mnt/درس"),
+    ):
+        assert folder_in(url, is_windows=False) == path
+    for url, path in (
+        ("file:///C:/lessons", "C:/lessons"),
+        ("file:///d:/all%20lessons", "d:/all lessons"),
+        ("file://localhost/C:/lessons", "C:/lessons"),
+        ("file://server/share/lessons", "//server/share/lessons"),
+    ):
+        assert folder_in(url, is_windows=True) == path
+
+
+@pytest.mark.parametrize("is_windows", [False, True])
+@pytest.mark.parametrize(
+    "url", ["file://", "file:///", "file:///C:/a#b", "file:///C:/a?b", "file:///C:/a%00"]
+)
+def test_a_url_that_names_no_folder_is_refused(url: str, is_windows: bool) -> None:
+    with pytest.raises(ValueError):
+        folder_in(url, is_windows=is_windows)
+
+
+def test_what_names_a_folder_on_one_system_only() -> None:
+    with pytest.raises(ValueError):
+        folder_in("file://mnt/nas", is_windows=False)
+    with pytest.raises(ValueError):
+        folder_in("file:///mnt/nas", is_windows=True)
+
+
+def test_a_wrong_url_is_one_line_of_problems() -> None:
+    (problem,) = problems_of(Settings(store_url="file:///mnt/nas#1"))
+    assert "STORE_URL is wrong" in problem
+
+
+def test_a_path_and_its_url_are_the_same(tmp_path: Path) -> None:
+    folder = tmp_path / "lessons of 2026 #1 100%"
+    assert Path(folder_in(folder.as_uri())) == folder
+
+
+def test_a_disk_that_is_not_mounted_is_not_filled_and_nothing_is_removed_here(tmp_path: Path) -> None:
+    mount, disk = tmp_path / "mnt", tmp_path / "disk"
+    environ = {"OUTPUT_DIR": str(tmp_path / "out"), "STORE_URL": (mount / "nas").as_uri()}
+    settings = Settings.from_env({**environ, "KEEP_LOCAL": "until_delivered"}, for_worker=False)
+    records = spoken(settings, "math", 2, at=utc_now() - timedelta(days=1))
+
+    def lessons(*arguments: str) -> tuple[int, str]:
+        done = run(*arguments, KEEP_LOCAL="until_delivered", **environ)
+        return done.code, done.err
+
+    def are_here() -> bool:
+        return all((tmp_path / "out" / "math" / record.file).exists() for record in records)
+
+    code, said = lessons("deliver", "--retry-seconds", "0")
+    assert (code, "is not there: mount it" in said) == (1, True), said
+    assert lessons("deliver", "--set-up")[0] == 2, "it cannot be set up, either"
+    assert not mount.exists()
+    (mount / "nas").mkdir(parents=True)
+    code, said = lessons("deliver", "--retry-seconds", "0")
+    assert (code, "is not mounted, or not set up yet" in said) == (1, True), said
+    assert not list((mount / "nas").iterdir())
+    lessons("prune")
+    assert are_here()
+    assert lessons("deliver", "--set-up") == (0, "")
+    assert len(list((mount / "nas" / "math").glob("*.wav"))) == 2
+    records += spoken(settings, "math", 1, at=utc_now())
+    (mount / "nas").rename(disk)  # unmounted
+    (mount / "nas").mkdir()
+    assert lessons("deliver", "--retry-seconds", "0")[0] == 1
+    lessons("prune")
+    assert not list((mount / "nas").iterdir())
+    assert (tmp_path / "out" / "math" / records[-1].file).exists(), "it is delivered nowhere"
+    shutil.rmtree(mount / "nas")
+    disk.rename(mount / "nas")
+    assert lessons("deliver") == (0, ""), "mounted again, it goes on by itself"
+    lessons("prune")
+    assert not are_here()
+
+
+def test_a_folder_that_an_older_version_has_filled_goes_on_working(tmp_path: Path) -> None:
+    by_worker, by_command, foreign = (tmp_path / name for name in ("worker", "command", "foreign"))
+    for folder in (by_worker, foreign):
+        folder.mkdir()
+    (by_worker / PROBE).touch()
+    spoken(Settings(output_dir=str(by_command)), "math", 1)
+    (foreign / "photos").mkdir()
+    (foreign / "photos" / "segments.jsonl").write_text("of another program")
+    for folder in (by_worker, by_command):
+        prove_set_up(folder)
+        assert (folder / MARKER).exists()
+    with pytest.raises(ConfigError, match="not set up yet"):
+        prove_set_up(foreign)
+
+
+def test_a_room_that_is_erased_leaves_no_empty_folder(tmp_path: Path) -> None:
+    nas = tmp_path / "nas"
+    nas.mkdir()
+    environ = {"OUTPUT_DIR": str(tmp_path / "out"), "STORE_URL": nas.as_uri()}
+    spoken(Settings(output_dir=environ["OUTPUT_DIR"]), "math", 2)
+    assert run("deliver", "--set-up", **environ).code == 0
+    assert (nas / "math" / "segments.jsonl").exists()
+    assert run("erase", "math", "--yes", **environ).code == 0
+    assert [path.name for path in nas.iterdir()] == [MARKER]
