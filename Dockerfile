@@ -1,4 +1,4 @@
-# The recorder as a container. docs/deploy.md says how to run it.
+# The recorder as a container, with lessons.py for what lies on its disk. docs/deploy.md says how to run both.
 # Two stages: the first installs, the second holds Python, the installed packages and the program. All packages come
 # as wheels (x86-64 and ARM64), so there is no compiler anywhere, and nothing from apt.
 

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -22,8 +23,10 @@ from typing import Any
 
 import pytest
 
+import lessons
 from config import Settings
 from support import ROOT
+from support.lessons_on_disk import spoken, with_texts
 from support.program import sources
 
 yaml = importlib.import_module("yaml")  # it has no type hints of its own
@@ -105,22 +108,85 @@ def imported_by(path: Path) -> set[str]:
     return {".".join(names[:length]) for names in parts for length in range(1, len(names) + 1)}
 
 
-def modules_of_the_worker() -> set[str]:
-    """The files that agent.py needs, as paths below the root."""
+def modules_of(*programs: str) -> set[str]:
+    """The files that these programs need, as paths below the root."""
     files = [path.relative_to(ROOT) for path in sources()]
     ours = {".".join(path.with_suffix("").parts).removesuffix(".__init__"): path for path in files}
     known: set[str] = set()
-    waiting = {"agent"}
+    waiting = set(programs)
     while waiting:
         module = waiting.pop()
         known.add(module)
         waiting |= (imported_by(ROOT / ours[module]) & ours.keys()) - known
+        waiting |= _commands() - known if module == "lessons" else set()
     return {ours[module].as_posix() for module in known}
 
 
-@pytest.mark.parametrize("path", sorted(modules_of_the_worker()))
-def test_every_module_that_the_worker_imports_is_in_the_image(path: str) -> None:
+def _commands() -> set[str]:
+    """The modules of lessons.py's commands, which it imports by their names."""
+    return {target.rpartition(".")[0] for group in lessons.COMMANDS.values() for target, _ in group.values()}
+
+
+def modules_of_the_worker() -> set[str]:
+    return modules_of("agent")
+
+
+@pytest.mark.parametrize("path", sorted(modules_of("agent", "lessons")))
+def test_every_module_that_the_programs_import_is_in_the_image(path: str) -> None:
     assert is_in_build_context(path), f"add a line for {path} to .dockerignore"
+
+
+def test_the_commands_are_in_the_image_with_the_files_that_they_read() -> None:
+    needed = modules_of("lessons")
+    assert {"lessons.py", "lesson_tools/check.py", "lesson_tools/erase.py", "search/index.py"} <= needed
+    for package in {path.rpartition("/")[0] for path in needed} - {""}:
+        data = [
+            path
+            for path in (ROOT / package).rglob("*")
+            if path.is_file() and path.suffix not in (".py", ".pyc")
+        ]
+        for path in data:
+            assert is_in_build_context(path.relative_to(ROOT).as_posix()), path
+
+
+def test_what_the_programs_import_from_outside_is_installed_in_the_image() -> None:
+    """Imported, a package may have another name than the one that is installed."""
+    installed = {
+        "dotenv": "python-dotenv",
+        "google": "google-genai",
+        "prometheus_client": "prometheus-client",
+        "av": "av",
+    }
+    names = re.findall(
+        r"^([a-z0-9-]+)(?:\[[^\]]*\])?==",
+        (ROOT / "requirements.txt").read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+    ours = {path.relative_to(ROOT).parts[0].removesuffix(".py") for path in sources()}
+    for path in modules_of("lessons"):
+        outside = (
+            {name.partition(".")[0] for name in imported_by(ROOT / path)} - ours - sys.stdlib_module_names
+        )
+        missing = {name for name in outside if installed.get(name, name) not in names}
+        assert not missing, f"{path} imports {missing}"
+
+
+@pytest.mark.slow
+def test_a_copy_of_the_image_runs_the_commands(tmp_path: Path) -> None:
+    """Only what is in the build context, on a disk with a lesson."""
+    for path in (path for package in ("", "*/", "*/*/", "*/*/*/") for path in ROOT.glob(f"{package}*")):
+        name = path.relative_to(ROOT).as_posix()
+        if path.is_file() and is_in_build_context(name) and "__pycache__" not in name:
+            (tmp_path / "app" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, tmp_path / "app" / name)
+    segments = tmp_path / "data" / "segments"
+    with_texts(segments / "math101", spoken(Settings(output_dir=str(segments)), "math101", 2))
+    environ = {**os.environ, "OUTPUT_DIR": str(segments), "PYTHONDONTWRITEBYTECODE": "1"}
+    for arguments in (["check", "--quick"], ["export", "math101"], ["erase", "math101", "--yes"]):
+        command = [sys.executable, str(tmp_path / "app" / "lessons.py"), *arguments]
+        done = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=110)
+        assert done.returncode == 0, done.stderr
+    assert not (segments / "math101").exists()
 
 
 def test_the_whole_build_context_is_copied() -> None:
@@ -153,8 +219,7 @@ def test_the_build_context_names_no_file_that_is_gone() -> None:
         "docs/deploy.md",
         "notes.txt",
         "dev.py",
-        "lessons.py",
-        "lesson_tools/check.py",
+        "devtools/installer.py",
     ],
 )
 def test_nothing_else_gets_into_the_image(path: str) -> None:
