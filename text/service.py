@@ -113,11 +113,11 @@ class TextService:
 
     async def _round(self) -> None:
         await self._find_work()
+        if self._may_claim and self._removal is not None and not self._settings.save_audio:
+            await self._removal.run_once()
         if self._may_claim and self.gate.seconds_closed <= 0:
             self._may_claim = False
             await self._begin_calls()
-            if self._removal is not None and not self._settings.save_audio:
-                await self._removal.run_once()
 
     async def _find_work(self) -> None:
         notified, self._notified = self._notified, set()

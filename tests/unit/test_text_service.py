@@ -27,6 +27,7 @@ from config import Settings
 from core import notify
 from core.answers import MAX_TEXT_CHARACTERS
 from core.backoff import Backoff
+from core.errors import StorageError
 from core.records import (
     NO_TEXT_OPTIONS,
     EndReason,
@@ -44,7 +45,7 @@ from storage import RoomFolder
 from support.delivering import state_of
 from text import attempts, audio_removal, gate
 from text import service as text_service
-from text.audio_removal import REMOVE_AUDIO
+from text.audio_removal import REMOVE_AUDIO, AudioRemoval
 from text.service import TextService
 from translator import GeminiTranslator
 
@@ -708,7 +709,7 @@ async def test_an_outbox_that_is_lost_while_the_service_works_is_filled_again(
 
 
 async def test_a_crash_between_the_text_and_the_outbox_costs_no_second_call(
-    tmp_path: Path, gemini: GeminiServer
+    tmp_path: Path, gemini: GeminiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_for(tmp_path, SAVE_AUDIO="false")
     (record,) = spoken(settings)
@@ -851,6 +852,28 @@ async def test_a_wav_that_cannot_be_removed_is_tried_again(
     await asyncio.sleep(0.05)
     await removal.run_once()
     assert not stuck.exists()
+    await box.aclose()
+
+
+async def test_an_outbox_that_refuses_in_between_leaves_no_wav(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = spoken(settings_for(tmp_path), 3)
+    box = Outbox(tmp_path)
+    removal = AudioRemoval(box, tmp_path)
+    for record in records:
+        await removal.plan(Work("text", "math101", record.file, 0, {}))
+
+    async def refusing(work: Work) -> None:
+        raise StorageError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(box, "done", refusing)
+        with pytest.raises(StorageError):
+            await removal.run_once()
+    await removal.run_once()
+    assert not list(tmp_path.rglob("*.wav"))
+    assert [state_of(tmp_path, record.file, REMOVE_AUDIO) for record in records] == [State.DONE] * 3
     await box.aclose()
 
 
