@@ -142,7 +142,7 @@ class ItemReader:
     def _words(self, folder: str, lines: list[bytes]) -> Iterator[Work]:
         path = self._output_dir / folder
         delivery_log = DeliveryLog(path)
-        texts = [text for line in lines if (text := text_in(line)) is not None and text.files]
+        texts = [text for line in lines if (text := text_in(line)) is not None and text.transcript]
         records = {record.file: record for record in read_manifest(path)} if texts else {}
         for text in texts:
             record, key = records.get(text.file), text_key(text)

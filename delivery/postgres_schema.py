@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -57,18 +58,26 @@ _RIGHTS = """
     GRANT USAGE ON SCHEMA {schema} TO {role};
     GRANT INSERT ON audio_segments TO {role};
     GRANT SELECT, INSERT, UPDATE ON segment_texts TO {role};
-    DROP POLICY IF EXISTS recorder_adds ON audio_segments;
-    CREATE POLICY recorder_adds ON audio_segments FOR INSERT TO {role} WITH CHECK (true);
-    DROP POLICY IF EXISTS recorder_writes ON segment_texts;
-    CREATE POLICY recorder_writes ON segment_texts TO {role} USING (true) WITH CHECK (true);
+    DROP POLICY IF EXISTS {adds} ON audio_segments;
+    CREATE POLICY {adds} ON audio_segments FOR INSERT TO {role} WITH CHECK (true);
+    DROP POLICY IF EXISTS {writes} ON segment_texts;
+    CREATE POLICY {writes} ON segment_texts TO {role} USING (true) WITH CHECK (true);
 """
 _RIGHT_TO_REMOVE = """
     GRANT SELECT (id, room_id, folder, participant_identity, ended_at), DELETE ON audio_segments TO {role};
-    DROP POLICY IF EXISTS recorder_sees ON audio_segments;
-    CREATE POLICY recorder_sees ON audio_segments FOR SELECT TO {role} USING (true);
-    DROP POLICY IF EXISTS recorder_removes ON audio_segments;
-    CREATE POLICY recorder_removes ON audio_segments FOR DELETE TO {role} USING (true);
+    DROP POLICY IF EXISTS {sees} ON audio_segments;
+    CREATE POLICY {sees} ON audio_segments FOR SELECT TO {role} USING (true);
+    DROP POLICY IF EXISTS {removes} ON audio_segments;
+    CREATE POLICY {removes} ON audio_segments FOR DELETE TO {role} USING (true);
 """
+
+
+_POLICIES = ("adds", "writes", "sees", "removes")
+
+
+def _policy(what: str, role: str) -> str:
+    """The name of a role's policy. Each role has its own; a role's name may be as long as a name can be."""
+    return f"recorder_{what}_{hashlib.sha256(role.encode()).hexdigest()[:12]}"
 
 
 async def apply_migrations(
@@ -102,6 +111,7 @@ async def apply_migrations(
             names = {
                 "role": sql.Identifier(role),
                 "schema": sql.Identifier(found[0] if found else "public"),
+                **{what: sql.Identifier(_policy(what, role)) for what in _POLICIES},
             }
             rights = _RIGHTS + (_RIGHT_TO_REMOVE if may_remove else "")
             await connection.execute(sql.SQL(rights).format(**names))

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from text.costs import TextCosts
 
 
+ROOMS_AT_ONCE = 64
+"""Rooms that are reserved for this process at the same time."""
+
 Force = Annotated[
     bool,
     typer.Option("--force", help="Also replace texts of another model, or without one of the languages."),
@@ -156,6 +159,7 @@ def _confirm(cost: Estimate, request: Request) -> None:
 
 def _at_once(request: Request, rooms: Sequence[Room]) -> None:
     from lesson_tools.transcription import estimate, transcribe
+    from text.costs import TextCosts
     from translator import GeminiTranslator
 
     settings, options = request.settings, request.options
@@ -164,16 +168,26 @@ def _at_once(request: Request, rooms: Sequence[Room]) -> None:
         _say_estimate(cost, request)
         return
     _confirm(cost, request)
-    with contextlib.ExitStack() as stack:
-        free = _reserved(stack, rooms)
-        tasks = _tasks(free, options)
-        with progress("Transcribing", cost.segments, "segments") as advance:
-            service = console.run(
-                transcribe(settings, GeminiTranslator(settings), tasks, advance, is_forced=options.is_forced)
-            )
-    _say_costs(service.costs, request)
-    if service.costs.refused or len(free) < len(rooms):
+    costs, free_rooms = TextCosts(), 0
+    with progress("Transcribing", cost.segments, "segments") as advance:
+        for some in _groups(rooms):
+            with contextlib.ExitStack() as stack:
+                free = _reserved(stack, some)
+                free_rooms += len(free)
+                translator, tasks = GeminiTranslator(settings), _tasks(free, options)
+                service = console.run(
+                    transcribe(settings, translator, tasks, advance, is_forced=options.is_forced)
+                )
+            costs.add(**vars(service.costs))
+    _say_costs(costs, request)
+    if costs.refused or free_rooms < len(rooms):
         raise typer.Exit(console.TROUBLE)
+
+
+def _groups(rooms: Sequence[Room]) -> Iterator[Sequence[Room]]:
+    """Yields the rooms in groups: each room that is reserved holds a file open, and a process may have 256."""
+    for start in range(0, len(rooms), ROOMS_AT_ONCE):
+        yield rooms[start : start + ROOMS_AT_ONCE]
 
 
 def _reserved(stack: contextlib.ExitStack, rooms: Sequence[Room]) -> list[Room]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -193,6 +194,41 @@ async def test_the_least_rights_are_enough_and_not_more(database: PostgresServer
     assert rows(database, "SELECT * FROM segment_texts") == []
     await owner.aclose()
     await worker.aclose()
+
+
+async def test_a_second_role_does_not_take_the_rights_of_the_first(
+    database: PostgresServer, tmp_path: Path
+) -> None:
+    roles = ("recorder", "r" * 63)
+    with psycopg.connect(database.url(), autocommit=True) as connection:
+        for role in roles:
+            connection.execute(f"DROP ROLE IF EXISTS {role}".encode())
+            connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'only-adds'".encode())
+    owner = PostgresTarget(database.url())
+    for role in (*roles, roles[0]):
+        await owner.migrate(role, may_remove=True)
+    await owner.aclose()
+    for index, role in enumerate(roles):
+        settings = settings_for(database.url(user=role, password="only-adds"), tmp_path / role[:5])
+        with_texts(tmp_path / role[:5] / "math101", spoken(settings))
+        assert await deliver(settings)
+        assert len(rows(database)) == 3 * (index + 1)
+        worker = PostgresTarget(settings.database_url)
+        assert await worker.remove(Selection(room="math101"), {}, only_count=True) == 3 * (index + 1)
+        await worker.aclose()
+
+
+async def test_texts_that_are_only_captions_are_rows_too(database: PostgresServer, tmp_path: Path) -> None:
+    """Without SAVE_TRANSLATIONS a text has no files."""
+    settings = settings_for(database.url(), tmp_path)
+    records = spoken(settings)
+    texts = with_texts(tmp_path / "math101", records)
+    for path in (tmp_path / "math101").glob("*.txt"):
+        path.unlink()
+    lines = [json.dumps(replace(text, files=()).to_json()) for text in texts]
+    (tmp_path / "math101" / "texts.jsonl").write_text("\n".join(lines) + "\n")
+    assert await deliver(settings)
+    assert len(rows(database, "SELECT * FROM segment_texts")) == 6
 
 
 async def test_row_level_security_is_on(database: PostgresServer) -> None:

@@ -8,9 +8,11 @@ import json
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from archive import files
 from archive.rooms import Archive, Room
 from config import Settings
 from core.errors import RetryLater
@@ -20,6 +22,7 @@ from devtools.gemini_server import KEY, Call, GeminiServer
 from devtools.room_folders import until
 from devtools.sample_room import ANNA, CLOCK, noise, open_room, segment_of, settings_for
 from lesson_tools import batches
+from lesson_tools import transcribe as transcribe_command
 from lesson_tools.batches import Batches
 from lesson_tools.transcription import TranscriptionOptions, estimate, is_in_shard, tasks_of, transcribe
 from support import ROOT
@@ -227,6 +230,35 @@ async def test_the_estimate_costs_nothing(tmp_path: Path, gemini: GeminiServer) 
     result = await command("--estimate", "--json", folder=tmp_path, gemini=gemini)
     assert json.loads(result.out)["segments"] == 3
     assert gemini.calls == []
+
+
+async def test_an_archive_of_many_rooms_holds_few_files_open(
+    tmp_path: Path, gemini: GeminiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("art", "math", "music", "physics", "sports"):
+        record_room(tmp_path, name, 1)
+    chosen = Archive.from_settings(settings_of(tmp_path, gemini)).rooms()
+    reserved, most = [0], [0]
+
+    class Counted(files.Reservation):
+        def __enter__(self) -> None:
+            super().__enter__()
+            reserved[0] += 1
+            most[0] = max(most[0], reserved[0])
+
+        def __exit__(self, *error: Any) -> None:
+            super().__exit__(*error)
+            reserved[0] -= 1
+
+    monkeypatch.setattr(files, "Reservation", Counted)
+    monkeypatch.setattr(transcribe_command, "ROOMS_AT_ONCE", 2)
+    settings = settings_of(tmp_path, gemini)
+    options = TranscriptionOptions(settings.gemini_model, settings.target_languages)
+    request = transcribe_command.Request(settings, options, False, True, True)
+    await asyncio.to_thread(transcribe_command._at_once, request, chosen)
+    assert (most, reserved) == ([2], [0])
+    assert len(gemini.calls) == 5
+    assert all(len(lines(room)) == 1 for room in chosen)
 
 
 # --- batches ---

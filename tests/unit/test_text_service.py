@@ -709,7 +709,7 @@ async def test_an_outbox_that_is_lost_while_the_service_works_is_filled_again(
 
 
 async def test_a_crash_between_the_text_and_the_outbox_costs_no_second_call(
-    tmp_path: Path, gemini: GeminiServer, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, gemini: GeminiServer
 ) -> None:
     settings = settings_for(tmp_path, SAVE_AUDIO="false")
     (record,) = spoken(settings)
