@@ -194,6 +194,11 @@ class Segmenter:
         self._open: _OpenSegment | None = None
 
     @property
+    def pause_samples(self) -> int:
+        """The length of a pause that ends a segment."""
+        return self._pause * WINDOW_SAMPLES
+
+    @property
     def position(self) -> int:
         """The number of samples that have been pushed."""
         return self._position
@@ -240,9 +245,14 @@ class Segmenter:
         return updates
 
     def cut(self, reason: EndReason) -> list[Update]:
-        """Ends the open segment in a stream that continues; the rest of a word opens the next segment."""
+        """Ends the open segment in a stream that continues; the rest of a word opens the next segment.
+
+        An onset goes on: whether it is speech is not known yet.
+        """
+        if self._open is None:
+            return []
         is_in_a_word = self.state is SpeechState.SPEECH
-        updates = self.finish(reason)
+        updates = self._end(self._open, self._open.speech_end + self._post_roll, reason)
         self._is_in_a_word = is_in_a_word
         return updates
 
@@ -324,9 +334,12 @@ class Segmenter:
         end = opened.speech_end + self._post_roll
         if end < self._min_segment:
             end = min(self._min_segment, end + self._fill)
-        end = min(end, len(opened.windows))
+        return self._end(opened, end, EndReason.PAUSE)
+
+    def _end(self, opened: _OpenSegment, end: int, reason: EndReason) -> list[Update]:
+        """Closes the segment after ``end`` windows, or all; the rest may be the pre-roll of the next one."""
         rest = opened.windows[end:]
-        updates = self._close(opened, end, EndReason.PAUSE)
+        updates = self._close(opened, min(end, len(opened.windows)), reason)
         self.state = SpeechState.SILENCE
         self._waiting = rest[-self._pre_roll :] if self._pre_roll else []
         return updates
@@ -572,8 +585,13 @@ class TrackProcessor:
         return self._dating.clock.at(self.segmenter.settled)
 
     def mute(self) -> None:
-        """The publisher has muted: ends the speech as soon as its last audio has arrived."""
-        self._flush_at_sample = self.segmenter.position + int(MUTE_GRACE_SECONDS * SAMPLE_RATE)
+        """The publisher has muted: the open segment ends when that has lasted as long as a pause."""
+        wait = max(self.segmenter.pause_samples, int(MUTE_GRACE_SECONDS * SAMPLE_RATE))
+        self._flush_at_sample = self.segmenter.position + wait
+
+    def unmute(self) -> None:
+        """The publisher has unmuted: a mute shorter than a pause ends nothing."""
+        self._flush_at_sample = None
 
     def cut(self, reason: EndReason) -> None:
         """Ends the open segment here and goes on processing: further speech begins another one."""
@@ -611,7 +629,7 @@ class TrackProcessor:
         self._remainder = pcm[whole:]
         if self._flush_at_sample is not None and self.segmenter.position >= self._flush_at_sample:
             self._flush_at_sample = None
-            self._pass_on(self.segmenter.finish(EndReason.MUTED))
+            self.cut(EndReason.MUTED)
 
     def _probability(self, window: Pcm) -> float:
         try:

@@ -82,6 +82,7 @@ class RoomRecorder:
             "track_unsubscribed": self._on_track_unsubscribed,
             "track_subscription_failed": self._on_track_subscription_failed,
             "track_muted": self._on_track_muted,
+            "track_unmuted": self._on_track_unmuted,
             "reconnecting": self._on_reconnecting,
             "reconnected": self._on_reconnected,
             "e2ee_state_changed": self._encryption.on_state_changed,
@@ -266,6 +267,11 @@ class RoomRecorder:
         track = self._tracks.get(publication.sid)
         if track is not None and track.stream is not None:
             track.stream.processor.mute()
+
+    def _on_track_unmuted(self, _: rtc.Participant, publication: rtc.TrackPublication) -> None:
+        track = self._tracks.get(publication.sid)
+        if track is not None and track.stream is not None:
+            track.stream.processor.unmute()
 
     def _on_decryption_state(self, participant: rtc.RemoteParticipant, seconds: float | None) -> None:
         for track, stream in self._tracks.streaming():

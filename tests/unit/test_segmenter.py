@@ -459,6 +459,27 @@ def test_a_break_is_where_a_break_was() -> None:
     assert segmenter.finish(EndReason.LEFT) == []
 
 
+@pytest.mark.parametrize("windows_before", range(8))
+@pytest.mark.parametrize("windows_after", range(8))
+def test_a_cut_anywhere_in_a_word_keeps_all_of_it(windows_before: int, windows_after: int) -> None:
+    if windows_before + windows_after < SHORT_PICTURES["min_speech"]:
+        return
+    speech = "." * 9 + "S" * windows_before + "!" + "S" * windows_after + "." * 12
+    segmenter, updates = Segmenter(options()), list[Update]()
+    windows = iter(windows_of(sound(len(speech) - 1)))
+    for character in speech:
+        if character == "!":
+            updates += segmenter.cut(EndReason.MUTED)
+        else:
+            updates += segmenter.push(next(windows), {"S": 0.9, ".": 0.02}[character])
+    segments = closed(updates)
+    first = segments[0].start_sample // WINDOW_SAMPLES
+    last = segments[-1].end_sample // WINDOW_SAMPLES
+    assert first <= 9 - SHORT_PICTURES["pre_roll"]
+    assert last >= 9 + windows_before + windows_after
+    assert sum(len(segment.pcm) for segment in segments) == (last - first) * WINDOW_SAMPLES
+
+
 @pytest.mark.parametrize("length", [0, 1, 511, 513, 1024])
 def test_a_window_of_another_length_is_refused(length: int) -> None:
     segmenter = Segmenter()

@@ -348,17 +348,75 @@ def test_an_instant_is_one_moment_on_both_clocks(monkeypatch: pytest.MonkeyPatch
 # --- the ends of a track ---
 
 
-async def test_a_mute_ends_the_speech_after_the_grace_and_not_before() -> None:
-    listening = listen()
+@pytest.mark.parametrize(
+    ("pause_seconds", "lasts"), [(0.512, 0.512), (1.024, 1.024), (0.1, MUTE_GRACE_SECONDS)]
+)
+async def test_a_mute_ends_the_speech_when_it_has_lasted_as_long_as_a_pause(
+    pause_seconds: float, lasts: float
+) -> None:
+    """And no sooner than its last audio has arrived."""
+    listening = listen(options=SegmenterOptions(pause_seconds=pause_seconds))
     await listening.hears(loud(1.024))
     listening.processor.mute()
-    await listening.hears(loud(MUTE_GRACE_SECONDS - 0.1))
+    await listening.hears(loud(lasts - 0.1))
     assert listening.ears.segments == []
     await listening.hears(loud(0.2))
     (segment,) = listening.ears.segments
     assert segment.end_reason is EndReason.MUTED
-    assert (1.024 + MUTE_GRACE_SECONDS) <= segment.duration_seconds <= (1.024 + MUTE_GRACE_SECONDS + 0.13)
+    assert (1.024 + lasts) <= segment.duration_seconds <= (1.024 + lasts + 0.13)
     await listening.processor.aclose()
+
+
+async def test_mutes_shorter_than_a_pause_end_nothing() -> None:
+    """Push-to-talk: 34 mutes of 0.3 s in a minute."""
+    lecture = sound.load("lecture")[: 60 * SAMPLE_RATE].copy()
+    mutes = np.linspace(SAMPLE_RATE, len(lecture) - 2 * SAMPLE_RATE, 34).astype(int)
+    for start in mutes:
+        lecture[start : start + 3 * SAMPLE_RATE // 10] = 0
+    segments: list[list[SpeechSegment]] = []
+    for is_signalled in (True, False):
+        listening = listen(NativeDetector())
+        position = 0
+        for start in mutes:
+            end = start + 3 * SAMPLE_RATE // 10
+            await listening.hears(lecture[position:start])
+            if is_signalled:
+                listening.processor.mute()
+            await listening.hears(lecture[start:end])
+            if is_signalled:
+                listening.processor.unmute()
+            position = end
+        await listening.hears(lecture[position:])
+        await listening.processor.aclose()
+        segments.append(listening.ears.segments)
+    assert bounds(segments[0]) == bounds(segments[1])
+
+
+@pytest.mark.parametrize("windows_before", range(1, 5))
+async def test_a_word_that_has_just_begun_when_a_mute_ends_the_speech_is_kept(windows_before: int) -> None:
+    """The publisher has unmuted and speaks, before the signal of that has come."""
+    word = loud(0.192)
+    before = windows_before * WINDOW_SAMPLES
+    listening = listen()
+    listening.processor.mute()
+    wait = listening.processor.segmenter.pause_samples
+    await listening.hears(np.concatenate([quiet(wait / SAMPLE_RATE)[before:], word, quiet(3)]), 512)
+    await listening.processor.aclose()
+    kept = np.concatenate([segment.pcm for segment in listening.ears.segments])
+    assert (np.abs(kept) >= LOUD // 2).sum() == len(word)
+
+
+@pytest.mark.parametrize("windows_after", range(1, 5))
+async def test_the_rest_of_a_word_that_a_mute_has_cut_is_kept(windows_after: int) -> None:
+    after = windows_after * WINDOW_SAMPLES
+    listening = listen()
+    await listening.hears(quiet(1.024), 512)
+    listening.processor.mute()
+    speech = loud((listening.processor.segmenter.pause_samples + after) / SAMPLE_RATE)
+    await listening.hears(np.concatenate([speech, quiet(3)]), 512)
+    await listening.processor.aclose()
+    kept = np.concatenate([segment.pcm for segment in listening.ears.segments])
+    assert (np.abs(kept) >= LOUD // 2).sum() == len(speech)
 
 
 async def test_sound_that_the_mute_overtook_is_kept() -> None:
