@@ -80,6 +80,10 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
             "lesson_tools.delivery.link",
             "Makes a link to one delivered file that works for a few minutes, for anyone who has it.",
         ),
+        "export-person": (
+            "lesson_tools.export_person.export_person",
+            "Put everything that is kept of a participant into a ZIP: sound, texts, and the lines of all lists.",
+        ),
         "erase": (
             "lesson_tools.erase.erase",
             "Erases rooms, or a participant in one room or all: on this disk and in every target. This cannot be"

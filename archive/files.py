@@ -200,9 +200,14 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Writes a small durable file, 0600, completely or not at all."""
+    """Writes a small durable file, 0600, completely or not at all. Root gives it to the folder's owner, who may be a
+    recorder that has to read it."""
     whole = path.with_name(f".{path.name}.new")
     write_whole(whole, data)
+    if sys.platform != "win32" and os.geteuid() == 0:
+        folder = os.stat(path.parent)
+        with contextlib.suppress(OSError):
+            os.chown(whole, folder.st_uid, folder.st_gid)
     os.replace(whole, path)
     sync_folder(path.parent)
 

@@ -155,7 +155,7 @@ def _change(output_dir: Path, change: Any) -> None:
 
 
 def erasures_in(output_dir: Path) -> tuple[Erasure, ...]:
-    """All erasures. A damaged file is logged and read as empty: recording must go on.
+    """All erasures. A file that is damaged or of another owner is logged and read as empty: recording must go on.
 
     Raises:
         OSError: the file exists and cannot be read.
@@ -210,8 +210,8 @@ class _Cache:
     def _parsed_or_none(self, path: Path) -> tuple[Erasure, ...]:
         try:
             return tuple(_parsed(_content(path)))
-        except StorageError as error:
-            logger.error("%s", error)
+        except (StorageError, PermissionError) as error:
+            logger.error("What has been erased is not known: %s", error)
             return ()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from pathlib import Path
 
 from archive.delivery_log import Key, audio_key, note
@@ -112,8 +111,14 @@ class DeliveryAttempts:
 def _item_of(work: Work, settings: Settings) -> tuple[Item, Key]:
     folder, payload = Path(settings.output_dir) / work.folder, work.payload
     if "manifest_bytes" in payload:
-        lists = ListsItem(folder, **{name: int(size) for name, size in payload.items()})
-        return replace(lists, expired_before=expired_before(settings.remote_retention_days)), Key(work.file)
+        lists = ListsItem(
+            folder,
+            int(payload["manifest_bytes"]),
+            int(payload.get("texts_bytes", 0)),
+            int(payload.get("gaps_bytes", 0)),
+            expired_before(settings.remote_retention_days),
+        )
+        return lists, Key(work.file)
     record = SegmentRecord.from_json(payload["record"])
     if "text" in payload:
         return TextItem(folder, record, TextRecord.from_json(payload["text"])), Key(work.file)

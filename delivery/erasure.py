@@ -45,8 +45,6 @@ class Chosen:
     folder: Path
     selection: Selection
     records: tuple[SegmentRecord, ...]
-    is_whole: bool
-    """Whether no other segment is in the folder."""
 
     @property
     def names(self) -> set[str]:
@@ -76,7 +74,7 @@ def chosen_in(
         )
         has_gaps = any(selection.has(folder.name, gap) for gap in read_gaps(folder))
         if chosen or has_gaps or (not records and selection.is_whole_room and _is_named(folder, selection)):
-            found.append(Chosen(folder, selection, chosen, len(chosen) == len(records)))
+            found.append(Chosen(folder, selection, chosen))
     return found
 
 
@@ -146,9 +144,9 @@ def erase_lines(chosen: Chosen, began_before: datetime) -> None:
         is_text_chosen,
         mentioned=selection.participant,
     )
-    if chosen.is_whole and not Room(folder).may_gain_segments():
-        if next(read_manifest(folder), None) is None:
-            remove_folder(folder)
+    is_empty = next(read_manifest(folder), None) is None and next(read_gaps(folder), None) is None
+    if is_empty and not Room(folder).may_gain_segments():
+        remove_folder(folder)
 
 
 # --- what retention uses, too ---

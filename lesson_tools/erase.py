@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from archive.tombstones import open_erasures
+from core.audit import AuditEvent, audit
 from core.errors import InputError
 from delivery.erasure import Chosen, all_folders, chosen_in
 from delivery.items import Selection
@@ -67,6 +68,11 @@ def erase(
         _ask(selections[0], segments, len(targets))
     run = ErasureRun(settings, targets_of(settings, may_be_none=True), selections)
     receipt = console.run(run.run(here))
+    for selection, found in zip(selections, here, strict=True):
+        event = AuditEvent.PERSON_ERASED if selection.participant else AuditEvent.ROOM_ERASED
+        count_here = sum(len(one.records) for one in found)
+        state = "complete" if receipt["is_complete"] else "incomplete"
+        audit(event, selection.room or "every room", selection.participant, segments=count_here, state=state)
     for problem in run.problems:
         tell(problem)
     if as_json:

@@ -114,8 +114,7 @@ class ErasureRun:
                 later = now.get(one.folder)
                 files = {record.file for record in one.records}
                 more = [record for record in later.records if record.file not in files] if later else []
-                is_whole = one.is_whole if later is None else later.is_whole
-                now[one.folder] = replace(one, records=(*one.records, *more), is_whole=is_whole)
+                now[one.folder] = replace(one, records=(*one.records, *more))
             merged.append(list(now.values()))
         return merged
 

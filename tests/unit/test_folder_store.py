@@ -62,12 +62,12 @@ def test_a_path_and_its_url_are_the_same(tmp_path: Path) -> None:
 
 def test_a_disk_that_is_not_mounted_is_not_filled_and_nothing_is_removed_here(tmp_path: Path) -> None:
     mount, disk = tmp_path / "mnt", tmp_path / "disk"
-    environ = {"OUTPUT_DIR": str(tmp_path / "out"), "STORE_URL": (mount / "nas").as_uri()}
-    settings = Settings.from_env({**environ, "KEEP_LOCAL": "until_delivered"}, for_worker=False)
+    out, url = tmp_path / "out", (mount / "nas").as_uri()
+    settings = Settings(output_dir=str(out), store_url=url)
     records = spoken(settings, "math", 2, at=utc_now() - timedelta(days=1))
 
     def lessons(*arguments: str) -> tuple[int, str]:
-        done = run(*arguments, KEEP_LOCAL="until_delivered", **environ)
+        done = run(*arguments, output_dir=out, STORE_URL=url, KEEP_LOCAL="until_delivered")
         return done.code, done.err
 
     def are_here() -> bool:
@@ -117,9 +117,9 @@ def test_a_folder_that_an_older_version_has_filled_goes_on_working(tmp_path: Pat
 def test_a_room_that_is_erased_leaves_no_empty_folder(tmp_path: Path) -> None:
     nas = tmp_path / "nas"
     nas.mkdir()
-    environ = {"OUTPUT_DIR": str(tmp_path / "out"), "STORE_URL": nas.as_uri()}
-    spoken(Settings(output_dir=environ["OUTPUT_DIR"]), "math", 2)
-    assert run("deliver", "--set-up", **environ).code == 0
+    out, url = tmp_path / "out", nas.as_uri()
+    spoken(Settings(output_dir=str(out)), "math", 2)
+    assert run("deliver", "--set-up", output_dir=out, STORE_URL=url).code == 0
     assert (nas / "math" / "segments.jsonl").exists()
-    assert run("erase", "math", "--yes", **environ).code == 0
+    assert run("erase", "math", "--yes", output_dir=out, STORE_URL=url).code == 0
     assert [path.name for path in nas.iterdir()] == [MARKER]

@@ -10,7 +10,7 @@ import pytest
 from archive.rooms import Room
 from archive.wav import wav_header
 from core.records import SegmentRecord
-from delivery.erasure import erase_files, erase_lines, erasures
+from delivery.folder_store import set_up
 from delivery.items import Selection
 from delivery.object_store import ObjectTarget
 from devtools.sample_room import ANNA, CLOCK, noise, open_room, segment_of, settings_for
@@ -54,16 +54,14 @@ def test_they_are_not_transcribed(folder: RoomFolder) -> None:
 
 
 def test_a_room_that_is_erased_leaves_them(folder: RoomFolder) -> None:
-    selection = Selection(room="math101")
-    for erasure in erasures([folder.path], selection):
-        erase_files(erasure)
-        erase_lines(erasure, selection)
+    assert run("erase", "math101", "--yes", output_dir=folder.path.parent).code == 0
     assert sorted(path.name for path in folder.path.iterdir()) == sorted(FOREIGN)
 
 
 def test_a_room_that_is_erased_in_a_store_leaves_them(tmp_path: Path, folder: RoomFolder) -> None:
     store = tmp_path / "store"
     (store / "math101").mkdir(parents=True)
+    set_up(store)
     add_foreign(store / "math101")
     for path in folder.path.iterdir():
         (store / "math101" / path.name).write_bytes(path.read_bytes())

@@ -305,16 +305,10 @@ async def test_while_it_is_being_erased_no_reader_sees_it(tmp_path: Path) -> Non
         if "record" in work.payload
     ]
     assert set(about) == {"ben"}
-    sizes = {
-        name: (tmp_path / "math" / file).stat().st_size
-        for name, file in (
-            ("manifest_bytes", "segments.jsonl"),
-            ("texts_bytes", "texts.jsonl"),
-            ("gaps_bytes", "gaps.jsonl"),
-        )
-    }
-    lists = ListsItem(tmp_path / "math", **sizes)
-    for file in ("segments.jsonl", "texts.jsonl", "gaps.jsonl"):
+    files = ("segments.jsonl", "texts.jsonl", "gaps.jsonl")
+    manifest, texts, gaps = ((tmp_path / "math" / file).stat().st_size for file in files)
+    lists = ListsItem(tmp_path / "math", manifest, texts, gaps)
+    for file in files:
         (line,) = lines_to_deliver(lists, file)
         assert b"ben" in line
 
@@ -335,6 +329,31 @@ def test_an_export_that_was_being_made_is_not_written(
     done = run("export", "math", output_dir=tmp_path)
     assert (done.code, "has just been erased" in done.err) == (1, True)
     assert not list((tmp_path / "math").glob("lesson*"))
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
+def test_what_root_has_erased_stays_the_recorders(archive: Path) -> None:
+    """In a container somebody may run the command as root, beside a worker that is not."""
+    for path in (archive, *archive.rglob("*")):
+        os.chown(path, 10001, 10001)
+    assert run("erase", "math", "--participant", "anna", "--yes", output_dir=archive).code == 0
+    files = (archive / "erased.json", archive / "math" / "segments.jsonl")
+    assert [path.stat().st_uid for path in files] == [10001, 10001]
+
+
+def test_a_list_of_erasures_that_cannot_be_read_does_not_stop_the_recorder(
+    archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(archive, ["art"], "")
+    read = Path.read_bytes
+
+    def refusing(path: Path) -> bytes:
+        if path.name == "erased.json":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refusing)
+    assert len(spoken(settings_for(archive), "math", 1, at=utc_now())) == 1
 
 
 def test_a_damaged_list_of_erasures_does_not_stop_the_recorder(archive: Path) -> None:
