@@ -7,6 +7,7 @@ in the others.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections.abc import Mapping
@@ -166,12 +167,23 @@ class NoteLock:
         if self._file is not None and is_still_at(self._file, self._path):
             return True
         self.release()
-        file = open_private(self._path, os.O_RDWR)
-        if try_lock(file):
-            self._file = file
-            return True
-        file.close()
-        return False
+        try:
+            # A file that is open for writing would keep an administrator from mounting the disk read-only.
+            return self._lock(os.O_RDONLY)
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
+            return self._lock(os.O_RDWR)  # NFS locks only what is open for writing (flock(2))
+
+    def _lock(self, flags: int) -> bool:
+        file = open_private(self._path, flags)
+        try:
+            if try_lock(file):
+                self._file = file
+        finally:
+            if self._file is not file:
+                file.close()
+        return self._file is file
 
     def release(self) -> None:
         """Idempotent."""

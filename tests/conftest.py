@@ -7,6 +7,7 @@ import contextlib
 import functools
 import signal
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -95,6 +96,7 @@ async def worker(livekit_server: LiveKitServer, tmp_path: Path) -> AsyncIterator
     yield start
     for one in started:
         await one.stop()
+        sys.stdout.write(f"{one.log}\n")  # pytest shows it if the test has failed
 
 
 @pytest.fixture(scope="session")
