@@ -27,6 +27,14 @@ class _Emitted(NamedTuple):
     samples: int
 
 
+class _Received(NamedTuple):
+    """What has arrived of a track: the number of packets, and how long before the query the last of them came."""
+
+    packets: int
+    last_age_seconds: float | None
+    """None: the client does not say."""
+
+
 class PacketStats:
     """Packet statistics of one track. Query them once a second: a query takes 0.7 ms of CPU."""
 
@@ -39,44 +47,48 @@ class PacketStats:
         self._track = track
         self._publication = publication
         self._clock = clock
-        self._packets = -1
-        self._queried_at = self._last_packet_at = clock()
-        self.lost_since = self._queried_at
-        """Since when packets may be missing (monotonic clock): the query before the one that found the last packet."""
-        self.silent_since: float | None = None
-        """``lost_since`` if the last query found no new packet and the publisher is not muted; otherwise None."""
+        self._packets = 0
+        self._queried_at = clock()
+        self.arrived_until = self._queried_at
+        """Until when packets are known to have arrived, or the publisher to have been muted (monotonic clock): at most
+        a second before now. What came later may be missing."""
         self.jitter_buffer_seconds = 0.0
         """The recent delay of the jitter buffer: about 50 ms, up to 1 s on an overloaded machine or network."""
         self._emitted = _Emitted(0.0, 0)
 
-    def received_until(self, now: float) -> float:
+    @property
+    def received_until(self) -> float:
         """Until when all audio is known to have left the jitter buffer (monotonic clock)."""
-        return (now if self.silent_since is None else self.silent_since) - self.jitter_buffer_seconds
+        return self.arrived_until - self.jitter_buffer_seconds
 
     async def has_begun(self) -> bool:
         """Whether a packet has arrived, or the publisher is muted. Raises the client's exception if the query fails."""
-        return self._publication.muted or await self._received() > 0
+        return self._publication.muted or (await self._received()).packets > 0
 
     async def is_lost(self) -> bool:
         """Whether packets should arrive and do not. Raises the client's exception if the query fails."""
-        packets = await self._received()
-        before, self._queried_at = self._queried_at, self._clock()
-        if self._publication.muted or packets != self._packets:
-            self._packets, self._last_packet_at, self.lost_since = packets, self._queried_at, before
-            self.silent_since = None
-        else:
-            self.silent_since = self.lost_since
-        return self._queried_at - self._last_packet_at >= LOST_SECONDS
+        now = self._clock()
+        received = await self._received()
+        if self._publication.muted:
+            self.arrived_until = now
+        elif received.packets not in (0, self._packets):  # 0: the subscription has ended, without an event
+            age = now - self._queried_at if received.last_age_seconds is None else received.last_age_seconds
+            self.arrived_until = max(self.arrived_until, now - age)
+        self._packets, self._queried_at = received.packets, now
+        return now - self.arrived_until >= LOST_SECONDS
 
-    async def _received(self) -> int:
-        """Queries the number of packets received so far, and updates the delay."""
-        packets = 0
+    async def _received(self) -> _Received:
+        """Queries what has been received so far, and updates the delay."""
+        packets, ages = 0, []
         for report in await self._track.get_stats():
             if report.WhichOneof("stats") == "inbound_rtp":
                 packets += report.inbound_rtp.received.packets_received
                 inbound = report.inbound_rtp.inbound
                 self._note_delay(_Emitted(inbound.jitter_buffer_delay, inbound.jitter_buffer_emitted_count))
-        return packets
+                if inbound.last_packet_received_timestamp:
+                    milliseconds = report.inbound_rtp.rtc.timestamp / 1000
+                    ages.append(max(0.0, milliseconds - inbound.last_packet_received_timestamp) / 1000)
+        return _Received(packets, min(ages, default=None))
 
     def _note_delay(self, emitted: _Emitted) -> None:
         """Updates the mean delay since the previous query."""

@@ -28,9 +28,9 @@ class Stream(NamedTuple):
 
     def progress(self, now: datetime, monotonic: float) -> TrackProgress:
         """Until when all audio has been received and passed on."""
-        silent_since = self.packets.silent_since
-        known = now if silent_since is None else now - timedelta(seconds=monotonic - silent_since)
-        return TrackProgress(min(self.processor.received_until, known), self.packets.jitter_buffer_seconds)
+        arrived_until = now - timedelta(seconds=monotonic - self.packets.arrived_until)
+        until = min(self.processor.received_until, arrived_until)
+        return TrackProgress(until, self.packets.jitter_buffer_seconds)
 
 
 class Streams:

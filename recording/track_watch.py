@@ -100,7 +100,7 @@ class TrackWatch:
 
     def _apply_packets(self, track: Track, packets: PacketStats, *, is_lost: bool) -> None:
         if is_lost and track.gap is None:
-            seconds = time.monotonic() - packets.lost_since
+            seconds = time.monotonic() - packets.arrived_until
             self._log(
                 logging.WARNING,
                 f"No packets of {track.sid} for {seconds:.0f} s, although it is not muted: check the participant's "
@@ -108,7 +108,7 @@ class TrackWatch:
                 track.participant,
             )
         event = TrackEvent.PACKETS_STOPPED if is_lost else TrackEvent.PACKETS_RESUMED
-        self._tracks.apply(track, event, packets.lost_since)
+        self._tracks.apply(track, event, packets.received_until)
 
     def await_first_packet(self, track: Track) -> None:
         """Waits in the background for the first packet, which closes the track's gap."""

@@ -83,7 +83,7 @@ class Track:
     @property
     def received_until(self) -> float | None:
         """Until when all audio has been received. None: no stream is open."""
-        return self.stream.packets.received_until(time.monotonic()) if self.stream else None
+        return self.stream.packets.received_until if self.stream else None
 
     @property
     def missing_since(self) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from unittest.mock import AsyncMock, MagicMock
@@ -72,6 +73,7 @@ class FakeRoom:
         self.jitter_delay_seconds = 0.0
         """How long the jitter buffer holds each sample."""
         self._packets = 0
+        self._last_packet_at = time.monotonic()
 
     def tell(self, event: str, *arguments: object) -> None:
         for handler in self._handlers.get(event, ()):
@@ -152,8 +154,14 @@ class FakeRoom:
         self.tell("track_subscribed", track, participant.track_publications[sid], participant)
 
     async def _stats(self) -> list[RtcStats]:
-        self._packets += not self.is_wire_cut
+        """What the client says: the time of a report in microseconds, of the last packet in milliseconds."""
+        now = time.monotonic()
+        if not self.is_wire_cut:
+            self._packets += 1
+            self._last_packet_at = now
         reports = [RtcStats(), RtcStats()]
+        reports[1].inbound_rtp.rtc.timestamp = int(now * 1e6)
+        reports[1].inbound_rtp.inbound.last_packet_received_timestamp = self._last_packet_at * 1e3
         reports[0].codec.codec.mime_type = "audio/opus"
         reports[1].inbound_rtp.received.packets_received = self._packets
         samples = self._packets * 960

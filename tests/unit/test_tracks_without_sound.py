@@ -272,7 +272,7 @@ async def test_the_note_is_earlier_by_the_jitter_buffers_delay(
     await lesson.recorder.aclose()
     last = heard()
     assert last is not None
-    assert last.until == processor.received_until
+    assert processor.received_until - timedelta(seconds=1) < last.until <= processor.received_until
     note = HandoverNote.in_line((lesson.folder / HANDOVER_NOTE).read_bytes())
     assert note is not None
     assert note.tracks["TR_1"].jitter_delay_seconds == pytest.approx(0.4)
@@ -543,6 +543,40 @@ async def test_a_subscription_that_ends_before_its_track_is_a_gap_from_then_on(
     assert await heard_lesson.gaps() == [("TR_1", "deaf")]
     (gap,) = gaps(heard_lesson.folder)
     assert ended_at - timedelta(seconds=1) < parse_utc(gap["start"]) <= ended_at + timedelta(milliseconds=1)
+
+
+async def test_packets_count_as_received_only_if_a_query_has_found_them(
+    heard_lesson: Lesson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the last packet and the next query the track ends, and the handover note is written."""
+    set_recently_gone(monkeypatch, 0.1)
+    await asyncio.sleep(0.3)
+    monkeypatch.setattr(track_watch, "WATCH_SECONDS", 0.4)
+    await asyncio.sleep(0.1)
+    heard_lesson.room.is_wire_cut, cut_at = True, utc_now() + timedelta(milliseconds=1)
+    await asyncio.sleep(MIN_GAP_SECONDS)
+    noted = heard_lesson.recorder._tracks.progress().tracks["TR_1"]
+    assert noted is not None
+    heard_lesson.room.unsubscribed(heard_lesson.teacher, "TR_1")
+    await until(lambda: open_gaps(heard_lesson.recorder), "it is still published")
+    await heard_lesson.gaps()
+    (gap,) = gaps(heard_lesson.folder)
+    for moment in (noted.until, parse_utc(gap["start"])):
+        assert cut_at - timedelta(seconds=1) < moment <= cut_at
+
+
+async def test_statistics_that_disappear_are_not_packets() -> None:
+    """The client has none of a track whose publisher has revoked the permission; it sends no event either."""
+    room, now = FakeRoom(), [1000.0]
+    media = MagicMock(get_stats=AsyncMock(side_effect=room._stats))
+    stats = packet_stats.PacketStats(media, MagicMock(muted=False), clock=lambda: now[0])
+    now[0] += 1
+    assert not await stats.is_lost()
+    assert stats.arrived_until == pytest.approx(1001.0, abs=0.01)
+    media.get_stats = AsyncMock(return_value=[])
+    now[0] += 1
+    await stats.is_lost()
+    assert stats.received_until == pytest.approx(1001.0, abs=0.01)
 
 
 async def test_a_detector_that_cannot_be_made_leaves_no_stream_open(
