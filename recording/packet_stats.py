@@ -2,19 +2,31 @@
 
 Frames do not show that: without packets the jitter buffer still delivers a hundred frames of silence a second. So the
 client is queried for the number of packets received. A publisher sends a few packets a second even during silence, and
-none while it is muted.
+none while it is muted. When the server ends a subscription, the statistics disappear.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from enum import Enum
 from typing import NamedTuple
 
 from livekit import rtc
 
 LOST_SECONDS = 2.0
 """This long without packets is an outage. A publisher may send as few as two packets a second during silence."""
+
+
+class Reception(Enum):
+    """What the statistics say about a track."""
+
+    ARRIVING = "arriving"
+    """Packets arrive, or the publisher is muted."""
+    STOPPED = "stopped"
+    """Packets should arrive and do not."""
+    ENDED = "ended"
+    """There are no statistics any more: the server has ended the subscription, or the track is being unpublished."""
 
 
 class _Emitted(NamedTuple):
@@ -30,7 +42,8 @@ class _Emitted(NamedTuple):
 class _Received(NamedTuple):
     """What has arrived of a track: the number of packets, and how long before the query the last of them came."""
 
-    packets: int
+    packets: int | None
+    """None: the client has no statistics of the track."""
     last_age_seconds: float | None
     """None: the client does not say."""
 
@@ -47,7 +60,9 @@ class PacketStats:
         self._track = track
         self._publication = publication
         self._clock = clock
-        self._packets = 0
+        self._packets: int | None = 0
+        self._was_muted = publication.muted
+        self._has_statistics = False
         self._queried_at = clock()
         self.arrived_until = self._queried_at
         """Until when packets are known to have arrived, or the publisher to have been muted (monotonic clock): at most
@@ -63,26 +78,30 @@ class PacketStats:
 
     async def has_begun(self) -> bool:
         """Whether a packet has arrived, or the publisher is muted. Raises the client's exception if the query fails."""
-        return self._publication.muted or (await self._received()).packets > 0
+        return self._publication.muted or bool((await self._received()).packets)
 
-    async def is_lost(self) -> bool:
-        """Whether packets should arrive and do not. Raises the client's exception if the query fails."""
+    async def query(self) -> Reception:
+        """Queries whether packets arrive. Raises the client's exception if that fails."""
         now = self._clock()
         received = await self._received()
-        if self._publication.muted:
+        if received.packets is None and self._has_statistics:
+            return Reception.ENDED
+        is_muted, was_muted = self._publication.muted, self._was_muted
+        if is_muted and was_muted:  # a mute that has just begun says nothing of the time before it
             self.arrived_until = now
-        elif received.packets not in (0, self._packets):  # 0: the subscription has ended, without an event
+        elif received.packets and received.packets != self._packets:
             age = now - self._queried_at if received.last_age_seconds is None else received.last_age_seconds
             self.arrived_until = max(self.arrived_until, now - age)
-        self._packets, self._queried_at = received.packets, now
-        return now - self.arrived_until >= LOST_SECONDS
+        self._packets, self._was_muted, self._queried_at = received.packets, is_muted, now
+        return Reception.STOPPED if now - self.arrived_until >= LOST_SECONDS else Reception.ARRIVING
 
     async def _received(self) -> _Received:
         """Queries what has been received so far, and updates the delay."""
-        packets, ages = 0, []
+        packets, ages = None, []
         for report in await self._track.get_stats():
             if report.WhichOneof("stats") == "inbound_rtp":
-                packets += report.inbound_rtp.received.packets_received
+                self._has_statistics = True
+                packets = (packets or 0) + report.inbound_rtp.received.packets_received
                 inbound = report.inbound_rtp.inbound
                 self._note_delay(_Emitted(inbound.jitter_buffer_delay, inbound.jitter_buffer_emitted_count))
                 if inbound.last_packet_received_timestamp:

@@ -29,7 +29,7 @@ from recording.people import People
 from recording.room_log import RoomLog
 from recording.segment_writer import SegmentWriter
 from recording.streams import Streams
-from recording.track_state import STREAMING, TrackEvent, TrackState
+from recording.track_state import PENDING, STREAMING, TrackEvent, TrackState
 from recording.track_watch import TrackWatch
 from recording.tracks import Tracks
 
@@ -214,9 +214,7 @@ class RoomRecorder:
 
     def _refuse(self, publication: rtc.RemoteTrackPublication, participant: rtc.RemoteParticipant) -> None:
         track = self._tracks.get(publication.sid)
-        was_requested = track is not None and (
-            track.state in STREAMING or track.state is TrackState.REQUESTED
-        )
+        was_requested = track is not None and track.state in STREAMING | PENDING
         if track is not None:
             self._tracks.apply(track, TrackEvent.REFUSED)
         if not was_requested:

@@ -30,6 +30,9 @@ class TrackState(Enum):
     """The recording of the room is paused: no subscription is requested until it is resumed."""
     REQUESTED = "requested"
     """The subscription is requested; the server has not delivered the track yet."""
+    REQUESTED_AGAIN = "requested again"
+    """The server has ended the subscription, and it is requested again. If the publisher does not permit it, the server
+    delivers the track as soon as it is permitted."""
     SUBSCRIBED = "subscribed"
     """The server has delivered the track; no packet has arrived yet."""
     RECEIVING = "receiving"
@@ -50,6 +53,9 @@ STREAMING = frozenset(
     {TrackState.SUBSCRIBED, TrackState.RECEIVING, TrackState.SILENT, TrackState.UNDECRYPTABLE}
 )
 """The states in which a stream is open and recorded."""
+
+PENDING = frozenset({TrackState.REQUESTED, TrackState.REQUESTED_AGAIN})
+"""The states in which a subscription is requested, and the track has not been delivered."""
 
 NOT_REQUESTED = frozenset(
     {
@@ -81,12 +87,16 @@ class TrackEvent(Enum):
     ARRIVED = "arrived"
     """The server has delivered the track."""
     ARRIVED_LATE = "arrived late"
-    """So late, or so long after its last subscription, that it may have brought speech meanwhile."""
+    """So late that it may have brought speech meanwhile."""
+    ARRIVED_AGAIN = "arrived again"
+    """A moment after its last subscription ended: it may have brought speech meanwhile."""
     ARRIVED_PREEXISTING = "arrived preexisting"
     """The same, and the track was published before the recorder joined."""
     OVERDUE = "overdue"
     """It was asked for long ago, and has not come or brings nothing."""
     SUBSCRIPTION_FAILED = "subscription failed"
+    SUBSCRIPTION_ENDED = "subscription ended"
+    """The server has ended the subscription, for which the SDK has no event."""
     UNSUBSCRIBED = "unsubscribed"
     UNSUBSCRIBED_WHILE_RECONNECTING = "unsubscribed while reconnecting"
     """The same while the recorder's own connection is broken."""
@@ -176,6 +186,7 @@ def _rows() -> Iterator[_Row]:
     over_bound = OpenGap(GapReason.OVER_BOUND, replaces=True)
     undecryptable = OpenGap(GapReason.ENCRYPTED, replaces=True)
     paused = OpenGap(GapReason.PAUSED, replaces=True)
+    ended, forbidden = OpenGap(GapReason.UNSUBSCRIBED), OpenGap(GapReason.FORBIDDEN)
     dropped = (a.CLOSE_GAP, a.FREE_PLACE)
     unpublished, left_room = Stop(EndReason.UNPUBLISHED), Stop(EndReason.SHUTDOWN)
 
@@ -184,35 +195,39 @@ def _rows() -> Iterator[_Row]:
     yield NOT_REQUESTED - {s.PAUSED}, e.NO_KEY, s.NO_KEY, (OpenGap(GapReason.ENCRYPTED),)
     yield {s.PAUSED}, e.NO_KEY, s.NO_KEY, (undecryptable,)
     yield NOT_REQUESTED - {s.PAUSED}, e.PAUSED, s.PAUSED, (paused,)
-    yield {s.REQUESTED}, e.PAUSED, s.PAUSED, (paused, a.UNSUBSCRIBE)
+    yield PENDING, e.PAUSED, s.PAUSED, (paused, a.UNSUBSCRIBE)
     yield STREAMING, e.PAUSED, s.PAUSED, (paused, a.UNSUBSCRIBE, Stop(EndReason.RECORDING_PAUSED))
     yield STREAMING - {s.UNDECRYPTABLE}, e.NO_KEY, s.UNDECRYPTABLE, (OpenGap(GapReason.ENCRYPTED),)
     yield NOT_REQUESTED, e.REFUSED, s.GONE, (*dropped, a.FORGET)
-    yield {s.REQUESTED}, e.REFUSED, s.GONE, (*dropped, a.UNSUBSCRIBE, a.FORGET)
+    yield PENDING, e.REFUSED, s.GONE, (*dropped, a.UNSUBSCRIBE, a.FORGET)
     yield STREAMING, e.REFUSED, s.GONE, (*dropped, a.UNSUBSCRIBE, Stop(EndReason.ROLE_LOST), a.FORGET)
 
     for arrival, gap in (
         (e.ARRIVED, ()),
         (e.ARRIVED_LATE, (not_received,)),
+        (e.ARRIVED_AGAIN, (ended,)),
         (e.ARRIVED_PREEXISTING, (OpenGap(GapReason.NO_RECORDER),)),
     ):
-        yield {*NOT_REQUESTED, s.REQUESTED}, arrival, s.SUBSCRIBED, (*gap, a.START)
+        yield NOT_REQUESTED | PENDING, arrival, s.SUBSCRIBED, (*gap, a.START)
         yield STREAMING, arrival, s.SUBSCRIBED, (unpublished, a.START)
-    yield {s.REQUESTED}, e.OVERDUE, s.NOT_RECEIVED, (not_received, a.UNSUBSCRIBE, a.RETRY)
-    # Whoever administrates the room may have ended the subscription: the SDK does not say so.
+    yield {s.REQUESTED}, e.OVERDUE, s.NOT_RECEIVED, (forbidden, a.UNSUBSCRIBE, a.RETRY)
+    yield {s.REQUESTED_AGAIN}, e.OVERDUE, s.REQUESTED_AGAIN, (forbidden, a.SUBSCRIBE)
+    # The server may have ended the subscription before there were statistics that could disappear.
     yield {s.SUBSCRIBED}, e.OVERDUE, s.SUBSCRIBED, (a.SUBSCRIBE,)
     yield {s.SILENT}, e.OVERDUE, s.SILENT, (a.SUBSCRIBE,)
-    yield {s.REQUESTED, s.NOT_RECEIVED}, e.SUBSCRIPTION_FAILED, s.NOT_RECEIVED, (not_received, a.RETRY)
+    yield PENDING | {s.NOT_RECEIVED}, e.SUBSCRIPTION_FAILED, s.NOT_RECEIVED, (not_received, a.RETRY)
+    yield STREAMING, e.SUBSCRIPTION_ENDED, s.REQUESTED_AGAIN, (a.REMEMBER, unpublished, a.SUBSCRIBE)
 
     yield {s.REQUESTED}, e.UNSUBSCRIBED, s.NOT_RECEIVED, ()
     yield {s.REQUESTED}, e.UNSUBSCRIBED_WHILE_RECONNECTING, s.NOT_RECEIVED, ()
     yield STREAMING, e.UNSUBSCRIBED, s.NOT_RECEIVED, (a.REMEMBER, unpublished)
     yield STREAMING, e.UNSUBSCRIBED_WHILE_RECONNECTING, s.NOT_RECEIVED, (reconnect, unpublished)
-    yield {s.NOT_RECEIVED}, e.STILL_PUBLISHED, s.NOT_RECEIVED, (not_received, a.RETRY)
-    yield {s.REQUESTED}, e.STILL_PUBLISHED, s.REQUESTED, (not_received,)
-    yield {*NOT_REQUESTED, s.REQUESTED}, e.UNPUBLISHED, s.GONE, (*dropped, a.FORGET)
+    yield {s.NOT_RECEIVED}, e.STILL_PUBLISHED, s.NOT_RECEIVED, (ended, a.RETRY)
+    yield {s.REQUESTED}, e.STILL_PUBLISHED, s.REQUESTED, (ended,)
+    yield {s.REQUESTED_AGAIN}, e.STILL_PUBLISHED, s.REQUESTED_AGAIN, (forbidden,)
+    yield NOT_REQUESTED | PENDING, e.UNPUBLISHED, s.GONE, (*dropped, a.FORGET)
     yield STREAMING, e.UNPUBLISHED, s.GONE, (a.REMEMBER, unpublished, *dropped, a.FORGET)
-    yield {*NOT_REQUESTED, s.REQUESTED}, e.UNPUBLISHED_WHILE_RECONNECTING, s.GONE, ()
+    yield NOT_REQUESTED | PENDING, e.UNPUBLISHED_WHILE_RECONNECTING, s.GONE, ()
     yield STREAMING, e.UNPUBLISHED_WHILE_RECONNECTING, s.GONE, (reconnect, unpublished)
 
     yield {s.SUBSCRIBED}, e.FIRST_PACKET, s.RECEIVING, (a.CLOSE_GAP,)
@@ -223,15 +238,15 @@ def _rows() -> Iterator[_Row]:
     yield STREAMING - {s.UNDECRYPTABLE}, e.DECRYPTION_FAILED, s.UNDECRYPTABLE, (undecryptable,)
     yield STREAMING, e.DECRYPTION_RECOVERED, s.RECEIVING, (a.CLOSE_GAP,)
 
-    for state in (*NOT_REQUESTED, s.REQUESTED):
+    for state in NOT_REQUESTED | PENDING:
         yield {state}, e.CONNECTION_LOST, state, (reconnect,)
     for state in (s.NO_KEY, s.WAITING_FOR_PLACE, s.PAUSED):
         yield {state}, e.RECONNECTED, state, (reconnect,)
-    yield {s.NEW, s.REQUESTED, s.NOT_RECEIVED, s.GONE}, e.RECONNECTED, s.NOT_RECEIVED, (reconnect,)
+    yield PENDING | {s.NEW, s.NOT_RECEIVED, s.GONE}, e.RECONNECTED, s.NOT_RECEIVED, (reconnect,)
 
     yield STREAMING, e.LEFT, s.ENDED, (a.KEEP_PROGRESS, left_room)
     yield STREAMING, e.LEFT_WITH_GAP, s.ENDED, (a.CLOSE_GAP, left_room, a.FORGET)
-    yield {*NOT_REQUESTED, s.REQUESTED}, e.LEFT_WITH_GAP, s.ENDED, (a.CLOSE_GAP, a.FORGET)
+    yield NOT_REQUESTED | PENDING, e.LEFT_WITH_GAP, s.ENDED, (a.CLOSE_GAP, a.FORGET)
 
 
 _TABLE = {

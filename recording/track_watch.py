@@ -6,11 +6,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable
+from typing import TypeVar
 
 from core.records import RoomInfo
 from core.supervised import supervised
 from core.worker_state import worker_state
-from recording.packet_stats import PacketStats
+from recording.packet_stats import PacketStats, Reception
 from recording.room_log import RoomLog
 from recording.streams import Stream
 from recording.track_state import TrackEvent, TrackState
@@ -33,6 +34,14 @@ STATS_SECONDS = 2.0
 """How long the client may take to return its packet statistics."""
 MAX_STATS_FAILURES = 3
 """After so many failed queries the first packet is taken to have arrived."""
+
+_EVENTS = {
+    Reception.ARRIVING: TrackEvent.PACKETS_RESUMED,
+    Reception.STOPPED: TrackEvent.PACKETS_STOPPED,
+    Reception.ENDED: TrackEvent.SUBSCRIPTION_ENDED,
+}
+
+Result = TypeVar("Result")
 
 
 class TrackWatch:
@@ -94,12 +103,14 @@ class TrackWatch:
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             for track, stream in self._tracks.streaming():
-                is_lost = await _result(stream.packets.is_lost(), track)
-                if is_lost is not None and track.stream is stream:
-                    self._apply_packets(track, stream.packets, is_lost=is_lost)
+                reception = await _result(stream.packets.query(), track)
+                if reception is not None and track.stream is stream:
+                    self._apply_packets(track, stream.packets, reception)
 
-    def _apply_packets(self, track: Track, packets: PacketStats, *, is_lost: bool) -> None:
-        if is_lost and track.gap is None:
+    def _apply_packets(self, track: Track, packets: PacketStats, reception: Reception) -> None:
+        if reception is Reception.ENDED and self._tracks.reconnecting_since is not None:
+            return  # the recorder's own connection is being replaced
+        if reception is Reception.STOPPED and track.gap is None:
             seconds = time.monotonic() - packets.arrived_until
             self._log(
                 logging.WARNING,
@@ -107,8 +118,7 @@ class TrackWatch:
                 "network; if several participants are affected, the network of this machine",
                 track.participant,
             )
-        event = TrackEvent.PACKETS_STOPPED if is_lost else TrackEvent.PACKETS_RESUMED
-        self._tracks.apply(track, event, packets.received_until)
+        self._tracks.apply(track, _EVENTS[reception], packets.received_until)
 
     def await_first_packet(self, track: Track) -> None:
         """Waits in the background for the first packet, which closes the track's gap."""
@@ -141,7 +151,7 @@ def _has_no_frames(stream: Stream) -> bool:
     return time.monotonic() - stream.processor.last_frame_at > NO_FRAMES_SECONDS
 
 
-async def _result(query: Awaitable[bool], track: Track) -> bool | None:
+async def _result(query: Awaitable[Result], track: Track) -> Result | None:
     """The result of a query for packet statistics; None: the query failed, which is logged."""
     try:
         async with asyncio.timeout(STATS_SECONDS):

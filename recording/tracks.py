@@ -201,10 +201,14 @@ class Tracks:
         """Handles a track that the server has delivered."""
         track.media = media
         since = track.missing_since
-        is_slow = since is not None and time.monotonic() - since > LATE_SECONDS
-        is_late = is_slow or track.recently_gone is not None
-        event = TrackEvent.ARRIVED_LATE if is_late else TrackEvent.ARRIVED
-        self.apply(track, TrackEvent.ARRIVED_PREEXISTING if track.is_preexisting else event, since)
+        if track.is_preexisting:
+            event = TrackEvent.ARRIVED_PREEXISTING
+        elif track.recently_gone is not None:
+            event = TrackEvent.ARRIVED_AGAIN
+        else:
+            is_late = since is not None and time.monotonic() - since > LATE_SECONDS
+            event = TrackEvent.ARRIVED_LATE if is_late else TrackEvent.ARRIVED
+        self.apply(track, event, since)
         self._log(logging.INFO, f"Track subscribed: {track.info.source} {track.sid}", track.participant)
 
     def unsubscribed(self, track: Track) -> None:
@@ -243,6 +247,11 @@ class Tracks:
             if track.state in (TrackState.GONE, TrackState.ENDED):
                 self._forget(track)
             else:
+                if track.state is TrackState.REQUESTED_AGAIN and track.gap is None:
+                    message = (
+                        f"NO AUDIO: the server does not deliver {track.sid}: does its publisher permit it?"
+                    )
+                    self._log(logging.WARNING, message, track.participant)
                 self.apply(track, TrackEvent.STILL_PUBLISHED, gone.received_until)
 
     def progress(self) -> RoomProgress:

@@ -70,6 +70,8 @@ class FakeRoom:
         self._numbers = itertools.count(1)
         self.is_wire_cut = False
         """No more packets arrive; streams continue, as a jitter buffer does."""
+        self.has_statistics = True
+        """Whether the client has statistics of tracks: it has none after the server has ended the subscription."""
         self.jitter_delay_seconds = 0.0
         """How long the jitter buffer holds each sample."""
         self._packets = 0
@@ -155,6 +157,8 @@ class FakeRoom:
 
     async def _stats(self) -> list[RtcStats]:
         """What the client says: the time of a report in microseconds, of the last packet in milliseconds."""
+        if not self.has_statistics:
+            return []
         now = time.monotonic()
         if not self.is_wire_cut:
             self._packets += 1

@@ -30,7 +30,7 @@ a server that delivers late
 
 a track that arrives only after the second request
     admitted                          requested           subscribe
-    overdue                           not received        gap: deaf, unsubscribe, retry
+    overdue                           not received        gap: forbidden, unsubscribe, retry
     unsubscribed                      not received
     admitted                          requested           subscribe
     arrived                           subscribed          start
@@ -52,7 +52,7 @@ a track that delivers no frames, not even silence
 a subscription that ends, of a track that is still published
     (receiving)
     unsubscribed                      not received        remember, stop: unpublished
-    still published                   not received        gap: deaf, retry
+    still published                   not received        gap: unsubscribed, retry
     admitted                          requested           subscribe
     arrived                           subscribed          start
     first packet                      receiving           close gap
@@ -61,7 +61,7 @@ and that is asked for again before that is noticed
     (receiving)
     unsubscribed                      not received        remember, stop: unpublished
     admitted                          requested           subscribe
-    still published                   requested           gap: deaf
+    still published                   requested           gap: unsubscribed
     arrived                           subscribed          start
     first packet                      receiving           close gap
 
@@ -72,13 +72,40 @@ a publisher whose network goes away for a while
     overdue                           silent              subscribe
     packets resumed                   receiving           close gap
 
-a subscription that somebody else has ended, which the SDK does not say
+a subscription that the server has ended
     (receiving)
-    packets stopped                   silent              gap: no_media
-    overdue                           silent              subscribe
-    unsubscribed                      not received        remember, stop: unpublished
-    arrived late                      subscribed          gap: deaf, start
+    subscription ended                requested again     remember, stop: unpublished, subscribe
+    unsubscribed                      requested again
+    arrived again                     subscribed          gap: unsubscribed, start
     first packet                      receiving           close gap
+
+a publisher who forbids the subscription for a while
+    (receiving)
+    subscription ended                requested again     remember, stop: unpublished, subscribe
+    still published                   requested again     gap: forbidden
+    overdue                           requested again     gap: forbidden, subscribe
+    admitted                          requested again
+    arrived                           subscribed          start
+    first packet                      receiving           close gap
+
+a publisher who forbids the subscription and unpublishes
+    (receiving)
+    subscription ended                requested again     remember, stop: unpublished, subscribe
+    unpublished                       gone                close gap, free place, forget
+
+a track that is unpublished just after its statistics have disappeared, as the recorder's connection breaks
+    (receiving)
+    subscription ended                requested again     remember, stop: unpublished, subscribe
+    connection lost                   requested again     gap: reconnect
+    reconnected                       not received        gap: reconnect
+    admitted                          requested           subscribe
+
+a subscription that ends before there were statistics
+    (subscribed)
+    packets stopped                   subscribed          gap: no_media
+    overdue                           subscribed          subscribe
+    unsubscribed                      not received        remember, stop: unpublished
+    arrived again                     subscribed          gap: unsubscribed, start
 
 a network that is away before the first packet
     (subscribed)

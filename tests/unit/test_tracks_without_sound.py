@@ -208,7 +208,7 @@ async def test_a_subscription_that_does_not_arrive_is_requested_again(
     monkeypatch.setattr(track_watch, "OVERDUE_SECONDS", 60.0)
     monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
     lesson.subscribed()
-    assert await lesson.gaps() == [("TR_1", "deaf")]
+    assert await lesson.gaps() == [("TR_1", "forbidden")]
     assert sum("NO AUDIO: TR_1" in record.message for record in caplog.records) == 1
 
 
@@ -220,7 +220,7 @@ async def test_a_track_that_arrives_late_is_one_gap_from_the_predecessors_note_o
     await until(lambda: open_gaps(lesson.recorder), "it has not come")
     assert open_gaps(lesson.recorder)["TR_1"].since is None
     lesson.subscribed()
-    assert await lesson.gaps() == [("TR_1", "deaf")]
+    assert await lesson.gaps() == [("TR_1", "forbidden")]
 
 
 async def test_a_gap_lasts_until_the_first_packet(lesson: Lesson, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -540,7 +540,8 @@ async def test_a_subscription_that_ends_before_its_track_is_a_gap_from_then_on(
         await until(lambda: is_asked_for(heard_lesson.teacher, "TR_1"), "it is asked for again")
     heard_lesson.subscribed()
     await until(lambda: not open_gaps(heard_lesson.recorder), "the first packet")
-    assert await heard_lesson.gaps() == [("TR_1", "deaf")]
+    reason = "deaf" if then == "a failure" else "unsubscribed"
+    assert await heard_lesson.gaps() == [("TR_1", reason)]
     (gap,) = gaps(heard_lesson.folder)
     assert ended_at - timedelta(seconds=1) < parse_utc(gap["start"]) <= ended_at + timedelta(milliseconds=1)
 
@@ -565,18 +566,101 @@ async def test_packets_count_as_received_only_if_a_query_has_found_them(
         assert cut_at - timedelta(seconds=1) < moment <= cut_at
 
 
+async def test_a_subscription_that_the_server_ends_is_requested_again_at_once(
+    heard_lesson: Lesson, worker_state: WorkerState
+) -> None:
+    await asyncio.sleep(0.3)
+    heard_lesson.publication.set_subscribed.reset_mock()
+    ended_at = utc_now() + timedelta(milliseconds=1)
+    heard_lesson.room.has_statistics = False
+    await until(lambda: is_asked_for(heard_lesson.teacher, "TR_1"), "it is requested again")
+    assert not recorded_streams(heard_lesson.recorder), "a stream left open may receive another track's audio"
+    assert heard_lesson.publication.set_subscribed.call_args_list == [call(True)]
+    await asyncio.sleep(MIN_GAP_SECONDS)
+    heard_lesson.room.has_statistics = True
+    heard_lesson.room.unsubscribed(heard_lesson.teacher, "TR_1")
+    heard_lesson.subscribed()
+    received_at = utc_now() - timedelta(milliseconds=1)
+    await until(lambda: recorded_streams(heard_lesson.recorder), "it is recorded again")
+    await until(lambda: not open_gaps(heard_lesson.recorder), "the first packet")
+    assert await heard_lesson.gaps() == [("TR_1", "unsubscribed")]
+    (gap,) = gaps(heard_lesson.folder)
+    assert parse_utc(gap["start"]) <= ended_at < received_at <= parse_utc(gap["end"])
+
+
+async def test_a_publisher_who_forbids_the_subscription_is_a_gap_and_no_problem_of_the_worker(
+    heard_lesson: Lesson, worker_state: WorkerState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_recently_gone(monkeypatch, 0.1)
+    monkeypatch.setattr(track_watch, "OVERDUE_SECONDS", 0.1)
+    monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 0.3)
+    await asyncio.sleep(0.1)
+    heard_lesson.publication.set_subscribed.reset_mock()
+    heard_lesson.room.has_statistics = False
+    asked = heard_lesson.publication.set_subscribed
+    await until(lambda: asked.call_count > 3, "it is requested, and again")
+    assert set(map(str, asked.call_args_list)) == {str(call(True))}, (
+        "the server delivers it once it is permitted"
+    )
+    assert open_gaps(heard_lesson.recorder)["TR_1"].reason is GapReason.FORBIDDEN
+    await asyncio.sleep(0.4)
+    assert not worker_state.snapshot().problems
+    heard_lesson.room.has_statistics = True
+    heard_lesson.subscribed()
+    await until(lambda: not open_gaps(heard_lesson.recorder), "the first packet")
+    assert await heard_lesson.gaps() == [("TR_1", "forbidden")]
+
+
+@pytest.mark.parametrize("is_reconnecting", [False, True])
+async def test_statistics_that_disappear_with_the_track_are_no_gap(
+    heard_lesson: Lesson, is_reconnecting: bool
+) -> None:
+    """The track is unpublished a moment later, or the recorder's own connection is being replaced."""
+    await asyncio.sleep(0.1)
+    if is_reconnecting:
+        heard_lesson.room.tell("reconnecting")
+    heard_lesson.publication.set_subscribed.reset_mock()
+    heard_lesson.room.has_statistics = False
+    await asyncio.sleep(0.1)
+    assert heard_lesson.publication.set_subscribed.called is not is_reconnecting
+    heard_lesson.unpublished()
+    reasons = {reason for _, reason in await heard_lesson.gaps()}
+    assert reasons == ({"reconnect"} if is_reconnecting else set())
+
+
 async def test_statistics_that_disappear_are_not_packets() -> None:
     """The client has none of a track whose publisher has revoked the permission; it sends no event either."""
     room, now = FakeRoom(), [1000.0]
+    publication = MagicMock(muted=False)
     media = MagicMock(get_stats=AsyncMock(side_effect=room._stats))
-    stats = packet_stats.PacketStats(media, MagicMock(muted=False), clock=lambda: now[0])
+    stats = packet_stats.PacketStats(media, publication, clock=lambda: now[0])
     now[0] += 1
-    assert not await stats.is_lost()
+    assert await stats.query() is packet_stats.Reception.ARRIVING
     assert stats.arrived_until == pytest.approx(1001.0, abs=0.01)
-    media.get_stats = AsyncMock(return_value=[])
+    room.has_statistics = False
     now[0] += 1
-    await stats.is_lost()
+    assert await stats.query() is packet_stats.Reception.ENDED
+    publication.muted = True
+    now[0] += 1
+    assert await stats.query() is packet_stats.Reception.ENDED
     assert stats.received_until == pytest.approx(1001.0, abs=0.01)
+
+
+async def test_a_mute_says_nothing_of_the_time_before_it() -> None:
+    """Packets stop, and the publisher mutes before the next query: what it said in between is missing."""
+    room, now = FakeRoom(), [1000.0]
+    publication = MagicMock(muted=False)
+    media = MagicMock(get_stats=AsyncMock(side_effect=room._stats))
+    stats = packet_stats.PacketStats(media, publication, clock=lambda: now[0])
+    now[0] += 1
+    await stats.query()
+    room.is_wire_cut = publication.muted = True
+    now[0] += 1
+    await stats.query()
+    assert stats.arrived_until == pytest.approx(1001.0, abs=0.01)
+    now[0] += 1
+    assert await stats.query() is packet_stats.Reception.ARRIVING
+    assert stats.arrived_until == pytest.approx(1003.0, abs=0.01)
 
 
 async def test_a_detector_that_cannot_be_made_leaves_no_stream_open(
@@ -679,7 +763,7 @@ async def test_a_track_whose_packets_cannot_be_counted_hides_no_other(
 ) -> None:
     monkeypatch.setattr(track_watch, "STATS_SECONDS", 0.1)
     one = recorded_streams(heard_lesson.recorder)["TR_1"].packets
-    monkeypatch.setattr(one, "is_lost", asyncio.Event().wait)
+    monkeypatch.setattr(one, "query", asyncio.Event().wait)
     ben = heard_lesson.room.joins("ben", TEACHER, "TR_2")
     heard_lesson.room.subscribed(ben, "TR_2")
     await asyncio.sleep(0.2)
@@ -770,7 +854,7 @@ async def test_a_client_that_refuses_to_subscribe_is_asked_again_and_ends_no_wat
     await until(lambda: is_asked_for(lesson.teacher, "TR_1"), "it is wanted")
     lesson.subscribed()
     await until(lambda: "TR_1" not in open_gaps(lesson.recorder), "the first packet")
-    assert ("TR_1", "deaf") in await lesson.gaps()
+    assert ("TR_1", "forbidden") in await lesson.gaps()
 
 
 async def test_a_stream_that_cannot_be_opened_is_a_gap_and_asked_for_again(
