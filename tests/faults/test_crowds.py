@@ -28,12 +28,13 @@ pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="counts what Windows does not tell"),
 ]
 
-CYCLES, SETTLED_AFTER, AT_ONCE, SPEAKS_EVERY = 200, 50, 2, 10
+CYCLES, SETTLED_AFTER, AT_ONCE, SPEAKS_EVERY = 200, 100, 2, 10
 WAVES, PEOPLE = 10, 50
 WARM_UP_WAVES = 3
 """Until then the worker's services have opened what they keep open: databases, connections."""
 
-LOOKS = 5
+LOOKS = 12
+"""One a second: the native client keeps what belongs to a room for up to ten seconds after its end."""
 FLAT = 1.1
 """How much more memory is allowed at the end: without any cause it differs by some per cent between readings."""
 SPARE = 2
