@@ -169,7 +169,7 @@ class NoteLock:
         self.release()
         try:
             # A file that is open for writing would keep an administrator from mounting the disk read-only.
-            return self._lock(os.O_RDONLY)
+            return self._lock(os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe of this name blocks nobody
         except OSError as error:
             if error.errno != errno.EBADF:
                 raise

@@ -15,6 +15,7 @@ from typing import Protocol, TypeVar
 
 import pytest
 import pytest_asyncio
+from livekit import api
 
 from delivery.postgres import PostgresTarget
 from devtools.browser import Browser, find_or_install, launched
@@ -22,6 +23,7 @@ from devtools.livekit_server import LiveKitServer, find_or_build
 from devtools.machine import ProgramUnavailable, found_or_installed, is_build_machine, on_path
 from devtools.postgres_server import PostgresServer
 from devtools.s3_server import S3Server
+from devtools.speakers import administration
 from devtools.wire import NoWire, Wire
 from devtools.worker import AGENT, Worker
 from support.fault_table import pytest_addoption, seen, set_up_table  # noqa: F401  (pytest finds these by name)
@@ -74,10 +76,18 @@ class StartWorker(Protocol):
     ) -> Worker: ...
 
 
+async def delete_rooms(server: LiveKitServer) -> None:
+    """A worker would also record the rooms in which an earlier test has left somebody."""
+    async with administration(server) as livekit:
+        for room in (await livekit.room.list_rooms(api.ListRoomsRequest())).rooms:
+            await livekit.room.delete_room(api.DeleteRoomRequest(room=room.name))
+
+
 @pytest_asyncio.fixture
 async def worker(livekit_server: LiveKitServer, tmp_path: Path) -> AsyncIterator[StartWorker]:
     """Starts workers: ``recorder = await worker(RECORD="everyone")``. They are stopped when the test is over."""
     started: list[Worker] = []
+    await delete_rooms(livekit_server)
 
     async def start(
         *,

@@ -50,9 +50,7 @@ class OrphanWatch:
         try:
             while True:
                 began = time.monotonic()
-                orphans = await asyncio.to_thread(
-                    lambda: list(find_orphans(self._output_dir, self._agent_name))
-                )
+                orphans = await asyncio.to_thread(self._find)
                 took = time.monotonic() - began
                 for orphan in orphans:
                     await self._take(orphan)
@@ -61,6 +59,13 @@ class OrphanWatch:
         finally:
             for orphan in self._claims:
                 orphan.lock.release()
+
+    def _find(self) -> list[Orphan]:
+        try:
+            return list(find_orphans(self._output_dir, self._agent_name))
+        except OSError as error:  # the health answer and the recorders of the rooms report the disk
+            logger.debug("The output folder cannot be read", exc_info=error)
+            return []
 
     async def _take(self, orphan: Orphan) -> None:
         """Has a recorder asked for. The orphan is locked meanwhile, so of several workers one asks."""

@@ -44,7 +44,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 async def teaching(server: LiveKitServer, recorder: Worker, room: str) -> AsyncIterator[Speaker]:
     async with await teacher_in(server, recorder, room) as teacher:
         yield teacher
-    await recorder.wait_for("Room over", timeout=40)
+    await recorder.in_room(room).wait_for("Room over", timeout=40)
 
 
 def remount(path: Path, how: str) -> None:

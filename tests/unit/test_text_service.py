@@ -788,7 +788,7 @@ async def test_a_disk_that_refuses_loses_no_answer(
     monkeypatch.setattr(jsonl, "append", full)
     async with service(settings):
         await outcomes_of(tmp_path, 2)
-        await until(lambda: "The disk takes texts again" in caplog.text, "the next round says so")
+        await until(lambda: "Texts can be written again" in caplog.text, "the next round says so")
     assert len(gemini.calls) == 2, "what was answered is kept in memory"
     assert caplog.text.count("Text has to wait for the disk: No space left on device") == 1
     assert caplog.text.count("Texts can be written again") == 1
