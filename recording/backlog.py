@@ -17,7 +17,8 @@ class Backlog:
         self._current: Item | None = None
 
     def __bool__(self) -> bool:
-        return bool(self._waiting)
+        """Whether there is an item to take, or one that has not been handled."""
+        return self._current is not None or bool(self._waiting)
 
     @property
     def seconds(self) -> float:
@@ -35,8 +36,9 @@ class Backlog:
         self._waiting.append(item)
 
     def take(self) -> Item:
-        """Takes out the oldest item. It counts as unsaved until :meth:`done` is called."""
-        self._current = self._waiting.popleft()
+        """Takes out the oldest item. Until :meth:`done` is called it counts as unsaved and is returned again."""
+        if self._current is None:
+            self._current = self._waiting.popleft()
         return self._current
 
     def done(self) -> None:

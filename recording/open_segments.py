@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from archive.files import prove_disk
 from archive.handover_note import HandoverNote, RoomProgress
-from audio_processor import Opened
+from audio_processor import Grown, Opened
 from config import Settings
 from core.records import RoomInfo, SegmentRecord, SpeechSegment
 from recording.track_sink import Item, SegmentKey
@@ -25,6 +25,7 @@ class OpenSegments:
         """Open segments whose file could not be created."""
         self._lost: set[SegmentKey] = set()
         """Segments that will never be committed."""
+        self._appended: Item | None = None
         self._has_unlisted = False
         """Whether the manifest lacks a segment that was committed."""
         self._recovery: Iterator[SegmentRecord] | None = None
@@ -58,9 +59,16 @@ class OpenSegments:
         self._part(item, opened.start_sample, opened.speech_start_sample)
         self._without_part.discard(key)
 
-    def part(self, item: Item, start_sample: int) -> PartFile | None:
-        """The file of an open segment; None if it could not be created."""
-        return self._parts.get(item.key(start_sample))
+    def has_part(self, item: Item, start_sample: int) -> bool:
+        """Whether an open segment has a file; False if it could not be created."""
+        return item.key(start_sample) in self._parts
+
+    def append(self, item: Item, grown: Grown) -> None:
+        """Adds speech to the file of an open segment. Does nothing if the item was the last that was added: it may be
+        handled again after an interruption."""
+        if item is not self._appended:
+            self._appended = item
+            self._parts[item.key(grown.start_sample)].append(grown.pcm)
 
     def commit(self, item: Item, segment: SpeechSegment) -> SegmentRecord | SegmentErased:
         """Commits the whole segment, however much of it was on disk before. Returns its record, or that it was erased

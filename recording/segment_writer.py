@@ -240,9 +240,8 @@ class SegmentWriter:
             await self._disk.attempt(lambda: self._open.begin(item, opened))
 
     async def _append(self, item: Item, grown: Grown) -> None:
-        part = self._open.part(item, grown.start_sample)
-        if part is not None:
-            await self._disk.attempt(lambda: part.append(grown.pcm))
+        if self._open.has_part(item, grown.start_sample):
+            await self._disk.attempt(lambda: self._open.append(item, grown))
 
     async def _save(self, item: Item, segment: SpeechSegment) -> None:
         """Commits a segment, and retries until that succeeds or the time for closing is up."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
+import itertools
 import json
 import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -41,6 +42,7 @@ from core.worker_state import WorkerState
 from devtools.room_folders import samples, until
 from devtools.sample_room import ANNA, BOB, CLOCK, ROOM, noise, segment_of, settings_for
 from recording import disk_thread, segment_writer, track_sink
+from recording.disk_thread import DiskThread
 from recording.gaps import Gap
 from recording.segment_writer import SegmentWriter, Totals
 from recording.track_sink import TrackSink
@@ -905,6 +907,36 @@ async def test_one_segment_that_cannot_be_handled_is_named_and_ends_no_other(
     assert sorted(spoken(tmp_path / "math101")) == [list(wanted)[0], list(wanted)[2]]
     assert [gap.reason for gap in read_gaps(tmp_path / "math101")] == [GapReason.UNSAVED]
     assert any(line.startswith("LOST 1.0 s") and "RuntimeError" in line for line in lines(caplog))
+
+
+@pytest.mark.parametrize("step", range(5))
+async def test_an_interrupted_item_is_handled_again_when_saving_is_restarted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """Folder, file, two pieces, commit: the disk does each step, and the task that waits for it is interrupted."""
+    monkeypatch.setattr(supervised, "RESTART_SECONDS", (0.01,))
+    run, steps = DiskThread.run, itertools.count()
+
+    def interrupted(disk: DiskThread, work: Callable[[], Any]) -> asyncio.Future[Any]:
+        future = run(disk, work)
+        if next(steps) == step:
+            raise asyncio.CancelledError
+        return future
+
+    monkeypatch.setattr(DiskThread, "run", interrupted)
+    room = SegmentWriter(settings_for(tmp_path), ROOM)
+    monkeypatch.setattr(room, "_is_recovering", False)
+    sink, pcm = room.sink(ANNA), noise(20_000)
+    sink.take(Opened(0, 0), CLOCK)
+    for first in range(0, len(pcm), 10_000):
+        sink.take(Grown(0, pcm[first : first + 10_000]), CLOCK)
+    await until(lambda: not room._backlog, "the pieces are on disk")
+    close(sink, pcm, 0)
+    await until(lambda: room.totals.segments, "the segment is saved")
+    totals = await room.aclose()
+    assert_sound(tmp_path / "math101")
+    assert_spoken(tmp_path / "math101", {0: pcm})
+    assert (totals.segments, totals.lost_seconds) == (1, 0)
 
 
 async def test_a_note_that_cannot_be_made_once_is_made_again(
