@@ -167,6 +167,8 @@ class NoteLock:
         if self._file is not None and is_still_at(self._file, self._path):
             return True
         self.release()
+        if not is_ordinary_or_none(self._path):
+            return False
         try:
             # A file that is open for writing would keep an administrator from mounting the disk read-only.
             return self._lock(os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe of this name blocks nobody
