@@ -214,7 +214,8 @@ class GapReason(Enum):
     NO_FRAMES = "deaf"
     """The track was subscribed to and delivered no audio frames."""
     NO_MEDIA = "no_media"
-    """No packets of the track arrived for a while: the publisher's network or this worker's was down."""
+    """No packets of the track arrived for a while: the publisher's network or this worker's was down, or the worker's
+    process did not run."""
     UNSUBSCRIBED = "unsubscribed"
     """The subscription ended although the track was published, for example through the server's API."""
     FORBIDDEN = "forbidden"

@@ -20,7 +20,7 @@ from core.language_tags import language_tag_or_empty
 from core.records import SAMPLE_RATE, EndReason, RoomInfo, TextOptions, TrackInfo
 from core.supervised import supervised
 from core.worker_state import worker_state
-from recording import recorder_ping, track_watch
+from recording import recorder_ping
 from recording.announcement import Announcement
 from recording.captions import Captions
 from recording.encryption import Encryption
@@ -30,7 +30,7 @@ from recording.room_log import RoomLog
 from recording.segment_writer import SegmentWriter
 from recording.streams import Streams
 from recording.track_state import PENDING, STREAMING, TrackEvent, TrackState
-from recording.track_watch import TrackWatch
+from recording.track_watch import Rounds, TrackWatch
 from recording.tracks import Tracks
 
 SPEAKING_LANGUAGE_ATTRIBUTE = "speaking_language"
@@ -329,8 +329,9 @@ class RoomRecorder:
         self._tracks.leave()
 
     async def _watch_tracks(self) -> None:
+        rounds = Rounds()
         while True:
-            await asyncio.sleep(track_watch.WATCH_SECONDS)
+            await rounds.next()
             if self._tracks.reconnecting_since is None:
                 self._watch.check_frames()
                 self._tracks.forget_recently_gone()

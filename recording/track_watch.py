@@ -44,6 +44,38 @@ _EVENTS = {
 Result = TypeVar("Result")
 
 
+LATE_ROUND_SECONDS = 2.0
+"""A round that comes this much too late shows that this process was stopped, or the machine asleep."""
+
+LATE_AUDIO_SECONDS = 1.0
+"""A jitter buffer that delays audio by more than this is reported: the dates of segments are late by as much."""
+
+
+class Rounds:
+    """The rounds of a watch, which notices if this process has not run in between.
+
+    What the system has kept meanwhile arrives within a moment, so after a late round it waits for one more before
+    anything is judged.
+    """
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    async def next(self) -> float:
+        """Waits for the next round. Returns for how many seconds this process has not run since the last; 0: it has."""
+        late = await self._wait()
+        if late < LATE_ROUND_SECONDS:
+            return 0.0
+        await self._wait()
+        return late
+
+    async def _wait(self) -> float:
+        """Waits for a round, and returns by how much it is late."""
+        await asyncio.sleep(WATCH_SECONDS)
+        before, self._last = self._last, time.monotonic()
+        return self._last - before - WATCH_SECONDS
+
+
 class TrackWatch:
     """Turns missing frames and packets into events of the tracks."""
 
@@ -99,17 +131,37 @@ class TrackWatch:
         return any(_has_no_frames(stream) for _, stream in self._tracks.streaming())
 
     async def watch_packets(self) -> None:
-        """Checks packets once a second, until cancelled. A track whose query fails delays the others only briefly."""
+        """Checks packets once a second, until cancelled. A track whose query fails delays the others only briefly.
+
+        The time in which this process did not run is a gap: the system and the jitter buffer keep a few seconds, and
+        nothing says reliably what they dropped.
+        """
+        rounds = Rounds()
         while True:
-            await asyncio.sleep(WATCH_SECONDS)
+            stopped_seconds = await rounds.next()
+            if stopped_seconds:
+                self._report_stop(stopped_seconds)
             for track, stream in self._tracks.streaming():
+                received_until = stream.packets.received_until
                 reception = await _result(stream.packets.query(), track)
-                if reception is not None and track.stream is stream:
+                if track.stream is not stream:
+                    continue
+                if stopped_seconds:
+                    self._tracks.apply(track, TrackEvent.PACKETS_STOPPED, received_until)
+                if reception is not None:
                     self._apply_packets(track, stream.packets, reception)
+
+    def _report_stop(self, seconds: float) -> None:
+        logger.warning(
+            "This process did not run for %.1f s: speech of that time may be missing, or be dated late",
+            seconds,
+            extra={"room": self._room.name},
+        )
 
     def _apply_packets(self, track: Track, packets: PacketStats, reception: Reception) -> None:
         if reception is Reception.ENDED and self._tracks.reconnecting_since is not None:
             return  # the recorder's own connection is being replaced
+        self._report_delay(track, packets.jitter_buffer_seconds)
         if reception is Reception.STOPPED and track.gap is None:
             seconds = time.monotonic() - packets.arrived_until
             self._log(
@@ -119,6 +171,17 @@ class TrackWatch:
                 track.participant,
             )
         self._tracks.apply(track, _EVENTS[reception], packets.received_until)
+
+    def _report_delay(self, track: Track, seconds: float) -> None:
+        if not track.is_audio_late and seconds > LATE_AUDIO_SECONDS:
+            track.is_audio_late = True
+            message = (
+                f"The audio of {track.sid} comes {seconds:.1f} s late, and so are the dates of its segments"
+            )
+            self._log(logging.WARNING, message, track.participant)
+        elif track.is_audio_late and seconds < LATE_AUDIO_SECONDS / 2:
+            track.is_audio_late = False
+            self._log(logging.INFO, f"The audio of {track.sid} comes in time again", track.participant)
 
     def await_first_packet(self, track: Track) -> None:
         """Waits in the background for the first packet, which closes the track's gap."""

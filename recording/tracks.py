@@ -75,6 +75,8 @@ class Track:
     recently_gone: RecentlyGone | None = None
     no_frames_since: float | None = None
     """Since when it has delivered no frames, for the health answer; None: it delivers frames."""
+    is_audio_late: bool = False
+    """Whether the jitter buffer delays it much, as reported in the log."""
 
     @property
     def sid(self) -> str:

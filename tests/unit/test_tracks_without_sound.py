@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -609,6 +610,43 @@ async def test_a_publisher_who_forbids_the_subscription_is_a_gap_and_no_problem_
     heard_lesson.subscribed()
     await until(lambda: not open_gaps(heard_lesson.recorder), "the first packet")
     assert await heard_lesson.gaps() == [("TR_1", "forbidden")]
+
+
+async def test_a_stop_of_the_process_is_a_gap_and_no_track_is_dropped(
+    heard_lesson: Lesson, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The event loop stands still for longer than frames and packets may be missing."""
+    monkeypatch.setattr(track_watch, "LATE_ROUND_SECONDS", 0.3)
+    heard_lesson.unpublished()
+    heard_lesson.published()
+    heard_lesson.subscribed()  # only the first stream has no frames
+    await asyncio.sleep(0.2)
+    before = recorded_streams(heard_lesson.recorder)
+    heard_lesson.publication.set_subscribed.reset_mock()
+    stopped_at = utc_now()
+    monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 0.4)
+    time.sleep(0.6)  # noqa: ASYNC251 (everything stands still)
+    continued_at = utc_now()
+    await asyncio.sleep(0.3)
+    heard_lesson.publication.set_subscribed.assert_not_called()
+    assert recorded_streams(heard_lesson.recorder) == before
+    assert await heard_lesson.gaps() == [("TR_1", "no_media")]
+    (gap,) = gaps(heard_lesson.folder)
+    assert parse_utc(gap["start"]) <= stopped_at and continued_at - timedelta(milliseconds=1) <= parse_utc(
+        gap["end"]
+    )
+    assert caplog.text.count("This process did not run for 0.") == 1
+
+
+async def test_audio_that_comes_late_is_in_the_log(
+    heard_lesson: Lesson, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    heard_lesson.room.jitter_delay_seconds = 100.0
+    await until(lambda: "s late, and so are the dates" in caplog.text, "it is reported")
+    heard_lesson.room.jitter_delay_seconds = 0.0
+    await until(lambda: "comes in time again" in caplog.text, "that is reported, too")
+    assert caplog.text.count("s late, and so are the dates") == 1
 
 
 @pytest.mark.parametrize("is_reconnecting", [False, True])
