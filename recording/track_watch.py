@@ -83,6 +83,8 @@ class TrackWatch:
         self._tracks = tracks
         self._room = room
         self._log = log
+        self.has_no_frames = False
+        """Whether a recorded track delivered no frames at the last round."""
         self._waiting: set[asyncio.Task[None]] = set()
         """Tasks that wait for the first packet of a track."""
 
@@ -116,6 +118,7 @@ class TrackWatch:
 
     def report(self) -> None:
         """Reports tracks without audio to the health answer, until they deliver frames again or are gone."""
+        self.has_no_frames = any(_has_no_frames(stream) for _, stream in self._tracks.streaming())
         for track, stream in self._tracks.streaming():
             if stream.processor.segmenter.position and not _has_no_frames(stream):
                 track.no_frames_since = None
@@ -124,11 +127,6 @@ class TrackWatch:
             worker_state.no_audio(self._room.sid, since=min(silent))
         else:
             worker_state.has_audio(self._room.sid)
-
-    @property
-    def has_no_frames(self) -> bool:
-        """Whether a recorded track delivers no frames."""
-        return any(_has_no_frames(stream) for _, stream in self._tracks.streaming())
 
     async def watch_packets(self) -> None:
         """Checks packets once a second, until cancelled. A track whose query fails delays the others only briefly.
