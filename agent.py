@@ -37,7 +37,6 @@ from livekit import rtc
 from livekit.agents import AutoSubscribe, JobContext, JobProcess, JobRequest
 from livekit.rtc._ffi_client import FfiClient
 
-from audio_processor import load_detector
 from config import Settings, environment
 from core.errors import ConfigError, RecorderError
 from core.logs import end_at_once, set_up_logging
@@ -47,6 +46,7 @@ from core.worker_state import worker_state
 from delivery.targets import open_targets
 from recording.encryption import encryption_options
 from recording.room_recorder import RoomRecorder
+from recording.speech_detector import load_detector
 from worker.reconciler import is_wanted
 from worker.recorder_server import RecorderServer
 from worker.stop import SERVICES_STOP_SECONDS, STOP_TIMEOUT_SECONDS, StopRequest, stop_on_signals

@@ -60,9 +60,9 @@ SURVIVING_ONSET_WINDOWS = 2
 class SegmenterOptions:
     """Speech rules. Probabilities are 0 to 1, everything else is seconds."""
 
-    start_probability: float = 0.4
+    start_probability: float = 0.25
     """A window at or above this may begin speech."""
-    end_probability: float = 0.2
+    end_probability: float = 0.1
     """Speech goes on until a window falls below this (hysteresis)."""
     min_speech_seconds: float = 0.16
     """Less speech than this opens no segment (a cough, a click)."""
@@ -425,7 +425,7 @@ def _quietest_boundary(windows: list[_Window], earliest: int) -> int:
     return earliest + int(np.argmin(around))
 
 
-# --- Silero ---
+# --- the detector ---
 
 
 class SpeechDetector(Protocol):
@@ -436,52 +436,8 @@ class SpeechDetector(Protocol):
         ...
 
 
-class NativeDetector:
-    """Silero's weights in native code, shipped with livekit-agents (fact 10: a sixth of the ONNX model's CPU)."""
-
-    def __init__(self) -> None:
-        from livekit.local_inference import VAD
-
-        self._vad = VAD()
-
-    def probability(self, window: Pcm) -> float:
-        return self._vad.predict(window)
-
-
-class OnnxDetector:
-    """The same weights as the Silero plugin's ONNX model, for platforms without the native library."""
-
-    _session: object | None = None
-
-    def __init__(self) -> None:
-        from livekit.plugins.silero import onnx_model
-
-        # One session serves every stream of the process; the recurrent state lives in OnnxModel.
-        if OnnxDetector._session is None:
-            OnnxDetector._session = onnx_model.new_inference_session(force_cpu=True)
-        self._model = onnx_model.OnnxModel(onnx_session=OnnxDetector._session, sample_rate=SAMPLE_RATE)
-
-    def probability(self, window: Pcm) -> float:
-        return float(self._model(window.astype(np.float32) / 32768.0))
-
-
 DetectorFactory = Callable[[], SpeechDetector]
-
-
-def load_detector(runtime: str) -> DetectorFactory:
-    """Loads Silero VAD once for this process and returns a factory of detectors, one for each stream.
-
-    ``runtime`` is ``native`` or ``onnx``. Where the native library is missing, ``native`` falls back to ONNX and logs a
-    warning.
-    """
-    if runtime == "native":
-        try:
-            NativeDetector().probability(np.zeros(WINDOW_SAMPLES, np.int16))
-            return NativeDetector
-        except ImportError as error:
-            logger.warning("No native Silero VAD on this platform (%s): using the ONNX model", error)
-    OnnxDetector().probability(np.zeros(WINDOW_SAMPLES, np.int16))
-    return OnnxDetector
+"""Returns a new detector for one stream."""
 
 
 # --- one track ---

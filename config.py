@@ -314,10 +314,10 @@ class Settings:
         SPEECH, "native", ("native", "onnx"), "how Silero VAD runs: native code, or the plugin's ONNX model"
     )
     speech_start_probability: float = number(
-        SPEECH, 0.4, 0.05, 0.95, "probability", "speech may begin at this probability"
+        SPEECH, 0.25, 0.05, 0.95, "probability", "speech may begin at this probability"
     )
     speech_end_probability: float = number(
-        SPEECH, 0.2, 0.01, 0.95, "probability", "speech continues until the probability is below this"
+        SPEECH, 0.1, 0.01, 0.95, "probability", "speech continues until the probability is below this"
     )
     min_speech_seconds: float = number(
         SPEECH, 0.16, 0.032, 1, "seconds", "shorter sounds are ignored, such as a cough or a click"

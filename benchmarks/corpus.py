@@ -80,7 +80,9 @@ def from_folder(folder: Path) -> list[Utterance]:
     return [utterance for path in paths for utterance in _utterances(_read(path))]
 
 
-def recording(spoken: list[Utterance], seed: int, seconds: float, pause: Pause) -> Labelled:
+def recording(
+    spoken: list[Utterance], seed: int, seconds: float, pause: Pause, noise: float = NOISE
+) -> Labelled:
     """Random utterances with pauses between them, until the recording has this length."""
     random = np.random.default_rng(seed)
     parts = [_silence(LEAD_SECONDS)]
@@ -88,7 +90,7 @@ def recording(spoken: list[Utterance], seed: int, seconds: float, pause: Pause) 
         parts += [spoken[random.integers(len(spoken))], _silence(pause(random))]
     pcm = np.concatenate([part.pcm for part in parts])
     labels = np.concatenate([part.labels for part in parts])
-    return Labelled(_clipped(pcm + random.normal(0, NOISE, pcm.size)), labels)
+    return Labelled(clipped(pcm + random.normal(0, noise, pcm.size)), labels)
 
 
 def cut_off(spoken: list[Utterance], seed: int, count: int) -> list[Labelled]:
@@ -116,10 +118,10 @@ def _silence(seconds: float) -> Utterance:
 
 def _utterance(pcm: Pcm, labels: Labels) -> Utterance:
     loudness = float(np.sqrt(np.mean(np.square(pcm, dtype=np.float64))))
-    return Utterance(_clipped(pcm * (LEVEL / loudness)), labels)
+    return Utterance(clipped(pcm * (LEVEL / loudness)), labels)
 
 
-def _clipped(sound_: npt.NDArray[np.floating[Any]]) -> Pcm:
+def clipped(sound_: npt.NDArray[np.floating[Any]]) -> Pcm:
     return np.clip(np.round(sound_), -32768, 32767).astype(np.int16)
 
 

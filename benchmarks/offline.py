@@ -19,9 +19,10 @@ from audio_processor import (
     DetectorFactory,
     Segmenter,
     SegmenterOptions,
-    load_detector,
+    SpeechDetector,
 )
 from core.records import SAMPLE_RATE, EndReason, SpeechSegment
+from recording.speech_detector import load_detector
 
 Pcm = npt.NDArray[np.int16]
 
@@ -42,17 +43,21 @@ def ours(pcm: Pcm) -> list[Saved]:
 
 
 def our_segments(pcm: Pcm, runtime: str = "native") -> list[SpeechSegment]:
-    detector, segmenter = _detectors(runtime)(), Segmenter(SegmenterOptions())
+    return segments(pcm, _detectors(runtime)(), SegmenterOptions())
+
+
+def segments(pcm: Pcm, detector: SpeechDetector, options: SegmenterOptions) -> list[SpeechSegment]:
+    segmenter = Segmenter(options)
     updates = []
     whole = pcm.size - pcm.size % WINDOW_SAMPLES
     for start in range(0, whole, WINDOW_SAMPLES):
         window = pcm[start : start + WINDOW_SAMPLES]
         updates += segmenter.push(window, detector.probability(window))
     updates += segmenter.finish(EndReason.LEFT, pcm[whole:])
-    segments = [update.segment for update in updates if isinstance(update, Closed)]
-    for segment in segments:
+    found = [update.segment for update in updates if isinstance(update, Closed)]
+    for segment in found:
         _check(pcm, Saved(segment.start_sample, segment.end_sample), segment.pcm)
-    return segments
+    return found
 
 
 def stock(pcm: Pcm) -> list[Saved]:

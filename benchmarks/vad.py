@@ -18,12 +18,13 @@ import numpy as np
 from livekit import rtc
 from livekit.agents.vad import VADEventType
 
-from audio_processor import Closed, Segmenter, SegmenterOptions, TrackProcessor, Update, load_detector
+from audio_processor import Closed, Segmenter, SegmenterOptions, TrackProcessor, Update
 from benchmarks import offline
 from benchmarks.figures import Figure, Options, Outcome
 from core.records import SAMPLE_RATE, StreamClock, TrackInfo
 from core.stream_clock import Instant
 from devtools import sound
+from recording.speech_detector import load_detector
 
 NAME = "vad"
 

@@ -12,8 +12,9 @@ sys.path.insert(0, str(HERE.parent))
 import numpy as np  # noqa: E402
 import soundfile  # noqa: E402
 
-from audio_processor import WINDOW_SAMPLES, Closed, NativeDetector, Segmenter, SegmenterOptions  # noqa: E402
+from audio_processor import WINDOW_SAMPLES, Closed, Segmenter, SegmenterOptions  # noqa: E402
 from core.records import SAMPLE_RATE, EndReason, Pcm, SpeechSegment  # noqa: E402
+from recording.speech_detector import NativeDetector  # noqa: E402
 
 FROM_SECONDS, TO_SECONDS = 0.0, 48.0
 WIDTH, WAVE_HEIGHT, LINE_HEIGHT, LEFT = 1180, 130, 90, 10

@@ -21,15 +21,7 @@ import numpy as np
 
 from archive.files import Reservation
 from archive.manifest import read_manifest
-from audio_processor import (
-    WINDOW_SAMPLES,
-    Closed,
-    DetectorFactory,
-    Segmenter,
-    SegmenterOptions,
-    Update,
-    load_detector,
-)
+from audio_processor import WINDOW_SAMPLES, Closed, DetectorFactory, Segmenter, SegmenterOptions, Update
 from config import Settings
 from core.errors import InputError, StorageError
 from core.records import (
@@ -46,6 +38,7 @@ from core.records import (
 from lesson_tools.console import progress, run
 from lesson_tools.decoding import Recording
 from recording.segment_writer import SegmentWriter
+from recording.speech_detector import load_detector
 from storage import RoomFolder
 
 MAX_WAITING = 32

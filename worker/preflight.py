@@ -30,11 +30,12 @@ import numpy as np
 from livekit import api
 
 from archive.files import prove_disk
-from audio_processor import WINDOW_SAMPLES, NativeDetector, load_detector
+from audio_processor import WINDOW_SAMPLES
 from config import Settings
 from core.errors import ConfigError, RecorderError
 from core.logs import printable
 from core.records import BYTES_PER_SAMPLE, SAMPLE_RATE
+from recording.speech_detector import NativeDetector, load_detector
 
 TIMEOUT_SECONDS = 10.0
 GEMINI_TIMEOUT_SECONDS = 20.0

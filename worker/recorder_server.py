@@ -14,11 +14,11 @@ from livekit.agents import AgentServer, JobExecutorType, JobProcess, WorkerPermi
 from livekit.protocol import agent
 
 from archive.files import prepare_output_dir
-from audio_processor import load_detector
 from config import Settings
 from core.errors import ConfigError
 from core.supervised import supervised
 from recording.room_recorder import RoomRecorder
+from recording.speech_detector import load_detector
 from worker.capacity import default_max_rooms
 from worker.handover import hand_over
 from worker.health import health_answer

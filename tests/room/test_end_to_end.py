@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from livekit import api
 
-from audio_processor import load_detector
 from config import Settings
 from conftest import StartWorker
 from core.records import RoomInfo, parse_utc, utc_now
@@ -34,6 +33,7 @@ from devtools.room_folders import (
 from devtools.speakers import SCREENSHARE_AUDIO, Speaker, administration
 from devtools.worker import Worker
 from recording.room_recorder import RoomRecorder
+from recording.speech_detector import load_detector
 from support.fake_room import recorded_streams
 from support.fault_table import Seen
 from support.teaching import MARKERS, heard, listened_to, sentences, teacher_in

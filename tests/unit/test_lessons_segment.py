@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from archive.rooms import Room
-from audio_processor import WINDOW_SAMPLES, Closed, Segmenter, load_detector
+from audio_processor import WINDOW_SAMPLES, Closed, Segmenter
 from core.errors import InputError
 from core.records import SAMPLE_RATE, EndReason, Pcm, SpeechSegment, StreamClock, parse_utc
 from devtools import sound
@@ -24,6 +24,7 @@ from devtools.sample_room import segment_of, settings_for
 from lesson_tools.decoding import Recording
 from lesson_tools.importing import Covered, fingerprint, segment_file
 from lesson_tools.inspection import inspect
+from recording.speech_detector import load_detector
 from support import ROOT
 from support.commands import environment, run
 from support.disk import NAMES, assert_sound, manifest, place

@@ -22,18 +22,16 @@ from audio_processor import (
     Closed,
     Grown,
     LosslessAudioStream,
-    NativeDetector,
-    OnnxDetector,
     Segmenter,
     SegmenterOptions,
     SpeechDetector,
     TrackProcessor,
     Update,
-    load_detector,
 )
 from core.records import SAMPLE_RATE, EndReason, Pcm, SpeechSegment, StreamClock, TrackInfo
 from core.stream_clock import Instant
 from devtools import sound
+from recording.speech_detector import NativeDetector, OnnxDetector, load_detector
 
 TRACK = TrackInfo("anna", "Anna", "TR_1", "microphone")
 FRAME_SAMPLES = 1536
