@@ -19,6 +19,7 @@ from benchmarks import (
     captions,
     cpu,
     delivery,
+    detector,
     disk,
     fleet,
     joins,
@@ -42,7 +43,21 @@ DOCUMENT = ROOT / "docs" / "benchmarks.md"
 
 BENCHMARKS: dict[str, ModuleType] = {
     module.NAME: module
-    for module in (speech, disk, delivery, vad, joins, latency, text, captions, lessons, video, cpu, memory)
+    for module in (
+        speech,
+        detector,
+        disk,
+        delivery,
+        vad,
+        joins,
+        latency,
+        text,
+        captions,
+        lessons,
+        video,
+        cpu,
+        memory,
+    )
 }
 ON_REQUEST: dict[str, ModuleType] = {fleet.NAME: fleet}
 """Run only if named: it does not compare with the stock recipe, and takes ten minutes."""
