@@ -172,8 +172,8 @@ def _lost_and_silence(name: str, recordings: Sequence[Labelled]) -> list[Figure]
             [float((~one.labels & kept).sum()) / RATE for one, kept in zip(recordings, saved, strict=True)]
         )
     return [
-        Figure(f"{name}: speech lost", "%", *lost, OTHER, digits=2),
-        Figure(f"{name}: silence saved", "s", *silence, OTHER, digits=1),
+        Figure(f"{name}: speech lost", "%", lost[0], lost[1], OTHER, digits=2),
+        Figure(f"{name}: silence saved", "s", silence[0], silence[1], OTHER, digits=1),
     ]
 
 

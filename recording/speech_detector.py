@@ -60,7 +60,8 @@ class VoiceLevel:
         if self._gain == 1.0:
             return window
         louder = np.clip(window * np.float32(self._gain), -_FULL_SCALE, _FULL_SCALE - 1)
-        return louder.astype(np.int16)
+        amplified: Pcm = louder.astype(np.int16)
+        return amplified
 
     def learn(self, window: Pcm, probability: float) -> None:
         """Adapts the level to a window as it was recorded, with its speech probability (0 to 1)."""
