@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import logging
 import os
 import sys
@@ -50,7 +49,7 @@ from archive.handover_note import (
     read_note,
     write_note,
 )
-from archive.jsonl import Bookmark, new_lines
+from archive.jsonl import Bookmark, encoded, new_lines
 from archive.manifest import append_gap, append_manifest, read_manifest, records_in
 from archive.names import MANIFEST, PART_SUFFIX, SegmentNames, digest_of, safe_name
 from archive.recovery import OpenNote, recovering
@@ -269,7 +268,7 @@ class PartFile:
         """Creates both files, or neither. The caller holds the folder's lock."""
         part = cls(folder, note, None, opened_at)
         try:
-            write_whole(folder / note.path_name, json.dumps(note.to_json(), ensure_ascii=False).encode())
+            write_whole(folder / note.path_name, encoded(note.to_json()))
             part._file = part._create_file()
             sync_folder(folder)
         except BaseException:

@@ -92,7 +92,8 @@ async def _measured(per_room: int) -> _Times:
 
 async def _lessons(settings: Settings, times: _Times, per_room: int) -> None:
     outbox = Outbox(Path(settings.output_dir))
-    service = asyncio.create_task(TextService(settings, GeminiTranslator(settings), outbox).run())
+    service = TextService(settings, GeminiTranslator(settings), outbox)
+    running = asyncio.create_task(service.run())
     stop_listening = notify.listen(TEXTS, lambda _: times.written.append(time.monotonic()))
     rooms = [
         threading.Thread(target=_lesson, args=(settings, number, per_room, times)) for number in range(ROOMS)
@@ -101,15 +102,16 @@ async def _lessons(settings: Settings, times: _Times, per_room: int) -> None:
         for room in rooms:
             room.start()
         while len(times.written) < ROOMS * per_room:
-            if service.done():
+            if running.done():
                 raise RuntimeError("the text service ended")
             await asyncio.sleep(0.05)
     finally:
         stop_listening()
         for room in rooms:
             await asyncio.to_thread(room.join)
-        service.cancel()
-        await asyncio.gather(service, return_exceptions=True)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await service.aclose()
         await outbox.aclose()
 
 

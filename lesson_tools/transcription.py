@@ -246,6 +246,7 @@ async def transcribe(
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
+            await service.aclose()
             await queue.aclose()
             await budget.aclose()
         return service

@@ -10,7 +10,7 @@ from config import Settings
 from core.backoff import Backoff
 from core.errors import RetryLater
 from core.trouble import Trouble
-from translator import WrongSettings
+from translator import Rejected, WrongSettings
 
 logger = logging.getLogger("recorder")
 
@@ -18,6 +18,9 @@ TEXT = "text"
 """Kind of work in the outbox, and the name of its budget."""
 
 BACKOFF = Backoff(1.0, 300.0)
+
+MIN_REJECTIONS = 2
+"""After so many rejected requests without an answer between them the settings are at fault, not a segment."""
 
 
 class CallGate:
@@ -35,6 +38,7 @@ class CallGate:
         self._settings = settings
         self._budget = budget
         self._failures = 0
+        self._rejections = 0
         self._failed_at = 0.0
         self._closed_until = 0.0
         self._trouble = Trouble()
@@ -69,19 +73,22 @@ class CallGate:
         """Notes that the engine has answered."""
         if self._trouble.ends():
             logger.info("Gemini answers again")
-        self._failures, self.has_answered = 0, True
+        self._failures, self._rejections, self.has_answered = 0, 0, True
 
     def failed(self, error: RetryLater, began: float) -> float:
         """Closes the gate after a failed call, which began at ``began`` (of ``time.monotonic()``).
 
         Returns for how many seconds: with jitter, and at least as long as the engine requests.
         """
-        if isinstance(error, WrongSettings) and not self.has_answered:
-            self.fatal = str(error)
         if began >= self._failed_at:  # calls that fail together count once
             self._failures += 1
+            self._rejections += isinstance(error, Rejected)
             self._failed_at = time.monotonic()
-        pause = max(self.backoff.pause(self._failures), error.after_seconds or 0)
+        may_be_the_segment = isinstance(error, Rejected) and self._rejections < MIN_REJECTIONS
+        if isinstance(error, WrongSettings) and not self.has_answered and not may_be_the_segment:
+            self.fatal = str(error)
+        requested = 0.0 if may_be_the_segment else error.after_seconds or 0.0
+        pause = max(self.backoff.pause(self._failures), requested)
         self._close(pause)
         level = logging.WARNING if self._trouble.begins(str(error)) else logging.DEBUG
         logger.log(level, "Text has to wait %.0f s: %s", pause, error)

@@ -79,7 +79,7 @@ class TextService:
         """Outcomes in memory that are not stored yet."""
 
     async def run(self) -> None:
-        """Works until cancelled. Calls that are running then are repeated after the next start."""
+        """Works until cancelled. It may be started again; calls that are running go on until :meth:`aclose`."""
         stop_listening = notify.listen(MANIFEST, self._on_notified)
         try:
             while True:
@@ -94,11 +94,17 @@ class TextService:
                 await self._until_news()
         finally:
             stop_listening()
-            for call in self._calls:
-                call.cancel()
-            await asyncio.gather(*self._calls, return_exceptions=True)
-            self._costs.log(0)
-            await self._translator.aclose()
+
+    async def aclose(self) -> None:
+        """Ends the calls that are running, and closes the translator. They are repeated after the next start.
+
+        Cancel :meth:`run` before, and close the outbox afterwards: it releases the items of these calls.
+        """
+        for call in self._calls:
+            call.cancel()
+        await asyncio.gather(*self._calls, return_exceptions=True)
+        self._costs.log(0)
+        await self._translator.aclose()
 
     @property
     def costs(self) -> TextCosts:

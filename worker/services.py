@@ -50,6 +50,8 @@ class Services:
         return tasks
 
     async def aclose(self) -> None:
+        if self._texts is not None:
+            await self._texts.aclose()
         await self._outbox.aclose()
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import corpus, delivery, disk, lessons, offline, speech, text, vad
+from benchmarks import corpus, delivery, detector, disk, lessons, offline, speech, text, vad
 from benchmarks.figures import Figure, Options, Outcome, markdown_table, table
+from benchmarks.noises import NOISES
 
 pytestmark = pytest.mark.slow
 
@@ -44,6 +45,13 @@ def test_recordings_of_your_own_are_labelled_by_their_energy(tmp_path: Path) -> 
     found = corpus.from_folder(tmp_path)
     labelled = sum(int(one.labels.sum()) for one in found) / corpus.RATE
     assert labelled == pytest.approx(made.speech_seconds, rel=0.1)
+
+
+def test_the_detector_is_measured_at_levels_in_noises_after_cuts_and_after_a_while() -> None:
+    outcome = detector.measure(QUICK)
+    assert len(outcome.figures) == 2 * len(detector.LEVELS_DB) + 4 * len(NOISES) + 2 + 1
+    assert max(values(outcome, "0 dB: speech lost")) <= 0.35
+    assert max(values(outcome, "cut in mid-speech: speech lost")) <= 0.2
 
 
 def test_a_second_of_speech_has_its_size_on_disk() -> None:

@@ -15,6 +15,7 @@ import pytest
 from archive import files
 from archive.rooms import Archive, Room
 from config import Settings
+from core.backoff import Backoff
 from core.errors import RetryLater
 from core.records import RoomInfo
 from devtools import sound
@@ -27,6 +28,7 @@ from lesson_tools.batches import Batches
 from lesson_tools.transcription import TranscriptionOptions, estimate, is_in_shard, tasks_of, transcribe
 from support import ROOT
 from support.commands import Result, environment, run_process
+from text import gate
 from translator import GeminiTranslator
 
 pytestmark = pytest.mark.slow
@@ -223,6 +225,23 @@ async def test_errors_are_one_line(
     assert result.err.splitlines()[-1].startswith(said)
     assert lines(room) == []
     assert KEY not in result.err + result.out
+
+
+async def test_a_segment_that_is_rejected_first_does_not_end_the_run(
+    tmp_path: Path, gemini: GeminiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "BACKOFF", Backoff(0.1, 0.2))
+    room = record_room(tmp_path)
+    rejected = len(sound.markers()[2].pcm)  # the newest, which is sent first
+    gemini.spoil = lambda call: "400" if len(call.pcm) == rejected else ""
+    settings = settings_of(tmp_path, gemini, GEMINI_MAX_AT_ONCE="1")
+    await do(settings, room, TranscriptionOptions(settings.gemini_model, ("es", "ar")))
+    assert sorted(texts(room)) == [1, 2, 3]
+    assert ["refused" in line for line in sorted(lines(room), key=lambda line: str(line["file"]))] == [
+        False,
+        False,
+        True,
+    ]
 
 
 async def test_the_estimate_costs_nothing(tmp_path: Path, gemini: GeminiServer) -> None:

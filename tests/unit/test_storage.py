@@ -191,6 +191,19 @@ def test_names_of_people_stand_in_the_manifest_as_they_are(tmp_path: Path) -> No
     assert folder.path.parent == tmp_path
 
 
+def test_a_name_that_is_not_valid_unicode_is_kept_through_a_crash(tmp_path: Path) -> None:
+    room, track = replace(ROOM, name="a\udc80"), replace(ANNA, participant_name="\ud800")
+    folder = open_room(tmp_path, room)
+    folder.begin(track, CLOCK, 0, 0).commit(segment_of(noise(16_000)))
+    part = folder.begin(track, CLOCK, 16_000, 16_000)
+    part.append(noise(16_000))
+    part.abandon()
+    folder.recover()
+    assert [(one.room_name, one.participant_name) for one in read_manifest(folder.path)] == [
+        ("a\udc80", "\ud800")
+    ] * 2
+
+
 @needs_posix
 def test_a_folder_that_vanishes_in_mid_speech_is_made_again(tmp_path: Path) -> None:
     folder, pcm = open_room(tmp_path), noise(5_000)

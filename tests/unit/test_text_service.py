@@ -24,7 +24,7 @@ from archive.names import MANIFEST
 from archive.outbox import Order, Outbox, State, Work
 from archive.outbox_file import OUTBOX
 from config import Settings
-from core import notify
+from core import notify, supervised
 from core.answers import MAX_TEXT_CHARACTERS
 from core.backoff import Backoff
 from core.errors import StorageError
@@ -119,7 +119,7 @@ async def service(
 ) -> AsyncIterator[tuple[TextService, Outbox]]:
     box = Outbox(Path(settings.output_dir))
     running = TextService(settings, GeminiTranslator(settings), box)
-    task = asyncio.create_task(running.run())
+    task = supervised.supervised(running.run, "texts")
     try:
         yield running, box
         assert not task.done(), "the service goes on whatever happens"
@@ -127,6 +127,7 @@ async def service(
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+        await running.aclose()
         await box.aclose()
 
 
@@ -167,6 +168,30 @@ async def test_an_item_that_cannot_be_read_does_not_stay_claimed(
         await box.add([Work(gate.TEXT, "math101", "segment_001.wav", 0.0, {"of": "a later version"})])
         await until(lambda: caplog.text.count("Getting a text failed") > 1, "it is tried again", 30)
     assert not gemini.calls
+
+
+async def test_a_restart_of_the_service_costs_no_call_that_is_running(
+    tmp_path: Path, gemini: GeminiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervised, "RESTART_SECONDS", (0.01,))
+    monkeypatch.setattr(devtools.gemini_mishaps, "HANG_SECONDS", 1.0)
+    settings = settings_for(tmp_path)
+    spoken(settings)
+    gemini.mishaps.append("hang")  # answers late, and with nothing
+    failures: list[KeyError] = []
+    async with service(settings) as (running, _):
+        await until(lambda: gemini.most_at_once, "a call is running")
+
+        def fails_once(_: float) -> None:
+            if not failures:
+                failures.append(KeyError("odd"))
+                raise failures[0]
+
+        monkeypatch.setattr(running._costs, "log", fails_once)
+        await until(lambda: failures, "the service is restarted")
+        spoken(settings, 1, first=1)
+        await outcomes_of(tmp_path, 2)
+        assert running.costs.calls == 3
 
 
 async def test_every_segment_gets_its_transcript_and_translations(
