@@ -1,7 +1,7 @@
 """Records one room: handles its events.
 
-:class:`RoomRecorder` turns LiveKit's events into events of :mod:`recording.track_state`; :mod:`recording.tracks`
-carries out the resulting actions. It runs on the room's event loop; what it owns is used on that loop only.
+:class:`RoomRecorder` passes LiveKit's events on: :mod:`recording.admission` decides which tracks are recorded, and
+:mod:`recording.tracks` keeps their states. It runs on the room's event loop; what it owns is used on that loop only.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from audio_processor import DetectorFactory
 from config import Settings
 from core.heartbeat import start_room
 from core.language_tags import language_tag_or_empty
-from core.records import SAMPLE_RATE, EndReason, RoomInfo, TextOptions, TrackInfo
+from core.records import EndReason, RoomInfo, TextOptions, TrackInfo
 from core.supervised import supervised
 from core.worker_state import worker_state
 from recording import recorder_ping
+from recording.admission import Admission
 from recording.announcement import Announcement
 from recording.captions import Captions
 from recording.encryption import Encryption
@@ -29,7 +30,8 @@ from recording.people import People
 from recording.room_log import RoomLog
 from recording.segment_writer import SegmentWriter
 from recording.streams import Streams
-from recording.track_state import PENDING, STREAMING, TrackEvent, TrackState
+from recording.track import audio_of
+from recording.track_state import TrackEvent
 from recording.track_watch import Rounds, TrackWatch
 from recording.tracks import Tracks
 
@@ -59,8 +61,11 @@ class RoomRecorder:
         )
         self._watch = TrackWatch(self._tracks, info, self._log)
         self._people = People(settings, self._log)
-        self._encryption = Encryption(room, settings.e2ee_passphrase, self._log, self._on_decryption_state)
+        self._encryption = Encryption(
+            room, settings.e2ee_passphrase, self._log, self._tracks.decryption_changed
+        )
         self._pause = Pause(room, info, settings, self._is_teacher, self._on_paused_or_resumed, self._log)
+        self._admission = Admission(self._people, self._pause, self._encryption, self._tracks)
         self._announcement = Announcement(
             room, self._tracks.recorded_identities, lambda: self._pause.is_paused, self._log
         )
@@ -81,8 +86,8 @@ class RoomRecorder:
             "track_subscribed": self._on_track_subscribed,
             "track_unsubscribed": self._on_track_unsubscribed,
             "track_subscription_failed": self._on_track_subscription_failed,
-            "track_muted": self._on_track_muted,
-            "track_unmuted": self._on_track_unmuted,
+            "track_muted": lambda _, publication: self._tracks.set_muted(publication.sid, is_muted=True),
+            "track_unmuted": lambda _, publication: self._tracks.set_muted(publication.sid, is_muted=False),
             "reconnecting": self._on_reconnecting,
             "reconnected": self._on_reconnected,
             "e2ee_state_changed": self._encryption.on_state_changed,
@@ -117,7 +122,7 @@ class RoomRecorder:
         ]
         self._writer.start_handover_note()
         for participant in people:
-            for publication in _audio_of(participant):
+            for publication in audio_of(participant):
                 self._tracks.get_or_add(publication, participant).is_preexisting = True
         if self._captions is not None:
             self._captions.begin()
@@ -190,35 +195,11 @@ class RoomRecorder:
             self._reconsider(present)
 
     def _reconsider(self, participant: rtc.Participant) -> None:
-        """Updates the subscriptions to a participant after it may have changed."""
-        if not isinstance(participant, rtc.RemoteParticipant) or self._is_closed:
-            return
-        is_recorded = self._people.rejudge(participant).is_recorded
-        for publication in _audio_of(participant):
-            if is_recorded:
-                self._want(publication, participant)
-            else:
-                self._refuse(publication, participant)
-        self._announce()
+        if isinstance(participant, rtc.RemoteParticipant) and not self._is_closed:
+            self._admission.reconsider(participant)
+            self._announce()
 
     # Tracks.
-
-    def _want(self, publication: rtc.RemoteTrackPublication, participant: rtc.RemoteParticipant) -> None:
-        track = self._tracks.get_or_add(publication, participant)
-        if self._pause.is_paused:
-            self._tracks.pause(track)
-        elif self._encryption.has_key_for(publication, participant):
-            self._tracks.admit(track)
-        else:
-            self._tracks.apply(track, TrackEvent.NO_KEY)
-
-    def _refuse(self, publication: rtc.RemoteTrackPublication, participant: rtc.RemoteParticipant) -> None:
-        track = self._tracks.get(publication.sid)
-        was_requested = track is not None and track.state in STREAMING | PENDING
-        if track is not None:
-            self._tracks.apply(track, TrackEvent.REFUSED)
-        if not was_requested:
-            self._people.log_refusal(participant)
 
     def _on_track_subscribed(
         self,
@@ -228,13 +209,7 @@ class RoomRecorder:
     ) -> None:
         if media.kind != rtc.TrackKind.KIND_AUDIO or self._is_closed:
             return
-        if not self._people.judge(participant).is_recorded:  # its role changed after the request
-            publication.set_subscribed(False)
-            self._refuse(publication, participant)
-            return
-        if self._pause.is_paused:  # it was requested before
-            publication.set_subscribed(False)
-            self._want(publication, participant)
+        if not self._admission.accepts(publication, participant):
             return
         track = self._tracks.get_or_add(publication, participant)
         self._tracks.arrived(track, media)
@@ -261,27 +236,6 @@ class RoomRecorder:
         if (track := self._tracks.get(track_sid)) is not None:
             self._tracks.apply(track, TrackEvent.SUBSCRIPTION_FAILED, track.missing_since)
 
-    def _on_track_muted(self, _: rtc.Participant, publication: rtc.TrackPublication) -> None:
-        track = self._tracks.get(publication.sid)
-        if track is not None and track.stream is not None:
-            track.stream.processor.mute()
-
-    def _on_track_unmuted(self, _: rtc.Participant, publication: rtc.TrackPublication) -> None:
-        track = self._tracks.get(publication.sid)
-        if track is not None and track.stream is not None:
-            track.stream.processor.unmute()
-
-    def _on_decryption_state(self, participant: rtc.RemoteParticipant, seconds: float | None) -> None:
-        for track, stream in self._tracks.streaming():
-            if track.info.participant_identity != participant.identity:
-                continue
-            if seconds is None:
-                self._tracks.apply(track, TrackEvent.DECRYPTION_RECOVERED)
-            else:
-                received = stream.processor.segmenter.position / SAMPLE_RATE
-                since = time.monotonic() - min(received, seconds)
-                self._tracks.apply(track, TrackEvent.DECRYPTION_FAILED, since)
-
     # The connection.
 
     def _on_reconnecting(self) -> None:
@@ -293,9 +247,9 @@ class RoomRecorder:
         reconnecting_since = self._tracks.reconnecting_since or time.monotonic()
         people = list(self._room.remote_participants.values())
         for participant in people:
-            self._connection_is_back(participant, reconnecting_since)
+            self._admission.connection_is_back(participant, reconnecting_since)
         self._tracks.reconnecting_since = None
-        published = {publication.sid for participant in people for publication in _audio_of(participant)}
+        published = {publication.sid for participant in people for publication in audio_of(participant)}
         for track in self._tracks:
             if track.sid not in published:
                 self._tracks.unpublished(track)
@@ -303,18 +257,6 @@ class RoomRecorder:
         self._log(logging.INFO, "Connection is back")
         for participant in people:
             self._reconsider(participant)
-
-    def _connection_is_back(self, participant: rtc.RemoteParticipant, reconnecting_since: float) -> None:
-        """Marks tracks as not received that were published or requested while the connection was broken."""
-        if not self._people.judge(participant).is_recorded:
-            return
-        for publication in _audio_of(participant):
-            if self._encryption.has_key_for(publication, participant):
-                track = self._tracks.get_or_add(publication, participant)
-                requested_at = (
-                    track.requested_at if track.state is TrackState.REQUESTED else reconnecting_since
-                )
-                self._tracks.apply(track, TrackEvent.RECONNECTED, min(reconnecting_since, requested_at))
 
     def _on_disconnected(self, reason: rtc.DisconnectReason.ValueType) -> None:
         name = rtc.DisconnectReason.Name(reason)
@@ -359,11 +301,3 @@ class RoomRecorder:
     def _announce(self) -> None:
         if not self._settings.hidden and not self._is_closed:
             self._announcement.update()
-
-
-def _audio_of(participant: rtc.RemoteParticipant) -> list[rtc.RemoteTrackPublication]:
-    return [
-        publication
-        for publication in participant.track_publications.values()
-        if publication.kind == rtc.TrackKind.KIND_AUDIO
-    ]

@@ -14,8 +14,9 @@ from core.worker_state import worker_state
 from recording.packet_stats import PacketStats, Reception
 from recording.room_log import RoomLog
 from recording.streams import Stream
+from recording.track import Track
 from recording.track_state import TrackEvent, TrackState
-from recording.tracks import Track, Tracks
+from recording.tracks import Tracks
 
 logger = logging.getLogger("recorder")
 

@@ -18,7 +18,7 @@ from core import heartbeat, supervised
 from core.records import RoomInfo
 from core.worker_state import WorkerState
 from devtools.room_folders import STUDENT
-from recording import people, room_recorder, track_watch, tracks
+from recording import people, room_recorder, track_actions, track_watch, tracks
 from recording.gaps import CurrentGap
 from recording.streams import Stream as RecordedStream
 
@@ -51,7 +51,7 @@ class Detector:
 def own_worker_state(monkeypatch: pytest.MonkeyPatch) -> WorkerState:
     """The counters and problems of the recorder of this test."""
     made = WorkerState()
-    for module in (heartbeat, room_recorder, supervised, tracks, track_watch):
+    for module in (heartbeat, room_recorder, supervised, tracks, track_actions, track_watch):
         monkeypatch.setattr(module, "worker_state", made)
     return made
 

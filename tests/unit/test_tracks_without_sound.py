@@ -23,7 +23,7 @@ from core import supervised
 from core.records import SAMPLE_RATE, GapReason, format_utc, parse_utc, utc_now
 from core.worker_state import WorkerState
 from devtools.room_folders import STUDENT, TEACHER, gaps, until
-from recording import packet_stats, streams, track_watch, tracks
+from recording import packet_stats, streams, track_actions, track_watch, tracks
 from recording.encryption import DECRYPTION_FAILURE_SECONDS
 from recording.gaps import MIN_GAP_SECONDS
 from recording.room_recorder import RoomRecorder
@@ -139,7 +139,7 @@ async def test_a_clock_that_is_set_back_hides_no_gap(
     lesson.subscribed()
     await until(lambda: worker_state.snapshot().problems, "a problem is reported")
     an_hour_ago = utc_now() - timedelta(hours=1)
-    monkeypatch.setattr(tracks, "utc_now", lambda: an_hour_ago)
+    monkeypatch.setattr(track_actions, "utc_now", lambda: an_hour_ago)
     lesson.unpublished()
     assert await lesson.gaps() == [("TR_1", "deaf")]
     (gap,) = gaps(lesson.folder)
@@ -526,7 +526,7 @@ async def test_a_subscription_that_ends_before_its_track_is_a_gap_from_then_on(
     heard_lesson: Lesson, monkeypatch: pytest.MonkeyPatch, then: str
 ) -> None:
     set_recently_gone(monkeypatch, 0.1 if then == "nothing" else 60.0)
-    monkeypatch.setattr(tracks, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(track_actions, "RETRY_SECONDS", 0.05)
     track = heard_lesson.recorder._tracks.get("TR_1")
     assert track is not None
     track.requested_at -= 3600
@@ -706,7 +706,7 @@ async def test_a_detector_that_cannot_be_made_leaves_no_stream_open(
     lesson: Lesson, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
-    monkeypatch.setattr(tracks, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(track_actions, "RETRY_SECONDS", 0.05)
     opened = MagicMock(side_effect=lambda *_: Stream())
     monkeypatch.setattr(streams, "open_stream", opened)
     detectors = MagicMock(side_effect=[MemoryError, Detector()])
@@ -880,7 +880,7 @@ async def test_a_client_that_refuses_to_subscribe_is_asked_again_and_ends_no_wat
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(track_watch, "OVERDUE_SECONDS", 0.1)
-    monkeypatch.setattr(tracks, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(track_actions, "RETRY_SECONDS", 0.05)
     lesson.publication.set_subscribed.side_effect = RuntimeError("odd")
     begins(lesson)
     await until(lambda: caplog.text.count("Action.SUBSCRIBE of TR_1 failed") > 1, "it is asked for again")
@@ -900,7 +900,7 @@ async def test_a_stream_that_cannot_be_opened_is_a_gap_and_asked_for_again(
     lesson: Lesson, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(track_watch, "NO_FRAMES_SECONDS", 60.0)
-    monkeypatch.setattr(tracks, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(track_actions, "RETRY_SECONDS", 0.05)
     with monkeypatch.context() as broken:
         broken.setattr(streams, "open_stream", MagicMock(side_effect=RuntimeError("odd")))
         begins(lesson)
