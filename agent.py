@@ -21,7 +21,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from core.memory import limit_arenas
+
 if __name__ == "__main__":
+    limit_arenas()  # before the imports below start threads
     # The first process of a container ignores signals without a handler, and the imports below take seconds.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
