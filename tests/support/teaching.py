@@ -14,8 +14,10 @@ from devtools.worker import WorkerLog
 
 MARKERS = sound.markers()
 
+TAIL_SECONDS = 0.5
 
-def sentences(first: int, count: int, gap: float = 0.3, tail: float = 0.5) -> sound.IntArray:
+
+def sentences(first: int, count: int, gap: float = 0.3, tail: float = TAIL_SECONDS) -> sound.IntArray:
     """Markers ``first`` to ``first + count - 1``, in sequence, and silence after the last.
 
     Audio in the jitter buffer is lost when its track ends, so only the test of that has no silence at the end.
