@@ -459,7 +459,7 @@ async def test_hostile_metadata_does_no_harm(shared_worker: Worker) -> None:
     await recorder.wait_for("Room over")
     assert heard(recorder.output_dir / "hostile", "anna") == [0, 1, 2]
     assert "Traceback" not in recorder.log
-    assert recorder.log.count("that is not JSON") >= 3
+    assert recorder.log.count("that is not JSON") >= 2, "from Python 3.14 on, the deep nesting can be read"
 
 
 HOSTILE_NAMES = [
