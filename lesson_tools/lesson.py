@@ -119,7 +119,7 @@ def read_lesson(room: Room, session: Session) -> Lesson:
             text = texts.get(record)
             found = {tag: words for tag, words in text.by_language.items() if words} if text else {}
             spoken.update([text.spoken] if text and text.spoken in found else [])
-            written.update(found)
+            written.update(found.keys())  # a mapping would be taken for counts
             start = (record.start - session.started_at).total_seconds()
             utterances.append(
                 Utterance(

@@ -14,6 +14,7 @@ from urllib.parse import quote
 import pytest
 import soundfile
 
+from archive import jsonl
 from devtools.page import served
 from devtools.sample_lesson import ANNA, ROOM, STUDENT, Recorded, record, school_lesson, sentences
 from devtools.videos import between, draw, music, write_video
@@ -97,6 +98,29 @@ def test_a_lesson_without_text_is_still_one(tmp_path: Path) -> None:
     silent = record(tmp_path, sentences("lecture", 1.0)[:3], texts=False)
     one = answer(export(silent, "--json"))
     assert (one["lines"], one["without_text"], one["files"]) == (3, 3, ["lesson.html", "lesson.json"])
+
+
+def test_languages_that_come_later_or_change_are_exported_in_the_order_of_their_use(tmp_path: Path) -> None:
+    """What is spoken changes in the lesson, a translation starts late, a text lacks its language or is empty."""
+    lesson = record(tmp_path, sentences("lecture", 1.0)[:6], texts=False)
+    texts = [
+        ("en", "One.", {"ar": "واحد."}),
+        ("uk", "Два.", {"ar": "اثنان.", "en": ""}),
+        ("uk", "Три.", {"ar": "ثلاثة.", "zh-Hant": "三。"}),
+        (None, "?", {"zh-Hant": "四。", "en-GB": "Four."}),
+        ("pt-BR", "", {"zh-Hant": "五。"}),
+        ("und", "Hm.", {}),
+    ]
+    for kept, (language, transcript, translations) in zip(lesson.records, texts, strict=True):
+        entry = {"number": kept.number, "file": kept.file, "language": language, "transcript": transcript}
+        jsonl.append(lesson.folder / "texts.jsonl", {**entry, "translations": translations}, sync=False)
+    one = answer(export(lesson, "--json"))
+    assert one["languages"] == ["uk", "en", "und", "ar", "zh-Hant", "en-GB"]
+    assert {f"lesson.{tag}.{kind}" for tag in one["languages"] for kind in ("vtt", "srt", "txt")} <= set(
+        one["files"]
+    )
+    assert "三。" in (lesson.folder / "lesson.zh-Hant.txt").read_text("utf-8")
+    assert [list(line["texts"]) for line in document(lesson.folder)["lines"]][3] == ["zh-Hant", "en-GB"]
 
 
 def test_a_missing_wav_and_a_broken_line_cost_only_themselves(tmp_path: Path) -> None:
@@ -206,6 +230,31 @@ def test_egress_tells_where_the_video_begins(lesson: Recorded, film: Path, tmp_p
     info.write_text(json.dumps({"fileResults": [{"startedAt": str(round(began * 1e9))}]}), encoding="utf-8")
     answer(export(lesson, "--to", str(tmp_path), "--video", str(film), "--egress", str(info), "--json"))
     assert video_times(tmp_path)[0] == pytest.approx(lesson.said[0].at + 42, abs=0.001)
+
+
+def test_a_list_of_egresses_is_taken_and_the_one_that_fits_is_named(
+    lesson: Recorded, film: Path, tmp_path: Path
+) -> None:
+    began = round((ROOM.started_at - timedelta(seconds=42)).timestamp() * 1e9)
+    items = [
+        {
+            "egress_id": f"EG_{hours}",
+            "room_name": room,
+            "Result": {"File": {"started_at": began + hours * 3600 * 10**9}},
+        }
+        for hours, room in ((-24, "math101"), (0, "math101"), (0, "art"), (24, "math101"))
+    ]
+    listed = tmp_path / "list.json"
+    options = ("--to", str(tmp_path), "--video", str(film), "--egress", str(listed))
+    for text in (json.dumps(items), json.dumps({"items": items})):
+        listed.write_text(text, encoding="utf-8")
+        result = export(lesson, *options, "--json")
+        answer(result)
+        assert "The video is that of EG_0 of room math101, from 2025-10-08T13:59:18" in result.err
+        assert video_times(tmp_path)[0] == pytest.approx(lesson.said[0].at + 42, abs=0.001)
+    listed.write_text(json.dumps(items[2:]), encoding="utf-8")
+    result = export(lesson, *options)
+    assert result.code == 2 and "list.json: none of its 2 files was recorded in room math101" in result.err
 
 
 def test_a_playlist_with_dates_needs_nothing_else(lesson: Recorded, tmp_path: Path) -> None:
