@@ -1,18 +1,11 @@
-"""Reads when a LiveKit egress began to record, from the files that egress writes.
-
-Either the JSON of an ``EgressInfo`` or ``FileInfo`` (from the API, a webhook, or the manifest that egress puts beside
-the file: camel case or snake case, nanoseconds as a number or as text), or an HLS playlist with
-``EXT-X-PROGRAM-DATE-TIME``.
-"""
+"""Reads when a video was recorded from an HLS playlist with ``EXT-X-PROGRAM-DATE-TIME``, such as egress writes."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import datetime, timedelta
 
 from core.errors import InputError
 from core.records import parse_utc
@@ -33,49 +26,20 @@ class RecordedSpan:
     """How long it is; infinite if that is not known."""
 
 
-def recorded_spans(text: str) -> list[RecordedSpan]:
-    """Reads from a file that egress wrote when each part of a video was recorded, in order.
+def is_playlist(text: str) -> bool:
+    return text.lstrip("\ufeff").startswith("#EXTM3U")
+
+
+def recorded_spans(playlist: str) -> list[RecordedSpan]:
+    """Reads from an HLS playlist when each part of the video was recorded, in order.
 
     Raises:
-        InputError: the file does not say.
+        InputError: the playlist does not say.
     """
-    if text.lstrip("\ufeff").startswith("#EXTM3U"):
-        found = list(_in_playlist(text))
-        if not found:
-            raise InputError("the playlist has no EXT-X-PROGRAM-DATE-TIME")
-        return found
-    try:
-        info = json.loads(text)
-    except (ValueError, RecursionError):
-        raise InputError("it is neither JSON nor an HLS playlist") from None
-    nanoseconds = _started_at(info)
-    if nanoseconds is None:
-        raise InputError("the JSON has no started_at of an egress file")
-    try:
-        return [RecordedSpan(0.0, datetime.fromtimestamp(nanoseconds / 1e9, UTC), float("inf"))]
-    except (OverflowError, ValueError, OSError):
-        raise InputError("the JSON's started_at is no time in nanoseconds") from None
-
-
-def _started_at(info: Any) -> int | None:
-    """Finds the start of the file in nanoseconds since the epoch; the egress itself begins some seconds earlier."""
-    if not isinstance(info, dict):
-        return None
-    for outer in ("egressInfo", "egress_info"):
-        if isinstance(info.get(outer), dict):
-            return _started_at(info[outer])
-    for results in ("fileResults", "file_results", "segmentResults", "segment_results"):
-        listed = info.get(results)
-        if isinstance(listed, list) and listed:
-            return _started_at(listed[0])
-    for result in ("file", "segments"):
-        if isinstance(info.get(result), dict):
-            return _started_at(info[result])
-    for name in ("startedAt", "started_at"):
-        value = info.get(name)
-        if isinstance(value, (int, str)) and re.fullmatch(r"[1-9]\d{17,18}", str(value)):
-            return int(value)
-    return None
+    found = list(_in_playlist(playlist))
+    if not found:
+        raise InputError("the playlist has no EXT-X-PROGRAM-DATE-TIME")
+    return found
 
 
 def _in_playlist(text: str) -> Iterator[RecordedSpan]:

@@ -14,8 +14,10 @@ from core.records import SAMPLE_RATE, Pcm
 from lesson_tools import console
 from lesson_tools.console import progress, tell
 from lesson_tools.decoding import Recording
-from lesson_tools.export import egress_times, page
+from lesson_tools.export import page
 from lesson_tools.export.alignment import AlignedSpan, Alignment, CannotAlign, Sound, TimeMap
+from lesson_tools.export.egress_info import Wanted, chosen_file, egress_files
+from lesson_tools.export.egress_times import RecordedSpan, is_playlist, recorded_spans
 from lesson_tools.export.sound import loader
 from lesson_tools.export.video_alignment import align
 from lesson_tools.lesson import Lesson
@@ -104,27 +106,30 @@ def _aligned(source: Source, lesson: Lesson) -> Alignment:
     """Aligns in the most reliable way available: by --offset, else by egress' times, else by sound."""
     video, egress_file = source.video, source.egress_file
     if source.offset is not None:
-        return _bounded(Alignment.from_offset(source.offset), video)
+        return replace(Alignment.from_offset(source.offset), video_seconds=_video_seconds(video) or math.inf)
     if egress_file is not None:
-        return _bounded(_by_egress(_side_file(str(egress_file), False), egress_file.name, lesson), video)
+        seconds = _video_seconds(video)
+        alignment = _by_egress(_side_file(str(egress_file), False), egress_file.name, lesson, video, seconds)
+        return replace(alignment, video_seconds=seconds or alignment.video_seconds)
     if video.is_playlist:
         try:
-            return _by_egress(_side_file(video.name, video.is_remote), "the playlist", lesson)
+            return _by_egress(_side_file(video.name, video.is_remote), "the playlist", lesson, video)
         except InputError as without_date:
             tell(f"{without_date}: the lesson is searched by its sound instead")
     return _by_sound(video, lesson)
 
 
-def _bounded(alignment: Alignment, video: Video) -> Alignment:
+def _video_seconds(video: Video) -> float:
+    """Returns the length of a video on this disk; 0 if it is not known."""
     if video.is_remote or video.is_playlist:
-        return alignment
+        return 0.0
     with Recording(video.source) as recording:
-        return replace(alignment, video_seconds=recording.metadata.duration_seconds or math.inf)
+        return recording.metadata.duration_seconds or 0.0
 
 
-def _by_egress(text: str, name: str, lesson: Lesson) -> Alignment:
+def _by_egress(text: str, name: str, lesson: Lesson, video: Video, video_seconds: float = 0.0) -> Alignment:
     try:
-        found = egress_times.recorded_spans(text)
+        found = recorded_spans(text) if is_playlist(text) else [_recorded(text, lesson, video, video_seconds)]
     except InputError as problem:
         raise InputError(f"{name}: {problem}") from None
     spans = []
@@ -132,6 +137,14 @@ def _by_egress(text: str, name: str, lesson: Lesson) -> Alignment:
         began = (one.recorded_at - lesson.started_at).total_seconds()
         spans.append(AlignedSpan(TimeMap(one.video - began), began, began + one.seconds))
     return Alignment(tuple(spans), "egress", max(one.video + one.seconds for one in found))
+
+
+def _recorded(text: str, lesson: Lesson, video: Video, video_seconds: float) -> RecordedSpan:
+    """Reads from egress' JSON when the video was recorded, and says which of its files was taken for it."""
+    wanted = Wanted(lesson.room, lesson.session, lesson.started_at, lesson.seconds, video.name, video_seconds)
+    file = chosen_file(egress_files(text), wanted)
+    tell(f"The video is that of {file}")
+    return RecordedSpan(0.0, file.started_at, math.inf)
 
 
 def _side_file(name: str, is_remote: bool) -> str:
