@@ -1,8 +1,10 @@
-"""Search tokens: words without case, diacritics and spelling variants, as the index stores them and queries use them.
+"""Search tokens: words as the search indexes store them and as queries ask for them.
 
-Arabic is written with and without vowel signs, tatweel and hamza, and its last letter varies (ه for ة, ي for ى): all
-spellings give the same token. Scripts without spaces between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese)
-become pairs of neighbouring characters, so that any part of a sentence can be found.
+A word is one token, in the spelling of :mod:`core.spelling`. A word with hyphens or apostrophes is the tokens of its
+parts, and one token without them (``e``, ``mail``, ``email``). Scripts without spaces between words (Chinese, Japanese,
+Thai, Lao, Khmer, Burmese and others) become pairs of neighbouring characters, so that any part of a sentence can be
+found; so does Korean, whose particles and compounds are written without spaces. For long words of other scripts the
+tokens of :func:`insides` tell what follows within the word.
 """
 
 from __future__ import annotations
@@ -14,30 +16,32 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-VERSION = 1
+from core.spelling import IGNORED, normalized
+
+VERSION = 2
 """The version of these rules. Increase it with every change: an index of another version is rebuilt."""
 
 MAX_WORD_CHARACTERS = 64
-"""Longer words are cut to this."""
+"""Longer words are cut to this; of a query's word not more tokens than this are searched for."""
 
-_IGNORED = (
-    "\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f"  # accents
-    "\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7"  # Hebrew points
-    "\u0610-\u061a\u0640\u064b-\u065f\u0670\u06d6-\u06dc\u06df-\u06e4\u06e7\u06e8\u06ea-\u06ed"  # Arabic signs, tatweel
-    "\u200b-\u200f\u2060\ufeff\u00ad\ufe00-\ufe0f\U000e0100-\U000e01ef"  # invisible joiners and hints
+MIN_HEAD_CHARACTERS, MIN_INSIDE_CHARACTERS = 3, 4
+"""What follows within a word is found behind at least so many characters, if it has at least so many."""
+
+INSIDE = "\u2026"
+"""Marks a token that is only a part of a word. No text has this token."""
+
+_APOSTROPHES = "'`\u00b4\u00b7\u02b9-\u02bf\u05f3\u05f4\u2018\u2019\u201b\u2032\ua78c\uff07"
+_HYPHENS = "\u058a\u05be\u2010-\u2013\u2212\ufe63\uff0d\\-"
+_CONNECTOR = (
+    f"[{_APOSTROPHES}{_HYPHENS}]"
+    '|(?<=[\u05d0-\u05ea])"(?=[\u05d0-\u05ea])'  # as Hebrew abbreviations are typed
 )
 _SPACELESS = (
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai and Lao, Burmese, Khmer
-    "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+    "\u0e00-\u0eff\u1000-\u109f\u1950-\u19ff\u1a20-\u1aaf\u1b00-\u1b7f\ua980-\ua9ff\uaa60-\uaadf"  # South-East Asia
+    "\u1780-\u17ff\U00011700-\U0001174f"  # Khmer, Ahom
+    "\u3005-\u3007\u3040-\u312f\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+    "\ua000-\ua4cf\u1100-\u11ff\u3130-\u318f\uac00-\ud7ff"  # Yi, Korean
 )
-_VARIANTS = str.maketrans(
-    {
-        "أ": "ا", "إ": "ا", "آ": "ا", "ٱ": "ا", "ى": "ي", "ی": "ي", "ئ": "ي", "ؤ": "و", "ة": "ه", "ک": "ك",
-        "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "æ": "ae", "œ": "oe", "ı": "i", "ς": "σ", "ё": "е",
-        "'": "", "\u2019": "", "\u02bc": "",
-    }
-)  # fmt: skip
-
 
 _BLOCKS_WITH_MARKS = (
     range(0x300, 0x3400),
@@ -66,17 +70,23 @@ def _class_of(*categories: str) -> str:
 
 @functools.cache
 def _word() -> re.Pattern[str]:
-    """Matches a run of letters, digits, their combining marks, and apostrophes (which are removed afterwards)."""
-    return re.compile(rf"(?:[^\W_]|[{_class_of('Mn', 'Mc')}{_IGNORED}'\u2019\u02bc])+")
+    """Matches letters, digits and their combining marks, with single hyphens and apostrophes between them."""
+    letters = rf"(?:[^\W_{_APOSTROPHES}]|[{_class_of('Mn', 'Mc')}{IGNORED}])+"
+    return re.compile(f"{letters}(?:(?:{_CONNECTOR}){letters})*")
 
 
-def _pattern(text: str) -> re.Pattern[str]:
-    return _ascii_word if text.isascii() else _word()
+@functools.cache
+def _cluster() -> re.Pattern[str]:
+    """Matches a character with its combining marks."""
+    return re.compile(rf".[{_class_of('Mn', 'Mc')}{IGNORED}]*", re.DOTALL)
 
 
-_ignored = re.compile(f"[{_IGNORED}]+")
+_ascii_word = re.compile(r"[A-Za-z0-9]+(?:['`-][A-Za-z0-9]+)*")
+_connector = re.compile(
+    # Persian's zero-width non-joiner divides a word, that of other scripts only shapes it.
+    f"{_CONNECTOR}|(?<=[\u0600-\u08ff])\u200c+(?=[\u0600-\u08ff])"
+)
 _spaceless = re.compile(f"[{_SPACELESS}]+")
-_ascii_word = re.compile(r"[A-Za-z0-9']+")
 
 
 @dataclass(frozen=True)
@@ -98,73 +108,37 @@ def words(text: str) -> Iterator[TokenizedWord]:
 
 def tokens(text: str) -> list[str]:
     """The tokens of a text for the index, in order."""
-    if text.isascii():
-        found = (word.replace("'", "")[:MAX_WORD_CHARACTERS] for word in _ascii_word.findall(text.lower()))
-        return [word for word in found if word]
-    return [token for found in _word().findall(text) for token in _tokens_of(found)]
+    return [token for found in _pattern(text).findall(text) for token in _tokens_of(found)]
 
 
-def searchable(text: str) -> set[str]:
-    """Every token under which a text can be found, for a database that does not keep the order of tokens."""
-    found = set(tokens(text))
-    single = {character for token in found if _spaceless.match(token) for character in token}
-    return found | single | {without_article(token) for token in found}
-
-
-def question(text: str) -> list[tuple[str, ...]]:
-    """The words of a query, each as a sequence of adjacent tokens.
-
-    There are no operators: every character is searched for as it is. A single character of a script without spaces
-    becomes a prefix of pairs, written with ``*`` at its end.
-    """
-    asked: list[tuple[str, ...]] = []
+def parts(text: str) -> Iterator[tuple[str, ...]]:
+    """The words of a text, each as its parts between hyphens and apostrophes, normalized."""
     for found in _pattern(text).findall(text):
-        for run in _runs(normalized(found)):
-            if not _spaceless.match(run):
-                asked.append((run[:MAX_WORD_CHARACTERS],))
-            elif len(run) == 1:
-                asked.append((f"{run}*",))
-            else:
-                asked.append(tuple(_pairs(run)))
-    return asked
+        if some := _parts(found):
+            yield some
 
 
-_ARTICLE = re.compile(r"[وفبك]?ال(?=\w{3})|لل(?=\w{3})")
-
-
-def without_article(token: str) -> str:
-    """An Arabic word without the article and attached particles; any other word unchanged."""
-    return token if token.isascii() else _ARTICLE.sub("", token, count=1) if _ARTICLE.match(token) else token
+def searchable(text: str) -> list[str]:
+    """Every token under which a text can be found, once each, for a database that does not keep the order of tokens."""
+    whole = dict.fromkeys(tokens(text))
+    return list(dict.fromkeys(itertools.chain(whole, *map(insides, whole))))
 
 
 @functools.lru_cache(maxsize=65_536)
-def normalized(word: str) -> str:
-    """A word in lower case, without diacritics, apostrophes and spelling variants."""
-    if word.isascii():
-        return word.lower().replace("'", "")
-    plain = _ignored.sub("", unicodedata.normalize("NFKD", word.casefold()))
-    plain = unicodedata.normalize("NFC", plain).translate(_VARIANTS)
-    return "".join(_digit(character) for character in plain)
+def insides(token: str) -> tuple[str, ...]:
+    """Marked tokens for all that may follow within a long word: ``…schule`` and others for ``grundschule``."""
+    if len(token) < MIN_HEAD_CHARACTERS + MIN_INSIDE_CHARACTERS or token.isdecimal() or is_spaceless(token):
+        return ()
+    starts = range(MIN_HEAD_CHARACTERS, len(token) - MIN_INSIDE_CHARACTERS + 1)
+    return tuple(INSIDE + token[start:] for start in starts if unicodedata.category(token[start])[0] != "M")
 
 
-def _digit(character: str) -> str:
-    """The ASCII form of a digit of any script (``1`` for ١ and १); other characters unchanged."""
-    value = unicodedata.decimal(character, None)
-    return character if value is None else str(value)
+def is_spaceless(token: str) -> bool:
+    """Whether a token, or a run of :func:`runs`, is of a script that is indexed in pairs of characters."""
+    return _spaceless.match(token) is not None
 
 
-@functools.lru_cache(maxsize=65_536)
-def _tokens_of(word: str) -> tuple[str, ...]:
-    found: list[str] = []
-    for run in _runs(normalized(word)):
-        if _spaceless.match(run):
-            found += [*_pairs(run), run[-1]]
-        else:
-            found.append(run[:MAX_WORD_CHARACTERS])
-    return tuple(found)
-
-
-def _runs(normal: str) -> Iterator[str]:
+def runs(normal: str) -> Iterator[str]:
     """Splits a normalized word into runs of scripts with spaces and of scripts without."""
     position = 0
     for found in _spaceless.finditer(normal):
@@ -176,5 +150,42 @@ def _runs(normal: str) -> Iterator[str]:
         yield normal[position:]
 
 
-def _pairs(run: str) -> list[str]:
-    return [run[index : index + 2] for index in range(len(run) - 1)]
+def pairs(run: str) -> tuple[str, ...]:
+    """The pairs of neighbouring characters of a run."""
+    return tuple(run[index : index + 2] for index in range(len(run) - 1))
+
+
+def places(text: str, wanted: str) -> Iterator[tuple[int, int]]:
+    """Where a normalized string is in a text."""
+    normal, origins = "", list[int]()
+    for cluster in _cluster().finditer(text):
+        plain = normalized(cluster[0])
+        normal += plain
+        origins += [cluster.start()] * len(plain)
+    origins.append(len(text))
+    at = normal.find(wanted)
+    while at >= 0:
+        yield origins[at], origins[at + len(wanted)]
+        at = normal.find(wanted, at + len(wanted))
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    return _ascii_word if text.isascii() else _word()
+
+
+def _parts(word: str) -> tuple[str, ...]:
+    return tuple(filter(None, map(normalized, _connector.split(word))))
+
+
+@functools.lru_cache(maxsize=65_536)
+def _tokens_of(word: str) -> tuple[str, ...]:
+    found: list[str] = []
+    all_parts = _parts(word)
+    for run in itertools.chain.from_iterable(map(runs, all_parts)):
+        if is_spaceless(run):
+            found += [*pairs(run), run[-1]]
+        else:
+            found.append(run[:MAX_WORD_CHARACTERS])
+    if len(all_parts) > 1 and not any(map(_spaceless.search, all_parts)):
+        found.append("".join(all_parts)[:MAX_WORD_CHARACTERS])
+    return tuple(found)

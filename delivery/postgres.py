@@ -21,6 +21,7 @@ from core.records import EndReason, SegmentRecord, TextRecord
 from delivery.items import AudioItem, Item, ListsItem, Selection, TextItem, audio_bytes
 from delivery.postgres_connections import Connections
 from delivery.postgres_schema import apply_migrations
+from delivery.postgres_words import renew_batch, search_words
 
 _NAMESPACE = uuid.UUID("6f1b0d1c-6d0e-4a53-9b43-0c4f7f0f5e11")
 
@@ -34,10 +35,10 @@ _ADD_SEGMENT = (
     f"INSERT INTO audio_segments ({_COLUMNS}) VALUES ({', '.join(['%b'] * 21)}) ON CONFLICT DO NOTHING"
 )
 _ADD_TEXT = """
-    INSERT INTO segment_texts (segment_id, language, text, is_transcript, model, tokens)
-    VALUES (%s, %s, %s, %s, %s, %s)
+    INSERT INTO segment_texts (segment_id, language, text, is_transcript, model, words, words_version)
+    VALUES (%s, %s, %s, %s, %s, array_to_tsvector(%s::text[]), %s)
     ON CONFLICT (segment_id, language) DO UPDATE
-    SET text = excluded.text, model = excluded.model, tokens = excluded.tokens
+    SET text = excluded.text, model = excluded.model, words = excluded.words, words_version = excluded.words_version
     WHERE segment_texts.text IS DISTINCT FROM excluded.text
 """
 _CHOSEN = """
@@ -92,8 +93,8 @@ class PostgresTarget:
         if not item.text.is_audio_kept:
             await self._connections.execute(_ADD_SEGMENT, _row(item.folder.name, item.record, None))
         for language, text, is_transcript in _texts(item.text):
-            model, tokens = _storable(item.text.model), sorted(search_tokens.searchable(text))
-            values = (segment_id, language, text, is_transcript, model, tokens)
+            model, words = _storable(item.text.model), search_words(text)
+            values = (segment_id, language, text, is_transcript, model, words, search_tokens.VERSION)
             await self._connections.execute(_ADD_TEXT, values)
 
     async def _try_insert(self) -> None:
@@ -141,6 +142,20 @@ class PostgresTarget:
     async def _migrate(self, role: str, may_remove: bool) -> list[int]:
         async with self._connections.connection() as connection:
             return await apply_migrations(connection, role, may_remove=may_remove)
+
+    async def renew_words(self) -> int:
+        """Makes the search words anew of texts that were delivered under other rules; returns how many there were.
+
+        It can be interrupted and repeated.
+        """
+        count, last = 0, None
+        while keys := await self._connections.run(self._renew_batch(last)):
+            count, last = count + len(keys), keys[-1]
+        return count
+
+    async def _renew_batch(self, last: tuple[Any, str] | None) -> list[tuple[Any, str]]:
+        async with self._connections.connection() as connection:
+            return await renew_batch(connection, last)
 
     async def aclose(self) -> None:
         """Closes the connections. Idempotent."""

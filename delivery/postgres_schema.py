@@ -51,6 +51,14 @@ MIGRATIONS = (
     CREATE INDEX segment_texts_by_token ON segment_texts USING gin (tokens);
     ALTER TABLE segment_texts ENABLE ROW LEVEL SECURITY;
     """,
+    # Unlike an array's, the index over a tsvector finds the beginnings of words. Empty until the words are renewed.
+    """
+    ALTER TABLE segment_texts
+        DROP COLUMN tokens,
+        ADD COLUMN words tsvector,
+        ADD COLUMN words_version smallint NOT NULL DEFAULT 0;
+    CREATE INDEX segment_texts_by_word ON segment_texts USING gin (words);
+    """,
 )
 """The migrations in their order; one that has been released is never changed."""
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,6 +25,9 @@ from delivery.service import DeliveryService, kind_of
 from delivery.targets import open_targets
 from lesson_tools import console
 from lesson_tools.console import TROUBLE, AsJson, progress, say, say_json, tell
+
+if TYPE_CHECKING:
+    from delivery.postgres import PostgresTarget
 
 PROGRESS_SECONDS = 0.2
 MAX_LINK_MINUTES = 7 * 24 * 60
@@ -46,7 +49,7 @@ def migrate(
 ) -> None:
     """Creates the tables in DATABASE_URL, or brings them up to date. Run it as their owner.
 
-    The worker never does this by itself. It can be repeated; either all of it happens or nothing.
+    The worker never does this by itself. It can be repeated.
     """
     from delivery.postgres import PostgresTarget
 
@@ -57,16 +60,18 @@ def migrate(
         )
     if may_remove and not grant:
         raise InputError("--may-remove needs --grant ROLE")
-    applied = console.run(_migrate(PostgresTarget(settings.database_url), grant, may_remove))
+    applied, renewed = console.run(_migrate(PostgresTarget(settings.database_url), grant, may_remove))
     say(f"Migrations applied: {', '.join(map(str, applied))}" if applied else "The tables are up to date")
+    if renewed:
+        say(f"The search words of {console.counted(renewed, 'text')} are renewed")
     if grant:
         say(f"{grant} has the rights that the worker needs")
 
 
-async def _migrate(target: Any, grant: str, may_remove: bool) -> list[int]:
+async def _migrate(target: PostgresTarget, grant: str, may_remove: bool) -> tuple[list[int], int]:
+    """Returns the migrations that were applied, and how many texts have new search words."""
     try:
-        applied: list[int] = await target.migrate(grant, may_remove=may_remove)
-        return applied
+        return await target.migrate(grant, may_remove=may_remove), await target.renew_words()
     finally:
         await target.aclose()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
@@ -12,20 +12,18 @@ import typer
 
 from archive.rooms import Archive
 from config import Settings
-from core import search_tokens
 from core.errors import InputError
-from core.language_tags import is_same_language, language_tag
+from core.language_tags import language_tag
 from core.logs import printable
 from core.records import parse_utc
 from lesson_tools import console
 from lesson_tools.console import AsJson, progress, say, say_json, tell
-from search.index import SearchIndex, Segment, Step
+from search.index import SearchIndex
+from search.query import QueryWord, Step, query_words, steps
+from search.ranking import Rank, Segment, best_text, marks
 
 if TYPE_CHECKING:
     from search.postgres import PostgresIndex
-
-MIN_PREFIX = 3
-"""If a word finds too few segments, words that begin with it are found, too; not if it is shorter than this."""
 
 SNIPPET_CHARACTERS = 160
 MAX_WORDS = 32
@@ -46,7 +44,7 @@ class Hit:
 class Index(Protocol):
     """Finds segments: the index on disk, or a database."""
 
-    def matches(self, step: Step, folders: Sequence[str] = ()) -> list[Segment]: ...
+    def matches(self, step: Step, folders: Sequence[str] = (), language: str = "") -> list[Segment]: ...
 
 
 def search(
@@ -135,75 +133,30 @@ def find(
     Raises:
         InputError: it has no word.
     """
-    asked = search_tokens.question(question)[:MAX_WORDS]
-    if not asked:
+    words = query_words(question)[:MAX_WORDS]
+    if not words:
         raise InputError(f"{question!r} has no word to search for")
-    found: dict[tuple[str, str], Segment] = {}
+    seen: set[tuple[str, str]] = set()
     ranked: list[tuple[Rank, str, Segment]] = []
-    for step in _steps(asked):
-        found.update({(one.folder, one.file): one for one in index.matches(step, folders)})
-        ranked = [(*_best(one, asked, language), one) for one in found.values()]
-        ranked = [item for item in ranked if item[1]]
+    for step in steps(words):
+        for segment in index.matches(step, folders, language):
+            best = best_text(segment, words, language) if (segment.folder, segment.file) not in seen else None
+            seen.add((segment.folder, segment.file))
+            if best is not None:
+                ranked.append((*best, segment))
         if len(ranked) >= most:
             break
     ranked.sort(key=lambda item: (item[0], item[2].start), reverse=True)
-    return [_hit(one, tag, asked) for _, tag, one in ranked[:most]]
-
-
-def _steps(asked: Sequence[tuple[str, ...]]) -> Iterator[Step]:
-    """Yields steps from strict to lenient: words adjacent, words anywhere, last word as a prefix."""
-    words = tuple(asked)
-    if len(words) > 1 and not any(word[-1].endswith("*") for word in words):
-        yield Step(words, are_adjacent=True)
-    yield Step(words)
-    last = words[-1]
-    if len(last) == 1 and len(last[0]) >= MIN_PREFIX and not last[0].endswith("*"):
-        yield Step(words, is_last_a_prefix=True)
-
-
-Rank = tuple[int, int, float]
-
-
-def _best(segment: Segment, asked: Sequence[tuple[str, ...]], language: str) -> tuple[Rank, str]:
-    """Ranks a segment, and picks its best language; empty if the wanted language does not match."""
-    tokens = segment.tokens or {
-        tag: " ".join(search_tokens.tokens(text)) for tag, text in segment.texts.items()
-    }
-    ranks = [(_rank(line, asked, tag == segment.spoken), tag) for tag, line in tokens.items()]
-    if language:
-        ranks = [one for one in ranks if is_same_language(one[1], language) and one[0][0] == len(asked)]
-    return max(ranks, default=((0, 0, 0.0), ""))
-
-
-def _rank(tokens: str, asked: Sequence[tuple[str, ...]], is_spoken: bool) -> Rank:
-    """Ranks one text: how many of the words it has; whether they are adjacent; their share of the text."""
-    line = bare = f" {tokens} "
-    needles = [_needle(word) for word in asked]
-    if not "".join(needles).isascii() and not line.isascii():
-        bare = f" {' '.join(map(search_tokens.without_article, tokens.split(' ')))} "
-    counts = [line.count(needle) or bare.count(needle) for needle in needles]
-    begun = [
-        count or line.count(f" {word[0].rstrip('*')}") for count, word in zip(counts, asked, strict=True)
-    ]
-    together = f" {' '.join(token for word in asked for token in word)} " in line
-    length = max(8, line.count(" ") - 1)
-    return sum(map(bool, begun)), together + sum(map(bool, counts)), is_spoken * 0.01 + sum(begun) / length
-
-
-def _needle(word: tuple[str, ...]) -> str:
-    if word[-1].endswith("*"):
-        return f" {word[-1][:-1]}"
-    bare = search_tokens.without_article(word[0])
-    return f" {' '.join(word)} " if bare == word[0] else f" {bare} "
+    return [_hit(segment, tag, words) for _, tag, segment in ranked[:most]]
 
 
 # --- output ---
 
 
-def _hit(segment: Segment, language: str, asked: Sequence[tuple[str, ...]]) -> Hit:
+def _hit(segment: Segment, language: str, words: Sequence[QueryWord]) -> Hit:
     text = segment.texts[language]
-    marks = list(_marks(text, asked))
-    first = marks[0][0] if marks else 0
+    found = marks(text, words)
+    first = found[0][0] if found else 0
     start = (
         0
         if len(text) <= SNIPPET_CHARACTERS
@@ -212,30 +165,8 @@ def _hit(segment: Segment, language: str, asked: Sequence[tuple[str, ...]]) -> H
     end = min(len(text), start + SNIPPET_CHARACTERS)
     before, after = "… " if start else "", " …" if end < len(text) else ""
     shift = len(before) - start
-    inside = tuple((one + shift, two + shift) for one, two in marks if start <= one and two <= end)
+    inside = tuple((one + shift, two + shift) for one, two in found if start <= one and two <= end)
     return Hit(segment, language, before + text[start:end] + after, inside)
-
-
-def _marks(text: str, asked: Sequence[tuple[str, ...]]) -> Iterator[tuple[int, int]]:
-    """Yields where the words of the question are in a text."""
-    wanted = {
-        search_tokens.without_article(word[0]) for word in asked if len(word) == 1 and word[0][-1] != "*"
-    }
-    parts = [_joined(word) for word in asked if len(word) > 1 or len(word[0]) <= 2]
-    for word in search_tokens.words(text):
-        if len(word.tokens) == 1:
-            token = search_tokens.without_article(word.tokens[0])
-            if token in wanted or any(token.startswith(one) for one in wanted if len(one) >= MIN_PREFIX):
-                yield word.start, word.end
-        else:
-            piece = text[word.start : word.end]
-            places = [(piece.find(part), len(part)) for part in parts if part in piece]
-            yield from sorted((word.start + at, word.start + at + length) for at, length in places)
-
-
-def _joined(pairs: tuple[str, ...]) -> str:
-    """Joins token pairs to the characters they were made of."""
-    return pairs[0].rstrip("*") + "".join(pair[-1] for pair in pairs[1:])
 
 
 def _say_hit(hit: Hit, settings: Settings) -> None:

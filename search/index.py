@@ -16,8 +16,7 @@ import json
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +28,15 @@ from archive.texts import Texts
 from archive.tombstones import is_being_erased
 from core import notify, search_tokens
 from core.errors import StorageError
-from search.rows import FolderRows
+from core.language_tags import is_same_language
+from search.query import Phrase, Step
+from search.ranking import Segment
+from search.rows import PLACES, FolderRows
 
 logger = logging.getLogger("recorder")
 
 INDEX = ".search.sqlite"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 BUSY_SECONDS = 30.0
 BATCH_LINES = 5_000
 """Lines in one transaction. A kill loses at most this much work, and other processes wait for it."""
@@ -45,7 +47,7 @@ CANDIDATES = 200
 SETTLE_SECONDS = 2.0
 """The worker waits this long after a text, to index several together."""
 
-_SCHEMA = """
+_SCHEMA = f"""
 CREATE TABLE folder (
     id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,
     manifest_bytes INTEGER NOT NULL DEFAULT 0, manifest_digest TEXT NOT NULL DEFAULT '',
@@ -55,64 +57,12 @@ CREATE TABLE folder (
 CREATE TABLE segment (
     id INTEGER PRIMARY KEY, folder INTEGER NOT NULL, number INTEGER NOT NULL, file TEXT NOT NULL,
     start TEXT NOT NULL, duration REAL NOT NULL, room TEXT NOT NULL, room_sid TEXT NOT NULL,
-    identity TEXT NOT NULL, name TEXT NOT NULL, spoken TEXT, texts TEXT, folded TEXT
+    identity TEXT NOT NULL, name TEXT NOT NULL, spoken TEXT, texts TEXT, tokens TEXT
 );
 CREATE INDEX segment_by_number ON segment (folder, number);
-CREATE VIRTUAL TABLE words USING fts5(tokens, content='', tokenize='ascii', columnsize=0);
+CREATE TABLE language (tag TEXT PRIMARY KEY, place INTEGER NOT NULL);
+CREATE VIRTUAL TABLE words USING fts5({", ".join(PLACES)}, content='', tokenize='ascii', columnsize=0);
 """
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A segment with its texts, as the index has it."""
-
-    folder: str
-    number: int
-    file: str
-    start: str
-    """UTC, ISO 8601."""
-    duration_seconds: float
-    room: str
-    room_sid: str
-    participant_identity: str
-    participant_name: str
-    spoken: str | None
-    texts: Mapping[str, str]
-    """By language."""
-    tokens: Mapping[str, str] = field(default_factory=dict)
-    """The tokens of each, separated by spaces; empty if they are not stored."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One query: each word as its consecutive tokens (see :func:`core.search_tokens.question`)."""
-
-    words: tuple[tuple[str, ...], ...]
-    are_adjacent: bool = False
-    """The words must be adjacent."""
-    is_last_a_prefix: bool = False
-    """The last word is a prefix."""
-
-    @property
-    def expression(self) -> str:
-        """The query in FTS5's syntax. Tokens are quoted, so none is an operator, and no token contains a quote."""
-        if self.are_adjacent:
-            return _phrase(token for word in self.words for token in word)
-        every = [_any_form(word) for word in self.words]
-        if self.is_last_a_prefix:
-            every[-1] = f"{_phrase(self.words[-1])} *"
-        return " AND ".join(every)
-
-
-def _phrase(tokens: Iterable[str]) -> str:
-    return f'"{" ".join(tokens)}"'
-
-
-def _any_form(word: tuple[str, ...]) -> str:
-    if word[-1].endswith("*"):
-        return f"{_phrase([word[-1][:-1]])} *"
-    bare = search_tokens.without_article(word[0])
-    return _phrase(word) if bare == word[0] else f"({_phrase(word)} OR {_phrase([bare])})"
 
 
 class SearchIndex:
@@ -261,27 +211,41 @@ class SearchIndex:
 
     # Searching.
 
-    def matches(self, step: Step, folders: Sequence[str] = ()) -> list[Segment]:
-        """Finds the newest segments that have the words, newest first; only in these folders if named.
+    def matches(self, step: Step, folders: Sequence[str] = (), language: str = "") -> list[Segment]:
+        """Finds the newest segments that have the words, newest first; in these folders and this language if named.
 
         Raises:
             StorageError: the index cannot be read.
         """
-        where, values = "", list[object]()
-        if folders:
-            where = f"AND folder.name IN ({', '.join('?' * len(folders))})"
-            values += folders
+        where = f"AND folder.name IN ({', '.join('?' * len(folders))})" if folders else ""
         try:
+            expression = self._expression(step, language)
+            if not expression:
+                return []
             rows = self._database.execute(
                 "SELECT folder.name, number, file, start, duration, room, room_sid, identity, segment.name, "
-                "spoken, texts, folded FROM words JOIN segment ON segment.id = words.rowid "
+                "spoken, texts, tokens FROM words JOIN segment ON segment.id = words.rowid "
                 f"JOIN folder ON folder.id = segment.folder WHERE words MATCH ? {where} "
                 "ORDER BY words.rowid DESC LIMIT ?",
-                [step.expression, *values, CANDIDATES],
+                [expression, *folders, CANDIDATES],
             ).fetchall()
         except sqlite3.Error as error:
             raise StorageError(f"{self._path} cannot be read: {error}") from None
         return [_segment(row) for row in rows]
+
+    def _expression(self, step: Step, language: str) -> str:
+        """The search in FTS5's syntax; empty if there is no text in the language."""
+        every = " AND ".join(f"({' OR '.join(map(_phrase, phrases))})" for phrases in step)
+        if not language:
+            return every
+        known = self._database.execute("SELECT tag, place FROM language").fetchall()
+        places = sorted({place for tag, place in known if is_same_language(tag, language)})
+        return " OR ".join(f"({PLACES[place]} : ({every}))" for place in places)
+
+
+def _phrase(phrase: Phrase) -> str:
+    """A phrase in FTS5's syntax. It is quoted, so no token is an operator, and no token contains a quote."""
+    return f'"{" ".join(phrase.tokens)}"{" *" if phrase.is_beginning else ""}'
 
 
 def _segment(row: Sequence[Any]) -> Segment:

@@ -1,7 +1,7 @@
 """Search in Postgres, over what all workers have delivered.
 
 The worker delivers the tokens of each text with it (core/search_tokens.py), so the database tokenises nothing and
-needs no extension: an index over arrays finds the segments, and ``lesson_tools.search`` ranks them.
+needs no extension: an index over them finds the segments, and ``lesson_tools.search`` ranks them.
 """
 
 from __future__ import annotations
@@ -9,24 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from core import search_tokens
 from core.records import format_utc
 from delivery.postgres_connections import CONNECT_SECONDS
 from delivery.postgres_errors import classify_error
-from search.index import CANDIDATES, Segment, Step
+from search.index import CANDIDATES
+from search.query import Phrase, Step
+from search.ranking import Segment
 
 STATEMENT_SECONDS = 30
 
 _FIND = """
     WITH found AS (
         SELECT id FROM audio_segments
-        WHERE id IN (
-            SELECT segment_id FROM segment_texts
-            WHERE tokens @> %(tokens)s::text[]
-            AND (%(prefix)s::text = '' OR EXISTS (
-                SELECT FROM unnest(tokens) AS token WHERE starts_with(token, %(prefix)s)
-            ))
-        )
+        WHERE id IN ({words})
         AND (cardinality(%(rooms)s::text[]) = 0 OR room_id = ANY(%(rooms)s) OR folder = ANY(%(rooms)s))
         ORDER BY started_at DESC
         LIMIT %(most)s
@@ -36,6 +31,11 @@ _FIND = """
     FROM found JOIN audio_segments USING (id) JOIN segment_texts ON segment_id = id
     GROUP BY audio_segments.id
     ORDER BY started_at DESC
+"""
+_WITH_WORDS = "SELECT segment_id FROM segment_texts WHERE words @@ %({name})s::tsquery"
+_IN_LANGUAGE = """
+    AND (lower(language) = %(language)s OR starts_with(lower(language), %(language)s || '-')
+        OR starts_with(%(language)s, lower(language) || '-'))
 """
 
 
@@ -66,25 +66,40 @@ class PostgresIndex:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def matches(self, step: Step, folders: Sequence[str] = ()) -> list[Segment]:
-        """Finds the newest segments that have the words, newest first; only in these rooms or folders if named."""
+    def matches(self, step: Step, folders: Sequence[str] = (), language: str = "") -> list[Segment]:
+        """Finds the newest segments that have the words, newest first; only in these rooms or folders and this language
+        if named."""
         import psycopg
 
-        words = step.words[:-1] if step.is_last_a_prefix else step.words
-        prefix = step.words[-1][0] if step.is_last_a_prefix else ""
+        queries = [" | ".join(map(_phrase, phrases)) for phrases in step]
+        if language:  # one text must have them all
+            queries = [" & ".join(f"({query})" for query in queries)]
+        names = [f"words{number}" for number in range(len(queries))]
+        wanted = " INTERSECT ".join(
+            _WITH_WORDS.format(name=name) + (_IN_LANGUAGE if language else "") for name in names
+        )
         values = {
-            "tokens": [search_tokens.without_article(token.rstrip("*")) for word in words for token in word],
-            "prefix": prefix,
+            **dict(zip(names, queries, strict=True)),
+            "language": language.casefold(),
             "rooms": [folder.replace("\0", "") for folder in folders],
             "most": CANDIDATES,
         }
         try:
             with self._connection.transaction():
                 self._connection.execute(f"SET LOCAL statement_timeout = '{STATEMENT_SECONDS}s'")
-                rows = self._connection.execute(_FIND, values).fetchall()
+                rows = self._connection.execute(_FIND.format(words=wanted), values).fetchall()
         except psycopg.Error as error:
             raise _named(error) from None
         return [_segment(row) for row in rows]
+
+
+def _phrase(phrase: Phrase) -> str:
+    """A phrase as a tsquery. The order of tokens is not stored: ``lesson_tools.search`` verifies it.
+
+    Tokens are quoted, so none is an operator, and no token contains a quote or a backslash.
+    """
+    last = ":*" if phrase.is_beginning else ""
+    return "(" + " & ".join(f"'{token}'" for token in phrase.tokens) + last + ")"
 
 
 def _named(error: Any) -> Exception:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping
@@ -13,10 +14,11 @@ from archive.texts import Text, Texts, entry_in, file_in, text_of_entry
 from core import search_tokens
 from core.records import SegmentRecord
 
-BETWEEN = "\u2016"
-"""A token that no text has. It separates the languages of a segment, so that no phrase matches across them."""
+PLACES = tuple(f"language{place}" for place in range(64))
+"""The columns of the words, one for each language in the order in which they come; further ones share the last."""
 
 _ROWS_PER_MILLISECOND = 4096
+_INTO = f"(words, rowid, {', '.join(PLACES)}) VALUES (?, ?{', ?' * len(PLACES)})"
 
 
 class FolderRows:
@@ -30,6 +32,7 @@ class FolderRows:
             (name,),
         ).fetchone()
         self.manifest, self.texts = Bookmark(*marks[:2]), Bookmark(*marks[2:])
+        self._places: dict[str, int] = {}
 
     def mark(self, which: str, bookmark: Bookmark) -> None:
         self._database.execute(
@@ -40,7 +43,7 @@ class FolderRows:
     def forget(self) -> None:
         """Removes all of the folder's segments."""
         rows = self._database.execute(
-            "SELECT id, folded FROM segment WHERE folder = ?", (self.id,)
+            "SELECT id, tokens FROM segment WHERE folder = ?", (self.id,)
         ).fetchall()
         for row, tokens in rows:
             if tokens is not None:
@@ -94,7 +97,7 @@ class FolderRows:
         if not -(2**63) <= number < 2**63:
             return None
         rows: list[tuple[int, str, str | None]] = self._database.execute(
-            "SELECT id, file, folded FROM segment WHERE folder = ? AND number = ? ORDER BY id",
+            "SELECT id, file, tokens FROM segment WHERE folder = ? AND number = ? ORDER BY id",
             (self.id, number),
         ).fetchall()
         if file is None and len({row[1] for row in rows}) > 1:
@@ -113,29 +116,32 @@ class FolderRows:
         texts = dict(text.by_language)
         tokens = {tag: " ".join(search_tokens.tokens(words)) for tag, words in texts.items()}
         self._database.execute(
-            "UPDATE segment SET spoken = ?, texts = ?, folded = ? WHERE id = ?",
+            "UPDATE segment SET spoken = ?, texts = ?, tokens = ? WHERE id = ?",
             (text.spoken, _json(texts), _json(tokens), row),
         )
         if texts:
-            self._database.execute(
-                "INSERT INTO words (rowid, tokens) VALUES (?, ?)", (row, index_tokens(tokens))
-            )
+            self._database.execute(f"INSERT INTO words {_INTO}", (None, row, *self._columns(tokens)))
 
     def _unlist(self, row: int, tokens: Mapping[str, str]) -> None:
         """Removes a row; FTS5 needs the old tokens for it, as the table stores no content."""
-        self._database.execute(
-            "INSERT INTO words (words, rowid, tokens) VALUES ('delete', ?, ?)", (row, index_tokens(tokens))
-        )
+        self._database.execute(f"INSERT INTO words {_INTO}", ("delete", row, *self._columns(tokens)))
 
+    def _columns(self, tokens: Mapping[str, str]) -> list[str | None]:
+        """The words of each column: a text's tokens, then those of what is within its words."""
+        columns: list[str | None] = [None] * len(PLACES)
+        for tag, line in tokens.items():
+            inside = itertools.chain.from_iterable(map(search_tokens.insides, line.split(" ")))
+            place = self._place(tag)
+            columns[place] = " ".join([*filter(None, (columns[place], line)), *inside])
+        return columns
 
-def index_tokens(tokens: Mapping[str, str]) -> str:
-    """Joins all tokens of a segment, languages separated; Arabic words follow again without their article."""
-    parts = []
-    for line in tokens.values():
-        found = line.split(" ")
-        bare = [short for token in found if (short := search_tokens.without_article(token)) != token]
-        parts += [*found, BETWEEN, *bare, BETWEEN]
-    return " ".join(parts)
+    def _place(self, tag: str) -> int:
+        if tag not in self._places:
+            self._places = dict(self._database.execute("SELECT tag, place FROM language"))
+        if tag not in self._places:
+            place = self._places[tag] = min(len(self._places), len(PLACES) - 1)
+            self._database.execute("INSERT INTO language (tag, place) VALUES (?, ?)", (tag, place))
+        return self._places[tag]
 
 
 def _json(texts: Mapping[str, str]) -> str | None:

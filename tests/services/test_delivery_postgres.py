@@ -120,7 +120,7 @@ async def test_tables_are_never_made_silently(
     assert "run `python lessons.py migrate`" in caplog.text
     assert DeliveryLog(tmp_path / "math101").refused() == {}
     target = PostgresTarget(empty_database.url())
-    assert await target.migrate() == [1]
+    assert await target.migrate() == [1, 2]
     assert await target.migrate() == []
     await target.aclose()
     assert await deliver(settings)

@@ -22,7 +22,7 @@ from search import index as search_index
 from search.index import INDEX, FreshIndex, SearchIndex
 from storage import RoomFolder
 from support.commands import run
-from support.search_texts import TEXTS, note, numbers, speak
+from support.search_texts import KINDS, TEXTS, note, numbers, speak
 
 
 @pytest.fixture
@@ -80,6 +80,29 @@ def test_what_was_said_is_found_however_it_is_typed(
     assert hit.marks, "the words are marked"
 
 
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SearchIndex]:
+    """An index of one text of each kind, in their order."""
+    output_dir = tmp_path_factory.mktemp("kinds")
+    folder = open_room(output_dir)
+    for number, (language, text, _, _) in enumerate(KINDS.values()):
+        speak(folder, number * 10, {language: text})
+    with SearchIndex(output_dir) as index:
+        index.refresh(index.stale())
+        yield index
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_writing_is_found_within_words_and_in_its_spellings(kinds: SearchIndex, kind: str) -> None:
+    number, (language, _, questions, others) = list(KINDS).index(kind) + 1, KINDS[kind]
+    for question in questions:
+        hits = {hit.segment.number: hit for hit in find(kinds, question)}
+        assert number in hits, question
+        assert hits[number].marks, question
+        assert number in numbers(find(kinds, question, language=language)), question
+    assert not [question for question in others if number in numbers(find(kinds, question))]
+
+
 def test_the_words_are_marked_where_they_stand(index: SearchIndex) -> None:
     def marked(question: str) -> list[str]:
         (hit,) = find(index, question)
@@ -89,6 +112,9 @@ def test_the_words_are_marked_where_they_stand(index: SearchIndex) -> None:
     assert marked("مدرسه") == ["المَدْرَسَةُ"]
     assert marked("東京タワー") == ["東京タワー"]
     assert marked("ไทย") == ["ไทย"]
+    assert marked("이") == ["이"]
+    assert marked("synthesis") == ["Photosynthesis"]
+    assert marked("dont quote") == ["Don't", "quoted"]
 
 
 def test_the_best_comes_first(index: SearchIndex, room: RoomFolder) -> None:
