@@ -20,7 +20,7 @@ from lesson_tools import console
 from lesson_tools.console import AsJson, progress, say, say_json, tell
 from search.index import SearchIndex
 from search.query import QueryWord, Step, query_words, steps
-from search.ranking import Rank, Segment, best_text, marks
+from search.ranking import Rank, Ranking, Segment, marks
 
 if TYPE_CHECKING:
     from search.postgres import PostgresIndex
@@ -136,13 +136,14 @@ def find(
     words = query_words(question)[:MAX_WORDS]
     if not words:
         raise InputError(f"{question!r} has no word to search for")
-    seen: set[tuple[str, str]] = set()
+    ranking, seen = Ranking(words, language), set[tuple[str, str]]()
     ranked: list[tuple[Rank, str, Segment]] = []
     for step in steps(words):
         for segment in index.matches(step, folders, language):
-            best = best_text(segment, words, language) if (segment.folder, segment.file) not in seen else None
-            seen.add((segment.folder, segment.file))
-            if best is not None:
+            if (key := (segment.folder, segment.file)) in seen:
+                continue
+            seen.add(key)
+            if best := ranking.best_text(segment):
                 ranked.append((*best, segment))
         if len(ranked) >= most:
             break

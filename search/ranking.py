@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from core import search_tokens
 from core.language_tags import is_same_language
@@ -34,70 +35,75 @@ class Segment:
     """The tokens of each, separated by spaces; empty if they are not stored."""
 
 
-@dataclass(frozen=True, order=True)
-class Rank:
+class Rank(NamedTuple):
     """How well a text matches; the greater, the better."""
 
-    found: int = 0
+    found: int
     """How many words of the query it has."""
-    exact: int = 0
+    exact: int
     """How many of them are whole words; one more if all are adjacent."""
-    beginnings: int = 0
+    beginnings: int
     """How many of the others are beginnings of words."""
-    share: float = 0.0
+    share: float
     """Their share of the text, and a little for what was spoken over a translation."""
 
 
-def best_text(segment: Segment, words: Sequence[QueryWord], language: str = "") -> tuple[Rank, str] | None:
-    """Ranks a segment by its best text, and returns that text's language; None if it does not have all words.
+class Ranking:
+    """Ranks segments for the words of a query.
 
-    With ``language`` one text in that language must have them all; without, each may be in any of the texts.
+    With ``language`` one text in that language must have all words; without, each may be in any of the texts.
     """
-    there = [False] * len(words)
-    best: tuple[Rank, str] | None = None
-    for tag, text in segment.texts.items():
-        if language and not is_same_language(tag, language):
-            continue
-        line = segment.tokens.get(tag)
-        rank, found = _rank(
-            " ".join(search_tokens.tokens(text)) if line is None else line, words, tag == segment.spoken
-        )
-        if language and not all(found):
-            continue
-        there = [one or other for one, other in zip(there, found, strict=True)]
-        best = max(best or (rank, tag), (rank, tag))
-    return best if all(there) else None
 
+    def __init__(self, words: Sequence[QueryWord], language: str = "") -> None:
+        self._language = language
+        self._needles = [
+            (
+                tuple(f" {' '.join(form)} " for form in word.forms),
+                tuple(f" {beginning}" for beginning in word.beginnings),
+                word.inside,
+            )
+            for word in words
+        ]
+        tokens = [token for word in words[:-1] for token in word.in_text]
+        tokens += words[-1].forms[0] if words[-1].forms else words[-1].in_text
+        self._adjacent = f" {' '.join(tokens)} " if len(words) > 1 else ""
 
-def _rank(tokens: str, words: Sequence[QueryWord], is_spoken: bool) -> tuple[Rank, list[bool]]:
-    """Ranks one text, and returns which of the words it has."""
-    line = f" {tokens} "
-    whole = [sum(line.count(f" {' '.join(form)} ") for form in word.forms) for word in words]
-    begun = [0 if exact else _begun(line, word) for word, exact in zip(words, whole, strict=True)]
-    counts = [
-        exact or beginning or (line.count(word.inside) if word.inside else 0)
-        for word, exact, beginning in zip(words, whole, begun, strict=True)
-    ]
-    exact = sum(bool(count) for count in whole)
-    exact += sum(bool(count) for word, count in zip(words, begun, strict=True) if not word.forms)
-    length = max(8, line.count(" ") - 1)
-    rank = Rank(
-        sum(map(bool, counts)),
-        exact + _are_adjacent(line, words),
-        sum(map(bool, begun)),
-        is_spoken * 0.01 + sum(counts) / length,
-    )
-    return rank, [count > 0 for count in counts]
+    def best_text(self, segment: Segment) -> tuple[Rank, str] | None:
+        """Ranks a segment by its best text, and returns that text's language; None if it does not have all words."""
+        missing = set(range(len(self._needles)))
+        best: tuple[Rank, str] | None = None
+        for tag, text in segment.texts.items():
+            if self._language and not is_same_language(tag, self._language):
+                continue
+            line = segment.tokens.get(tag)
+            tokens = " ".join(search_tokens.tokens(text)) if line is None else line
+            rank, found = self._rank(f" {tokens} ", tag == segment.spoken)
+            if self._language and len(found) < len(self._needles):
+                continue
+            missing.difference_update(found)
+            if best is None or (rank, tag) > best:
+                best = rank, tag
+        return None if missing else best
 
-
-def _begun(line: str, word: QueryWord) -> int:
-    return sum(line.count(f" {beginning}") for beginning in word.beginnings)
-
-
-def _are_adjacent(line: str, words: Sequence[QueryWord]) -> bool:
-    before = [token for word in words[:-1] for token in word.in_text]
-    last = words[-1].forms[0] if words[-1].forms else words[-1].in_text
-    return len(words) > 1 and f" {' '.join([*before, *last])} " in line
+    def _rank(self, line: str, is_spoken: bool) -> tuple[Rank, list[int]]:
+        """Ranks one text, and returns which of the words it has."""
+        found, exact, beginnings, total = [], 0, 0, 0
+        for number, (forms, begun, inside) in enumerate(self._needles):
+            count = sum(map(line.count, forms))
+            if count:
+                exact += 1
+            elif count := sum(map(line.count, begun)):
+                beginnings += 1
+                exact += not forms
+            elif inside:
+                count = line.count(inside)
+            if count:
+                found.append(number)
+                total += count
+        if self._adjacent and len(found) == len(self._needles):
+            exact += self._adjacent in line
+        length = max(8, line.count(" ") - 1)
+        return Rank(len(found), exact, beginnings, is_spoken * 0.01 + total / length), found
 
 
 def marks(text: str, words: Sequence[QueryWord]) -> list[tuple[int, int]]:
