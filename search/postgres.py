@@ -1,7 +1,7 @@
 """Search in Postgres, over what all workers have delivered.
 
 The worker delivers the tokens of each text with it (core/search_tokens.py), so the database tokenises nothing and
-needs no extension: an index over them finds the segments, and ``lesson_tools.search`` ranks them.
+needs no extension: an index over them finds the segments, and ``search.ranking`` verifies and ranks them.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class PostgresIndex:
 
 
 def _phrase(phrase: Phrase) -> str:
-    """A phrase as a tsquery. The order of tokens is not stored: ``lesson_tools.search`` verifies it.
+    """A phrase as a tsquery. The order of tokens is not stored: ``search.ranking`` verifies it.
 
     Tokens are quoted, so none is an operator, and no token contains a quote or a backslash.
     """

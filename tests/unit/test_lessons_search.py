@@ -143,6 +143,40 @@ def test_a_language_and_a_room_can_be_asked_for(tmp_path: Path, index: SearchInd
     assert len(find(index, "light", language="en")) == 3
 
 
+def test_a_language_is_searched_among_all_of_its_texts(
+    index: SearchIndex, room: RoomFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if many newer segments have the word in another language, and if there are many languages."""
+    monkeypatch.setattr(search_index, "CANDIDATES", 5)
+    first = speak(room, 100, {"en-GB": "Radio", "es": "La radio y la luz"})
+    languages = [f"{one}{other}a" for one in "qrstuvwx" for other in "abcdefghi"]
+    for number, language in enumerate(languages):
+        speak(room, 110 + number, {"de": "Radio", language: f"radio {language}"})
+    index.refresh(index.stale())
+    for language in ("en", "en-GB", "es"):
+        assert numbers(find(index, "radio", language=language)) == [first.number]
+    assert find(index, "radio", language="fr") == find(index, "radio", language="en-US") == []
+    assert find(index, "radio luz", language="en") == [], "both words in one text"
+    for number, language in enumerate(languages, first.number + 1):
+        assert numbers(find(index, language, language=language)) == [number]
+    note(room, first, {"en-GB": "Television"})
+    index.refresh(index.stale())
+    assert find(index, "radio", language="en") == []
+
+
+def test_whole_words_come_before_beginnings_and_these_before_inner_parts(
+    index: SearchIndex, room: RoomFolder
+) -> None:
+    texts = [
+        "Wir haben Unterricht in der Schule",
+        "Der Schulebus fährt jetzt hier",
+        "Die Grundschule ist hier jetzt",
+    ]
+    records = [speak(room, 100 + number, {"de": text}) for number, text in enumerate(texts)]
+    index.refresh(index.stale())
+    assert numbers(find(index, "schule")) == [record.number for record in records]
+
+
 @pytest.mark.parametrize(
     "question",
     [
@@ -255,6 +289,19 @@ def test_an_index_of_other_rules_is_rebuilt(
     monkeypatch.setattr(search_tokens, "VERSION", search_tokens.VERSION + 1)
     with SearchIndex(tmp_path) as anew:
         assert anew.stale() == ["math101"]
+
+
+def test_an_index_of_an_older_schema_is_rebuilt(tmp_path: Path, room: RoomFolder) -> None:
+    database = sqlite3.connect(tmp_path / INDEX)
+    database.executescript(
+        "CREATE TABLE folder (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, stamp TEXT NOT NULL DEFAULT '');"
+        "CREATE TABLE segment (id INTEGER PRIMARY KEY, folder INTEGER NOT NULL, folded TEXT);"
+        "CREATE VIRTUAL TABLE words USING fts5(tokens, content='', tokenize='ascii', columnsize=0);"
+        "PRAGMA user_version = 3001;"
+    )
+    database.close()
+    result = run("search", "photosyn", "luz", output_dir=tmp_path)
+    assert (result.code, result.out.count("\n")) == (0, 3), result.err
 
 
 def test_segments_of_the_same_millisecond_are_all_found(tmp_path: Path) -> None:
