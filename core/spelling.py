@@ -47,9 +47,8 @@ def _letters(*offsets: int) -> str:
 
 
 _ignored = re.compile(f"[{IGNORED}]+")
-_nasal = re.compile(  # ṅ, ñ, ṇ, n or m without a vowel, before a consonant or at the end
-    rf"([{_letters(0x19, 0x1E, 0x23, 0x28, 0x2E)}])[{_letters(0x4D)}](?=[{_letters(*range(0x15, 0x3A))}]|$)"
-)
+_nasal = re.compile(f"([{_letters(0x19, 0x1E, 0x23, 0x28, 0x2E)}])[{_letters(0x4D)}]")
+"""ṅ, ñ, ṇ, n or m without a vowel."""
 _tone_behind_nasal = re.compile("([\u0e4d\u0ecd])([\u0e48-\u0e4b\u0ec8-\u0ecb])")
 
 

@@ -387,6 +387,29 @@ async def test_search_looks_only_at_the_languages_shown(page: Page) -> None:
     await expect(page.locator("#found")).to_have_text("0 of 21 lines")
 
 
+async def test_search_finds_words_in_other_spellings(
+    browser: Browser, tmp_path: Path, recorded: Recorded
+) -> None:
+    """Nukta and nasals, hyphens, kana, within words."""
+    lesson = lesson_of(recorded)
+    texts = {
+        "hi": "हिन्दी और अंग्रेज़ी में चाँद",
+        "en": "An e-mail",
+        "ja": "リンゴの実験",
+        "fr": "L’école",
+        "ko": "학교에서",
+    }
+    page = await (await browser.new_context()).new_page()
+    one = replace(lesson.utterances[0], texts=texts)
+    await page.goto(write(tmp_path, replace(lesson, utterances=(one,), languages=tuple(texts))).as_uri())
+    for words, marked in (
+        ("हिंदी चांद", ["हिन्दी", "चाँद"]), ("अंग्रेजी", ["अंग्रेज़ी"]), ("email", ["e-mail"]), ("りんご", ["リンゴ"]),
+        ("ecole", ["école"]), ("학교", ["학교"]),
+    ):  # fmt: skip
+        assert len(await found(page, words)) == 1, words
+        assert await page.locator("mark").all_text_contents() == marked
+
+
 async def test_a_long_lesson_stays_fluent(browser: Browser, tmp_path: Path, recorded: Recorded) -> None:
     lines = lesson_of(recorded).utterances
     many = tuple(

@@ -192,19 +192,29 @@
     video.addEventListener("error", () => say("The video is not where this page looks for it, or cannot be played."));
   }
 
-  // --- searching: ignores case, accents and variants of Arabic spelling ---
+  // --- searching: ignores what core/spelling.py does, and hyphens and apostrophes ---
 
   const SAME = {
-    "ٱ": "ا", "ى": "ي", "ی": "ي", "ې": "ي", "ک": "ك", "ة": "ه", "ہ": "ه", "ھ": "ه",
+    "ٱ": "ا", "ى": "ي", "ی": "ي", "ې": "ي", "ک": "ك", "ة": "ه", "ہ": "ه", "ۃ": "ه", "ە": "ه", "ھ": "ه", "ں": "ن",
+    "ך": "כ", "ם": "מ", "ן": "נ", "ף": "פ", "ץ": "צ", "ੰ": "ਂ",
     "ς": "σ", "ß": "ss", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "æ": "ae", "œ": "oe", "ı": "i", "ħ": "h",
-    "'": "", "’": "", "‘": "", "ʼ": "",
   };
+  const INDIC = [0x900, 0x980, 0xa00, 0xa80, 0xb00, 0xc00, 0xc80, 0xd00];
+  for (const block of INDIC) SAME[String.fromCharCode(block + 1)] = String.fromCharCode(block + 2);  // chandrabindu
+  for (let kana = 0x30a1; kana < 0x30f7; kana++) SAME[String.fromCharCode(kana)] = String.fromCharCode(kana - 0x60);
   const digits = (start) => { for (let n = 0; n < 10; n++) SAME[String.fromCharCode(start + n)] = String(n); };
   digits(0x660);
   digits(0x6f0);
   const OTHERS = new RegExp(`[${Object.keys(SAME).join("")}]`, "g");
-  const MARKS = /[\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u0640\u064b-\u065f\u0670\u06d6-\u06ed\u200c-\u200f\u2060]/g;
-  const fold = (text) => text.normalize("NFKD").replace(MARKS, "").toLowerCase().replace(MARKS, "").replace(OTHERS, (c) => SAME[c]);
+  const MARKS = new RegExp("[\u0300-\u036f\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u0640\u064b-\u065f"
+    + "\u0670\u06d6-\u06ed\u0898-\u089f\u08ca-\u08ff\u093c\u09bc\u0a3c\u0abc\u0b3c\u0c3c\u0cbc\u200b-\u200f\u2060\u30fb"
+    + "'’‘`´·\u02b9-\u02bf\u05f3\u05f4\u00ad\u058a\u05be\u2010-\u2013\u2212\uff0d\\-]", "g");
+  // A nasal without a vowel is written as anusvara, too.
+  const letters = (...offsets) => INDIC.flatMap((block) => offsets.map((n) => String.fromCharCode(block + n))).join("");
+  const NASAL = new RegExp(`([${letters(0x19, 0x1e, 0x23, 0x28, 0x2e)}])[${letters(0x4d)}]`, "g");
+  const anusvara = (_, nasal) => String.fromCharCode((nasal.charCodeAt(0) & ~0x7f) + 2);
+  const fold = (text) => text.normalize("NFKD").replace(MARKS, "").toLowerCase().replace(MARKS, "")
+    .replace(OTHERS, (c) => SAME[c]).replace(NASAL, anusvara);
 
   const texts = items.map((item) =>
     [...item.querySelectorAll("[data-language]")].map((place) => ({
@@ -248,7 +258,7 @@
   function places(text) {
     const origin = [];
     let folded = "", at = 0;
-    for (const sign of text) {
+    for (const [sign] of text.matchAll(/\P{M}?\p{M}*/gu)) {
       const simple = fold(sign);
       for (let n = 0; n < simple.length; n++) origin.push(at);
       folded += simple;
