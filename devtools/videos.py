@@ -7,6 +7,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import numpy.typing as npt
 from av.audio.stream import AudioStream
 from av.container import OutputContainer
 from av.video.stream import VideoStream
@@ -16,6 +17,7 @@ from devtools.sound import SAMPLE_RATE
 
 PICTURES_A_SECOND = 5
 SIZE = (320, 180)
+PART = 10 * SAMPLE_RATE
 
 
 def write_video(
@@ -60,8 +62,8 @@ def draw(container: OutputContainer, codec: str, seconds: float) -> None:
 
 def noise(seconds: float, loudness: float = 0.001, seed: int = 0) -> FloatArray:
     """White noise; by default that of a quiet room."""
-    samples = np.random.default_rng(seed).normal(scale=loudness, size=round(seconds * SAMPLE_RATE))
-    return np.asarray(samples, np.float32)
+    samples = np.random.default_rng(seed).standard_normal(round(seconds * SAMPLE_RATE), np.float32)
+    return samples * np.float32(loudness)
 
 
 def between(before: float, heard: FloatArray, after: float = 5.0) -> FloatArray:
@@ -71,19 +73,32 @@ def between(before: float, heard: FloatArray, after: float = 5.0) -> FloatArray:
 
 def stretched(heard: FloatArray, factor: float) -> FloatArray:
     """The same sound as a recorder has it whose clock runs at ``factor`` times the speed."""
-    at = np.arange(round(len(heard) * factor)) / factor
-    return np.asarray(np.interp(at, np.arange(len(heard)), heard), np.float32)
+    length = round(len(heard) * factor)
+    parts = [_stretched(heard, begin, min(begin + PART, length), factor) for begin in range(0, length, PART)]
+    return np.concatenate(parts)
+
+
+def _stretched(heard: FloatArray, begin: int, end: int, factor: float) -> FloatArray:
+    """The samples begin <= i < end of the stretched sound. A part at a time needs little memory, and is quicker."""
+    at = np.arange(begin, end) / factor
+    first = int(at[0])
+    known = heard[first : int(at[-1]) + 2]
+    return np.interp(at - first, np.arange(len(known)), known).astype(np.float32)
 
 
 def music(seconds: float, loudness: float = 0.1, seed: int = 0) -> FloatArray:
     """Plucked notes of some overtones, four a second."""
     random = np.random.default_rng(seed)
     tune = np.zeros(round(seconds * SAMPLE_RATE))
+    notes = [_note(220 * 2 ** (halftones / 12)) for halftones in range(24)]
     for begin in range(0, len(tune), SAMPLE_RATE // 4):
-        time = np.arange(min(SAMPLE_RATE // 2, len(tune) - begin)) / SAMPLE_RATE
-        pitch = 220 * 2 ** (random.integers(0, 24) / 12)
-        for overtone in (1, 2, 3):
-            tune[begin : begin + len(time)] += (
-                np.sin(2 * np.pi * pitch * overtone * time) * np.exp(-3 * time) / overtone
-            )
+        note = notes[random.integers(0, 24)][: len(tune) - begin]
+        tune[begin : begin + len(note)] += note
     return np.asarray(tune * loudness / max(float(np.std(tune)), 1e-9), np.float32)
+
+
+def _note(pitch: float) -> npt.NDArray[np.float64]:
+    """A plucked note of this pitch in hertz, of half a second."""
+    time = np.arange(SAMPLE_RATE // 2) / SAMPLE_RATE
+    overtones = [np.sin(2 * np.pi * pitch * overtone * time) / overtone for overtone in (1, 2, 3)]
+    return np.asarray(np.sum(overtones, axis=0) * np.exp(-3 * time))
