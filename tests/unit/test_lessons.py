@@ -92,10 +92,14 @@ def test_what_was_asked_for_wrongly_is_one_line(arguments: list[str], what: str)
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself_whatever_the_settings(command: str) -> None:
-    result = run_process(command, "--help", SAVE_AUDIO="maybe")
+    result = run(command, "--help", SAVE_AUDIO="maybe")
     assert result.code == 0
     assert "Usage: lessons.py" in result.out
     assert len(result.out.splitlines()) > 8
+
+
+def test_a_process_of_its_own_explains_the_same() -> None:
+    assert run_process("list", "--help", SAVE_AUDIO="maybe") == run("list", "--help", SAVE_AUDIO="maybe")
 
 
 def test_a_page_of_help_loads_no_command() -> None:
@@ -287,7 +291,7 @@ def test_a_reader_that_has_seen_enough_is_no_trouble(archive: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_is_quiet_and_harmless(tmp_path: Path, number: signal.Signals) -> None:
-    path = write_recording(tmp_path / "lecture.mkv", noise(16_000 * 600) // 8)
+    path = write_recording(tmp_path / "lecture.mkv", noise(16_000 * 120) // 8)
     command = [sys.executable, str(ROOT / "lessons.py"), "segment", str(path)]
     output_dir = tmp_path / "segments"
     process = subprocess.Popen(
