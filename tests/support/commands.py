@@ -5,7 +5,9 @@ Commands run in this process, because starting a process takes longer than most 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import functools
 import io
 import logging
 import os
@@ -45,6 +47,11 @@ def run(*arguments: str, output_dir: Path | None = None, **settings: str) -> Res
     if output_dir is not None:
         settings["OUTPUT_DIR"] = str(output_dir)
     return run_here(list(arguments), environment(**settings))
+
+
+async def run_in_thread(*arguments: str, output_dir: Path | None = None, **settings: str) -> Result:
+    """The same in another thread, so that the servers of the test's event loop answer meanwhile."""
+    return await asyncio.to_thread(functools.partial(run, *arguments, output_dir=output_dir, **settings))
 
 
 def run_process(
@@ -94,14 +101,15 @@ def run_here(arguments: list[str], environ: Mapping[str, str]) -> Result:
 
 @contextlib.contextmanager
 def _logging_and_signals_as_before() -> Iterator[None]:
-    """A command sets up the log of its process, and what its signals do."""
+    """A command sets up the log of its process, and what its signals do (only a main thread can)."""
     root, recorder = logging.getLogger(), logging.getLogger("recorder")
     handlers, levels = root.handlers[:], (root.level, recorder.level)
     root.handlers.clear()
     is_main = threading.current_thread() is threading.main_thread()
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        yield
+        with contextlib.nullcontext() if is_main else patch.object(signal, "signal"):
+            yield
     finally:
         root.handlers[:] = handlers
         root.setLevel(levels[0])

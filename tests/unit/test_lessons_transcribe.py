@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
 import sys
 from collections.abc import AsyncIterator
@@ -27,7 +26,7 @@ from lesson_tools import transcribe as transcribe_command
 from lesson_tools.batches import Batches
 from lesson_tools.transcription import TranscriptionOptions, estimate, is_in_shard, tasks_of, transcribe
 from support import ROOT
-from support.commands import Result, environment, run_process
+from support.commands import Result, environment, run_in_thread, run_process
 from text import gate
 from translator import GeminiTranslator
 
@@ -60,10 +59,17 @@ def record_room(folder: Path, name: str = "math101", count: int = 3) -> Room:
     return Room(opened.path)
 
 
+def environ_of(folder: Path, gemini: GeminiServer) -> dict[str, str]:
+    return {
+        "GEMINI_API_KEY": KEY,
+        "GOOGLE_GEMINI_BASE_URL": gemini.url,
+        "TARGET_LANGUAGES": "es,ar",
+        "OUTPUT_DIR": str(folder),
+    }
+
+
 async def command(*arguments: str, folder: Path, gemini: GeminiServer, **settings: str) -> Result:
-    environ = {"GEMINI_API_KEY": KEY, "GOOGLE_GEMINI_BASE_URL": gemini.url, "TARGET_LANGUAGES": "es,ar"}
-    run_it = functools.partial(run_process, "transcribe", *arguments, output_dir=folder)
-    return await asyncio.to_thread(functools.partial(run_it, timeout=110, **{**environ, **settings}))
+    return await run_in_thread("transcribe", *arguments, **{**environ_of(folder, gemini), **settings})
 
 
 def texts(room: Room) -> dict[int, dict[str, str]]:
@@ -155,7 +161,8 @@ def test_every_room_is_in_one_shard() -> None:
 
 async def test_all_segments_get_their_texts_once(tmp_path: Path, gemini: GeminiServer) -> None:
     room = record_room(tmp_path)
-    result = await command("--yes", folder=tmp_path, gemini=gemini)
+    environ = environ_of(tmp_path, gemini)
+    result = await asyncio.to_thread(lambda: run_process("transcribe", "--yes", **environ))
     assert result.code == 0, result.err
     assert "3 segments" in result.err and "about $0.00" in result.err
     assert [sorted(one) for one in texts(room).values()] == [["ar", "en", "es"]] * 3
@@ -366,19 +373,13 @@ async def test_a_command_that_is_killed_after_google_has_the_batch_finds_it_agai
 ) -> None:
     room = record_room(tmp_path)
     gemini.batch_mishap = lambda step: "hang" if step == "created" else ""
-    settings = {
-        "GEMINI_API_KEY": KEY,
-        "GOOGLE_GEMINI_BASE_URL": gemini.url,
-        "TARGET_LANGUAGES": "es,ar",
-        "OUTPUT_DIR": str(tmp_path),
-    }
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(ROOT / "lessons.py"),
         "transcribe",
         "--batch",
         "--yes",
-        env=environment(**settings),
+        env=environment(**environ_of(tmp_path, gemini)),
     )
     try:
         await until(lambda: gemini.batches, "the batch is made", 60)
