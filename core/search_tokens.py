@@ -3,8 +3,8 @@
 A word is one token, in the spelling of :mod:`core.spelling`. A word with hyphens or apostrophes is the tokens of its
 parts, and one token without them (``e``, ``mail``, ``email``). Scripts without spaces between words (Chinese, Japanese,
 Thai, Lao, Khmer, Burmese and others) become pairs of neighbouring characters, so that any part of a sentence can be
-found; so does Korean, whose particles and compounds are written without spaces. For long words of other scripts the
-tokens of :func:`insides` tell what follows within the word.
+found; so do Korean and Amharic, whose particles are written without spaces. For long words of other scripts the tokens
+of :func:`insides` tell what follows within the word.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ VERSION = 2
 MAX_WORD_CHARACTERS = 64
 """Longer words are cut to this; of a query's word not more tokens than this are searched for."""
 
-MIN_HEAD_CHARACTERS, MIN_INSIDE_CHARACTERS = 3, 4
+MIN_HEAD_CHARACTERS, MIN_INSIDE_CHARACTERS = 3, 3
 """What follows within a word is found behind at least so many characters, if it has at least so many."""
 
 INSIDE = "\u2026"
@@ -41,6 +41,7 @@ _SPACELESS = (
     "\u1780-\u17ff\U00011700-\U0001174f"  # Khmer, Ahom
     "\u3005-\u3007\u3040-\u312f\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
     "\ua000-\ua4cf\u1100-\u11ff\u3130-\u318f\uac00-\ud7ff"  # Yi, Korean
+    "\u1200-\u139f\u2d80-\u2ddf\uab00-\uab2f"  # Ethiopic
 )
 
 _BLOCKS_WITH_MARKS = (

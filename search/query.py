@@ -24,7 +24,7 @@ _ALPHABET = re.compile("[0-9a-z\u00b5-\u08ff\u10a0-\u10ff\u1c80-\u1cff\u1e00-\u1
 """Matches a letter of an alphabet (Latin to Arabic, Georgian), where a letter is a sound."""
 
 _ARABIC, _HEBREW = re.compile("[\u0620-\u06ff]+"), re.compile("[\u05d0-\u05ea]+")
-_ARTICLE = re.compile(r"[وف]?[بك]?ال(?=\w{3})|[وف]?لل(?=\w{3})")
+_ARTICLE = re.compile(r"^(?:[وف]?[بك]?ال|[وف]?لل)(?=\w{3})")
 
 
 def _joined(*choices: str) -> tuple[str, ...]:
@@ -115,32 +115,36 @@ def _compound(parts: Sequence[str]) -> QueryWord:
     """A word of several parts: found written together, too."""
     whole = "".join(parts)[:MAX_WORD_CHARACTERS]
     apart = tuple(part[:MAX_WORD_CHARACTERS] for part in parts[:MAX_WORD_CHARACTERS])
-    is_long = len(whole) >= _least(whole)
-    return QueryWord(
-        whole, (*apart, whole), (apart, (whole,)), (whole,) if is_long else (), whole if is_long else ""
-    )
+    return _spelt(whole, (*apart, whole), (apart, (whole,)), _with_particles(whole), whole)
 
 
 def _spaced(run: str) -> QueryWord:
     word = run[:MAX_WORD_CHARACTERS]
-    forms, beginnings, core = (word,), (word,), word
-    if _ARABIC.fullmatch(word):
-        core = _ARTICLE.sub("", word, count=1) if _ARTICLE.match(word) else word
-        forms = (word, *(article + core for article in _WITH_ARTICLE), core)
-        beginnings = (*forms, *(particle + core for particle in _ARABIC_PARTICLES))
-        if core.endswith("ه"):  # ta marbuta becomes ta before a possessive
-            beginnings += tuple(f"{particle}{core[:-1]}ت" for particle in _ARABIC_PARTICLES)
-    elif _HEBREW.fullmatch(word):
-        beginnings = tuple(particle + word for particle in _HEBREW_PARTICLES)
-    is_long = len(core) >= _least(core)
-    return QueryWord(
-        word,
-        (word,),
-        tuple((form,) for form in dict.fromkeys(forms)),
-        tuple(dict.fromkeys(beginnings)) if is_long else (),
-        core if is_long else "",
-    )
+    if not _ARABIC.fullmatch(word):
+        return _spelt(word, (word,), ((word,),), _with_particles(word), word)
+    core = _ARTICLE.sub("", word, count=1)
+    forms = dict.fromkeys((word, *(article + core for article in _WITH_ARTICLE), core))
+    beginnings = (*forms, *_with_particles(core))
+    if core.endswith("ه"):  # ta marbuta becomes ta before a possessive
+        beginnings += _with_particles(f"{core[:-1]}ت")
+    return _spelt(word, (word,), tuple((form,) for form in forms), beginnings, core)
 
 
-def _least(word: str) -> int:
-    return MIN_BEGINNING if _ALPHABET.match(word) else MIN_BEGINNING_OF_SYLLABLES
+def _with_particles(word: str) -> tuple[str, ...]:
+    particles = _ARABIC_PARTICLES if _ARABIC.fullmatch(word) else ()
+    particles = _HEBREW_PARTICLES if _HEBREW.fullmatch(word) else particles
+    return (word, *(particle + word for particle in particles if particle))
+
+
+def _spelt(
+    text: str,
+    in_text: tuple[str, ...],
+    forms: tuple[tuple[str, ...], ...],
+    beginnings: tuple[str, ...],
+    core: str,
+) -> QueryWord:
+    """A word that is searched for as a beginning and as an inner part, if its ``core`` is long enough."""
+    least = MIN_BEGINNING if _ALPHABET.match(core) else MIN_BEGINNING_OF_SYLLABLES
+    if len(core) < least:
+        return QueryWord(text, in_text, forms)
+    return QueryWord(text, in_text, forms, tuple(dict.fromkeys(beginnings)), core)

@@ -63,10 +63,11 @@ KINDS = {
     ),
     "Persian": ("fa", "من می‌خواهم کتاب‌ها را بخوانم", ["می‌خواهم", "میخواهم", "خواهم", "كتاب", "کتابها"], ["خواهر"]),
     "Hebrew": (
-        "he", "הילדים הלכו לבית הספר של צה״ל ושלום לכם",
-        ["ילדים", "ילד", "בית", "ספר", "צה\"ל", "צהל", "שלום"],
+        "he", "הילדים הלכו לבית־הספר של צה״ל ושלום לכם",
+        ["ילדים", "ילד", "בית", "ספר", "צה\"ל", "צהל", "שלום", "בית ספר", "בית-הספר"],
         ["רכבת"],
     ),
+    "Amharic": ("am", "የትምህርት ቤቱ ተማሪዎች በቤታቸው ያነባሉ", ["ትምህርት", "ተማሪ", "ቤት", "ትምህርት ቤት"], ["መኪና"]),
     "Hindi": (
         "hi",
         "आज हम हिन्दी और अंग्रेज़ी में चाँद, सम्बन्ध और गङ्गा के बारे में पढ़ेंगे",
@@ -78,7 +79,7 @@ KINDS = {
     "German": (
         "de",
         "Die Grundschullehrerin fährt mit dem Fahrrad über die Hauptstraße zum Mathe-Unterricht.",
-        ["lehrerin", "Lehrer", "schul", "strasse", "STRASSE", "haupt", "Matheunterricht",
+        ["lehrerin", "Lehrer", "schul", "rad", "strasse", "STRASSE", "haupt", "Matheunterricht",
          "mathe unterricht", "fahr stras", "unterr fahr"],
         ["Schulbus"],
     ),
