@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
 from core.language_tags import is_same_language, language_tag
+from core.plain_text import one_line
 from core.records import Translation
 
 MAX_TEXT_CHARACTERS = 4000
@@ -49,18 +49,11 @@ def checked(answer: str, languages: Sequence[str]) -> Translation:
 
 
 def cleaned_text(text: object) -> str:
-    """Returns one paragraph of plain text, without control and direction characters, of at most
-    :data:`MAX_TEXT_CHARACTERS`.
+    """Returns one line of plain text of at most :data:`MAX_TEXT_CHARACTERS`.
 
     Raises:
         TypeError: ``text`` is not a string.
     """
     if not isinstance(text, str):
         raise TypeError
-    kept = (" " if character.isspace() else character for character in text)
-    visible = "".join(
-        character
-        for character in kept
-        if unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co", "Cn")
-    )
-    return " ".join(visible.split())[:MAX_TEXT_CHARACTERS]
+    return one_line(text)[:MAX_TEXT_CHARACTERS]

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from lesson_tools.export.subtitles import clock, is_right_to_left, visible
+from core.plain_text import one_line
+from lesson_tools.export.subtitles import clock, is_right_to_left
 from lesson_tools.lesson import Lesson, Utterance
 
 TEMPLATES = Path(__file__).resolve().parent / "lesson_page"
@@ -45,7 +46,7 @@ class Media:
 def page(lesson: Lesson, media: Media, zone: tzinfo) -> str:
     """Renders the whole file."""
     style, script = _template("page.css"), _template("page.js")
-    title = visible(lesson.room) or "Lesson"
+    title = one_line(lesson.room) or "Lesson"
     began = lesson.started_at.astimezone(zone)
     return string.Template(_template("page.html")).substitute(
         policy=_policy(style, script, media.video),
@@ -102,7 +103,7 @@ def _facts(lesson: Lesson) -> str:
 
 def _legend(lesson: Lesson) -> str:
     return "".join(
-        f'<li class="who-{number % COLOURS}"><bdi>{html.escape(visible(name) or "Unknown")}</bdi></li>'
+        f'<li class="who-{number % COLOURS}"><bdi>{html.escape(one_line(name) or "Unknown")}</bdi></li>'
         for number, name in enumerate(lesson.speakers)
     )
 
@@ -177,7 +178,7 @@ def _lines(lesson: Lesson) -> Iterator[str]:
 
 def _who(speaker: str, is_new: bool) -> str:
     """Renders the name. A speaker who continues has it only while a search hides the lines before."""
-    name = html.escape(visible(speaker) or "Unknown")
+    name = html.escape(one_line(speaker) or "Unknown")
     return f'<p class="who{"" if is_new else " again"}"><bdi>{name}</bdi></p>'
 
 
@@ -200,7 +201,7 @@ def _texts(one: Utterance, languages: Sequence[str]) -> str:
 
 
 def _text(one: Utterance, tag: str) -> str:
-    words = visible(one.texts.get(tag, ""))
+    words = one_line(one.texts.get(tag, ""))
     direction = "rtl" if is_right_to_left(words) else "ltr"
     spoken = ' class="spoken"' if tag == one.spoken else ""
     name = html.escape(tag)

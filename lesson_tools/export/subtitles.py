@@ -14,6 +14,8 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from core.plain_text import one_line
+
 LINE_WIDTH = 42.0
 """Longest line, in widths of a Latin letter."""
 WIDE = LINE_WIDTH / 16
@@ -35,7 +37,8 @@ AFTER_SENTENCE, AFTER_CLAUSE, BETWEEN_WORDS, BETWEEN_SIGNS, INSIDE_WORD = 0.0, 0
 
 JOINERS = "\u200c\u200d"
 """Invisible characters that are part of the spelling in Persian, Hindi and others."""
-HIDDEN = ("Cc", "Cf", "Cs")
+WORD_SPACE = "\u200b"
+"""Stands between the words of Khmer and Thai, and is not seen."""
 RIGHT_TO_LEFT_MARK = "\u200f"
 WORD_JOINER = "\u2060"
 
@@ -69,10 +72,10 @@ class Cue:
 
 def webvtt(spoken: Iterable[Spoken], language: str, title: str = "") -> str:
     """Makes a WebVTT file (W3C). Speakers are voices, which players may show or colour."""
-    blocks = ["WEBVTT", f"NOTE {_escaped(visible(' '.join((title, language))))}"]
+    blocks = ["WEBVTT", f"NOTE {_escaped(one_line(' '.join((title, language))))}"]
     for number, cue in enumerate(cues(spoken), start=1):
         text = "\n".join(_escaped(_directed(line, cue.text)) for line in cue.lines)
-        voice = f"<v {_escaped(visible(cue.speaker))}>" if visible(cue.speaker) else ""
+        voice = f"<v {_escaped(one_line(cue.speaker))}>" if one_line(cue.speaker) else ""
         blocks.append(f"{number}\n{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n{voice}{text}")
     return "\n\n".join(blocks) + "\n"
 
@@ -129,14 +132,6 @@ def _with_names(spoken: Iterable[Spoken]) -> list[Spoken]:
 # --- plain text ---
 
 
-def visible(text: str) -> str:
-    """Returns a text as one line without control and direction characters, with single spaces."""
-    kept = (
-        sign for sign in text if sign.isspace() or sign in JOINERS or unicodedata.category(sign) not in HIDDEN
-    )
-    return " ".join("".join(kept).split())
-
-
 def is_right_to_left(text: str) -> bool:
     """Returns whether most letters of a text are of a script written from right to left."""
     right = sum(_is_right(sign) for sign in text)
@@ -180,7 +175,7 @@ def _in_turn(in_order: list[Spoken]) -> Iterator[Spoken]:
 
 def _cues_of(one: Spoken) -> Iterator[Cue]:
     """Splits one piece of speech into cues, each with its share of the time."""
-    text = visible(one.text)
+    text = one_line(one.text)
     if not text:
         return
     duration = max(one.end - one.start, MIN_SECONDS)
@@ -249,6 +244,8 @@ def _badness(text: str, position: int) -> float:
         return math.inf
     if before == " ":
         return _after(text[:position].rstrip())
+    if before == WORD_SPACE:
+        return BETWEEN_WORDS
     if _is_wide(before) or _is_wide(after):
         may_begin = after not in NEVER_FIRST and after != " "
         return min(_after(text[:position]), BETWEEN_SIGNS) if may_begin else INSIDE_WORD
@@ -268,11 +265,11 @@ def plain_text(spoken: Sequence[Spoken]) -> str:
     last: Spoken | None = None
     several = len({one.speaker for one in spoken}) > 1
     for one in sorted(spoken, key=lambda one: one.start):
-        text = visible(one.text)
+        text = one_line(one.text)
         if not text:
             continue
         if last is None or one.speaker != last.speaker or one.start - last.end > PARAGRAPH_PAUSE_SECONDS:
-            name = f"{visible(one.speaker)}: " if several and one.speaker else ""
+            name = f"{one_line(one.speaker)}: " if several and one.speaker else ""
             paragraphs.append(f"[{clock(one.start)}] {name}{text}")
         else:
             paragraphs[-1] += f" {text}"

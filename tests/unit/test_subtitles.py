@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.plain_text import one_line
 from lesson_tools.export.subtitles import (
     LINE_WIDTH,
     MAX_SECONDS,
@@ -22,7 +23,6 @@ from lesson_tools.export.subtitles import (
     is_right_to_left,
     plain_text,
     srt,
-    visible,
     webvtt,
     width,
 )
@@ -132,7 +132,7 @@ def test_whatever_is_said_cues_are_in_order_and_whole(spoken: list[Spoken]) -> N
         assert before.end <= after.start
     assert all(cue.end - cue.start >= MIN_SECONDS - 1e-9 for cue in made)
     assert all(width(line) <= LINE_WIDTH and line.strip() for cue in made for line in cue.lines)
-    said = "".join(visible(one.text) for one in spoken)
+    said = "".join(one_line(one.text) for one in spoken)
     assert sorted(letters("".join(cue.text for cue in made))) == sorted(letters(said))
 
 

@@ -29,6 +29,7 @@ from translator import (
     system_instruction,
 )
 
+OVERRIDES = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 WRONG = (ValueError, KeyError, TypeError, RecursionError)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=9),
@@ -49,7 +50,13 @@ JSON = st.recursive(
     ("text", "expected"),
     [
         ("One\n two", "One two"),
-        ("a\u202eb\x00c\u2028d", "abc d"),
+        ("a\u202eb\x00c\u2028d\U000e0041", "abc d"),
+        ("می\u200cخواهم", "می\u200cخواهم"),
+        ("ශ්\u200dරී 👩\u200d🏫", "ශ්\u200dරී 👩\u200d🏫"),
+        ("ខ្ញុំ\u200bរៀន", "ខ្ញុំ\u200bរៀន"),
+        ("قل هو الله أحد \u06dd١", "قل هو الله أحد \u06dd١"),
+        ("\u200fשלום!\u200f", "\u200fשלום!\u200f"),
+        ("\ufeff\u200b \u2060", ""),
         ("x" * 10_000, "x" * MAX_TEXT_CHARACTERS),
         ("سلام", "سلام"),
         ("a\ud800b", "ab"),
@@ -64,7 +71,8 @@ def test_text_is_one_bounded_plain_paragraph(text: str, expected: str) -> None:
 def test_any_text_is_cleaned(text: str) -> None:
     shown = cleaned_text(text)
     assert len(shown) <= MAX_TEXT_CHARACTERS
-    assert not any(unicodedata.category(character).startswith(("C", "Zl", "Zp")) for character in shown)
+    assert not any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in shown)
+    assert not any(unicodedata.bidirectional(character) in OVERRIDES for character in shown)
     assert cleaned_text(shown) == shown
     shown.encode("utf-8")
 
