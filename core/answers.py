@@ -1,17 +1,57 @@
-"""The JSON answer of a text engine: the schema that is sent to it, and the checks of what it returns. No I/O."""
+"""The answer of a text engine: the schema that is sent to it, and what is taken from what it returns. No I/O.
+
+A good transcript is never given up for something beside it: a wrapper around the JSON, a translation that is missing, a
+language that is not named by a tag. What is missing is named, so that it can be asked for again.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from core.language_tags import is_same_language, language_tag
+from core.language_detection import UNKNOWN, detected_language
+from core.language_names import language_named
+from core.language_tags import (
+    best_match,
+    in_script,
+    is_same_apart_from_region,
+    is_same_language,
+    language_of,
+    language_tag,
+    script_of,
+    usual_script_of,
+)
+from core.loose_json import cut_off_string, objects_in
 from core.plain_text import one_line
 from core.records import Translation
+from core.scripts import script_of_text
 
 MAX_TEXT_CHARACTERS = 4000
 """Longer texts are cut. A minute of the fastest speech has about 2000 characters."""
+
+CUT_OFF = "the answer is cut off"
+"""The doubt about a transcript of which only the beginning is there."""
+
+_TRANSCRIPT = ("transcript", "transcription", "transcribed_text")
+_SPOKEN = ("spoken_language", "language", "lang", "source_language", "detected_language", "language_code")
+_TRANSLATIONS = ("translations", "translation", "translated_texts")
+_TEXT = ("text", "translation", "transcript", "value", "content")
+"""The keys that models use, the one that is asked for first."""
+_NO_LANGUAGES = ("und", "mul", "mis", "zxx")
+"""Tags that name no language: undetermined, several, without a code, no words."""
+_SCRIPTS_OF_LANGUAGES = {
+    **dict.fromkeys(("zh", "yue"), ("Hans", "Hant")),
+    **dict.fromkeys(("sr", "bs", "mn", "tg", "tk", "tt", "ky"), ("Cyrl", "Latn")),
+    **dict.fromkeys(("az", "uz", "kk", "ug"), ("Cyrl", "Latn", "Arab")),
+    "pa": ("Guru", "Arab"),
+    "ku": ("Latn", "Arab"),
+    "ms": ("Latn", "Arab"),
+    "sd": ("Arab", "Deva"),
+    "hi": ("Deva", "Latn"),
+    "ur": ("Arab", "Latn"),
+}
+"""Languages that are written in several scripts, which models confuse."""
 
 
 def answer_schema(languages: Sequence[str]) -> dict[str, Any]:
@@ -27,25 +67,77 @@ def answer_schema(languages: Sequence[str]) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 
-def checked(answer: str, languages: Sequence[str]) -> Translation:
-    """Parses an answer, checks it and cleans its texts.
+def checked(
+    answer: str, languages: Sequence[str], names: Sequence[str] | None = None, hint: str = ""
+) -> Translation:
+    """Takes the transcript and the translations from an answer, as plain text.
 
-    If the language spoken is one of ``languages``, the transcript has that tag, and no translation into it is kept.
+    Args:
+        languages: the BCP 47 tags of the translations that were asked for.
+        names: the tags that a language is to be named by, if it is one of them; ``languages`` if not given.
+        hint: the tag of the language that is probably spoken; empty: not known.
 
     Raises:
-        ValueError, KeyError, TypeError, RecursionError: the answer does not fit the schema.
+        ValueError: there is no transcript in it. The text says what there is instead.
     """
-    found = json.loads(answer)
-    transcript = cleaned_text(found["transcript"])
-    translations = found["translations"] if languages else {}
-    texts = {language: cleaned_text(translations[language]) for language in languages}
+    found = _answer_in(answer, languages)
+    texts = _translations_in(found, languages)
+    stated = _stated_language(_value(found, _SPOKEN))
+    transcript = _transcript_in(found) or _text_in_language(stated, texts)
+    doubt = ""
+    if not transcript and (beginning := cut_off_string(answer, _TRANSCRIPT[0])):
+        transcript, doubt = cleaned_text(beginning), CUT_OFF
     if not transcript:
+        if any(texts.values()):
+            raise ValueError("it has translations without a transcript")
         return Translation("", "", {})
-    spoken = language_tag(found["spoken_language"])
-    language = next((one for one in languages if is_same_language(one, spoken)), spoken)
+    spoken = stated or _language_of_text(transcript, texts, hint)
+    found_text = translation_of(spoken, transcript, texts, languages, languages if names is None else names)
+    return replace(found_text, doubt=doubt)
+
+
+def translation_of(
+    spoken: str, transcript: str, texts: Mapping[str, str], languages: Sequence[str], names: Sequence[str]
+) -> Translation:
+    """A transcript with the translations that it needs, each under the language and script that it is in."""
+    language = name_of(spoken, transcript, names)
+    wanted = [one for one in languages if not _is_written(one, language)]
+    written = {one: _true_tag(one, texts[one]) for one in wanted if texts.get(one)}
+    good = {one: texts[one] for one, tag in written.items() if tag == one}
+    others = {tag: texts[one] for one, tag in written.items() if tag != one and tag not in languages}
     return Translation(
-        language, transcript, {one: text for one, text in texts.items() if text and one != language}
+        language,
+        transcript,
+        {**good, **others},
+        missing=tuple(one for one in wanted if one not in good),
     )
+
+
+def completed(translation: Translation, more: Translation) -> Translation:
+    """A translation with the texts that another answer about the same speech has in addition."""
+    new = {tag: text for tag, text in more.translations.items() if tag in translation.missing}
+    others = {tag: text for tag, text in translation.translations.items() if tag not in new}
+    return Translation(
+        translation.language,
+        translation.transcript,
+        {**others, **new},
+        missing=tuple(tag for tag in translation.missing if tag not in new),
+        doubt=translation.doubt,
+    )
+
+
+def name_of(spoken: str, transcript: str, names: Iterable[str]) -> str:
+    """The tag by which a language is named: the one of ``names`` that fits, in the script in which it is written."""
+    names = list(names)
+    script = script_of_text(transcript)
+    if script not in _SCRIPTS_OF_LANGUAGES.get(language_of(spoken), ()):
+        return best_match(spoken, names) or spoken
+    precise = in_script(spoken, script)
+    others = [one for one in names if language_of(one) == language_of(spoken)]
+    if fitting := best_match(precise, names):
+        return fitting
+    is_plain = usual_script_of(spoken) == script and (script_of(spoken) or not others)
+    return spoken if is_plain else precise
 
 
 def cleaned_text(text: object) -> str:
@@ -57,3 +149,141 @@ def cleaned_text(text: object) -> str:
     if not isinstance(text, str):
         raise TypeError
     return one_line(text)[:MAX_TEXT_CHARACTERS]
+
+
+def _is_written(wanted: str, language: str) -> bool:
+    """Whether a text in ``language`` is one in the wanted language, so that no translation is needed."""
+    return is_same_language(wanted, language) and is_same_apart_from_region(wanted, language)
+
+
+def _true_tag(tag: str, text: str) -> str:
+    """The tag of a translation: with the script that it is in, if that is another one than the tag's."""
+    script = script_of_text(text)
+    is_confused = script_of(tag) not in ("", script) and script in _SCRIPTS_OF_LANGUAGES.get(
+        language_of(tag), ()
+    )
+    return in_script(tag, script) if is_confused else tag
+
+
+# --- reading ---
+
+
+def _answer_in(answer: str, languages: Sequence[str]) -> dict[str, Any]:
+    """The object with the transcript; of several the one with most of what was asked for.
+
+    Raises:
+        ValueError: there is none.
+    """
+    objects = list(objects_in(answer))
+    groups = ([one for one in objects if _has(one, keys)] for keys in (_TRANSCRIPT, _TEXT[:1], _TRANSLATIONS))
+    candidates = next(filter(None, groups), [])
+    if not candidates:
+        if cut_off_string(answer, _TRANSCRIPT[0]):
+            return objects[0] if objects else {}
+        raise ValueError("it is no JSON object" if not objects else "it has no transcript")
+    return max(candidates, key=lambda one: (bool(_transcript_in(one)), _count(one, languages)))
+
+
+def _count(found: Mapping[str, Any], languages: Sequence[str]) -> int:
+    return sum(map(bool, _translations_in(found, languages).values()))
+
+
+def _transcript_in(found: Mapping[str, Any]) -> str:
+    return _text_in(_value(found, (*_TRANSCRIPT, *_TEXT[:1])))
+
+
+def _has(found: Mapping[str, Any], keys: Iterable[str]) -> bool:
+    return any(_plain_key(key) in keys for key in found)
+
+
+def _value(found: Mapping[str, Any], keys: Iterable[str]) -> Any:
+    """The value under the first of these keys that has one; None if there is none."""
+    by_key = {_plain_key(key): value for key, value in found.items() if value is not None}
+    return next((by_key[key] for key in keys if key in by_key), None)
+
+
+def _plain_key(key: str) -> str:
+    return (
+        key.strip()
+        .casefold()
+        .replace(" ", "_")
+        .replace("-", "_")
+        .replace("spokenlanguage", "spoken_language")
+    )
+
+
+def _text_in(value: Any) -> str:
+    """The text in a value: a string, strings in a list, or a string in an object; empty if there is none."""
+    if isinstance(value, str):
+        return cleaned_text(value)
+    if isinstance(value, list):
+        return cleaned_text(" ".join(_text_in(one) for one in value if isinstance(one, (str, dict))))
+    if isinstance(value, dict):
+        text = _value(value, _TEXT)
+        return cleaned_text(text) if isinstance(text, str) else ""
+    return ""
+
+
+def _translations_in(found: Mapping[str, Any], languages: Sequence[str]) -> dict[str, str]:
+    """The translations by the tags that were asked for."""
+    texts: dict[str, str] = {}
+    pairs = [(_tag_in(key), text) for key, value in _pairs_in(found, languages) if (text := _text_in(value))]
+    for tag, text in pairs:
+        if tag in languages:
+            texts.setdefault(tag, text)
+    for tag, text in pairs:
+        free = [one for one in languages if one not in texts]
+        near = [one for one in free if tag not in languages and is_same_apart_from_region(one, tag)]
+        fitting = None if tag in languages else best_match(tag, free) or (near[0] if len(near) == 1 else None)
+        if fitting:
+            texts[fitting] = text
+    return texts
+
+
+def _pairs_in(found: Mapping[str, Any], languages: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Yields the keys and values of what may be translations, in whatever form they are."""
+    value = _value(found, _TRANSLATIONS)
+    if isinstance(value, dict):
+        yield from value.items()
+    elif isinstance(value, str) and len(languages) == 1:
+        yield languages[0], value
+    for one in value if isinstance(value, list) else ():
+        if isinstance(one, dict):
+            language = _value(one, _SPOKEN)
+            yield from [(language, _value(one, _TEXT))] if isinstance(language, str) else one.items()
+        elif isinstance(one, str) and len(languages) == len(value) == 1:
+            yield languages[0], one
+    yield from ((key, value) for key, value in found.items() if _tag_in(key) in languages)
+
+
+def _tag_in(text: str) -> str:
+    """The tag that a text names, as a tag or by the language's name; empty if it names none."""
+    try:
+        tag = language_tag(text)
+    except ValueError:
+        return language_named(text)
+    return "" if language_of(tag) in _NO_LANGUAGES else tag
+
+
+def _stated_language(value: Any) -> str:
+    """The language that the answer states: the first that can be understood; empty if there is none."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    stated = value if isinstance(value, list) else [value]
+    texts = [text for text in stated if isinstance(text, str)]
+    words = [word for text in texts for separator in ",;/|" for word in text.split(separator)]
+    return next((tag for word in (*texts, *words) if (tag := _tag_in(word.strip()))), "")
+
+
+def _text_in_language(stated: str, texts: Mapping[str, str]) -> str:
+    """The text that stands among the translations, as it was to be translated into the language spoken."""
+    return next((text for tag, text in texts.items() if stated and is_same_language(tag, stated)), "")
+
+
+def _language_of_text(transcript: str, texts: Mapping[str, str], hint: str) -> str:
+    """The language of a transcript by its writing, by a translation that is the same text, or by the hint."""
+    found = detected_language(transcript)
+    if hint and (found == UNKNOWN or language_of(found) == language_of(hint)):
+        return hint
+    same = next((tag for tag, text in texts.items() if text == transcript), "")
+    return same if found == UNKNOWN and same else found

@@ -286,6 +286,10 @@ class Translation:
     transcript: str
     translations: dict[str, str]
     """Text by BCP 47 tag."""
+    missing: tuple[str, ...] = ()
+    """The languages that were asked for, and are not among the translations."""
+    doubt: str = ""
+    """Why the text may not be what was said, such as a loop of the model; empty: there is no such reason."""
 
 
 @dataclass(frozen=True)
@@ -310,6 +314,10 @@ class TextRecord:
     transcript: str = ""
     translations: dict[str, str] = field(default_factory=dict)
     """Text by BCP 47 tag."""
+    missing: tuple[str, ...] = ()
+    """The languages that were asked for, and are not among the translations."""
+    doubt: str = ""
+    """Why the text may not be what was said, such as a loop of the model; empty: there is no such reason."""
     files: tuple[str, ...] = ()
     """Text files beside the WAV."""
     model: str = ""
@@ -339,6 +347,8 @@ class TextRecord:
             "language": self.language,
             "transcript": self.transcript,
             "translations": self.translations,
+            **({"missing": list(self.missing)} if self.missing else {}),
+            **({"doubt": self.doubt} if self.doubt else {}),
             "files": list(self.files),
             "model": self.model,
             "latency_seconds": round(self.latency_seconds, 3),
@@ -364,6 +374,8 @@ class TextRecord:
             language=str(line.get("language", "")),
             transcript=str(line.get("transcript", "")),
             translations={str(tag): str(text) for tag, text in line.get("translations", {}).items()},
+            missing=tuple(str(tag) for tag in line.get("missing", ())),
+            doubt=str(line.get("doubt", "")),
             files=tuple(str(name) for name in line.get("files", ())),
             model=str(line.get("model", "")),
             latency_seconds=float(line.get("latency_seconds", 0)),

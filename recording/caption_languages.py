@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from config import Settings
 from core.language_names import KNOWN_LANGUAGES
-from core.language_tags import is_same_language, language_tag_or_empty
+from core.language_tags import best_match, language_tag_or_empty
 
 MAX_LANGUAGES = 10
 """The most languages of a room at one time, as each costs money. The most requested ones are chosen."""
@@ -28,7 +28,7 @@ def wanted_languages(requested: Iterable[str], allowed: Sequence[str]) -> tuple[
 def _allowed(request: str, allowed: Sequence[str]) -> str | None:
     if not request or not allowed or request in allowed:
         return request or None
-    return next((tag for tag in allowed if is_same_language(tag, request)), None)
+    return best_match(request, allowed)
 
 
 def allowed_languages(settings: Settings) -> tuple[str, ...]:

@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.language_tags import is_same_language, language_tag, language_tag_or_empty, language_tags
+from core.language_tags import (
+    best_match,
+    is_same_language,
+    language_tag,
+    language_tag_or_empty,
+    language_tags,
+)
+from core.scripts import script_of_text
 
 
 @pytest.mark.parametrize(
@@ -27,6 +34,21 @@ from core.language_tags import is_same_language, language_tag, language_tag_or_e
         ("iw", "he"),
         ("in-ID", "id-ID"),
         ("jw", "jv"),
+        ("ji", "yi"),
+        ("zh_TW_#Hant", "zh-Hant-TW"),
+        ("zh__#Hans", "zh-Hans"),
+        ("sr_RS@latin", "sr-Latn-RS"),
+        ("en_US.UTF-8", "en-US"),
+        ("b+sr+Latn", "sr-Latn"),
+        ("pt-rBR", "pt-BR"),
+        ("eng-USA", "en"),
+        ("ger", "de"),
+        ("ar-EG-u-nu-latn", "ar-EG"),
+        ("th_TH_TH_#u-nu-thai", "th-TH"),
+        ("zh-cmn-Hans-CN", "zh-Hans-CN"),
+        ("zh-yue-HK", "yue-HK"),
+        ("en-US-x-mine", "en-US"),
+        ("tl-PH", "fil-PH"),
         ("sl-ROZAJ-biske-1994", "sl-rozaj-biske-1994"),
     ],
 )
@@ -77,7 +99,54 @@ def test_each_language_counts_once() -> None:
         ("pt-PT", "pt-BR", False),
         ("a", "ar", False),
         ("es", "es", True),
+        ("no", "nb-NO", True),
+        ("zh-TW", "zh-Hant", True),
+        ("zh-TW", "zh-CN", False),
+        ("zh-Hant", "zh-Hans", False),
+        ("sr-Latn", "sr-Cyrl", False),
+        ("zh-Hant-HK", "zh-Hant-TW", False),
     ],
 )
 def test_whether_one_tag_only_says_more(one: str, other: str, same: bool) -> None:
     assert is_same_language(one, other) is same
+
+
+@pytest.mark.parametrize(
+    ("tag", "among", "match"),
+    [
+        ("zh-TW", ("zh", "zh-Hans", "zh-Hant"), "zh-Hant"),
+        ("zh", ("zh-Hant", "zh-Hans"), "zh-Hant"),
+        ("en-US", ("es", "en"), "en"),
+        ("zh-Hans", ("zh-Hant",), None),
+    ],
+)
+def test_the_tag_that_fits_best_has_the_same_script(
+    tag: str, among: tuple[str, ...], match: str | None
+) -> None:
+    assert best_match(tag, among) == match
+
+
+def test_what_is_no_language_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "recorder"):
+        assert [language_tag_or_empty("jp-JP\n"), language_tag_or_empty("jp-JP\n")] == ["", ""]
+    assert [record.getMessage() for record in caplog.records] == [
+        r"This is not understood as a language, and is ignored: 'jp-JP\n'"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "script"),
+    [
+        ("葉子是綠色的。", "Hant"),
+        ("叶子是绿色的。", "Hans"),
+        ("你好", "Hani"),
+        ("葉は緑です。", "Jpan"),
+        ("Lišće je zeleno.", "Latn"),
+        ("Лишће је зелено.", "Cyrl"),
+        ("صفحه ۱", "Arab"),
+        ("12:30", ""),
+        ("da и", ""),
+    ],
+)
+def test_the_script_of_a_text_is_that_of_most_letters(text: str, script: str) -> None:
+    assert script_of_text(text) == script

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import unicodedata
@@ -16,8 +17,19 @@ from hypothesis import strategies as st
 
 import translator
 from config import Settings
-from core.answers import MAX_TEXT_CHARACTERS, answer_schema, checked, cleaned_text
+from core.answers import MAX_TEXT_CHARACTERS, answer_schema, checked, cleaned_text, completed
 from core.errors import ConfigError, Refused
+from core.plain_text import one_line
+from core.plausibility import (
+    ECHO,
+    LOOP,
+    TOO_LONG,
+    believable,
+    doubt_about,
+    width,
+    without_loops,
+)
+from core.records import Translation
 from translator import (
     INSTRUCTION,
     MAX_FILE_CHARACTERS,
@@ -30,7 +42,6 @@ from translator import (
 )
 
 OVERRIDES = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
-WRONG = (ValueError, KeyError, TypeError, RecursionError)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=9),
     lambda inner: (
@@ -100,7 +111,7 @@ def test_what_is_spoken_in_a_wanted_language_needs_no_translation(spoken: str) -
 
 
 def test_silence_has_no_language() -> None:
-    found = checked(answer("", " \n", es="noise"), ("es",))
+    found = checked(answer("", " \n", es=""), ("es",))
     assert (found.language, found.transcript, found.translations) == ("", "", {})
 
 
@@ -117,30 +128,172 @@ def test_a_translation_that_is_empty_is_none() -> None:
         "null",
         "1e999",
         "[" * 100_000,
-        answer("klingon", "Hello", es="Hola"),
-        answer(None, "Hello", es="Hola"),
-        answer("../../x", "Hello", es="Hola"),
+        "Sure! Here is your transcript.",
         answer("en", None, es="Hola"),
-        answer("en", ["Hello"], es="Hola"),
-        answer("en", "Hello"),
-        answer("en", "Hello", es=7),
-        answer("en", "Hello", ES="Hola"),
-        json.dumps({"spoken_language": "en", "transcript": "Hello", "translations": ["Hola"]}),
+        answer("", "", es="Hola"),
+        answer("en", 7, es="Hola"),
+        '{"spoken_language": "en"}',
     ],
 )
-def test_an_answer_that_was_not_asked_for_is_none(wrong: str) -> None:
-    with pytest.raises(WRONG):
+def test_an_answer_without_a_transcript_is_none(wrong: str) -> None:
+    with pytest.raises(ValueError, match="it "):
         checked(wrong, ("es",))
 
 
-@given(JSON)
-def test_whatever_is_answered_is_checked(found: Any) -> None:
+GOOD = answer("en", "Hello.", es="Hola.")
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        f"```json\n{GOOD}\n```",
+        f"```\n{GOOD}```",
+        f"Here is the JSON you asked for: {GOOD}\n\nHope this helps!",
+        GOOD + GOOD,
+        f"[{GOOD}]",
+        f"[{GOOD}, {GOOD}]",
+        json.dumps({"result": json.loads(GOOD)}),
+        json.dumps({"answer": GOOD}),
+        json.dumps(GOOD),
+        "\ufeff" + GOOD,
+        GOOD[:-1],
+        GOOD[:-1] + ",}",
+        GOOD.replace("Hello", "Hel\x00lo"),
+        GOOD.replace("transcript", "Transcript"),
+        '{"spoken_language": "en", "transcript": "Hello.", "es": "Hola."}',
+        '{"transcript": {"text": "Hello."}, "language": "en", "translations": {"es": {"text": "Hola."}}}',
+        '{"spoken_language": "en", "transcript": ["Hello."], "translations": [{"language": "es", "text": "Hola."}]}',
+        '{"spoken_language": "en", "transcript": "", "translations": {"en": "Hello.", "es": "Hola."}}',
+    ],
+)
+def test_a_good_answer_is_taken_out_of_what_is_around_it(wrapped: str) -> None:
+    languages = ("es", "en") if '"transcript": ""' in wrapped else ("es",)
+    found = checked(wrapped, languages)
+    assert found == Translation("en", "Hello.", {"es": "Hola."})
+
+
+def test_the_beginning_of_a_transcript_that_is_cut_off_is_kept_and_marked() -> None:
+    found = checked('{"spoken_language": "en", "transcript": "and so \\"on\\', ())
+    assert (found.language, found.transcript, found.doubt) == ("en", 'and so "on', "the answer is cut off")
+
+
+def test_line_ends_and_quotation_marks_in_a_string_are_kept() -> None:
+    raw = (
+        '{"spoken_language": "en", "transcript": "Line one.\nHe said "two", and so on.", "translations": {}}'
+    )
+    assert checked(raw, ()).transcript == 'Line one. He said "two", and so on.'
+    parts = f"[{answer('en', 'One.', es='Uno.')}, {answer('en', 'Two.', es='Dos.')}]"
+    assert checked(parts, ("es",)) == Translation("en", "One. Two.", {"es": "Uno. Dos."})
+
+
+@pytest.mark.parametrize(
+    ("translations", "found", "missing"),
+    [
+        ({"es": "Hola"}, {"es": "Hola"}, ("ar",)),
+        ({"es": "Hola", "ar": None}, {"es": "Hola"}, ("ar",)),
+        ({"es": "Hola", "ar": " "}, {"es": "Hola"}, ("ar",)),
+        ({"es": 7, "ar": ["x"]}, {"ar": "x"}, ("es",)),
+        ({"es-ES": "Hola", "ar_EG": "x"}, {"es": "Hola", "ar": "x"}, ()),
+        ({"ES": "Hola", "Arabic": "x"}, {"es": "Hola", "ar": "x"}, ()),
+        ({"Español": "Hola", "fr": "Salut"}, {"es": "Hola"}, ("ar",)),
+        (None, {}, ("es", "ar")),
+        ("Hola", {}, ("es", "ar")),
+    ],
+)
+def test_what_is_good_is_kept_and_what_is_missing_is_named(
+    translations: Any, found: dict[str, str], missing: tuple[str, ...]
+) -> None:
+    text = json.dumps({"spoken_language": "en", "transcript": "Hello.", "translations": translations})
+    assert checked(text, ("es", "ar")) == Translation("en", "Hello.", found, missing=missing)
+
+
+@pytest.mark.parametrize(
+    ("spoken", "transcript", "language"),
+    [
+        ("English", "Hello.", "en"),
+        ("Français (Canada)", "Bonjour.", "fr"),
+        (["en", "es"], "Hello.", "en"),
+        ("en, es", "Hello.", "en"),
+        ("en_US", "Hello.", "en-US"),
+        ("iw", "שלום", "he"),
+        ("", "שלום לכולם", "he"),
+        (None, "The leaves are green.", "en"),
+        ("klingon", "Les feuilles sont vertes et la tige est brune.", "fr"),
+        ("../../x", "Hello", "und"),
+        ("und", "Ein Blatt ist grün und die Blüte ist rot.", "de"),
+        (7, "葉子是綠色的。", "zh-Hant"),
+    ],
+)
+def test_a_language_is_understood_or_found_in_the_text(spoken: Any, transcript: str, language: str) -> None:
+    assert checked(answer(spoken, transcript), ()).language == language
+
+
+def test_a_language_that_is_not_stated_is_the_one_expected_or_that_of_the_same_translation() -> None:
+    assert checked(answer("", "Hello."), (), hint="en-GB").language == "en-GB"
+    assert checked(answer("", "Hello.", en="Hello.", es="Hola."), ("en", "es")) == Translation(
+        "en", "Hello.", {"es": "Hola."}
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoken", "transcript", "names", "language"),
+    [
+        ("en-US", "Hello.", ("en",), "en"),
+        ("en", "Hello.", ("en-GB", "es"), "en-GB"),
+        ("zh", "葉子是綠色的。", ("zh-Hans", "zh-Hant"), "zh-Hant"),
+        ("zh-Hant", "叶子是绿色的。", ("zh-Hant",), "zh-Hans"),
+        ("zh-TW", "叶子是绿色的。", (), "zh-Hans"),
+        ("zh", "叶子是绿色的。", (), "zh"),
+        ("zh", "葉子是綠色的。", (), "zh-Hant"),
+        ("cmn-Hant-TW", "葉子是綠色的。", ("zh",), "zh"),
+        ("sr", "Lišće je zeleno.", ("sr-Cyrl",), "sr-Latn"),
+        ("sr-Latn", "Лишће је зелено.", (), "sr-Cyrl"),
+        ("hi", "पत्ते हरे हैं", ("hi",), "hi"),
+    ],
+)
+def test_a_language_has_the_configured_name_that_fits_its_script(
+    spoken: str, transcript: str, names: tuple[str, ...], language: str
+) -> None:
+    assert checked(answer(spoken, transcript), (), names).language == language
+
+
+def test_a_translation_in_another_script_is_named_truly_and_still_missing() -> None:
+    found = checked(
+        answer("en", "Green.", **{"zh-Hant": "叶子是绿色的。", "sr-Latn": "Zeleno je."}),
+        ("zh-Hant", "sr-Latn"),
+    )
+    assert found.translations == {"sr-Latn": "Zeleno je.", "zh-Hans": "叶子是绿色的。"}
+    assert found.missing == ("zh-Hant",)
+    better = completed(found, checked(answer("en", "Green.", **{"zh-Hant": "葉子是綠色的。"}), ("zh-Hant",)))
+    assert better.translations["zh-Hant"] == "葉子是綠色的。" and not better.missing
+
+
+def test_a_wish_does_not_rename_what_is_spoken() -> None:
+    found = checked(answer("en-US", "Hello.", en="Hello.", es="Hola."), ("es", "en"), names=())
+    assert found == Translation("en-US", "Hello.", {"es": "Hola."})
+
+
+@given(JSON, st.sampled_from(("{}", "```json\n{}\n```", "{}{}", "Sure: {} Bye", "[{}, {}]")))
+def test_whatever_is_answered_a_text_or_a_reason_is_kept(found: Any, wrapper: str) -> None:
+    text = wrapper.replace("{}", json.dumps(found, ensure_ascii=False))
     try:
-        translation = checked(json.dumps(found), ("es",))
-    except WRONG:
+        translation = checked(text, ("es",))
+    except ValueError as error:
+        assert str(error)
         return
-    assert translation.translations.keys() <= {"es"}
     assert bool(translation.language) == bool(translation.transcript)
+    assert set(translation.translations) <= {"es"}
+    if translation.transcript:
+        assert {*translation.translations, *translation.missing, translation.language} >= {"es"}
+    said = found.get("transcript") if isinstance(found, dict) else None
+    if isinstance(said, str) and one_line(said):
+        assert translation.transcript, "a transcript is never given up"
+
+
+@given(st.text(max_size=200) | st.from_regex(r'[{}\[\]":,\\ a-z\n]{0,200}', fullmatch=True))
+def test_no_text_breaks_the_reading_of_an_answer(text: str) -> None:
+    with contextlib.suppress(ValueError):
+        checked(text, ("es",))
 
 
 # --- questions ---
@@ -242,3 +395,44 @@ def test_credentials_that_are_none_are_said_in_one_line(tmp_path: Path, content:
 )
 def test_a_hint_is_taken_where_there_is_one(details: Any, seconds: float | None) -> None:
     assert translator._retry_hint(details) == seconds
+
+
+# --- what cannot be true ---
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds", "doubt"),
+    [
+        ("no " * 3300, 8.0, TOO_LONG),
+        ("H" + "m" * 9000, 60.0, TOO_LONG),
+        ("はい" * 200, 5.0, TOO_LONG),
+        ("and so on, " * 30, 10.0, LOOP),
+        ("The leaves are green. " * 10, 12.0, LOOP),
+        ("no no no no no", 2.0, ""),
+        ("Eins, zwei, drei, vier. Eins, zwei, drei, vier. Eins, zwei, drei, vier.", 5.0, ""),
+        ("The leaves are green.", 1.0, ""),
+        ("3.14159265358979323846264338327950288419716939937510", 12.0, ""),
+        ("Write down exactly what is said, in the language spoken", 5.0, ECHO),
+        ("So the leaf takes up light, and then", 5.0, ECHO),
+        ("So the leaf", 5.0, ""),
+    ],
+)
+def test_loops_and_echoes_are_found_and_speech_is_not(text: str, seconds: float, doubt: str) -> None:
+    assert doubt_about(text, seconds, (INSTRUCTION, "So the leaf takes up light, and grows.")) == doubt
+
+
+@pytest.mark.parametrize(
+    "text", ["no " * 3300, "and so on, " * 900, "H" + "m" * 9000, "はい" * 2000, "a b c d e f " * 500]
+)
+@pytest.mark.parametrize("seconds", [0.3, 3.0, 60.0])
+def test_what_cannot_be_true_is_cut_to_what_can(text: str, seconds: float) -> None:
+    cut = believable(Translation("en", text, {}, doubt=TOO_LONG), seconds).transcript
+    assert 0 < width(cut) <= 40 + 20 * seconds
+    assert text.startswith(cut)
+
+
+def test_a_translation_that_is_a_loop_is_missing() -> None:
+    good = Translation("en", "The leaves are green.", {"es": "no " * 500, "ar": "x"}, missing=("fr",))
+    assert without_loops(good, 3.0) == Translation(
+        "en", "The leaves are green.", {"ar": "x"}, missing=("fr", "es")
+    )

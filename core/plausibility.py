@@ -1,0 +1,127 @@
+"""Whether a text can be what was said in a time: finds the loops and echoes of models that write text. Pure.
+
+Models that transcribe sound sometimes repeat a word thousands of times, or write what they were told in place of what
+is said. The signs are those that Whisper goes by: too many characters a second, a text that compresses too well, and
+the same words over and over.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from core.records import Translation
+
+MAX_WIDTH_PER_SECOND = 40.0
+"""In Latin letters. The fastest speech has about 30."""
+SPARE_WIDTH = 80.0
+"""Is allowed besides, as numbers, formulas and short shouts are long in writing."""
+USUAL_WIDTH_PER_SECOND = 20.0
+"""Of quick speech: to so much a text that cannot be true is cut."""
+WIDE = 2.5
+"""Width of a Chinese, Japanese or Korean character: it stands for a syllable or a word."""
+MAX_COMPRESSION = 2.4
+"""Whisper's threshold for the ratio of a text's bytes to its compressed bytes."""
+MIN_LOOP_BYTES = 120
+"""Shorter texts are not compressed: nearly all of them seem to repeat little."""
+MIN_REPETITIONS = 6
+"""So many times the same words one after another are no speech."""
+MIN_ECHO_WORDS = 6
+"""So many words of the prompt in a row are no coincidence."""
+
+TOO_LONG = "more text than can be said in the time"
+LOOP = "the same words over and over"
+ECHO = "words of the prompt"
+
+_LOOP = re.compile(rf"(?P<unit>.{{1,60}}?)(?P=unit){{{MIN_REPETITIONS - 1},}}", re.DOTALL)
+
+
+def doubt_about(text: str, seconds: float, prompts: Iterable[str] = ()) -> str:
+    """Why a text is probably not what was said in ``seconds``; empty: nothing speaks against it.
+
+    Args:
+        prompts: what the model was told with the sound: instructions, and the sentences before.
+    """
+    if width(text) > max_width(seconds):
+        return TOO_LONG
+    if is_loop(text):
+        return LOOP
+    return ECHO if any(is_echo(text, prompt) for prompt in prompts) else ""
+
+
+def max_width(seconds: float) -> float:
+    """The greatest width of a text of so many seconds of speech."""
+    return SPARE_WIDTH + MAX_WIDTH_PER_SECOND * max(0.0, seconds)
+
+
+def width(text: str) -> float:
+    """The width of a text in Latin letters; marks on letters have none."""
+    return sum(map(_width_of, text))
+
+
+def _width_of(sign: str) -> float:
+    if unicodedata.category(sign) in ("Mn", "Me", "Cf"):
+        return 0.0
+    return WIDE if unicodedata.east_asian_width(sign) in "WF" else 1.0
+
+
+def is_loop(text: str) -> bool:
+    """Whether a text consists mostly of repetitions."""
+    data = text.encode("utf-8", "replace")
+    if len(data) < MIN_LOOP_BYTES or len(data) / len(zlib.compress(data)) <= MAX_COMPRESSION:
+        return False
+    return len(without_repetitions(text)) < len(text) / 2
+
+
+def is_echo(text: str, prompt: str) -> bool:
+    """Whether a text is a part of the prompt, or has a row of its words at its beginning."""
+    said, told = _words(text), _words(prompt)
+    if len(said) < MIN_ECHO_WORDS:
+        return False
+    row = said[:MIN_ECHO_WORDS]
+    return any(told[start : start + len(row)] == row for start in range(len(told) - len(row) + 1))
+
+
+def _words(text: str) -> Sequence[str]:
+    return re.findall(r"\w+", text.casefold())
+
+
+def without_repetitions(text: str) -> str:
+    """A text in which what is repeated many times in a row is there three times."""
+    return _LOOP.sub(lambda found: found["unit"] * 3, text)
+
+
+def shortened(text: str, seconds: float) -> str:
+    """What may be true of a text that cannot be: without its repetitions, and no longer than quick speech."""
+    text = without_repetitions(text).strip()
+    most, length = SPARE_WIDTH / 2 + USUAL_WIDTH_PER_SECOND * max(0.0, seconds), 0.0
+    for position, sign in enumerate(text):
+        length += _width_of(sign)
+        if length > most:
+            whole_words = text[:position].rpartition(" ")[0]
+            return whole_words if len(whole_words) > position / 2 else text[:position]
+    return text
+
+
+def believable(translation: Translation, seconds: float) -> Translation:
+    """A doubtful translation with its transcript cut to what can be said in ``seconds``."""
+    text = translation.transcript
+    is_true = width(text) <= max_width(seconds)
+    return translation if is_true else replace(translation, transcript=shortened(text, seconds))
+
+
+def without_loops(translation: Translation, seconds: float) -> Translation:
+    """A translation without the texts that cannot be translations of its transcript: those are missing."""
+    bad = {
+        tag
+        for tag, text in translation.translations.items()
+        if width(text) > 2 * max_width(seconds) or (is_loop(text) and not is_loop(translation.transcript))
+    }
+    return replace(
+        translation,
+        translations={tag: text for tag, text in translation.translations.items() if tag not in bad},
+        missing=(*translation.missing, *(tag for tag in translation.translations if tag in bad)),
+    )
