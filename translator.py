@@ -12,8 +12,7 @@ import json
 import logging
 import time
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,6 +21,7 @@ import soundfile
 from config import Settings
 from core.answers import answer_schema, checked
 from core.errors import ConfigError, Refused, RetryLater
+from core.plausibility import doubt_about, without_loops
 from core.records import Translation
 
 if TYPE_CHECKING:
@@ -39,11 +39,17 @@ MAX_FILE_CHARACTERS = 20_000
 CALL_TIMEOUT_SECONDS = 60.0
 """Time limit of one call."""
 
+RETRY_TEMPERATURE = 0.3
+"""Sent when an answer was unusable. Gemini's own is 1; a model that ignores it still answers at random."""
+
 OPERATOR_PAUSE_SECONDS = 60.0
 """The pause after an error that only the operator can fix, such as a wrong key or model."""
 
 MAX_HINT_SECONDS = 3600.0
 """The longest pause that is accepted from the service."""
+FINAL_REASONS = ("SAFETY", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "MODEL_ARMOR", "JAILBREAK")
+"""Why the service blocks a request or its answer for good. Other reasons come at random, or are new."""
+
 SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 
 INSTRUCTION = """\
@@ -65,6 +71,14 @@ class TextRequest:
     """BCP 47 tag of the language in the speaker's attribute; empty: not known."""
     context: tuple[str, ...] = ()
     """The sentences before it, oldest first."""
+    names: tuple[str, ...] = ()
+    """BCP 47 tags that the language spoken is named by, if it is one of them."""
+    seconds: float = 0.0
+    """How long the segment is; 0: not known."""
+    transcript: str = ""
+    """What is said, if it is known and only translations are wanted."""
+    attempt: int = 0
+    """How often this was asked for before without success."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +88,13 @@ class Usage:
     input_tokens: int = 0
     output_tokens: int = 0
     seconds: float = 0.0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.seconds + other.seconds,
+        )
 
 
 @dataclass(frozen=True)
@@ -91,6 +112,10 @@ class BadAnswer(RetryLater):
     def __init__(self, message: str, usage: Usage) -> None:
         super().__init__(message)
         self.usage = usage
+
+
+class FailedCall(RetryLater):
+    """The service has failed at this call, by an internal error or without an answer: at this segment, or at all."""
 
 
 class WrongSettings(RetryLater):
@@ -136,12 +161,15 @@ def system_instruction(glossary: str, prompt: str) -> str:
 
 
 def accompanying_text(request: TextRequest) -> str:
-    """The text that is sent with the audio: language hint and context; empty if there is neither."""
+    """The text that is sent with the audio: language hint, known transcript, context; empty if there is none."""
     lines = []
     if request.hint:
         lines.append(
             f"The speaker's settings say that this is {request.hint}; believe the audio where it differs."
         )
+    if request.transcript:
+        said = json.dumps(request.transcript, ensure_ascii=False)
+        lines.append(f"The transcript is known, and only its translations are missing: {said}")
     if request.context:
         before = json.dumps(list(request.context), ensure_ascii=False)
         lines.append(f"Said before, for context only, not to be repeated: {before}")
@@ -223,15 +251,9 @@ class GeminiTranslator:
         if text := accompanying_text(request):
             parts.insert(0, types.Part.from_text(text=text))
         started = time.monotonic()
-        response = await self._call(types.Content(role="user", parts=parts), request.languages)
+        response = await self._call(types.Content(role="user", parts=parts), request)
         usage = usage_of(response, time.monotonic() - started)
-        answer = text_of(response, usage)
-        try:
-            translation = checked(answer, request.languages)
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise BadAnswer(
-                f"Gemini's answer does not fit the schema ({type(error).__name__})", usage
-            ) from None
+        translation = translation_in(response, request, usage, self._instruction)
         return TextResult(translation, self._settings.gemini_model, usage)
 
     async def find_model(self) -> None:
@@ -245,14 +267,14 @@ class GeminiTranslator:
     async def aclose(self) -> None:
         await self._client.aio.aclose()
 
-    async def _call(self, content: types.Content, languages: Sequence[str]) -> types.GenerateContentResponse:
+    async def _call(self, content: types.Content, request: TextRequest) -> types.GenerateContentResponse:
         from google.auth.exceptions import DefaultCredentialsError, RefreshError
         from google.genai import errors
 
         try:
             async with asyncio.timeout(CALL_TIMEOUT_SECONDS):
                 return await self._client.aio.models.generate_content(
-                    model=self._settings.gemini_model, contents=[content], config=self._config(languages)
+                    model=self._settings.gemini_model, contents=[content], config=self._config(request)
                 )
         except errors.APIError as error:
             raise classify_error(error) from None
@@ -263,7 +285,7 @@ class GeminiTranslator:
         except RefreshError:
             raise WrongSettings("The credentials for Vertex AI are refused") from None
         except TimeoutError:
-            raise RetryLater(f"Gemini did not answer within {CALL_TIMEOUT_SECONDS:g} s") from None
+            raise FailedCall(f"Gemini did not answer within {CALL_TIMEOUT_SECONDS:g} s") from None
         except (
             Exception
         ) as error:  # each transport has its own: connection lost, host not found, invalid HTTP
@@ -278,14 +300,15 @@ class GeminiTranslator:
             retry_options=types.HttpRetryOptions(attempts=1),  # the caller retries
         )
 
-    def _config(self, languages: Sequence[str]) -> types.GenerateContentConfig:
+    def _config(self, request: TextRequest) -> types.GenerateContentConfig:
         from google.genai import types
 
         thinking = self._settings.gemini_thinking
         return types.GenerateContentConfig(
             system_instruction=self._instruction,
             response_mime_type="application/json",
-            response_json_schema=answer_schema(languages),
+            response_json_schema=answer_schema(request.languages),
+            temperature=RETRY_TEMPERATURE if request.attempt else None,
             max_output_tokens=MAX_OUTPUT_TOKENS,
             thinking_config=None
             if thinking == "default"
@@ -325,27 +348,49 @@ def usage_of(response: types.GenerateContentResponse, seconds: float) -> Usage:
     return Usage(found.prompt_token_count or 0, output, seconds)
 
 
-def text_of(response: types.GenerateContentResponse, usage: Usage) -> str:
-    """The text of a response.
+def translation_in(
+    response: types.GenerateContentResponse, request: TextRequest, usage: Usage, instruction: str = ""
+) -> Translation:
+    """The text in a response, with what is missing and doubtful in it.
 
     Raises:
         Refused: the service blocks the request; this is final.
-        BadAnswer: the answer is empty or cut off.
+        BadAnswer: there is no transcript in the answer.
+    """
+    answer, problem = text_of(response)
+    try:
+        found = checked(answer, request.languages, request.names, request.hint)
+    except ValueError as error:
+        raise BadAnswer(problem or f"Gemini's answer does not fit the schema: {error}", usage) from None
+    if not request.seconds:
+        return found
+    doubt = doubt_about(found.transcript, request.seconds, (instruction, *request.context))
+    return replace(without_loops(found, request.seconds), doubt=doubt or found.doubt)
+
+
+def text_of(response: types.GenerateContentResponse) -> tuple[str, str]:
+    """The text of a response, and why it may be none; each empty if there is none.
+
+    Raises:
+        Refused: the service blocks the request; this is final.
     """
     feedback = response.prompt_feedback
     if feedback is not None and feedback.block_reason is not None:
-        raise Refused(f"blocked: {feedback.block_reason.value}")
+        blocked = f"blocked: {feedback.block_reason.value}"
+        if feedback.block_reason.value in FINAL_REASONS:
+            raise Refused(blocked)
+        return "", blocked
     candidate = response.candidates[0] if response.candidates else None
     reason = candidate.finish_reason.value if candidate and candidate.finish_reason else "STOP"
-    if reason == "MAX_TOKENS":
-        raise BadAnswer("Gemini's answer is too long", usage)
-    if reason not in ("STOP", "OTHER", "FINISH_REASON_UNSPECIFIED"):
+    if reason in FINAL_REASONS:
         raise Refused(f"no answer: {reason}")
     parts = candidate.content.parts if candidate and candidate.content else None
     text = "".join(part.text or "" for part in parts or [] if not part.thought)
-    if not text:
-        raise BadAnswer("Gemini answered nothing", usage)
-    return text
+    if reason == "MAX_TOKENS":
+        return text, "Gemini's answer is too long"
+    if reason not in ("STOP", "FINISH_REASON_UNSPECIFIED"):
+        return text, f"no answer: {reason}"
+    return text, "" if text else "Gemini answered nothing"
 
 
 def classify_error(error: Any) -> RetryLater | Refused:
@@ -365,6 +410,8 @@ def classify_error(error: Any) -> RetryLater | Refused:
         return Refused(said)
     if error.code == 400:
         return Rejected(said)
+    if error.code in (500, 504):
+        return FailedCall(said, _retry_hint(error.details))
     return RetryLater(said, _retry_hint(error.details))
 
 

@@ -39,6 +39,9 @@ LANGUAGE_TAG = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 MAX_REMEMBERED = 200
 """Records of one folder that are kept in memory as context."""
 
+MAX_SPOKEN_LANGUAGES = 50
+"""Of one folder; more are not remembered."""
+
 CONTEXT_SECONDS = 120.0
 """What was said longer ago than this is not used as context."""
 
@@ -319,6 +322,8 @@ class FolderTexts:
         self._done: dict[SegmentKey, bool] = {}
         """The segments that have a line, and whether their audio is kept."""
         self._latest: OrderedDict[SegmentKey, TextRecord] = OrderedDict()
+        self._languages: OrderedDict[str, None] = OrderedDict()
+        """The languages spoken, in the order in which they first came."""
         self._manifest_bookmark = Bookmark()
         self._listed: set[str] = set()
         """The WAVs that the manifest names."""
@@ -332,6 +337,18 @@ class FolderTexts:
         with self._lock:
             self._read_on()
             return key_of(segment) in self._done
+
+    def spoken_languages(self) -> tuple[str, ...]:
+        """The BCP 47 tags of the languages spoken so far."""
+        with self._lock:
+            self._read_on()
+            return tuple(self._languages)
+
+    def remember_language(self, tag: str) -> None:
+        """Adds a language of a text that is about to be saved."""
+        with self._lock:
+            if len(self._languages) < MAX_SPOKEN_LANGUAGES:
+                self._languages.setdefault(tag, None)
 
     def may_remove_audio(self, segment: SegmentRecord) -> bool:
         """Whether its text is saved, and its WAV still exists but is not to be kept (SAVE_AUDIO=false)."""
@@ -347,6 +364,7 @@ class FolderTexts:
             record
             for record in known
             if record.transcript
+            and not record.doubt
             and record.participant_identity == segment.participant_identity
             and record.number < segment.number
             and 0 <= (segment.start - record.start).total_seconds() <= CONTEXT_SECONDS
@@ -396,9 +414,12 @@ class FolderTexts:
             if is_another:
                 self._done.clear()
                 self._latest.clear()
+                self._languages.clear()
             for record in filter(None, map(text_in, lines)):
                 self._done[key_of(record)] = record.is_audio_kept
                 self._latest[key_of(record)] = record
+                if record.language:
+                    self.remember_language(record.language)
                 self._latest.move_to_end(key_of(record))
                 if len(self._latest) > MAX_REMEMBERED:
                     self._latest.popitem(last=False)

@@ -101,6 +101,9 @@ def translation_of(
 ) -> Translation:
     """A transcript with the translations that it needs, each under the language and script that it is in."""
     language = name_of(spoken, transcript, names)
+    if language not in names:  # the region that a model states differs from sentence to sentence
+        near = (one for one in names if one not in languages and is_same_apart_from_region(one, language))
+        language = next(near, language)
     wanted = [one for one in languages if not _is_written(one, language)]
     written = {one: _true_tag(one, texts[one]) for one in wanted if texts.get(one)}
     good = {one: texts[one] for one, tag in written.items() if tag == one}

@@ -317,7 +317,8 @@ def _parsed(model: str, body: dict[str, Any], path: str) -> Call:
     """
     config = body["generationConfig"]
     schema = config["responseJsonSchema"]
-    audio = next(part["inlineData"] for part in body["contents"][0]["parts"] if "inlineData" in part)
+    parts = body["contents"][0]["parts"]
+    audio = next(part["inlineData"] for part in parts if "inlineData" in part)
     data = base64.b64decode(audio["data"].replace("-", "+").replace("_", "/"), validate=True)
     pcm, rate = soundfile.read(io.BytesIO(data), dtype="int16")
     thinking = config.get("thinkingConfig", {})
@@ -334,8 +335,9 @@ def _parsed(model: str, body: dict[str, Any], path: str) -> Call:
         (0 < len(pcm) <= MAX_SECONDS * SAMPLE_RATE, "a segment's length"),
         (level.upper() in ("LOW", "MEDIUM", "HIGH"), "a thinking level of this model"),
         (
-            not {"temperature", "topP", "topK"} & config.keys(),
-            "no sampling parameters, which this model ignores",
+            not {"topP", "topK"} & config.keys()
+            and ("temperature" not in config or "Said before" not in str(parts)),
+            "no sampling parameters, except in a request that is repeated, without context",
         ),
         (body["systemInstruction"]["parts"][0]["text"], "an instruction"),
     ):

@@ -29,8 +29,9 @@ from archive import jsonl
 from archive.files import PRIVATE_FOLDER, write_private
 from archive.outbox import Outbox
 from config import Settings
-from core.answers import answer_schema, checked
+from core.answers import answer_schema
 from core.errors import ConfigError, Refused, RetryLater, StorageError
+from core.plausibility import believable
 from core.records import SegmentRecord
 from lesson_tools.console import Advance
 from lesson_tools.transcription import ArchiveTextService, Task, TranscriptionOptions
@@ -38,9 +39,10 @@ from translator import (
     MAX_OUTPUT_TOKENS,
     GeminiTranslator,
     Rejected,
+    TextRequest,
     TextResult,
     compressed,
-    text_of,
+    translation_in,
     usage_of,
 )
 
@@ -268,12 +270,18 @@ class Batches(GeminiTranslator):
         try:
             response = types.GenerateContentResponse.model_validate(answer["response"])
             usage = usage_of(response, 0.0)
-            text = text_of(response, usage)
-            translation = checked(text, _languages(note.languages, task.record))
+            request = TextRequest(
+                task.folder / task.record.file,
+                _languages(note.languages, task.record),
+                hint=task.record.speaking_language,
+                names=service.names(task),
+                seconds=task.record.duration_seconds,
+            )
+            translation = believable(translation_in(response, request, usage), request.seconds)
             await service.save(task, TextResult(translation, note.model, usage))
         except Refused as refusal:
             await service.refuse(task, str(refusal))
-        except (RetryLater, ValueError, KeyError, TypeError, RecursionError):
+        except (RetryLater, ValueError, KeyError, TypeError):
             return False  # it goes into the next batch
         return True
 

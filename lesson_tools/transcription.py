@@ -21,7 +21,7 @@ from core.errors import ConfigError
 from core.language_tags import is_same_language
 from core.records import SegmentRecord, TextRecord
 from lesson_tools.console import Advance
-from text.attempts import Answered, NeverAgain, Outcome
+from text.attempts import Answered, NeverAgain, Outcome, names_of_languages
 from text.gate import TEXT
 from text.results import TextFolders
 from text.service import TextService
@@ -176,17 +176,23 @@ class ArchiveTextService(TextService):
         folders = (
             TextFolders(Path(settings.output_dir), ReplacingTexts, max_folders=None) if is_forced else None
         )
-        super().__init__(settings, translator, queue, budget=budget, folders=folders, removes_audio=False)
+        super().__init__(
+            settings, translator, queue, budget=budget, folders=folders, removes_audio=False, is_run=True
+        )
         self._tasks = iter(tasks)
         self._has_more = True
 
     @property
     def finished(self) -> int:
-        """Number of segments that have their text now, or a refusal."""
-        return self.costs.texts + self.costs.refused
+        """Number of segments that have their text now, or a refusal, or are set aside."""
+        return self.costs.texts + self.costs.refused + self.costs.set_aside
 
     async def is_done(self) -> bool:
         return not self._has_more and not self._calls and (await self.backlog()).count == 0
+
+    def names(self, task: Task) -> tuple[str, ...]:
+        """The tags by which languages are named in the room of a task."""
+        return names_of_languages(self._settings, self._folders.texts_of(task.folder.name))
 
     async def save(self, task: Task, result: TextResult) -> None:
         """Saves a text that was made elsewhere, unless the segment has one."""

@@ -5,22 +5,32 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from archive.outbox import Work
 from archive.texts import FolderTexts
 from config import Settings
+from core.backoff import Backoff
 from core.errors import Refused, RetryLater
-from core.language_tags import language_tag_or_empty
+from core.language_tags import best_match, language_tag_or_empty
 from core.records import SegmentRecord
+from text.asking import Asking
 from text.costs import CostsByLesson
+from text.failures import Failures, Verdict
 from text.gate import CallGate
 from text.results import TextFolders
-from translator import BadAnswer, Rejected, TextRequest, TextResult, Translator
+from translator import BadAnswer, FailedCall, Rejected, TextRequest, TextResult, Translator
 
 MAX_BAD_ANSWERS = 3
-"""After so many unusable answers a segment is refused."""
+"""After so many unusable answers a segment is refused, if the engine answers for others."""
+MAX_REJECTIONS = 2
+"""The same for requests that the engine rejects."""
+MAX_FAILED_CALLS = 5
+"""The same for calls that the engine fails at, such as 500 for one segment's sound."""
+MAX_FAILURES_OF_A_RUN = 6
+"""A run that is to end sets a segment aside after so many such failures, also if no other is left to compare it with."""
+SEGMENT_BACKOFF = Backoff(2.0, 600.0)
+"""How long a segment waits after a call that failed for it alone."""
 CONTEXT_SENTENCES = 3
 """How many earlier texts are sent as context with each segment."""
 
@@ -54,21 +64,32 @@ class TryAgain:
 
 @dataclass(frozen=True)
 class NeverAgain:
-    """The segment is refused: it will never have a text."""
+    """The segment is refused: it gets no text, unless somebody asks for it again."""
 
     reason: str
     is_recorded: bool = True
     """Whether the refusal is added to texts.jsonl."""
 
 
-Outcome = Done | NotTried | Answered | TryAgain | NeverAgain
+@dataclass(frozen=True)
+class SetAside:
+    """The segment is left as it is until the next run."""
+
+    reason: str
+
+
+Outcome = Done | NotTried | Answered | TryAgain | NeverAgain | SetAside
 
 
 # --- the attempt ---
 
 
 class TextAttempts:
-    """Calls the text engine, and decides what a failure means for the segment."""
+    """Calls the text engine, and decides what a failure means for the segment.
+
+    Args:
+        is_run: the work is to come to an end: what fails again and again is set aside.
+    """
 
     def __init__(
         self,
@@ -77,13 +98,15 @@ class TextAttempts:
         gate: CallGate,
         costs: CostsByLesson,
         folders: TextFolders,
+        *,
+        is_run: bool = False,
     ) -> None:
         self._settings = settings
-        self._translator = translator
         self._gate = gate
-        self._costs = costs
         self._folders = folders
-        self._bad_answers: Counter[tuple[str, str]] = Counter()
+        self._is_run = is_run
+        self._asking = Asking(translator, gate, costs)
+        self._failures = Failures()
 
     async def attempt(self, work: Work) -> Outcome:
         """Gets the text of one segment.
@@ -96,50 +119,80 @@ class TextAttempts:
             return Done()
         if not await self._gate.may_call():
             return NotTried()
-        context = await asyncio.to_thread(texts.before, segment, CONTEXT_SENTENCES)
+        request = await asyncio.to_thread(self._request, texts, segment, self._failures.count(_key(work)))
         began = time.monotonic()
-        self._costs.add(work.folder, segment, calls=1, audio_seconds=segment.duration_seconds)
         try:
-            result = await self._translator.translate(self._request(texts, segment, context))
+            result = await self._asking.text_of(work, segment, request)
         except (Refused, RetryLater, FileNotFoundError) as error:
-            self._costs.add(work.folder, segment, failed_calls=1)
-            return self._after_failure(work, segment, error, began)
+            return self._after_failure(work, error, began)
         self._gate.answered()
-        self._costs.add_usage(work.folder, segment, result.usage)
-        return Answered(result)
+        self._failures.succeeded(_key(work), time.monotonic())
+        return Answered(self._with_name_of_lesson(texts, result))
 
     def forget(self, work: Work) -> None:
-        """Drops the counts of a segment that has its text or is refused."""
-        self._bad_answers.pop((work.folder, work.file), None)
+        """Drops the failures of a segment that has its text or is refused."""
+        self._failures.forget(_key(work))
 
-    def _request(self, texts: FolderTexts, segment: SegmentRecord, context: tuple[str, ...]) -> TextRequest:
+    def _request(self, texts: FolderTexts, segment: SegmentRecord, failures: int) -> TextRequest:
+        """The request for a segment. After a failure it has no context, which may have caused it."""
         requested = [tag for one in segment.caption_languages if (tag := language_tag_or_empty(one))]
         return TextRequest(
             wav=texts.folder / segment.file,
             languages=tuple(dict.fromkeys((*self._settings.target_languages, *requested))),
             hint=language_tag_or_empty(segment.speaking_language),
-            context=context,
+            context=() if failures else texts.before(segment, CONTEXT_SENTENCES),
+            names=names_of_languages(self._settings, texts),
+            seconds=segment.duration_seconds,
+            attempt=failures,
         )
 
-    def _after_failure(self, work: Work, segment: SegmentRecord, error: Exception, began: float) -> Outcome:
-        if isinstance(error, BadAnswer):
-            return self._after_bad_answer(work, segment, error)
-        if isinstance(error, Rejected) and self._gate.has_answered:
-            # If the next request is rejected as well, the settings are at fault, not the segments.
-            self._gate.has_answered = False
-            return NeverAgain(str(error))
+    def _with_name_of_lesson(self, texts: FolderTexts, result: TextResult) -> TextResult:
+        """Gives the language the name that it has got from another segment in the meantime."""
+        language = result.translation.language
+        if not language or language in names_of_languages(self._settings, texts):
+            return result
+        name = best_match(language, texts.spoken_languages()) or language
+        texts.remember_language(name)
+        return replace(result, translation=replace(result.translation, language=name))
+
+    def _after_failure(self, work: Work, error: Exception, began: float) -> Outcome:
+        if isinstance(error, (BadAnswer, Rejected, FailedCall)):
+            return self._after_unclear_failure(work, error, began)
         if isinstance(error, RetryLater):
-            pause = self._gate.failed(error, began)
-            # This segment waits longer than the others, and longer each time, so that it does not delay them.
-            longest = 2 * self._gate.backoff.max_seconds
-            return TryAgain(min(longest, 2 * pause * 2 ** min(work.attempts, 10)))
+            return self._after_pause(work, error, began)
         return NeverAgain("its WAV is gone" if isinstance(error, FileNotFoundError) else str(error))
 
-    def _after_bad_answer(self, work: Work, segment: SegmentRecord, answer: BadAnswer) -> Outcome:
-        """Handles an unusable answer: it concerns this segment only, and is retried only a few times, as calls cost."""
-        self._gate.answered()
-        self._costs.add_usage(work.folder, segment, answer.usage)
-        self._bad_answers[work.folder, work.file] += 1
-        if self._bad_answers[work.folder, work.file] >= MAX_BAD_ANSWERS:
-            return NeverAgain(str(answer))
-        return TryAgain(random.uniform(0, self._gate.backoff.first_seconds))
+    def _after_unclear_failure(self, work: Work, error: RetryLater, began: float) -> Outcome:
+        """Handles a failure that may be the fault of the segment or of the service."""
+        key, most = _key(work), _most_failures(error)
+        verdict = self._failures.failed(key, began, time.monotonic(), most)
+        if verdict is Verdict.FINAL:
+            return NeverAgain(str(error))
+        if self._is_run and self._failures.count(key) >= MAX_FAILURES_OF_A_RUN:
+            return SetAside(str(error))
+        if verdict is Verdict.OUTAGE or isinstance(error, Rejected):
+            return self._after_pause(work, error, began)
+        if isinstance(error, BadAnswer) and self._failures.count(key) < most:
+            return TryAgain(random.uniform(0, self._gate.backoff.first_seconds))
+        return TryAgain(SEGMENT_BACKOFF.doubled(self._failures.count(key)))
+
+    def _after_pause(self, work: Work, error: RetryLater, began: float) -> TryAgain:
+        """All calls wait. This segment waits longer than others, longer each time, so that it does not delay them."""
+        pause = self._gate.failed(error, began)
+        return TryAgain(min(2 * self._gate.backoff.max_seconds, 2 * pause * 2 ** min(work.attempts, 10)))
+
+
+def names_of_languages(settings: Settings, texts: FolderTexts) -> tuple[str, ...]:
+    """The tags by which spoken languages are named in a room: those configured, then those that it has already."""
+    configured = (*settings.target_languages, *settings.caption_languages)
+    return tuple(dict.fromkeys((*configured, *texts.spoken_languages())))
+
+
+def _key(work: Work) -> tuple[str, str]:
+    return work.folder, work.file
+
+
+def _most_failures(error: RetryLater) -> int:
+    if isinstance(error, BadAnswer):
+        return MAX_BAD_ANSWERS
+    return MAX_REJECTIONS if isinstance(error, Rejected) else MAX_FAILED_CALLS

@@ -73,6 +73,8 @@ async def save_text(
         language=translation.language,
         transcript=translation.transcript,
         translations=translation.translations,
+        missing=translation.missing,
+        doubt=translation.doubt,
         files=tuple(files),
         model=result.model,
         latency_seconds=result.usage.seconds,
@@ -92,7 +94,17 @@ async def save_text(
             time.time() - segment.end.timestamp(),
             extra=_context(segment),
         )
+        _log_what_is_wrong(segment, translation)
     return is_new
+
+
+def _log_what_is_wrong(segment: SegmentRecord, translation: Translation) -> None:
+    if translation.missing:
+        missing = ", ".join(translation.missing)
+        logger.warning("The text of %s lacks %s", segment.file, missing, extra=_context(segment))
+    if translation.doubt:
+        doubt = translation.doubt
+        logger.warning("The text of %s is doubtful: %s", segment.file, doubt, extra=_context(segment))
 
 
 async def save_refusal(texts: FolderTexts, segment: SegmentRecord, reason: str) -> bool:

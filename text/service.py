@@ -21,7 +21,7 @@ from core import notify
 from core.errors import StorageError
 from core.records import SegmentRecord
 from core.trouble import Trouble, trouble_of
-from text.attempts import Answered, Done, NeverAgain, NotTried, Outcome, TextAttempts, TryAgain
+from text.attempts import Answered, Done, NeverAgain, NotTried, Outcome, SetAside, TextAttempts, TryAgain
 from text.audio_removal import AudioRemoval
 from text.costs import CostsByLesson, TextCosts, TextMetrics
 from text.gate import TEXT, CallGate
@@ -44,6 +44,7 @@ class TextService:
     Args:
         budget: the outbox that counts the calls, if it is another one: all processes that use a disk share one budget.
         folders: the texts, if they are not those in OUTPUT_DIR.
+        is_run: the work is to come to an end: a segment that fails again and again is set aside.
         removes_audio: False keeps the WAVs, whatever SAVE_AUDIO is.
     """
 
@@ -56,6 +57,7 @@ class TextService:
         folders: TextFolders | None = None,
         *,
         removes_audio: bool = True,
+        is_run: bool = False,
     ) -> None:
         self.metrics = TextMetrics(self.backlog)
         self.gate = CallGate(settings, budget or outbox)
@@ -65,7 +67,9 @@ class TextService:
         self._output_dir = Path(settings.output_dir)
         self._folders = folders or TextFolders(self._output_dir)
         self._costs = CostsByLesson(self.metrics)
-        self._attempts = TextAttempts(settings, translator, self.gate, self._costs, self._folders)
+        self._attempts = TextAttempts(
+            settings, translator, self.gate, self._costs, self._folders, is_run=is_run
+        )
         self._removal = AudioRemoval(outbox, self._output_dir) if removes_audio else None
         self._manifests = ManifestReader(outbox, self._output_dir, TEXT, self._folders.is_wanted)
         self._calls: set[asyncio.Task[None]] = set()
@@ -213,8 +217,22 @@ class TextService:
         elif isinstance(outcome, TryAgain):
             await self._outbox.retry(work, outcome.after_seconds)
             asyncio.get_running_loop().call_later(outcome.after_seconds, self._wake)
+        elif isinstance(outcome, SetAside):
+            await self._set_aside(work, outcome)
         else:
             await self._settle(work, outcome)
+
+    async def _set_aside(self, work: Work, outcome: SetAside) -> None:
+        segment = SegmentRecord.from_json(work.payload)
+        await self._outbox.refuse(work, outcome.reason)
+        self._attempts.forget(work)
+        self._costs.add(work.folder, segment, set_aside=1)
+        logger.error(
+            "%s is set aside after several failures, and can be tried again later: %s",
+            segment.file,
+            outcome.reason,
+            extra={"room": segment.room_name},
+        )
 
     async def _settle(self, work: Work, outcome: Done | Answered | NeverAgain) -> None:
         segment, texts = SegmentRecord.from_json(work.payload), self._folders.texts_of(work.folder)

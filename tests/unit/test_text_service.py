@@ -465,7 +465,6 @@ HEALS = [
     "a list",
     "deeply nested",
     "language missing",
-    "path as language",
     "wrong key",
     "no billing",
 ]
@@ -547,10 +546,8 @@ async def test_a_segment_that_is_rejected_while_others_succeed_is_refused(
     assert [line["number"] for line in lines if "refused" in line] == [3]
 
 
-async def test_of_two_rejections_in_a_row_at_most_one_refuses_its_segment(
-    tmp_path: Path, gemini: GeminiServer
-) -> None:
-    """Google may change what it takes while the worker runs: one segment may pay for that, not all."""
+async def test_rejections_of_all_requests_refuse_no_segment(tmp_path: Path, gemini: GeminiServer) -> None:
+    """Google may change what it takes while the worker runs."""
     settings = settings_for(tmp_path, GEMINI_MAX_AT_ONCE="1")
     spoken(settings, 1)
     async with service(settings) as (running, _):
@@ -560,7 +557,7 @@ async def test_of_two_rejections_in_a_row_at_most_one_refuses_its_segment(
         await until(lambda: running.costs.failed_calls >= 4, "some attempts", 60)
         gemini.spoil = lambda call: ""
         lines = await outcomes_of(tmp_path, 5)
-    assert sum("refused" in line for line in lines) == 1
+    assert not any("refused" in line for line in lines)
 
 
 async def test_a_name_that_is_too_long_for_its_text_is_refused(tmp_path: Path, gemini: GeminiServer) -> None:
@@ -615,8 +612,8 @@ async def test_output_is_plain_and_bounded(tmp_path: Path, gemini: GeminiServer)
     gemini.mishaps.extend(["control characters", "endless"])
     async with service(settings):
         lines = await outcomes_of(tmp_path, 2)
-    assert sorted(len(line["transcript"]) for line in lines) == [7, MAX_TEXT_CHARACTERS]
     assert "One two" in {line["transcript"] for line in lines}
+    assert max(len(line["transcript"]) for line in lines) < MAX_TEXT_CHARACTERS
 
 
 # --- order, concurrency, budgets ---
