@@ -225,6 +225,8 @@ class GeminiTranslator:
     def __init__(self, settings: Settings) -> None:
         from google import genai
 
+        # A reason for the end of an answer that is newer than the library is handled, and is nothing to warn about.
+        warnings.filterwarnings("ignore", r".* is not a valid \w*Reason", UserWarning)
         self._settings = settings
         self._instruction = system_instruction(
             operators_file("GLOSSARY_FILE", settings.glossary_file),

@@ -91,7 +91,14 @@ def _words(text: str) -> Sequence[str]:
 
 def without_repetitions(text: str) -> str:
     """A text in which what is repeated many times in a row is there three times."""
-    return _LOOP.sub(lambda found: found["unit"] * 3, text)
+    parts, end = [], 0
+    for found in _LOOP.finditer(text):
+        parts += [text[end : found.start()], found["unit"] * 3]
+        end = found.end()
+        rest = text[end:]
+        if found["unit"].startswith(rest):  # the last repetition is cut off
+            end = len(text)
+    return "".join((*parts, text[end:]))
 
 
 def shortened(text: str, seconds: float) -> str:

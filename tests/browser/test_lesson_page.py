@@ -16,6 +16,7 @@ import pytest_asyncio
 from playwright.async_api import Page, expect
 
 from archive.rooms import Room
+from core.plain_text import one_line
 from devtools.browser import Browser
 from devtools.page import served
 from devtools.sample_lesson import Recorded, Said, record, school_lesson, sentences
@@ -443,7 +444,7 @@ async def test_hostile_names_and_words_are_only_shown(browser: Browser, tmp_path
     page = await (await browser.new_context()).new_page()
     await page.goto(write(tmp_path, replace(lesson, room=HOSTILE, utterances=hurt)).as_uri())
     assert await page.evaluate("window.hurt") is None
-    shown = subtitles.visible(HOSTILE)
+    shown = one_line(HOSTILE)
     await expect(page.locator("#line-1 [data-language=en]")).to_have_text(shown)
     await expect(page.locator("h1")).to_have_text(shown)
     assert await found(page, "</SCRIPT>") == ["line-1"]
