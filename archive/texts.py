@@ -66,7 +66,11 @@ class Text:
     by_language: Mapping[str, str]
     """Texts by BCP 47 tag, including the transcript; empty if nothing intelligible was said."""
     refused: str | None = None
-    """Why there will never be a text."""
+    """Why there is no text. It can be asked for again."""
+    missing: tuple[str, ...] = ()
+    """The languages that were asked for, and could not be had."""
+    doubt: str = ""
+    """Why it may not be what was said; empty: there is no such reason."""
     model: str | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     """Names of the text files beside the WAV, by language."""
@@ -111,6 +115,8 @@ def text_of_entry(folder: Path, wav: str, entry: Mapping[str, Any], tags: Iterab
     return Text(
         spoken,
         texts,
+        missing=_strings(entry.get("missing")),
+        doubt=entry["doubt"] if isinstance(entry.get("doubt"), str) else "",
         model=entry["model"] if isinstance(entry.get("model"), str) else None,
         files=named,
         is_audio_kept=entry.get("is_audio_kept") is not False,
@@ -125,6 +131,10 @@ def _quoted(entry: Mapping[str, Any], spoken: str | None) -> dict[str, str]:
         if _tag(tag) is not None and isinstance(text, str) and text and tag not in texts:
             texts[tag] = text
     return texts
+
+
+def _strings(value: object) -> tuple[str, ...]:
+    return tuple(one for one in value if isinstance(one, str)) if isinstance(value, list) else ()
 
 
 def _tag(value: object) -> str | None:

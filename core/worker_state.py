@@ -63,6 +63,8 @@ class Snapshot:
     """Why the worker is not healthy, one sentence each; the worst first."""
     needs_restart: bool
     """Whether a restart helps. For a disk or a server it does not, and would lose the speech held in memory."""
+    notes: tuple[str, ...] = ()
+    """What is worth knowing of a healthy worker, one sentence each."""
 
 
 class WorkerState:
@@ -76,6 +78,7 @@ class WorkerState:
         self._lock = threading.Lock()
         self._rooms: dict[str, RoomState] = {}
         self._server_lost_at: float | None = None
+        self._notes: dict[str, str] = {}
         self._sources: list[MetricSource] = []
         self._add_gauges()
 
@@ -159,16 +162,24 @@ class WorkerState:
         with self._lock:
             self._server_lost_at = None
 
+    def note(self, name: str, text: str) -> None:
+        """Sets a sentence of the health answer that is no problem of the worker; empty: there is none any more."""
+        with self._lock:
+            if text:
+                self._notes[name] = text
+            else:
+                self._notes.pop(name, None)
+
     # Reading it.
 
     def snapshot(self) -> Snapshot:
         now = self._clock()
         with self._lock:
             states = {sid: copy.copy(state) for sid, state in self._rooms.items()}
-            server_lost_at = self._server_lost_at
+            server_lost_at, notes = self._server_lost_at, tuple(self._notes.values())
         every = list(states.values())
         rooms = [state for sid, state in states.items() if sid != WORKER]
-        return Snapshot(rooms, _problems(every, server_lost_at, now), _needs_restart(every, now))
+        return Snapshot(rooms, _problems(every, server_lost_at, now), _needs_restart(every, now), notes)
 
     def add_source(self, source: MetricSource) -> None:
         """Adds metrics, which are refreshed on the worker's event loop whenever they are read."""

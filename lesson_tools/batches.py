@@ -126,7 +126,7 @@ class Batches(GeminiTranslator):
             file = Path(folder) / "batch.jsonl"
             while items := await self._write_requests(file, waiting, options, advance):
                 note = Note(
-                    secrets.token_hex(8), options.model, options.is_forced, tuple(items), options.languages
+                    secrets.token_hex(8), options.model, options.may_replace, tuple(items), options.languages
                 )
                 await self._keep(note)
                 await self._send(note, file)

@@ -65,7 +65,7 @@ async def plan(
         if not _has_sound(files) or (names and folder not in names):
             continue
         rooms += 1
-        if is_mine(folder) and (options.is_forced or _lacks_text(files)):
+        if is_mine(folder) and (options.may_replace or _lacks_text(files)):
             price = await _remaining(bucket, options, folder, files, batch)
             if price is not None:
                 folders.append(folder)
@@ -154,7 +154,7 @@ class Run:
                     FetchingTranslator(GeminiTranslator(settings), self._sounds),
                     upload.of(not_in(submitted, tasks_of(room, self._options))),
                     self._advance,
-                    is_forced=self._options.is_forced,
+                    is_forced=self._options.may_replace,
                     budget_dir=Path(self._settings.output_dir),
                 )
             )

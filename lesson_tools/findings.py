@@ -31,10 +31,20 @@ class Kind(StrEnum):
     UNDELIVERED = "undelivered"
     TEXT_MISSING = "text_missing"
     TEXT_REFUSED = "text_refused"
+    """Not done: `transcribe --refused` asks again."""
+    TEXT_INCOMPLETE = "text_incomplete"
+    """The transcript is there, and translations are missing."""
+    TEXT_DOUBTFUL = "text_doubtful"
     TEXT_FILE_MISSING = "text_file_missing"
 
 
-_NO_FAULT = (Kind.BEING_RECORDED, Kind.SPEECH_MISSED, Kind.TEXT_REFUSED, Kind.BROKEN_TEXT_LINE)
+_NO_FAULT = (
+    Kind.BEING_RECORDED,
+    Kind.SPEECH_MISSED,
+    Kind.TEXT_INCOMPLETE,
+    Kind.TEXT_DOUBTFUL,
+    Kind.BROKEN_TEXT_LINE,
+)
 _REPAIRABLE = (
     Kind.BROKEN_LINE,
     Kind.WAV_HEADER,

@@ -162,11 +162,21 @@ def _check_text(room: Room, record: SegmentRecord, text: Text | None) -> Iterato
     if text is None:
         yield Finding(Kind.TEXT_MISSING, f"{record.file} has no text yet", record.file)
     elif text.refused is not None:
-        yield Finding(Kind.TEXT_REFUSED, f"{record.file} gets no text: {text.refused}", record.file)
+        again = "transcribe --refused asks again"
+        yield Finding(Kind.TEXT_REFUSED, f"{record.file} has no text: {text.refused} ({again})", record.file)
     else:
+        yield from _check_content(record, text)
         for file in text.files.values():
             if not (room.path / file).is_file():
                 yield Finding(Kind.TEXT_FILE_MISSING, f"{file} is missing", file)
+
+
+def _check_content(record: SegmentRecord, text: Text) -> Iterator[Finding]:
+    if text.missing:
+        lacks = f"the text of {record.file} lacks {', '.join(text.missing)}"
+        yield Finding(Kind.TEXT_INCOMPLETE, f"{lacks} (transcribe --refused asks again)", record.file)
+    if text.doubt:
+        yield Finding(Kind.TEXT_DOUBTFUL, f"the text of {record.file} is doubtful: {text.doubt}", record.file)
 
 
 def _leftovers(room: Room, names: SegmentNames, files: Sequence[str], listed: set[str]) -> Iterator[Finding]:

@@ -47,10 +47,11 @@ class Progress:
 
     segments: int
     settled: int
-    """Segments whose text is there or has been refused for good."""
+    """Segments whose text is there."""
     without_text: int
-    """Segments without text, if texts are expected or other segments of the room have one."""
+    """Segments without text, if texts are expected or other segments of the room have one; not those refused."""
     refused: int
+    """Segments whose text was refused: `transcribe --refused` asks for it again."""
     languages: tuple[str, ...]
     """BCP 47 tags, the most frequent first."""
     missing: dict[str, int]
@@ -80,8 +81,8 @@ def list_lessons(
 ) -> None:
     """List rooms and sessions: when, how long, how much speech, which languages, and what is not done yet.
 
-    TEXTS is how many of the segments have their text or were refused one; undelivered is how many segments a target in
-    the settings has not received yet. Times are in TIMEZONE.
+    TEXTS is how many of the segments have their text; `transcribe --refused` asks again for texts that were refused.
+    Undelivered is how many segments a target in the settings has not received yet. Times are in TIMEZONE.
     """
     settings = console.settings()
     rooms = Archive.from_settings(settings).chosen([room] if room is not None else None)
@@ -118,7 +119,7 @@ def facts_of(room: Room, expected: Expected) -> RoomFacts:
 
         sessions = room.sessions(counted())
         broken = len(lines.broken) + len(texts.lines.broken)
-    wants_texts = expected.texts or any(count.settled for count in counts.values())
+    wants_texts = expected.texts or any(count.settled or count.refused for count in counts.values())
     being_written = room.parts_being_written()
     return RoomFacts(
         room=room.name,
@@ -138,8 +139,8 @@ class _Count:
     """Counts what is done with the segments of one session."""
 
     def __init__(self, expected: Expected) -> None:
-        self.settled = 0
-        self._segments = self._refused = self._undelivered = self._dead_letters = 0
+        self.settled = self.refused = 0
+        self._segments = self._undelivered = self._dead_letters = 0
         self._languages: Counter[str] = Counter()
         self._missing: Counter[str] = Counter()
         self._expected = expected.languages
@@ -149,8 +150,8 @@ class _Count:
         text = texts.get(record)
         if text is None:
             return
-        self.settled += 1
-        self._refused += text.refused is not None
+        self.settled += text.refused is None
+        self.refused += text.refused is not None
         self._languages.update(list(text.by_language))
         if text.by_language:
             self._missing.update(language for language in self._expected if language not in text.by_language)
@@ -165,8 +166,8 @@ class _Count:
         return Progress(
             segments=self._segments,
             settled=self.settled,
-            without_text=self._segments - self.settled if wants_texts else 0,
-            refused=self._refused,
+            without_text=self._segments - self.settled - self.refused if wants_texts else 0,
+            refused=self.refused,
             languages=tuple(language for language, _ in self._languages.most_common()),
             missing=dict(self._missing),
             undelivered=self._undelivered,

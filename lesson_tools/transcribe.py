@@ -19,7 +19,7 @@ from config import Settings
 from core.errors import ConfigError, InputError
 from core.language_tags import language_tags
 from lesson_tools import console
-from lesson_tools.console import AsJson, duration, progress, say, say_json, tell
+from lesson_tools.console import AsJson, counted, duration, progress, say, say_json, tell
 
 if TYPE_CHECKING:
     from lesson_tools.transcription import Estimate, Task, TranscriptionOptions
@@ -32,6 +32,10 @@ ROOMS_AT_ONCE = 64
 Force = Annotated[
     bool,
     typer.Option("--force", help="Also replace texts of another model, or without one of the languages."),
+]
+Refused = Annotated[
+    bool,
+    typer.Option("--refused", help="Also ask again for texts that were refused, or that lack a translation."),
 ]
 Model = Annotated[str, typer.Option("--model", help="Instead of GEMINI_MODEL.")]
 Languages = Annotated[
@@ -62,6 +66,7 @@ Where = Annotated[
 def transcribe(
     where: Where = None,
     force: Force = False,
+    refused: Refused = False,
     model: Model = "",
     languages: Languages = "",
     batch: ByBatch = False,
@@ -72,9 +77,10 @@ def transcribe(
 ) -> None:
     """Get transcripts and translations for segments that have none. An interrupted run can be started again.
 
-    Before it begins, it prints the cost and asks. Segments that are done are skipped. Settings and budgets are the
-    worker's (GEMINI_API_KEY, TARGET_LANGUAGES, GEMINI_MAX_PER_DAY, ...). With --batch, the exit code is 3 while texts
-    are still to come.
+    Before it begins, it prints the cost and asks. Segments that are done are skipped. Those that were refused are asked for
+    again with --refused. A segment that fails again and again is set aside; then the exit code is 1. Settings and budgets are the
+    worker's (GEMINI_API_KEY, TARGET_LANGUAGES, GEMINI_MAX_PER_DAY, ...). With --batch, the exit code is 3 while
+    texts are still to come.
 
     Endpoint and key of a bucket are those of delivery (S3_ENDPOINT, S3_REGION, S3_KEY_ID, S3_KEY_SECRET). Several
     processes share an archive with --shard: each room belongs to exactly one part.
@@ -84,7 +90,7 @@ def transcribe(
     settings = _with(console.settings(), model, languages)
     request = Request(
         settings,
-        TranscriptionOptions(settings.gemini_model, settings.target_languages, force),
+        TranscriptionOptions(settings.gemini_model, settings.target_languages, force, refused),
         estimate,
         yes,
         as_json,
@@ -158,12 +164,13 @@ def _confirm(cost: Estimate, request: Request) -> None:
 
 
 def _at_once(request: Request, rooms: Sequence[Room]) -> None:
-    from lesson_tools.transcription import estimate, transcribe
+    from lesson_tools.transcription import count_refused, estimate, transcribe
     from text.costs import TextCosts
     from translator import GeminiTranslator
 
     settings, options = request.settings, request.options
-    cost = estimate(_tasks(rooms, options), options)
+    refused = sum(count_refused(room, options) for room in rooms)
+    cost = estimate(_tasks(rooms, options), options, refused=refused)
     if request.only_estimate or not cost.segments:
         _say_estimate(cost, request)
         return
@@ -176,11 +183,11 @@ def _at_once(request: Request, rooms: Sequence[Room]) -> None:
                 free_rooms += len(free)
                 translator, tasks = GeminiTranslator(settings), _tasks(free, options)
                 service = console.run(
-                    transcribe(settings, translator, tasks, advance, is_forced=options.is_forced)
+                    transcribe(settings, translator, tasks, advance, is_forced=options.may_replace)
                 )
             costs.add(**vars(service.costs))
     _say_costs(costs, request)
-    if costs.refused or free_rooms < len(rooms):
+    if costs.refused or costs.set_aside or free_rooms < len(rooms):
         raise typer.Exit(console.TROUBLE)
 
 
@@ -279,7 +286,7 @@ def _in_bucket(
     if run.batches.waiting:
         tell(f"{run.batches.waiting} segments are in batches that have not ended: --batch collects them")
         raise typer.Exit(console.NOT_YET)
-    if run.costs.refused:
+    if run.costs.refused or run.costs.set_aside:
         raise typer.Exit(console.TROUBLE)
 
 
@@ -327,4 +334,8 @@ def _say_estimate(cost: Estimate, request: Request) -> None:
             _sentence(cost, request.settings)
             if cost.segments
             else "Nothing to do: every segment has its text"
+            if not cost.refused
+            else "Nothing to do"
         )
+    if cost.refused:
+        tell(f"The text of {counted(cost.refused, 'segment')} was refused: --refused asks for it again")

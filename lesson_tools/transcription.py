@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from archive.outbox import Outbox, Work
+from archive.outbox_file import OUTBOX
 from archive.rooms import Room
 from archive.texts import FolderTexts, Text
 from config import Settings
@@ -21,7 +22,7 @@ from core.errors import ConfigError
 from core.language_tags import is_same_language
 from core.records import SegmentRecord, TextRecord
 from lesson_tools.console import Advance
-from text.attempts import Answered, NeverAgain, Outcome, names_of_languages
+from text.attempts import Answered, Done, NeverAgain, Outcome, names_of_languages
 from text.gate import TEXT
 from text.results import TextFolders
 from text.service import TextService
@@ -52,6 +53,13 @@ class TranscriptionOptions:
     languages: tuple[str, ...]
     is_forced: bool = False
     """Replace a text of another model, or one without some of the languages."""
+    is_refused_too: bool = False
+    """Ask again for texts that were refused, and for those that lack a translation."""
+
+    @property
+    def may_replace(self) -> bool:
+        """Whether a segment that has a line in texts.jsonl may get another one."""
+        return self.is_forced or self.is_refused_too
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,8 @@ class Estimate:
     output_tokens: int
     dollars: float | None
     """None if the model's price is unknown."""
+    refused: int = 0
+    """Segments that are left out because their text was refused."""
 
     def __add__(self, other: Estimate) -> Estimate:
         dollars = (
@@ -90,6 +100,7 @@ class Estimate:
             self.input_tokens + other.input_tokens,
             self.output_tokens + other.output_tokens,
             dollars,
+            self.refused + other.refused,
         )
 
 
@@ -108,13 +119,26 @@ def tasks_of(room: Room, options: TranscriptionOptions) -> Iterator[Task]:
 
 
 def _is_wanted(text: Text | None, options: TranscriptionOptions) -> bool:
-    if text is None or not options.is_forced:
-        return text is None
+    if text is None:
+        return True
+    if options.is_refused_too and (text.refused is not None or text.missing):
+        return True
+    if not options.is_forced:
+        return False
     if text.refused is not None or text.model != options.model:
         return True
     return bool(text.by_language) and any(
         not any(is_same_language(tag, wanted) for tag in text.by_language) for wanted in options.languages
     )
+
+
+def count_refused(room: Room, options: TranscriptionOptions) -> int:
+    """Counts the segments whose text was refused, and that are not asked for again."""
+    with room.texts() as texts:
+        found = (texts.get(record) for record in room.records())
+        return sum(
+            text is not None and text.refused is not None and not _is_wanted(text, options) for text in found
+        )
 
 
 def is_in_shard(folder: str, number: int, count: int) -> bool:
@@ -123,7 +147,9 @@ def is_in_shard(folder: str, number: int, count: int) -> bool:
     return int.from_bytes(digest[:8], "big") % count == number - 1
 
 
-def estimate(tasks: Iterable[Task], options: TranscriptionOptions, *, batch: bool = False) -> Estimate:
+def estimate(
+    tasks: Iterable[Task], options: TranscriptionOptions, *, batch: bool = False, refused: int = 0
+) -> Estimate:
     """Estimates size and cost of the tasks; consumes the iterable."""
     segments, seconds, read, written = 0, 0.0, 0.0, 0.0
     for task in tasks:
@@ -134,7 +160,7 @@ def estimate(tasks: Iterable[Task], options: TranscriptionOptions, *, batch: boo
         written += (WRITTEN_PER_SECOND + TRANSLATED_PER_SECOND * len(languages)) * length
     price = PRICES.get(options.model)
     dollars = (read * price[0] + written * price[1]) / 1e6 * (BATCH_PRICE if batch else 1) if price else None
-    return Estimate(segments, seconds, round(read), round(written), dollars)
+    return Estimate(segments, seconds, round(read), round(written), dollars, refused)
 
 
 # --- doing it ---
@@ -179,6 +205,8 @@ class ArchiveTextService(TextService):
         super().__init__(
             settings, translator, queue, budget=budget, folders=folders, removes_audio=False, is_run=True
         )
+        self._is_forced = is_forced
+        self._worker_outbox = budget
         self._tasks = iter(tasks)
         self._has_more = True
 
@@ -206,6 +234,11 @@ class ArchiveTextService(TextService):
         texts = self._folders.texts_of(task.folder.name)
         if not await asyncio.to_thread(texts.has, task.record):
             await self._store(task.work, outcome)
+
+    async def _settle(self, work: Work, outcome: Done | Answered | NeverAgain) -> None:
+        await super()._settle(work, outcome)
+        if self._is_forced and isinstance(outcome, Answered) and (self._output_dir / OUTBOX).exists():
+            await self._worker_outbox.done(work)  # the worker may have it as refused
 
     async def _find_work(self) -> None:
         self._may_claim = True

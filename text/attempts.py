@@ -28,7 +28,7 @@ MAX_REJECTIONS = 2
 MAX_FAILED_CALLS = 5
 """The same for calls that the engine fails at, such as 500 for one segment's sound."""
 MAX_FAILURES_OF_A_RUN = 6
-"""A run that is to end sets a segment aside after so many such failures, also if no other is left to compare it with."""
+"""A run that is to end sets a segment aside after so many such failures, also if no other segment is left."""
 SEGMENT_BACKOFF = Backoff(2.0, 600.0)
 """How long a segment waits after a call that failed for it alone."""
 CONTEXT_SENTENCES = 3

@@ -21,6 +21,7 @@ from core import notify
 from core.errors import StorageError
 from core.records import SegmentRecord
 from core.trouble import Trouble, trouble_of
+from core.worker_state import worker_state
 from text.attempts import Answered, Done, NeverAgain, NotTried, Outcome, SetAside, TextAttempts, TryAgain
 from text.audio_removal import AudioRemoval
 from text.costs import CostsByLesson, TextCosts, TextMetrics
@@ -136,8 +137,10 @@ class TextService:
             self._scan_at = time.monotonic() + SCAN_SECONDS
             self._may_claim = True
             await self._manifests.look_everywhere()
+            backlog = await self.backlog()
+            worker_state.note("text", _note_on_refused(backlog))
             if is_first:
-                _log_backlog(await self.backlog())
+                _log_backlog(backlog)
         elif notified:
             self._may_claim |= await self._manifests.look_at(notified)
 
@@ -279,3 +282,9 @@ def _log_backlog(backlog: Backlog) -> None:
             backlog.count,
             backlog.oldest_seconds / 60,
         )
+
+
+def _note_on_refused(backlog: Backlog) -> str:
+    if not backlog.refused:
+        return ""
+    return f"segments whose text was refused: {backlog.refused} (lessons.py check names them)"

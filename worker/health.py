@@ -1,7 +1,8 @@
 """The worker's health server: ``/`` for operators, ``/live`` for the process manager, ``/metrics`` for Prometheus.
 
-``/`` is 200 ``OK``, or 503 with one line that says what is wrong; ``/live`` is 503 only if a restart helps. No answer
-names a room or a person. :mod:`worker.recorder_server` closes the framework's own health server, whose answers do.
+``/`` is 200 ``OK``, possibly with notes on further lines, or 503 with one line that says what is wrong; ``/live`` is
+503 only if a restart helps. No answer names a room or a person. :mod:`worker.recorder_server` closes the framework's
+own health server, whose answers do.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -95,7 +96,8 @@ def health_app(of: WorkerState, *, with_metrics: bool) -> web.Application:
     """The web application that reports the state ``of``."""
 
     async def health(_: web.Request) -> web.Response:
-        return _verdict(of.snapshot().problems)
+        seen = of.snapshot()
+        return _verdict(seen.problems, seen.notes)
 
     async def live(_: web.Request) -> web.Response:
         seen = of.snapshot()
@@ -113,8 +115,9 @@ def health_app(of: WorkerState, *, with_metrics: bool) -> web.Application:
     return app
 
 
-def _verdict(problems: list[str]) -> web.Response:
-    return web.Response(status=503 if problems else 200, text=("; ".join(problems) or "OK") + "\n")
+def _verdict(problems: list[str], notes: Sequence[str] = ()) -> web.Response:
+    lines = ("; ".join(problems) or "OK", *notes)
+    return web.Response(status=503 if problems else 200, text="".join(f"{line}\n" for line in lines))
 
 
 # --- the disk ---

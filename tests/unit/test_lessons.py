@@ -154,7 +154,7 @@ def test_list_shows_rooms_and_what_is_not_done(archive: Path) -> None:
     cells = re.split(r"  +", math)
     assert cells[0] == "math101"
     assert cells[4:] == [
-        "0:08", "4", "3/4", "en,es",
+        "0:08", "4", "2/4", "en,es",
         "1 left by a crash (check --repair); 1 broken line (check); 1 without text; 1 refused",
     ]  # fmt: skip
 
@@ -175,7 +175,7 @@ def test_list_prints_json(archive: Path) -> None:
     hostile, math = answer["rooms"]
     assert hostile["room"] == "a\x1b[31m\n\u202eroom"
     (session,) = math["sessions"]
-    assert (session["segments"], session["settled"], session["refused"]) == (4, 3, 1)
+    assert (session["segments"], session["settled"], session["refused"]) == (4, 2, 1)
     assert session["started_at"] == "2025-10-08T14:00:00.000Z"
     assert session["speech_seconds"] == 8.0
     assert (math["parts_left"], math["being_recorded"], math["broken_lines"]) == (1, False, 1)

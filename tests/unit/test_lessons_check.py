@@ -238,7 +238,11 @@ def test_missing_texts_are_reported_if_texts_are_expected(folder: RoomFolder) ->
         Kind.TEXT_MISSING,
         Kind.BROKEN_TEXT_LINE,
     ]
-    assert [finding.kind for finding in report.faults] == [Kind.TEXT_FILE_MISSING, Kind.TEXT_MISSING]
+    assert [finding.kind for finding in report.faults] == [
+        Kind.TEXT_FILE_MISSING,
+        Kind.TEXT_REFUSED,
+        Kind.TEXT_MISSING,
+    ]
     assert Kind.TEXT_FILE_MISSING not in kinds(after_repair(folder))
     assert (folder.path / f"{stem}_en.txt").read_text() == "Hi\n"
     if sys.platform != "win32":

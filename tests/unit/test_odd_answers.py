@@ -1,14 +1,17 @@
-"""Answers as models really give them, through the real SDK: what is good is kept, and what is not is asked for again."""
+"""Answers as models really give them, through the real client: what is good is kept, the rest asked for again."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from archive.names import SegmentNames
 from archive.rooms import Room
 from config import Settings
 from core.backoff import Backoff
@@ -18,7 +21,16 @@ from devtools import gemini_mishaps, sound
 from devtools.gemini_mishaps import candidate
 from devtools.gemini_server import KEY, Call, GeminiServer
 from devtools.sample_room import ANNA, CLOCK, open_room, segment_of
-from lesson_tools.transcription import ArchiveTextService, TranscriptionOptions, tasks_of, transcribe
+from lesson_tools.findings import Kind
+from lesson_tools.inspection import Expected, inspect
+from lesson_tools.transcription import (
+    ArchiveTextService,
+    TranscriptionOptions,
+    count_refused,
+    tasks_of,
+    transcribe,
+)
+from support.commands import run_process
 from text import attempts, gate
 from translator import GeminiTranslator
 
@@ -76,10 +88,12 @@ def record_room(folder: Path, count: int = 3) -> Room:
     return Room(opened.path)
 
 
-async def transcribed(settings: Settings, room: Room) -> ArchiveTextService:
-    options = TranscriptionOptions(settings.gemini_model, settings.target_languages)
+async def transcribed(
+    settings: Settings, room: Room, options: TranscriptionOptions | None = None
+) -> ArchiveTextService:
+    options = options or TranscriptionOptions(settings.gemini_model, settings.target_languages)
     translator, tasks = GeminiTranslator(settings), tasks_of(room, options)
-    return await transcribe(settings, translator, tasks, lambda _: None, is_forced=False)
+    return await transcribe(settings, translator, tasks, lambda _: None, is_forced=options.may_replace)
 
 
 def lines(room: Room) -> list[dict[str, Any]]:
@@ -241,6 +255,48 @@ async def test_an_only_segment_that_fails_is_set_aside_and_not_refused(
     assert (service.costs.set_aside, lines(room)) == (1, [])
     gemini.spoil = lambda call: ""
     assert (await transcribed(settings_of(tmp_path, gemini), room)).costs.texts == 1
+
+
+# --- what was refused ---
+
+
+async def test_what_was_refused_is_not_done_and_is_asked_for_again_on_request(
+    tmp_path: Path, gemini: GeminiServer
+) -> None:
+    room = record_room(tmp_path, 3)
+    gemini.spoil = of_marker(1, "blocked")
+    settings = settings_of(tmp_path, gemini)
+    await transcribed(settings, room)
+    gemini.spoil = lambda call: ""
+    options = TranscriptionOptions(settings.gemini_model, settings.target_languages)
+    assert (list(tasks_of(room, options)), count_refused(room, options)) == ([], 1)
+    estimated = await asyncio.to_thread(run_process, "transcribe", "--estimate", output_dir=tmp_path)
+    assert "The text of 1 segment was refused" in estimated.err and "every segment" not in estimated.out
+    again = replace(options, is_refused_too=True)
+    (task,) = tasks_of(room, again)
+    assert count_refused(room, again) == 0
+    await transcribed(settings, room, again)
+    assert [bool(line.get("refused")) for line in lines(room)] == [False, True, False, False]
+    with room.texts() as texts:
+        text = texts.get(task.record)
+    assert text is not None and text.transcript and text.refused is None
+    assert not list(tasks_of(room, again))
+
+
+async def test_a_text_that_lacks_a_translation_is_completed_on_request(
+    tmp_path: Path, gemini: GeminiServer, saying: Callable[[str], str]
+) -> None:
+    room = record_room(tmp_path, 1)
+    mishap = saying(said("The leaves.", es="Las hojas."))
+    gemini.mishaps.extend([mishap, mishap])
+    settings = settings_of(tmp_path, gemini)
+    await transcribed(settings, room)
+    names = SegmentNames.from_settings(settings)
+    report = inspect(room, names, Expected.from_settings(settings))
+    assert [finding.kind for finding in report.findings] == [Kind.TEXT_INCOMPLETE]
+    options = TranscriptionOptions(settings.gemini_model, settings.target_languages, is_refused_too=True)
+    await transcribed(settings, room, options)
+    assert "missing" not in lines(room)[-1] and lines(room)[-1]["translations"].keys() == {"es", "ar"}
 
 
 # --- one name ---
