@@ -77,10 +77,10 @@ def transcribe(
 ) -> None:
     """Get transcripts and translations for segments that have none. An interrupted run can be started again.
 
-    Before it begins, it prints the cost and asks. Segments that are done are skipped. Those that were refused are asked for
-    again with --refused. A segment that fails again and again is set aside; then the exit code is 1. Settings and budgets are the
-    worker's (GEMINI_API_KEY, TARGET_LANGUAGES, GEMINI_MAX_PER_DAY, ...). With --batch, the exit code is 3 while
-    texts are still to come.
+    Before it begins, it prints the cost and asks. Segments that are done are skipped. Those that were refused are only
+    asked for again with --refused. A segment that fails again and again is set aside; then the exit code is 1.
+    Settings and budgets are the worker's (GEMINI_API_KEY, TARGET_LANGUAGES, GEMINI_MAX_PER_DAY, ...). With --batch,
+    the exit code is 3 while texts are still to come.
 
     Endpoint and key of a bucket are those of delivery (S3_ENDPOINT, S3_REGION, S3_KEY_ID, S3_KEY_SECRET). Several
     processes share an archive with --shard: each room belongs to exactly one part.

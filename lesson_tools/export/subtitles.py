@@ -25,6 +25,8 @@ READING_SPEED = 20.0
 """Reading speed, in widths of a Latin letter a second."""
 MIN_SECONDS = 0.8
 MAX_SECONDS = 7.0
+SHORTEST_SECONDS = 0.01
+"""For so long a cue is shown for which there is no time."""
 
 SENTENCE_END = ".!?…。！？؟۔।"
 CLAUSE_END = ",;:–—、，；：،؛"
@@ -61,6 +63,8 @@ class Cue:
     end: float
     lines: tuple[str, ...]
     speaker: str = ""
+    latest_start: float = math.inf
+    """Until then its start may be put off: the end of its speech."""
 
     @property
     def text(self) -> str:
@@ -184,19 +188,31 @@ def _cues_of(one: Spoken) -> Iterator[Cue]:
     per_width = duration / max(ends[-1], 1.0)
     for part, end in zip(parts, ends, strict=True):
         start = one.start + (end - width(part)) * per_width
-        yield Cue(start, one.start + end * per_width, wrapped(part) or (part,), one.speaker)
+        end_of_part = one.start + end * per_width
+        yield Cue(
+            start,
+            end_of_part,
+            wrapped(part) or (part,),
+            one.speaker,
+            latest_start=max(one.end, one.start + MIN_SECONDS),
+        )
 
 
 def _apart(wanted: list[Cue]) -> list[Cue]:
-    """Moves starts apart, and each end as late as reading needs and the next start allows."""
+    """Moves starts apart, and each end as late as reading needs and the next start allows.
+
+    A start is put off to the end of its own speech at most, so that too much text for one piece of speech moves nothing
+    that comes after it: its cues are shorter than they should be.
+    """
     in_order = sorted(wanted, key=lambda cue: cue.start)
-    starts: list[float] = []
-    for cue in in_order:
-        starts.append(max(cue.start, starts[-1] + MIN_SECONDS if starts else 0.0))
+    starts = [cue.start for cue in in_order[:1]]
+    for last, cue in itertools.pairwise(in_order):
+        apart = starts[-1] + min(MIN_SECONDS, last.end - last.start)
+        starts.append(max(cue.start, min(apart, cue.latest_start), starts[-1] + SHORTEST_SECONDS))
     result = []
     for cue, start, following in zip(in_order, starts, [*starts[1:], math.inf], strict=False):
         read = start + max(width(cue.text) / READING_SPEED, MIN_SECONDS)
-        result.append(replace(cue, start=start, end=min(max(cue.end, read), following)))
+        result.append(Cue(start, min(max(cue.end, read), following), cue.lines, cue.speaker))
     return result
 
 

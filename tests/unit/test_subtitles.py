@@ -15,6 +15,7 @@ from lesson_tools.export.subtitles import (
     MAX_SECONDS,
     MIN_SECONDS,
     RIGHT_TO_LEFT_MARK,
+    SHORTEST_SECONDS,
     WORD_JOINER,
     Cue,
     Spoken,
@@ -130,10 +131,31 @@ def test_whatever_is_said_cues_are_in_order_and_whole(spoken: list[Spoken]) -> N
     made = cues(spoken)
     for before, after in pairwise(made):
         assert before.end <= after.start
-    assert all(cue.end - cue.start >= MIN_SECONDS - 1e-9 for cue in made)
+    assert all(cue.end > cue.start for cue in made)
+    lates = sorted(max(one.end, one.start + MIN_SECONDS) for one in spoken)
+    assert all(cue.start <= lates[-1] + len(made) * SHORTEST_SECONDS for cue in made)
     assert all(width(line) <= LINE_WIDTH and line.strip() for cue in made for line in cue.lines)
     said = "".join(one_line(one.text) for one in spoken)
     assert sorted(letters("".join(cue.text for cue in made))) == sorted(letters(said))
+
+
+def test_too_much_text_for_one_sentence_moves_nothing_after_it() -> None:
+    """A model in a loop writes thousands of characters for a few seconds."""
+    loop = Spoken(10.0, 14.0, "and so on, " * 900)
+    others = [
+        Spoken(15.0 + 5 * index, 18.0 + 5 * index, f"This is sentence number {index}.") for index in range(5)
+    ]
+    made = cues([Spoken(5.0, 8.0, "Before."), loop, *others])
+    assert [cue.start for cue in made if "number" in cue.text] == [one.start for one in others]
+    assert all(10.0 <= cue.start < 14.0 and cue.end <= 15.0 for cue in made if "so on" in cue.text)
+    assert all(cue.end - cue.start >= MIN_SECONDS for cue in made if "number" in cue.text)
+
+
+def test_quick_short_answers_stay_near_their_times() -> None:
+    answers = [Spoken(index * 0.2, index * 0.2 + 0.1, "Yes.", str(index % 2)) for index in range(50)]
+    assert all(
+        cue.start <= one.start + MIN_SECONDS + 0.5 for cue, one in zip(cues(answers), answers, strict=True)
+    )
 
 
 # --- the files ---
