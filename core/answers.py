@@ -6,6 +6,7 @@ language that is not named by a tag. What is missing is named, so that it can be
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -29,6 +30,9 @@ from core.scripts import script_of_text
 
 MAX_TEXT_CHARACTERS = 4000
 """Longer texts are cut. A minute of the fastest speech has about 2000 characters."""
+
+MAX_OBJECTS = 100
+"""So many objects of an answer are looked at."""
 
 CUT_OFF = "the answer is cut off"
 """The doubt about a transcript of which only the beginning is there."""
@@ -80,7 +84,10 @@ def checked(
     Raises:
         ValueError: there is no transcript in it. The text says what there is instead.
     """
-    found = _answer_in(answer, languages)
+    try:
+        found = _answer_in(answer, languages)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
     texts = _translations_in(found, languages)
     stated = _stated_language(_value(found, _SPOKEN))
     transcript = _transcript_in(found) or _text_in_language(stated, texts)
@@ -177,7 +184,7 @@ def _answer_in(answer: str, languages: Sequence[str]) -> dict[str, Any]:
     Raises:
         ValueError: there is none.
     """
-    objects = list(objects_in(answer))
+    objects = list(itertools.islice(objects_in(answer), MAX_OBJECTS))
     groups = ([one for one in objects if _has(one, keys)] for keys in (_TRANSCRIPT, _TEXT[:1], _TRANSLATIONS))
     candidates = next(filter(None, groups), [])
     if not candidates:

@@ -15,6 +15,8 @@ MAX_CHARACTERS = 200_000
 """What is behind them is not read. An answer has a few thousand."""
 MAX_BEGINNINGS = 20
 """At so many opening braces it is tried to read an object."""
+MAX_PARTS = 100
+"""So many objects of a list are joined."""
 MAX_DEPTH = 5
 """How deep in others an object is looked for."""
 
@@ -27,11 +29,12 @@ _ESCAPE = re.compile(r'\\(?!["\\/bfnrt]|u[0-9a-fA-F]{4})|(?<!\\)"')
 
 
 def objects_in(text: str) -> Iterator[dict[str, Any]]:
-    """Yields the objects in a text, outer ones before those in them; at last the pairs of what is broken, as an object.
+    """Yields the objects in a text, outer ones before those in them; at last the pairs of what is broken as an object.
 
     Of a list, one object with the values of all comes first.
 
-    Nothing is raised, whatever the text is.
+    Raises:
+        RecursionError: they are nested too deep.
     """
     text = text[:MAX_CHARACTERS]
     for value in _values_in(text):
@@ -71,7 +74,7 @@ def _objects(value: Any, depth: int) -> Iterator[dict[str, Any]]:
         for inner in value.values():
             yield from _objects(inner, depth - 1)
     elif isinstance(value, list):
-        parts = [inner for inner in value if isinstance(inner, dict)]
+        parts = [inner for inner in value if isinstance(inner, dict)][:MAX_PARTS]
         if len(parts) > 1:
             yield _joined(parts)
         for inner in value:

@@ -107,6 +107,9 @@ class TextAttempts:
         self._is_run = is_run
         self._asking = Asking(translator, gate, costs)
         self._failures = Failures()
+        """Those that may be a segment's own fault."""
+        self._passing_failures = Failures()
+        """All others, such as 503."""
 
     async def attempt(self, work: Work) -> Outcome:
         """Gets the text of one segment.
@@ -126,12 +129,14 @@ class TextAttempts:
         except (Refused, RetryLater, FileNotFoundError) as error:
             return self._after_failure(work, error, began)
         self._gate.answered()
-        self._failures.succeeded(_key(work), time.monotonic())
+        for failures in (self._failures, self._passing_failures):
+            failures.succeeded(_key(work), time.monotonic())
         return Answered(self._with_name_of_lesson(texts, result))
 
     def forget(self, work: Work) -> None:
         """Drops the failures of a segment that has its text or is refused."""
         self._failures.forget(_key(work))
+        self._passing_failures.forget(_key(work))
 
     def _request(self, texts: FolderTexts, segment: SegmentRecord, failures: int) -> TextRequest:
         """The request for a segment. After a failure it has no context, which may have caused it."""
@@ -159,7 +164,7 @@ class TextAttempts:
         if isinstance(error, (BadAnswer, Rejected, FailedCall)):
             return self._after_unclear_failure(work, error, began)
         if isinstance(error, RetryLater):
-            return self._after_pause(work, error, began)
+            return self._after_passing_failure(work, error, began)
         return NeverAgain("its WAV is gone" if isinstance(error, FileNotFoundError) else str(error))
 
     def _after_unclear_failure(self, work: Work, error: RetryLater, began: float) -> Outcome:
@@ -168,13 +173,23 @@ class TextAttempts:
         verdict = self._failures.failed(key, began, time.monotonic(), most)
         if verdict is Verdict.FINAL:
             return NeverAgain(str(error))
-        if self._is_run and self._failures.count(key) >= MAX_FAILURES_OF_A_RUN:
+        may_be_outage = verdict is Verdict.OUTAGE and not self._gate.has_answered
+        if self._is_run and not may_be_outage and self._failures.count(key) >= MAX_FAILURES_OF_A_RUN:
             return SetAside(str(error))
         if verdict is Verdict.OUTAGE or isinstance(error, Rejected):
             return self._after_pause(work, error, began)
         if isinstance(error, BadAnswer) and self._failures.count(key) < most:
             return TryAgain(random.uniform(0, self._gate.backoff.first_seconds))
         return TryAgain(SEGMENT_BACKOFF.doubled(self._failures.count(key)))
+
+    def _after_passing_failure(self, work: Work, error: RetryLater, began: float) -> Outcome:
+        """Handles a failure that is never counted against a segment. Only in a run a single one may be set aside."""
+        key = _key(work)
+        verdict = self._passing_failures.failed(key, began, time.monotonic(), MAX_FAILURES_OF_A_RUN)
+        is_alone = verdict is not Verdict.OUTAGE and self._gate.has_answered
+        if self._is_run and is_alone and self._passing_failures.count(key) >= MAX_FAILURES_OF_A_RUN:
+            return SetAside(str(error))
+        return self._after_pause(work, error, began)
 
     def _after_pause(self, work: Work, error: RetryLater, began: float) -> TryAgain:
         """All calls wait. This segment waits longer than others, longer each time, so that it does not delay them."""

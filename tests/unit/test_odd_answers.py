@@ -246,6 +246,16 @@ async def test_one_segment_that_always_gets_an_internal_error_does_not_keep_the_
     assert "500 INTERNAL" in caplog.text
 
 
+async def test_one_segment_for_which_the_service_is_never_there_is_set_aside_in_a_run(
+    tmp_path: Path, gemini: GeminiServer
+) -> None:
+    room = record_room(tmp_path, 3)
+    gemini.spoil = of_marker(0, "503")
+    service = await transcribed(settings_of(tmp_path, gemini), room)
+    assert (service.costs.texts, service.costs.set_aside, service.costs.refused) == (2, 1, 0)
+    assert len(lines(room)) == 2
+
+
 async def test_an_only_segment_that_fails_is_set_aside_and_not_refused(
     tmp_path: Path, gemini: GeminiServer
 ) -> None:

@@ -128,6 +128,7 @@ def test_a_translation_that_is_empty_is_none() -> None:
         "null",
         "1e999",
         "[" * 100_000,
+        "[" + '{"a":' * 400 + "1" + "}" * 400 + "," + '{"a":' * 400 + "2" + "}" * 400 + "]",
         "Sure! Here is your transcript.",
         answer("en", None, es="Hola"),
         answer("", "", es="Hola"),
