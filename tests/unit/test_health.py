@@ -85,6 +85,15 @@ async def test_a_healthy_worker_answers_ok(tmp_path: Path) -> None:
         assert await ask(url) == (200, "OK\n")
 
 
+async def test_a_note_is_shown_and_changes_no_verdict(tmp_path: Path, worker_state: WorkerState) -> None:
+    async with answering(tmp_path) as url:
+        worker_state.note("text", "segments whose text was refused: 2")
+        assert await ask(f"{url}/") == (200, "OK\nsegments whose text was refused: 2\n")
+        assert await ask(f"{url}/live") == (200, "OK\n")
+        worker_state.note("text", "")
+        assert await ask(f"{url}/") == (200, "OK\n")
+
+
 async def test_other_paths_are_not_found(tmp_path: Path) -> None:
     async with answering(tmp_path, metrics=False) as url:
         for path in ("worker", "metrics", "debug"):
