@@ -148,7 +148,8 @@ class PostgresTarget:
 
         It can be interrupted and repeated.
         """
-        count, last = 0, None
+        count = 0
+        last: tuple[Any, str] | None = None
         while keys := await self._connections.run(self._renew_batch(last)):
             count, last = count + len(keys), keys[-1]
         return count

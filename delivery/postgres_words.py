@@ -29,7 +29,7 @@ _RENEW = """
 
 def search_words(text: str) -> list[str]:
     """Returns a text's search tokens; of a text that is too long, only the first ones."""
-    kept, size = [], 0
+    kept, size = list[str](), 0
     for token in search_tokens.searchable(text):
         size += len(token.encode())
         if size > MAX_BYTES:

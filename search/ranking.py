@@ -87,7 +87,7 @@ class Ranking:
 
     def _rank(self, line: str, is_spoken: bool) -> tuple[Rank, list[int]]:
         """Ranks one text, and returns which of the words it has."""
-        found, exact, beginnings, total = [], 0, 0, 0
+        found, exact, beginnings, total = list[int](), 0, 0, 0
         for number, (forms, begun, inside) in enumerate(self._needles):
             count = sum(map(line.count, forms))
             if count:
