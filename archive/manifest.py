@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from archive import jsonl
 from archive.files import FolderLock
 from archive.jsonl import lines_of
 from archive.names import GAPS, MANIFEST
-from core.records import GapRecord, SegmentRecord
+from core.records import GapReason, GapRecord, SegmentRecord
 
 logger = logging.getLogger("recorder")
 
@@ -23,6 +23,30 @@ def append_manifest(folder: Path, record: SegmentRecord) -> None:
 def append_gap(folder: Path, gap: GapRecord) -> None:
     """Adds a gap's line and syncs it. The caller holds the folder's lock."""
     jsonl.append(folder / GAPS, gap.to_json())
+
+
+def replace_gaps(
+    folder: Path, room_sid: str, reasons: Collection[GapReason], gaps: Sequence[GapRecord]
+) -> None:
+    """Replaces a session's gaps that have one of these reasons. Does nothing if they are the same.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+
+    def is_kept(line: bytes) -> bool:
+        gap = gap_in(line)
+        return gap is None or gap.room_sid != room_sid or gap.reason not in reasons
+
+    with FolderLock(folder):
+        before = [
+            gap.to_json() for gap in read_gaps(folder) if gap.room_sid == room_sid and gap.reason in reasons
+        ]
+        if before == [gap.to_json() for gap in gaps]:
+            return
+        jsonl.rewrite(folder / GAPS, is_kept)
+        for gap in gaps:
+            append_gap(folder, gap)
 
 
 def record_in(line: bytes) -> SegmentRecord | None:

@@ -51,6 +51,14 @@ def safe_name(text: str) -> str:
     return f"{cleaned}-{digest_of(text)}"
 
 
+def valid_unicode(text: str) -> str:
+    r"""``text`` with its bytes that are not UTF-8, and halves of surrogate pairs, escaped: ``\xe9``."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace").decode()
+
+
 def _is_harmless(character: str) -> bool:
     """Whether it is a letter, mark or digit of any script or one of ``-_. ``; not a control, direction mark or
     separator."""

@@ -228,6 +228,10 @@ class GapReason(Enum):
     """A teacher or the app paused the recording of the room: nothing was to be recorded."""
     UNSAVED = "unsaved"
     """The disk refused writes until more speech was waiting in memory than MAX_UNSAVED_SECONDS allows."""
+    TRUNCATED = "truncated"
+    """An imported recording ends earlier than its header says."""
+    DAMAGED = "damaged"
+    """Sound is missing within an imported recording: packets cannot be decoded, or its timestamps leave a hole."""
 
 
 @dataclass(frozen=True)

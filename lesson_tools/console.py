@@ -75,7 +75,9 @@ def tell(line: str) -> None:
 
 def say_json(value: Any) -> None:
     """Prints the answer as one JSON document."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=not _is_unicode(), indent=2) + "\n")
+    text = json.dumps(value, ensure_ascii=not _is_unicode(), indent=2)
+    # Half a surrogate pair, as in a file name that is not UTF-8, becomes JSON's own escape.
+    sys.stdout.write(text.encode("utf-8", "backslashreplace").decode() + "\n")
 
 
 def _is_unicode() -> bool:
