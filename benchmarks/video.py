@@ -87,7 +87,7 @@ def _file_seconds(sounds: list[Sound], film: Track) -> float:
         path = write_video(Path(folder) / "lecture.mp4", film, "aac", 44_100)
         began = time.process_time()
         with Recording(path) as recording:
-            error = _error(align(sounds, recording.sound(from_start=True)), sounds)
+            error = _error(align(sounds, recording.sound()), sounds)
         taken = time.process_time() - began
     if error > MAX_MILLISECONDS:
         raise RuntimeError(f"the lesson was put {error:.0f} ms off")

@@ -1,45 +1,39 @@
 """Decodes the sound of recordings (WAV, MP3, M4A, Opus, MP4, WebM, ...) through PyAV (FFmpeg's libraries).
 
-A recording is read once, from its beginning, piece by piece, so its length does not matter. Holes in its timestamps
-become silence, so that a sample's index tells its time. livekit_compat.py must not have been imported: it replaces PyAV
-with a placeholder.
+    file ──► TrackReader (packets, frames) ──► Timeline (holes become silence) ──► Mixer (the channels with speech)
+
+A recording is read piece by piece, so its length does not matter. A sample's index tells its time: as a player counts,
+from the beginning of the recording (its picture).
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import av
-import av.error
-import numpy as np
 
+from audio_processor import DetectorFactory
 from core.errors import InputError
-from core.records import SAMPLE_RATE, Pcm
+from core.records import GapReason, Pcm
+from lesson_tools.channels import Chooser, Mixer
+from lesson_tools.recorded_at import began_at
+from lesson_tools.timeline import HOLE_SECONDS, Channels, Loss
+from lesson_tools.track_reader import Source, TrackReader, promised_seconds, reason
+from recording.speech_detector import load_detector
 
-CONTAINERS = (
-    "wav,w64,aiff,caf,au,mp3,aac,ac3,flac,ogg,mov,mp4,m4a,3gp,matroska,webm,avi,mpegts,mpeg,flv,asf,amr"
-)
-"""Formats that are opened. Playlists are not among them: they could name other files and servers."""
+MIN_MISSING_SECONDS, MIN_MISSING_SHARE = 0.5, 0.005
+"""A recording may be shorter than its header says by this much, as encoders and muxers round."""
 
-WEB_PROTOCOLS = "http,https,tcp,tls,crypto"
-WEB_SECONDS = 30.0
-"""Timeout for a server's first answer, and for each further piece."""
+MAX_HELD = 60
+"""Blocks that are held back until something can be decoded: ten minutes."""
 
-HOLE_SECONDS = 0.1
-"""If a timestamp is this far ahead of the samples, sound is missing; less is jitter of the muxer."""
-
-MAX_HOLE_SECONDS = 6 * 3600.0
-"""A longer hole is a broken timestamp."""
-
-OLDEST_RECORDING = datetime(1990, 1, 1, tzinfo=UTC)
-"""Containers without a creation time give the year 1904 or 1970."""
-
-_SILENCE = np.zeros(SAMPLE_RATE, np.int16)
+TAKEN_SHARE = 0.02
+"""A channel that was taken for less than this share of the time is not named."""
 
 
 @dataclass(frozen=True)
@@ -47,177 +41,251 @@ class Metadata:
     """Metadata of a recording."""
 
     duration_seconds: float | None
-    created_at: datetime | None
-    """When it began (UTC)."""
-    sound_begins_seconds: float
-    """How much later than the recording (its picture) its sound begins."""
+    """The length by its headers; None: they do not say."""
+    estimated_seconds: float | None
+    """The length by its headers, or as FFmpeg estimates it by the bit rate."""
+    tags: dict[str, str]
+    sample_rate: int | None
+
+    def began_at(self, zone: tzinfo = UTC) -> datetime | None:
+        """Returns when it began (UTC), if its tags say so. ``zone``: of times without one."""
+        return began_at(self.tags, zone, self.sample_rate)
+
+
+@dataclass(frozen=True)
+class _Track:
+    """What is known of a track before it is read."""
+
+    channels: int
+    language: str
+    codec: str
 
 
 class Recording:
     """A recording that is open for reading: ``with Recording(path) as recording: for pcm in recording.sound(): ...``
 
-    ``path`` is the path of a file, or an http(s) address as a string.
+    Args:
+        path: the path of a file, or an http(s) address as a string.
+        track: the track of sound to take, counted from 1; None: those with speech.
+        channel: the channel to take, counted from 1; None: those with speech.
+        new_detector: makes speech detectors, to choose by.
 
     Raises:
-        InputError: it is not a recording, or has no sound.
+        InputError: it is not a recording, has no sound, or does not have that track or channel.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        track: int | None = None,
+        channel: int | None = None,
+        new_detector: DetectorFactory | None = None,
+    ) -> None:
         self.path = Path(path)
         self.name = str(path)
-        self.damaged = 0
-        """Packets that could not be decoded so far; where they were is silence."""
-        self.seconds_read = 0.0
-        """How far the reading has come."""
+        self._new_detector = new_detector
+        self._channel = channel
+        self._mixer: Mixer | None = None
+        self._readers: list[TrackReader] = []
         try:
-            self._container = _opened(path)
-        except (av.error.FFmpegError, OSError) as error:
-            raise InputError(f"{path} cannot be read as a recording: {_reason(error)}") from None
-        if not self._container.streams.audio:
-            self._container.close()
-            raise InputError(f"{path} has no sound")
-        self._stream = self._container.streams.best("audio") or self._container.streams.audio[0]
-        self.metadata = self._read_metadata()
+            self._source = Source.of(path)
+            with self._source.opened(self._source.parts[0]) as container:
+                self._tracks = [_track(stream) for stream in container.streams.audio]
+                if not self._tracks:
+                    raise InputError(f"{path} has no sound")
+                best = container.streams.best("audio")
+                self._best = next(
+                    (number for number, one in enumerate(container.streams.audio) if one == best), 0
+                )
+                self.metadata = self._read_metadata(container, container.streams.audio[self._best])
+        except InputError:
+            raise
+        except Exception as error:  # of any library below PyAV
+            raise InputError(f"{path} cannot be read as a recording: {reason(error)}") from None
+        self._numbers = self._numbers_of(track)
 
     def __enter__(self) -> Recording:
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._container.close()
+        """Nothing is open between two readings."""
 
-    def _read_metadata(self) -> Metadata:
-        duration = self._container.duration
-        begins = self._container.start_time or 0
-        sound_begins = (
-            float((self._stream.start_time or 0) * (self._stream.time_base or 0)) - begins / av.time_base
+    def _read_metadata(self, container: av.container.InputContainer, stream: av.AudioStream) -> Metadata:
+        tags = {**stream.metadata, **container.metadata}
+        rate = stream.codec_context.sample_rate if stream.codec_context is not None else None
+        estimated = (
+            container.duration / av.time_base if container.duration and container.duration > 0 else None
         )
-        return Metadata(
-            duration_seconds=duration / av.time_base if duration and duration > 0 else None,
-            created_at=_creation_time(self._container.metadata.get("creation_time", "")),
-            sound_begins_seconds=min(max(0.0, sound_begins), MAX_HOLE_SECONDS),
-        )
+        return Metadata(promised_seconds(container, stream, self._source), estimated, tags, rate)
 
-    def sound(self, *, from_start: bool = False) -> Iterator[Pcm]:
-        """Yields all of it as PCM s16le mono, 16 kHz, in pieces of any length.
-
-        ``from_start``: with silence first where the picture begins earlier, so that time is a player's time.
+    def _numbers_of(self, track: int | None) -> list[int]:
+        """Returns the tracks to be read, counted from 0.
 
         Raises:
-            InputError: the file becomes unreadable before its end.
+            InputError: the track or the channel that is wanted is not there.
         """
-        resampler = _Resampler()
-        clock = _Clock((self._container.start_time or 0) / av.time_base if from_start else None)
-        for frame in self._frames():
-            yield from clock.hole_before(frame)
-            clock.add(frame)
-            self.seconds_read = clock.seconds
-            yield from resampler.resampled(frame)
-        yield from resampler.rest()
+        if track is not None and not 1 <= track <= len(self._tracks):
+            raise InputError(
+                f"{self.name} has no track {track} of sound: --track from 1 to {len(self._tracks)}"
+            )
+        numbers = range(len(self._tracks)) if track is None else [track - 1]
+        found = [
+            number for number in numbers if (self._channel or 1) <= max(1, self._tracks[number].channels)
+        ]
+        if not found:
+            most = max(self._tracks[number].channels for number in numbers)
+            raise InputError(f"{self.name} has no channel {self._channel}: --channel from 1 to {most}")
+        return found
 
-    def _frames(self) -> Iterator[av.AudioFrame]:
-        """Yields decoded frames; skips damaged packets."""
-        packets = self._container.demux(self._stream)
-        while True:
-            try:
-                packet = next(packets, None)
-            except av.error.InvalidDataError:
-                self.damaged += 1
-                continue
-            except (av.error.FFmpegError, OSError) as error:
-                raise InputError(f"{self.name} cannot be read to its end: {_reason(error)}") from None
-            if packet is None:
-                return
-            try:
-                for frame in packet.decode():
-                    assert isinstance(frame, av.AudioFrame)
-                    yield frame
-            except av.error.EOFError:
-                return
-            except av.error.FFmpegError:
-                self.damaged += 1
+    # Reading.
+
+    def sound(self) -> Iterator[Pcm]:
+        """Yields all of it as PCM s16le mono, 16 kHz, in pieces of any length, with silence where nothing is.
+
+        Raises:
+            InputError: nothing of it can be decoded.
+        """
+        self._readers = [TrackReader(self._source, number) for number in self._numbers]
+        mixer = self._mixer = Mixer(self._chooser())
+        held: list[Pcm] = []
+        for pcm in mixer.mixed([self._chosen_channels(reader) for reader in self._readers]):
+            held.append(pcm)
+            if not self._is_unreadable() or len(held) > MAX_HELD:
+                yield from held
+                held.clear()
+        if self._is_unreadable():
+            raise InputError(f"{self.name}: nothing of it can be decoded: {self._why_unreadable()}")
+        yield from held
+
+    def _is_unreadable(self) -> bool:
+        return all(reader.is_unreadable for reader in self._readers)
+
+    def length_seconds(self) -> float:
+        """Reads all of it, and returns how long it is."""
+        readers = [TrackReader(self._source, number) for number in self._numbers]
+        for reader in readers:
+            for _ in reader.sound(resampled=False):
+                pass
+        return max(reader.timeline.seconds for reader in readers)
+
+    def _chooser(self) -> Chooser:
+        languages = []
+        for number in self._numbers:
+            count = 1 if self._channel is not None else max(1, self._tracks[number].channels)
+            languages += [self._tracks[number].language] * count
+        has_several = len(self._numbers) > 1 and len(set(languages) - {""}) > 1
+        return Chooser(self._detectors, languages if has_several else ())
+
+    def _detectors(self) -> DetectorFactory:
+        return self._new_detector or load_detector("native")
+
+    def _chosen_channels(self, reader: TrackReader) -> Iterator[Channels]:
+        for piece in reader.sound():
+            if self._channel is None:
+                yield piece
+            else:
+                index = min(self._channel, piece.shape[1]) - 1
+                yield piece[:, index : index + 1]
+
+    def _why_unreadable(self) -> str:
+        reader = max(self._readers, key=lambda one: one.packets)
+        codec = self._tracks[self._numbers[self._readers.index(reader)]].codec
+        if reader.packets and not codec:
+            return "its codec is not known here"
+        why = f" ({reader.problem})" if reader.problem else ""
+        return (
+            f"{reader.packets} packets, protected or damaged{why}" if reader.packets else f"it is empty{why}"
+        )
+
+    # What was found while it was read.
+
+    @property
+    def seconds_read(self) -> float:
+        """How far the reading has come."""
+        return max((reader.timeline.seconds for reader in self._readers), default=0.0)
+
+    @property
+    def damaged(self) -> int:
+        """Packets that could not be decoded so far; where they were is silence."""
+        return sum(reader.damaged for reader in self._readers)
+
+    @property
+    def losses(self) -> list[Loss]:
+        """What is missing of the sound that was taken: holes, damaged places, the end. Complete after the reading."""
+        reader = self._main_reader()
+        seconds, promised = reader.timeline.seconds, self._promised_seconds(reader)
+        found = list(reader.timeline.losses.all)
+        if promised is not None and promised - seconds > self._tolerance(promised):
+            found.append(Loss(seconds, promised, GapReason.TRUNCATED))
+        elif self._source.parts[-1].breaks_off:
+            found.append(Loss(seconds, seconds, GapReason.TRUNCATED))
+        return found
+
+    @property
+    def excess_seconds(self) -> float:
+        """How much more there was than the header promises; 0: not more."""
+        reader = self._main_reader()
+        part, promised = self._source.parts[0], reader.promised_seconds
+        if part.patches:
+            promised = reader.timeline.seconds * part.promised_share
+        excess = reader.timeline.seconds - promised if promised else 0.0
+        return excess if promised and excess > max(MIN_MISSING_SECONDS, MIN_MISSING_SHARE * promised) else 0.0
+
+    @property
+    def restarts(self) -> int:
+        """How often its time begins anew: recordings were joined."""
+        return self._main_reader().timeline.restarts
+
+    def _tolerance(self, promised: float) -> float:
+        is_known_by_bytes = self._source.parts[-1].share_there < 1
+        return HOLE_SECONDS if is_known_by_bytes else max(MIN_MISSING_SECONDS, MIN_MISSING_SHARE * promised)
+
+    def _promised_seconds(self, reader: TrackReader) -> float | None:
+        """The length by the header, or by the share of the promised bytes that is there."""
+        if reader.promised_seconds is not None:
+            return reader.promised_seconds
+        last = self._source.parts[-1]
+        return reader.timeline.seconds / last.share_there if 0 < last.share_there < 1 else None
+
+    def _main_reader(self) -> TrackReader:
+        """The track that was taken most."""
+        taken = self._mixer.seconds if self._mixer is not None else {}
+        sums = [0.0] * len(self._readers)
+        for (track, _), seconds in taken.items():
+            sums[track] += seconds
+        if any(sums):
+            return self._readers[sums.index(max(sums))]
+        return self._readers[self._numbers.index(self._best) if self._best in self._numbers else 0]
+
+    @property
+    def taken(self) -> str:
+        """Which tracks and channels were taken, in words; empty: all that there are, as they are."""
+        mixer = self._mixer
+        if mixer is None or (len(self._tracks) == 1 and self._tracks[0].channels <= 1):
+            return ""
+        most = max(mixer.seconds.values(), default=0.0)
+        places = sorted(place for place, seconds in mixer.seconds.items() if seconds >= TAKEN_SHARE * most)
+        every = sum(mixer.sizes)
+        if self._channel is None and len(self._tracks) == len(self._numbers) and not mixer.upside_down:
+            if not places or len(places) == every:
+                return ""
+        return ", ".join(self._place_name(track, channel, mixer) for track, channel in places)
+
+    def _place_name(self, track: int, channel: int, mixer: Mixer) -> str:
+        number = self._numbers[track]
+        names = [f"track {number + 1} of {len(self._tracks)}"] if len(self._tracks) > 1 else []
+        if self._tracks[number].channels > 1:
+            names.append(f"channel {self._channel or channel + 1} of {self._tracks[number].channels}")
+        turned = " (turned over)" if (track, channel) in mixer.upside_down else ""
+        return " ".join(names) + turned
 
 
-def _opened(path: Path | str) -> av.container.InputContainer:
-    options = {"format_whitelist": CONTAINERS}
-    if isinstance(path, Path):  # "file:" keeps a name like "http:x" from being an address
-        return av.open(f"file:{path.absolute()}", options=options)
-    return av.open(
-        path, options={**options, "protocol_whitelist": WEB_PROTOCOLS}, timeout=(WEB_SECONDS, WEB_SECONDS)
+def _track(stream: av.AudioStream) -> _Track:
+    context: Any = stream.codec_context
+    language = stream.metadata.get("language", "")
+    return _Track(
+        context.channels if context is not None else 1,
+        "" if language == "und" else language.casefold(),
+        context.name if context is not None else "",
     )
-
-
-class _Clock:
-    """Compares the number of samples with their timestamps."""
-
-    def __init__(self, offset: float | None) -> None:
-        self.seconds = 0.0
-        """Length of the sound so far, holes included."""
-        self._offset = offset
-        """Timestamp of the first sample; None before it."""
-
-    def hole_before(self, frame: av.AudioFrame) -> Iterator[Pcm]:
-        """Yields silence for the hole before a frame, if there is one."""
-        time = frame.time
-        if time is None:
-            return
-        if self._offset is None:
-            self._offset = time
-        hole = time - self._offset - self.seconds
-        if not -HOLE_SECONDS <= hole <= MAX_HOLE_SECONDS:
-            self._offset = time - self.seconds  # timestamps start again: no hole
-            return
-        if hole < HOLE_SECONDS:
-            return
-        missing = round(hole * SAMPLE_RATE)
-        self.seconds += missing / SAMPLE_RATE
-        while missing > 0:
-            yield _SILENCE[:missing]
-            missing -= len(_SILENCE)
-
-    def add(self, frame: av.AudioFrame) -> None:
-        self.seconds += frame.samples / frame.sample_rate
-
-
-class _Resampler:
-    """Resamples any frames to 16 kHz mono; the format may change within a recording."""
-
-    def __init__(self) -> None:
-        self._format: tuple[str, str, int] | None = None
-        self._resampler: av.AudioResampler | None = None
-
-    def resampled(self, frame: av.AudioFrame) -> Iterator[Pcm]:
-        format_ = (frame.format.name, frame.layout.name, frame.sample_rate)
-        if format_ != self._format:
-            yield from self.rest()
-            self._format = format_
-            self._resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
-        assert self._resampler is not None
-        frame.pts = None  # _Clock fills holes; the resampler must not stretch the sound for them
-        yield from map(_samples, self._resampler.resample(frame))
-
-    def rest(self) -> Iterator[Pcm]:
-        """Yields the samples left in the resampler."""
-        if self._resampler is not None:
-            with contextlib.suppress(av.error.EOFError):
-                yield from map(_samples, self._resampler.resample(None))
-            self._resampler = None
-
-
-def _samples(frame: av.AudioFrame) -> Pcm:
-    samples: Pcm = frame.to_ndarray().reshape(-1).astype(np.int16, copy=False)
-    return samples
-
-
-def _creation_time(text: str) -> datetime | None:
-    """Parses a container's creation time; None if it is not plausible."""
-    try:
-        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except ValueError:
-        return None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    tomorrow = datetime.now(UTC) + timedelta(days=1)
-    return moment.astimezone(UTC) if OLDEST_RECORDING < moment < tomorrow else None
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error)

@@ -15,18 +15,24 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import chain, islice
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import numpy as np
 
 from archive.files import Reservation
-from archive.manifest import read_manifest
+from archive.imports import ImportedFile, add_import, blocks_of, known_recording, losses_of_session
+from archive.manifest import read_manifest, replace_gaps
+from archive.names import digest_of, valid_unicode
 from audio_processor import WINDOW_SAMPLES, Closed, DetectorFactory, Segmenter, SegmenterOptions, Update
 from config import Settings
 from core.errors import InputError, StorageError
 from core.records import (
     SAMPLE_RATE,
     EndReason,
+    GapReason,
+    GapRecord,
     Pcm,
     RoomInfo,
     SegmentRecord,
@@ -37,6 +43,7 @@ from core.records import (
 )
 from lesson_tools.console import progress, run
 from lesson_tools.decoding import Recording
+from lesson_tools.timeline import Loss
 from recording.segment_writer import SegmentWriter
 from recording.speech_detector import load_detector
 from storage import RoomFolder
@@ -68,24 +75,56 @@ class Outcome:
     speech_seconds: float
     duration_seconds: float
     damaged_packets: int
+    taken: str
+    """The tracks and channels that were taken, in words; empty: all that there are."""
+    losses: tuple[Loss, ...]
+    """What the file lacks."""
+    excess_seconds: float
+    """How much more there was than its header promises."""
+    restarts: int
+    """How often the file's time begins anew: recordings were joined."""
 
 
 def segment_file(
-    settings: Settings, path: Path, room_name: str | None, start: datetime | None, speaker: str = ""
+    settings: Settings,
+    path: Path,
+    room_name: str | None,
+    start: datetime | None,
+    speaker: str = "",
+    *,
+    track: int | None = None,
+    channel: int | None = None,
 ) -> Outcome:
     """Segments one recording.
 
+    Args:
+        track, channel: the track of sound and its channel to take, from 1 on; None: those with speech.
+
     Raises:
-        InputError: it cannot be read, has no sound, or has been imported with another start.
+        InputError: it cannot be read, has no sound, nothing of it can be decoded, it does not have that track or
+            channel, or it has been imported with another start.
         StorageError: the disk cannot save it.
     """
-    with Recording(path) as recording:
-        sid = f"FILE_{fingerprint(path)}"
-        began = start or recording.metadata.created_at or _estimated_start(path, recording)
-        room = RoomInfo(room_name or path.stem, sid, began)
-        track = TrackInfo(speaker, speaker, sid, "file")
-        new_detector = load_detector(settings.vad_runtime)
-        return run(_Import(settings, recording, room, track, new_detector, start is not None).run())
+    new_detector = load_detector(settings.vad_runtime)
+    with Recording(path, track=track, channel=channel, new_detector=new_detector) as recording:
+        sound = recording.sound()
+        first = list(islice(sound, 1))  # raises an error before a folder is made
+        name, file_fingerprint = valid_unicode(room_name or path.stem), fingerprint(path)
+        known = known_recording(Path(settings.output_dir), name, path, file_fingerprint)
+        sid = known.room_sid if known else f"FILE_{file_fingerprint}"
+        began = start or (known.started_at if known else None) or _start(settings, path, recording)
+        speaker = valid_unicode(speaker)
+        this = _Import(
+            settings,
+            recording,
+            chain(first, sound),
+            RoomInfo(name, sid, began),
+            TrackInfo(speaker, speaker, sid, "file"),
+            new_detector,
+            file_fingerprint,
+            start is not None,
+        )
+        return run(this.run())
 
 
 def fingerprint(path: Path) -> str:
@@ -105,10 +144,16 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def _estimated_start(path: Path, recording: Recording) -> datetime:
-    """Estimates when the recording began: its file was last written when it ended."""
+def _start(settings: Settings, path: Path, recording: Recording) -> datetime:
+    """When the recording began: by its metadata; else its file was last written when it ended.
+
+    It is read for its length, as the length in a header may be missing, estimated or wrong.
+    """
+    said = recording.metadata.began_at(ZoneInfo(settings.timezone))
+    if said is not None:
+        return said
     ended = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-    return ended - timedelta(seconds=recording.metadata.duration_seconds or 0.0)
+    return ended - timedelta(seconds=recording.length_seconds())
 
 
 class _Import:
@@ -118,13 +163,17 @@ class _Import:
         self,
         settings: Settings,
         recording: Recording,
+        sound: Iterable[Pcm],
         room: RoomInfo,
         track: TrackInfo,
         new_detector: DetectorFactory,
+        file_fingerprint: str,
         start_was_given: bool,
     ) -> None:
         self._settings = settings
         self._recording = recording
+        self._sound = sound
+        self._fingerprint = file_fingerprint
         self._room = room
         self._track = track
         self._detector = new_detector()
@@ -150,9 +199,9 @@ class _Import:
     async def _run(self, folder: Path) -> Outcome:
         before = _records_of(folder, self._room.sid)
         room = self._continued(before)
-        begins = self._recording.metadata.sound_begins_seconds
-        covered = Covered(_places(before, begins))
-        clock = StreamClock(room.started_at + timedelta(seconds=begins))
+        await asyncio.to_thread(self._remember, room, None)
+        covered = Covered(_places(before))
+        clock = StreamClock(room.started_at)
         writer = SegmentWriter(self._settings, room, [self])
         sink, loop = writer.sink(self._track), asyncio.get_running_loop()
 
@@ -166,6 +215,7 @@ class _Import:
         finally:
             self._is_over.set()
             totals = await writer.aclose()
+        await asyncio.to_thread(self._note_losses, room, folder)
         return self._outcome(room, folder, totals.segments)
 
     def segment_saved(self, record: SegmentRecord, path: Path) -> None:
@@ -177,9 +227,9 @@ class _Import:
     def _cut(self, put: Callable[[SpeechSegment], None]) -> None:
         recording, segmenter = self._recording, Segmenter(SegmenterOptions.from_settings(self._settings))
         reported = 0.0
-        with progress(recording.path.name, recording.metadata.duration_seconds or 0.0, "s") as advance:
+        with progress(recording.path.name, recording.metadata.estimated_seconds or 0.0, "s") as advance:
             remainder = np.empty(0, np.int16)
-            for pcm in _pieces(recording.sound()):
+            for pcm in _pieces(self._sound):
                 pcm = np.concatenate([remainder, pcm])
                 whole = len(pcm) - len(pcm) % WINDOW_SAMPLES
                 for start in range(0, whole, WINDOW_SAMPLES):
@@ -222,6 +272,44 @@ class _Import:
             )
         return replace(self._room, started_at=began)
 
+    def _remember(self, room: RoomInfo, losses: Sequence[Loss] | None) -> None:
+        """Lists the file, so that a more complete one continues its session."""
+        path = self._recording.path
+        size = path.stat().st_size
+        spans = (
+            None if losses is None else tuple((loss.start, loss.end, loss.reason.value) for loss in losses)
+        )
+        entry = ImportedFile(
+            room=digest_of(room.name),
+            room_sid=room.sid,
+            fingerprint=self._fingerprint,
+            name=digest_of(path.name),
+            size=size,
+            blocks=tuple(blocks_of(path, size)),
+            started_at=room.started_at,
+            losses=spans,
+        )
+        add_import(Path(self._settings.output_dir), entry)
+
+    def _note_losses(self, room: RoomInfo, folder: Path) -> None:
+        """Writes what is missing to ``gaps.jsonl``, in place of what an earlier and less complete file lacked."""
+        self._remember(room, self._recording.losses)
+        lost = losses_of_session(Path(self._settings.output_dir), room.name, room.sid)
+        clock, speaker = StreamClock(room.started_at), self._track.participant_identity
+        gaps = [
+            GapRecord(
+                room.name,
+                room.sid,
+                speaker,
+                self._track.track_sid,
+                clock.at(round(start * SAMPLE_RATE)),
+                clock.at(round(end * SAMPLE_RATE)),
+                GapReason(reason),
+            )
+            for start, end, reason in lost
+        ]
+        replace_gaps(folder, room.sid, (GapReason.TRUNCATED, GapReason.DAMAGED), gaps)
+
     def _outcome(self, room: RoomInfo, folder: Path, new_segments: int) -> Outcome:
         records = _records_of(folder, room.sid)
         return Outcome(
@@ -235,6 +323,10 @@ class _Import:
             speech_seconds=sum(record.duration_seconds for record in records),
             duration_seconds=self._recording.seconds_read,
             damaged_packets=self._recording.damaged,
+            taken=self._recording.taken,
+            losses=tuple(self._recording.losses),
+            excess_seconds=self._recording.excess_seconds,
+            restarts=self._recording.restarts,
         )
 
 
@@ -295,8 +387,8 @@ def _records_of(folder: Path, room_sid: str) -> list[SegmentRecord]:
     return [record for record in read_manifest(folder) if record.room_sid == room_sid]
 
 
-def _places(records: Iterable[SegmentRecord], sound_begins_seconds: float) -> Iterator[tuple[int, int]]:
+def _places(records: Iterable[SegmentRecord]) -> Iterator[tuple[int, int]]:
     for record in records:
         if record.offset_seconds is not None:
-            start = round((record.offset_seconds - sound_begins_seconds) * SAMPLE_RATE)
+            start = round(record.offset_seconds * SAMPLE_RATE)
             yield start, start + round(record.duration_seconds * SAMPLE_RATE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,8 +13,8 @@ import typer
 
 from archive.files import prepare_output_dir
 from config import Settings
-from core.errors import InputError
-from core.records import format_utc
+from core.errors import InputError, RecorderError
+from core.records import GapReason, format_utc
 from lesson_tools import console
 from lesson_tools.console import AsJson, duration, say, say_json, tell
 
@@ -35,6 +36,16 @@ Start = Annotated[
     ),
 ]
 Speaker = Annotated[str, typer.Option("--speaker", help="Who speaks.")]
+Track = Annotated[
+    int | None,
+    typer.Option(
+        "--track", min=1, help="Take this track of sound only, from 1 on; default: those with speech."
+    ),
+]
+Channel = Annotated[
+    int | None,
+    typer.Option("--channel", min=1, help="Take this channel only, from 1 on; default: those with speech."),
+]
 
 
 def segment(
@@ -42,12 +53,14 @@ def segment(
     room: RoomName = None,
     start: Start = None,
     speaker: Speaker = "",
+    track: Track = None,
+    channel: Channel = None,
     as_json: AsJson = False,
 ) -> None:
     """Cut recordings into segments of speech, by the same rules and into the same folders as the live recorder.
 
     Each file becomes a session of its room. An interrupted run can be started again: what is saved already is not
-    saved twice.
+    saved twice. Of several tracks and channels those with speech are taken.
     """
     settings = console.settings()
     _check_files(files)
@@ -55,7 +68,7 @@ def segment(
     if moment is not None and len(files) > 1:
         raise InputError("--start is for one file: run the command once per file")
     prepare_output_dir(Path(settings.output_dir))
-    outcomes = list(_segmented(settings, files, room, moment, speaker))
+    outcomes = list(_segmented(settings, files, room, moment, speaker, track, channel))
     if as_json:
         say_json({"recordings": [_as_json(outcome) for outcome in outcomes]})
     else:
@@ -66,24 +79,40 @@ def segment(
 
 
 def _segmented(
-    settings: Settings, files: Iterable[Path], room: str | None, start: datetime | None, speaker: str
+    settings: Settings,
+    files: Iterable[Path],
+    room: str | None,
+    start: datetime | None,
+    speaker: str,
+    track: int | None,
+    channel: int | None,
 ) -> Iterator[Outcome]:
-    """Segments the recordings one by one; for a file that is not a recording, prints why."""
+    """Segments the recordings one by one; for a file with which that is not possible, prints why."""
     from lesson_tools.importing import segment_file  # with the decoder and the speech model
 
     for path in files:
         try:
-            yield segment_file(settings, path, room, start, speaker)
+            yield segment_file(settings, path, room, start, speaker, track=track, channel=channel)
         except InputError as error:
             tell(str(error))
+        except RecorderError:
+            raise
+        except Exception as error:  # of a library: the other files are still done
+            tell(f"{path}: unexpected error, please report it: {type(error).__name__}: {error}")
 
 
 def _check_files(files: Sequence[Path]) -> None:
     """Reports wrong names before the work begins, which may take hours."""
     for path in files:
-        if not path.exists():
-            raise InputError(f"{path} does not exist")
-        if not path.is_file():
+        try:
+            is_file = stat.S_ISREG(path.stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            raise InputError(f"{path} does not exist") from None
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{path} cannot be opened: {getattr(error, 'strerror', None) or error}"
+            ) from None
+        if not is_file:
             raise InputError(f"{path} is not a file")
 
 
@@ -108,8 +137,40 @@ def _say_outcome(outcome: Outcome) -> None:
         f"{outcome.file}: {outcome.segments} segments{known}, {speech} of speech in {length}, "
         f"from {format_utc(outcome.start)} on, in {outcome.folder}"
     )
-    if outcome.damaged_packets:
-        tell(f"{outcome.file}: {outcome.damaged_packets} damaged places became silence")
+    for line in _remarks(outcome):
+        tell(f"{outcome.file}: {line}")
+
+
+def _remarks(outcome: Outcome) -> Iterator[str]:
+    """Yields what is worth knowing about the file, in one line each: what was taken of it, and what it lacks."""
+    if outcome.taken:
+        yield f"taken: {outcome.taken}"
+    found = list(_lacks(outcome))
+    if outcome.excess_seconds and not outcome.restarts:
+        promised = duration(outcome.duration_seconds - outcome.excess_seconds)
+        found.append(f"its header promises {promised}, {duration(outcome.duration_seconds)} were read")
+    if outcome.restarts:
+        found.append(f"its times begin anew {outcome.restarts} times: the parts follow each other")
+    if found:
+        yield "; ".join(found)
+
+
+def _lacks(outcome: Outcome) -> Iterator[str]:
+    holes = [loss for loss in outcome.losses if loss.reason is GapReason.DAMAGED]
+    if holes:
+        seconds = sum(loss.seconds for loss in holes)
+        places = console.counted(len(holes), "place")
+        yield f"{seconds:.1f} s are missing in {places}, the first at {duration(holes[0].start)}"
+    elif outcome.damaged_packets:
+        yield f"{console.counted(outcome.damaged_packets, 'packet')} could not be decoded"
+    for loss in outcome.losses:
+        if loss.reason is GapReason.TRUNCATED:
+            ends = duration(loss.start)
+            yield (
+                f"incomplete: it ends at {ends} of {duration(loss.end)}"
+                if loss.seconds
+                else (f"incomplete: it breaks off at {ends}, and does not say how much is missing")
+            )
 
 
 def _as_json(outcome: Outcome) -> dict[str, Any]:
@@ -118,4 +179,8 @@ def _as_json(outcome: Outcome) -> dict[str, Any]:
         "start": format_utc(outcome.start),
         "speech_seconds": round(outcome.speech_seconds, 3),
         "duration_seconds": round(outcome.duration_seconds, 3),
+        "losses": [
+            {"start": round(loss.start, 3), "end": round(loss.end, 3), "reason": loss.reason.value}
+            for loss in outcome.losses
+        ],
     }

@@ -124,7 +124,7 @@ def _video_seconds(video: Video) -> float:
     if video.is_remote or video.is_playlist:
         return 0.0
     with Recording(video.source) as recording:
-        return recording.metadata.duration_seconds or 0.0
+        return recording.metadata.estimated_seconds or 0.0
 
 
 def _by_egress(text: str, name: str, lesson: Lesson, video: Video, video_seconds: float = 0.0) -> Alignment:
@@ -169,7 +169,7 @@ def _by_sound(video: Video, lesson: Lesson) -> Alignment:
     if not sounds:
         raise InputError("the lesson has no WAVs to find in the video: say where it begins with --offset")
     with Recording(video.source) as recording:
-        length = recording.metadata.duration_seconds or 0.0
+        length = recording.metadata.estimated_seconds or 0.0
         with progress("Listening to the video", length, "s") as advance:
             try:
                 return align(sounds, sound_of(recording, advance))
@@ -181,7 +181,7 @@ def _by_sound(video: Video, lesson: Lesson) -> Alignment:
 
 def sound_of(recording: Recording, advance: console.Advance) -> Iterator[Pcm]:
     """Yields the video's sound from player time 0 on, and reports the seconds to ``advance``."""
-    for piece in recording.sound(from_start=True):
+    for piece in recording.sound():
         advance(len(piece) / SAMPLE_RATE)
         yield piece
 
