@@ -54,6 +54,7 @@ CHANCE_PACKETS = 10
 
 AMR_FIRST_PAUSE_TYPE = {"amrnb": 8, "amr_nb": 8, "amrwb": 9, "amr_wb": 9}
 """From this frame type on an AMR frame is a silence descriptor or empty; FFmpeg cannot decode it."""
+MAX_AMR_PAUSE_BYTES = 7
 AMR_SECONDS = 0.02
 
 
@@ -175,12 +176,12 @@ class TrackReader:
         for packet in self._demuxed(container, stream):
             self.packets += 1
             time = _seconds(packet.pts, packet.time_base)
-            if pause_type is not None and packet.size and bytes(packet)[0] >> 3 & 15 >= pause_type:
-                yield Piece(AMR_SECONDS, time, np.zeros((round(AMR_SECONDS * SAMPLE_RATE), 1), np.int16))
-                continue
             try:
                 frames = packet.decode()
             except Exception as error:  # of any decoder
+                if pause_type is not None and _is_amr_pause(packet, pause_type):
+                    yield Piece(AMR_SECONDS, time, np.zeros((round(AMR_SECONDS * SAMPLE_RATE), 1), np.int16))
+                    continue
                 self._failed(error)
                 run = 0
                 yield Piece(_seconds(packet.duration, packet.time_base) or 0.0, time)
@@ -334,6 +335,11 @@ def _has_frame_count(source: Source) -> bool:
             head = b""
         head += file.read(512)
     return any(name in head for name in (b"Xing", b"Info", b"VBRI"))
+
+
+def _is_amr_pause(packet: av.Packet[av.AudioStream], first_type: int) -> bool:
+    """Whether it is a single frame without sound."""
+    return 0 < packet.size <= MAX_AMR_PAUSE_BYTES and bytes(packet)[0] >> 3 & 15 >= first_type
 
 
 def _codec_name(stream: av.AudioStream) -> str:

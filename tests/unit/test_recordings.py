@@ -368,6 +368,19 @@ def test_a_pause_of_the_codec_is_silence_and_no_loss() -> None:
     assert losses == []
 
 
+def test_silence_descriptors_of_a_phone_are_no_damage(tmp_path: Path) -> None:
+    voiced, descriptor, empty = (
+        bytes([7 << 3 | 4, *bytes(31)]),
+        bytes([8 << 3 | 4, *bytes(5)]),
+        bytes([15 << 3 | 4]),
+    )
+    path = tmp_path / "phone.amr"
+    path.write_bytes(b"#!AMR\n" + voiced * 100 + (descriptor + empty * 7) * 25 + voiced * 100)
+    heard, recording = read(path)
+    assert (recording.damaged, recording.losses) == (0, [])
+    assert len(heard) / SAMPLE_RATE == pytest.approx(8.0, abs=0.1)
+
+
 def test_times_at_random_end_soon() -> None:
     chance = random.Random(5)
     began = time.process_time()
