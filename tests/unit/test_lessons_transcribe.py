@@ -69,7 +69,8 @@ def environ_of(folder: Path, gemini: GeminiServer) -> dict[str, str]:
 
 
 async def command(*arguments: str, folder: Path, gemini: GeminiServer, **settings: str) -> Result:
-    return await run_in_thread("transcribe", *arguments, **{**environ_of(folder, gemini), **settings})
+    given = {**environ_of(folder, gemini), **settings}
+    return await run_in_thread("transcribe", *arguments, output_dir=folder, **given)
 
 
 def texts(room: Room) -> dict[int, dict[str, str]]:
@@ -162,7 +163,9 @@ def test_every_room_is_in_one_shard() -> None:
 async def test_all_segments_get_their_texts_once(tmp_path: Path, gemini: GeminiServer) -> None:
     room = record_room(tmp_path)
     environ = environ_of(tmp_path, gemini)
-    result = await asyncio.to_thread(lambda: run_process("transcribe", "--yes", **environ))
+    result = await asyncio.to_thread(
+        lambda: run_process("transcribe", "--yes", output_dir=tmp_path, timeout=110, **environ)
+    )
     assert result.code == 0, result.err
     assert "3 segments" in result.err and "about $0.00" in result.err
     assert [sorted(one) for one in texts(room).values()] == [["ar", "en", "es"]] * 3

@@ -145,8 +145,8 @@ def test_a_room_with_an_echo() -> None:
     echo[0] = 1
     size = 1 << (len(lesson().track) + len(echo)).bit_length()
     heard = np.fft.irfft(np.fft.rfft(lesson().track, size) * np.fft.rfft(echo, size), size)
-    heard = heard[: len(lesson().track)].astype(np.float32)
-    assert_close(find(lesson(), between(12, heard)), lesson(), lambda at: at + 12)
+    heard = heard[: len(lesson().track)]
+    assert_close(find(lesson(), between(12, heard.astype(np.float32))), lesson(), lambda at: at + 12)
 
 
 def test_a_part_that_was_cut_out_of_the_video() -> None:
