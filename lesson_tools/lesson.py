@@ -134,7 +134,10 @@ def read_lesson(room: Room, session: Session) -> Lesson:
                 )
             )
     utterances.sort(key=lambda one: (one.start, one.number))
-    ranked = dict.fromkeys(
-        [tag for tag, _ in spoken.most_common()] + [tag for tag, _ in written.most_common()]
-    )
+    ranked = dict.fromkeys(_by_use(spoken) + _by_use(written))
     return Lesson(session.room_name, session.room_sid, session.started_at, tuple(utterances), tuple(ranked))
+
+
+def _by_use(languages: Counter[str]) -> list[str]:
+    """Languages by how often they are used; those that are used equally often by their tags."""
+    return sorted(languages, key=lambda tag: (-languages[tag], tag))

@@ -108,8 +108,9 @@ def _aligned(source: Source, lesson: Lesson) -> Alignment:
     if source.offset is not None:
         return replace(Alignment.from_offset(source.offset), video_seconds=_video_seconds(video) or math.inf)
     if egress_file is not None:
+        egress = _side_file(str(egress_file), False)
         seconds = _video_seconds(video)
-        alignment = _by_egress(_side_file(str(egress_file), False), egress_file.name, lesson, video, seconds)
+        alignment = _by_egress(egress, egress_file.name, lesson, video, seconds)
         return replace(alignment, video_seconds=seconds or alignment.video_seconds)
     if video.is_playlist:
         try:
