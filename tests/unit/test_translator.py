@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import translator
@@ -274,6 +274,7 @@ def test_a_wish_does_not_rename_what_is_spoken() -> None:
     assert found == Translation("en-US", "Hello.", {"es": "Hola."})
 
 
+@settings(deadline=None)  # other tests may use the processor
 @given(JSON, st.sampled_from(("{}", "```json\n{}\n```", "{}{}", "Sure: {} Bye", "[{}, {}]")))
 def test_whatever_is_answered_a_text_or_a_reason_is_kept(found: Any, wrapper: str) -> None:
     text = wrapper.replace("{}", json.dumps(found, ensure_ascii=False))
@@ -291,7 +292,8 @@ def test_whatever_is_answered_a_text_or_a_reason_is_kept(found: Any, wrapper: st
         assert translation.transcript, "a transcript is never given up"
 
 
-@given(st.text(max_size=200) | st.from_regex(r'[{}\[\]":,\\ a-z\n]{0,200}', fullmatch=True))
+@settings(deadline=None)
+@given(st.text(max_size=200) | st.text('{}[]":,\\ \ntranscipe', max_size=200))
 def test_no_text_breaks_the_reading_of_an_answer(text: str) -> None:
     with contextlib.suppress(ValueError):
         checked(text, ("es",))
