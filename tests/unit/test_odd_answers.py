@@ -202,10 +202,10 @@ async def test_a_segment_that_always_fails_while_others_succeed_is_refused_after
     tmp_path: Path, gemini: GeminiServer, saying: Callable[[dict[str, Any]], str], body: dict[str, Any]
 ) -> None:
     room = record_room(tmp_path, 3)
-    gemini.spoil = of_marker(2, saying(body))  # the newest, which is sent first
-    service = await transcribed(settings_of(tmp_path, gemini), room)
+    gemini.spoil = of_marker(2, saying(body))
+    service = await transcribed(settings_of(tmp_path, gemini, GEMINI_MAX_AT_ONCE="3"), room)
     assert [bool(line.get("refused")) for line in lines(room)] == [False, False, True]
-    assert service.costs.failed_calls == attempts.MAX_BAD_ANSWERS
+    assert attempts.MAX_BAD_ANSWERS <= service.costs.failed_calls <= attempts.MAX_FAILURES_OF_A_RUN
 
 
 async def test_a_text_is_taken_whatever_the_reason_of_its_end(
