@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from itertools import pairwise
 
 import av
@@ -103,8 +104,7 @@ def test_a_strict_threshold_tells_a_cut_off_marker_from_a_whole_one() -> None:
 
 @pytest.mark.parametrize("bits_per_second", [24_000, 32_000])
 def test_every_marker_is_heard_once_through_opus(bits_per_second: int) -> None:
-    recording, placed = sound.sequence(MARKERS, gap_seconds=0.5)
-    received = through_opus(recording, bits_per_second)
+    received, placed = all_markers_through_opus(bits_per_second)
     assert sound.heard(received, MARKERS, threshold=0.75) == list(range(40))
     for marker, place in zip(FEW, placed, strict=False):
         (occurrence,) = sound.find_marker(received, marker)
@@ -129,8 +129,7 @@ def test_how_much_was_said_is_told_through_opus() -> None:
 
 
 def test_segments_without_their_silence_hold_the_same_markers() -> None:
-    recording, placed = sound.sequence(MARKERS, gap_seconds=1.0)
-    received = through_opus(recording, 24_000)
+    received, placed = all_markers_through_opus(24_000)
     margin = round(0.1 * SAMPLE_RATE)
     segments = [received[place.start_sample - margin : place.end_sample + margin] for place in placed]
     assert sound.heard(np.concatenate(segments), MARKERS) == list(range(40))
@@ -163,6 +162,13 @@ def test_clocks_may_drift(parts_per_million: int) -> None:
     drifted = np.interp(times, np.arange(recording.size), recording).astype(np.int16)
     assert sound.heard(drifted, FEW) == [0, 1, 2, 3, 4, 5]
     assert all(sound.partly_heard(drifted, marker) == 1 for marker in FEW)
+
+
+@cache
+def all_markers_through_opus(bits_per_second: int) -> tuple[IntArray, list[sound.Placed]]:
+    """What arrives of all markers, with pauses of half a second, and where each was said."""
+    recording, placed = sound.sequence(MARKERS, gap_seconds=0.5)
+    return through_opus(recording, bits_per_second), placed
 
 
 def through_opus(pcm: IntArray, bits_per_second: int) -> IntArray:
