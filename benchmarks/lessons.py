@@ -48,7 +48,7 @@ MIN_SPEED = 100.0
 
 def measure(options: Options) -> Outcome:
     """Builds the archive once and measures each command on it."""
-    segments, seconds = (1_000, 120.0) if options.quick else (100_000, 3600.0)
+    segments, seconds = (200, 30.0) if options.quick else (100_000, 3600.0)
     runs = range(1 if options.quick else options.runs)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
