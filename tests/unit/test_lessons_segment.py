@@ -99,7 +99,7 @@ def test_two_recordings_of_one_room_are_two_sessions(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
 def test_a_run_that_was_killed_goes_on_where_it_ended(tmp_path: Path) -> None:
-    pcm = np.concatenate([spoken(8, 1.0)] * 20)
+    pcm = np.concatenate([spoken(8, 1.0)] * 6)
     path = write_recording(tmp_path / "lecture.mkv", pcm)
     command = [sys.executable, str(ROOT / "lessons.py"), "segment", str(path), "--start", "2025-10-08T14:00"]
     process = subprocess.Popen(command, env=environment(OUTPUT_DIR=str(tmp_path / "out")))
