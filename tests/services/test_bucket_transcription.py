@@ -1,4 +1,4 @@
-"""`lessons.py transcribe s3://...`: real processes, a real S3 server, the real SDK against a local one."""
+"""`lessons.py transcribe s3://...`: a real S3 server, the real SDK against a local one, processes that are killed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -24,7 +24,7 @@ from devtools.s3_server import BUCKET, Request, S3Server
 from lesson_tools.bucket import Bucket
 from lesson_tools.bucket_room import NOTES
 from support import ROOT
-from support.commands import Result, environment
+from support.commands import Result, environment, run_in_thread
 from support.lessons_on_disk import spoken
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -72,21 +72,25 @@ class School:
                 self.s3.put(f"school/{room}/{path.name}", path.read_bytes())
         return self.records[room]
 
-    def start(self, *arguments: str, **settings: str) -> subprocess.Popen[str]:
-        settings = {
+    def _arguments(self, arguments: Sequence[str]) -> list[str]:
+        named = bool(arguments) and arguments[0].startswith("s3:")
+        return ["transcribe", *([] if named else [URL]), *arguments]
+
+    def _settings(self, changes: Mapping[str, str]) -> dict[str, str]:
+        return {
             "GEMINI_API_KEY": KEY,
             "GOOGLE_GEMINI_BASE_URL": self.gemini.url,
             "TARGET_LANGUAGES": "es,ar",
             "OUTPUT_DIR": str(self.folder / "machine"),
             **self.s3.environment(),
-            **settings,
+            **changes,
         }
-        if not arguments or not arguments[0].startswith("s3:"):
-            arguments = (URL, *arguments)
-        command = [sys.executable, str(ROOT / "lessons.py"), "transcribe", *arguments]
+
+    def start(self, *arguments: str, **settings: str) -> subprocess.Popen[str]:
+        """Starts a process of its own."""
         return subprocess.Popen(
-            command,
-            env=environment(**settings),
+            [sys.executable, str(ROOT / "lessons.py"), *self._arguments(arguments)],
+            env=environment(**self._settings(settings)),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -94,7 +98,7 @@ class School:
         )
 
     async def run(self, *arguments: str, **settings: str) -> Result:
-        return await ended(self.start(*arguments, **settings))
+        return await run_in_thread(*self._arguments(arguments), **self._settings(settings))
 
     def texts(self, room: str = "math101") -> list[dict[str, object]]:
         """The lines in the bucket."""
