@@ -98,7 +98,7 @@ class School:
         )
 
     async def run(self, *arguments: str, **settings: str) -> Result:
-        return await run_in_thread(*self._arguments(arguments), **self._settings(settings))
+        return await run_in_thread(*self._arguments(arguments), output_dir=None, **self._settings(settings))
 
     def texts(self, room: str = "math101") -> list[dict[str, object]]:
         """The lines in the bucket."""
