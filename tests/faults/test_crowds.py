@@ -117,6 +117,7 @@ async def rooms_come_and_go(server: LiveKitServer, recorder: Worker, numbers: Se
     await until(lambda: recorder.log.count("Room over") > numbers[-1], "the rooms are over", timeout=60)
 
 
+@pytest.mark.alone
 @pytest.mark.fault(
     "500 students join and leave", "the teacher is recorded; memory, threads and files stay flat"
 )
