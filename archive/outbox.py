@@ -291,8 +291,9 @@ class Outbox:
     def _delete_oldest_done(self, kind: str) -> None:
         """Deletes old finished items. They are before the bookmarks, so they are not added again."""
         self._file.run(
-            "DELETE FROM work WHERE kind = ?1 AND state = 'done' AND moment < (SELECT moment FROM work"
-            " WHERE kind = ?1 AND state = 'done' ORDER BY moment DESC LIMIT 1 OFFSET ?2)",
+            "DELETE FROM work WHERE kind = ? AND state = 'done' AND moment < (SELECT moment FROM work"
+            " WHERE kind = ? AND state = 'done' ORDER BY moment DESC LIMIT 1 OFFSET ?)",
+            kind,
             kind,
             MAX_FINISHED,
         )

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import av
 import av.error
@@ -87,7 +88,7 @@ class Source:
         options = {"format_whitelist": CONTAINERS}
         if self.path is not None:
             with contextlib.closing(ContainerFile(self.path, part)) as file:
-                with av.open(file, "r", options=options, metadata_errors="replace") as container:
+                with av.open(file, "r", options=options, **_lenient()) as container:
                     yield container
             return
         with av.open(
@@ -95,9 +96,14 @@ class Source:
             "r",
             options={**options, "protocol_whitelist": WEB_PROTOCOLS},
             timeout=(WEB_SECONDS, WEB_SECONDS),
-            metadata_errors="replace",
+            **_lenient(),
         ) as container:
             yield container
+
+
+def _lenient() -> dict[str, Any]:
+    """The option by which PyAV before 19 accepts metadata that is not UTF-8. Later ones have no such option."""
+    return {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
 
 
 class TrackReader:
