@@ -1,7 +1,7 @@
 """Erasures: what has been erased, so that no writer brings it back. One file, ``erased.json`` in OUTPUT_DIR.
 
 An erasure is written and synced before anything is removed, and is open until everything is removed. While it is open,
-whoever reads a segment leaves out what it covers. A writer that began earlier than the erasure (a segment that is being
+all readers of segments leave out what it covers. A writer that began earlier than the erasure (a segment that is being
 spoken, an answer on its way) must not add what it covers, even when it is complete: it gives ``since``, the time at
 which it began, and asks while it holds the folder's lock.
 

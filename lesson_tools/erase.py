@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -75,6 +75,11 @@ def erase(
         audit(event, selection.room or "every room", selection.participant, segments=count_here, state=state)
     for problem in run.problems:
         tell(problem)
+    _say_result(receipt, as_json)
+
+
+def _say_result(receipt: Mapping[str, Any], as_json: bool) -> None:
+    """Says what was erased; raises typer.Exit if something could not be."""
     if as_json:
         say_json(receipt)
     else:

@@ -52,7 +52,7 @@ class Verdict:
     warning: str | None = None
     """Logged once per participant."""
     is_teacher: bool = False
-    """Whether it is a teacher by its role, whoever is recorded. A teacher may pause the recording."""
+    """Whether it is a teacher by its role, also with RECORD=everyone. A teacher may pause the recording."""
     advice: str = ""
     """Why it is not recorded if its role is not the reason, and what would change that."""
 

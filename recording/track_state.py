@@ -179,7 +179,8 @@ def transition(state: TrackState, event: TrackEvent) -> Transition:
 _Row = tuple[Iterable[TrackState], TrackEvent, TrackState, tuple[Step, ...]]
 
 
-def _rows() -> Iterator[_Row]:
+def _rows_of_requests() -> Iterator[_Row]:
+    """Of what is requested, arrives, and ends."""
     s, e, a = TrackState, TrackEvent, Action
     not_received = OpenGap(GapReason.NO_FRAMES)
     reconnect = OpenGap(GapReason.RECONNECT)
@@ -188,7 +189,7 @@ def _rows() -> Iterator[_Row]:
     paused = OpenGap(GapReason.PAUSED, replaces=True)
     ended, forbidden = OpenGap(GapReason.UNSUBSCRIBED), OpenGap(GapReason.FORBIDDEN)
     dropped = (a.CLOSE_GAP, a.FREE_PLACE)
-    unpublished, left_room = Stop(EndReason.UNPUBLISHED), Stop(EndReason.SHUTDOWN)
+    unpublished = Stop(EndReason.UNPUBLISHED)
 
     yield NOT_REQUESTED, e.ADMITTED, s.REQUESTED, (a.SUBSCRIBE,)
     yield NOT_REQUESTED - {s.WAITING_FOR_PLACE}, e.NO_PLACE, s.WAITING_FOR_PLACE, (over_bound,)
@@ -230,6 +231,14 @@ def _rows() -> Iterator[_Row]:
     yield NOT_REQUESTED | PENDING, e.UNPUBLISHED_WHILE_RECONNECTING, s.GONE, ()
     yield STREAMING, e.UNPUBLISHED_WHILE_RECONNECTING, s.GONE, (reconnect, unpublished)
 
+
+def _rows_of_reception() -> Iterator[_Row]:
+    """Of packets, decryption, the recorder's own connection, and its end."""
+    s, e, a = TrackState, TrackEvent, Action
+    not_received, reconnect = OpenGap(GapReason.NO_FRAMES), OpenGap(GapReason.RECONNECT)
+    undecryptable = OpenGap(GapReason.ENCRYPTED, replaces=True)
+    unpublished, left_room = Stop(EndReason.UNPUBLISHED), Stop(EndReason.SHUTDOWN)
+
     yield {s.SUBSCRIBED}, e.FIRST_PACKET, s.RECEIVING, (a.CLOSE_GAP,)
     yield {s.SUBSCRIBED}, e.PACKETS_STOPPED, s.SUBSCRIBED, (OpenGap(GapReason.NO_MEDIA),)
     yield {s.RECEIVING}, e.PACKETS_STOPPED, s.SILENT, (OpenGap(GapReason.NO_MEDIA),)
@@ -251,6 +260,6 @@ def _rows() -> Iterator[_Row]:
 
 _TABLE = {
     (state, event): Transition(after, actions)
-    for states, event, after, actions in _rows()
+    for states, event, after, actions in (*_rows_of_requests(), *_rows_of_reception())
     for state in states
 }

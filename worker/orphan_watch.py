@@ -43,7 +43,7 @@ class OrphanWatch:
         self._claims: dict[Orphan, float] = {}
         """Orphans that were asked for, and until when they are kept from others (monotonic clock)."""
         self._hopeless: dict[str, float] = {}
-        """Orphans for which nobody need be asked, by their recorder's sid: when the note was written."""
+        """Orphans that need no ping, by their recorder's sid: when the note was written."""
 
     async def run(self) -> None:
         """Looks until cancelled."""
