@@ -4,9 +4,12 @@
     python -m devtools.check_all --quick              in a minute: lint, types of changed files, unit tests
     python -m devtools.check_all ARGUMENTS            the tests that pytest selects by these, in sequence
 
-Most tests wait most of the time: for a lecture in real time, a server, a disk. Therefore several processes run tests in
-parallel, each with its own servers, ports and folders, while mypy checks the types. Tests that measure the machine
-(marked ``alone``) run last, one at a time.
+Tests with a LiveKit server listen to a lecture in real time and mostly wait, so several processes run them in parallel,
+each with its own servers, ports and folders. What computes, mypy and the other tests, runs beside them at a lower
+priority. Tests that need the whole machine (marked ``alone``) run last, one at a time.
+
+A lecture in real time sounds different if the machine stalls. Therefore a test with a LiveKit server that failed is
+repeated once, alone, and its second outcome counts; the summary names it. Every other failure counts at once.
 """
 
 from __future__ import annotations
@@ -19,27 +22,29 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parent.parent
 
-PROCESSES = 4
-"""Test processes: even on two cores few of them compute at the same time."""
-QUICK_PROCESSES = 2
+REAL_TIME_PROCESSES = 4
+"""For tests that mostly wait: each uses about a third of a core."""
+COMPUTING_PROCESSES = 2
+MAX_REPEATED = 8
+"""If more tests have failed, the machine is not the reason."""
 SLOWEST_COUNT = 10
 """How many of the slowest tests are listed."""
 STOP_SECONDS = 15.0
 """How long an interrupted program may take to end what it started."""
 
-STALL = "stall_seconds"
-"""The JUnit property of a test that was run again."""
-
 FORMAT = ("ruff", "format", "--check")
 LINT = ("ruff", "check")
 TYPES = ("mypy", "--strict")
+
+Run = Callable[[Sequence[str]], int]
+"""Runs a Python module with arguments and returns its exit code."""
 
 
 @dataclass
@@ -56,36 +61,41 @@ class Part:
 class Case:
     """One test as pytest's JUnit report has it."""
 
-    name: str
+    node: str
+    """As pytest selects it: ``tests/room/test_pause.py::test_a_pause[x]``."""
     seconds: float
     """Including its fixtures."""
     outcome: str
     """``passed``, ``failed``, ``error`` or ``skipped``."""
-    stall_seconds: float = 0.0
-    """How long its speaker stalled in a first run that failed; 0: it was run once (tests/support/reruns.py)."""
+    is_repeated: bool = False
+    """Whether it failed beside others, and this is what came of its second run."""
+
+    @property
+    def has_failed(self) -> bool:
+        return self.outcome in ("failed", "error")
 
 
-class TypeCheck:
-    """Runs mypy in parallel with the tests; its output is printed after theirs."""
+class Background:
+    """Runs a part at a low priority, in parallel to others. Its output is printed when its result is asked for."""
 
-    def __init__(self, files: Sequence[str] = ()) -> None:
-        self._command = (*TYPES, *files)
-        self._part = Part("types")
-        self._output = ""
-        self._thread = threading.Thread(target=self._run)
+    def __init__(self, work: Callable[[Run], Part]) -> None:
+        self._work = work
+        self._output: list[str] = []
+        self._part = Part("")
+        self._thread = threading.Thread(target=self._call)
         self._thread.start()
 
     def result(self) -> Part:
         self._thread.join()
-        _head(self._command)
-        print(self._output, end="", flush=True)
+        print("".join(self._output), end="", flush=True)
         return self._part
 
-    def _run(self) -> None:
-        began = time.monotonic()
+    def _call(self) -> None:
+        self._part = self._work(self._run)
+
+    def _run(self, command: Sequence[str]) -> int:
         done = subprocess.run(
-            # At a low priority: the tests that run meanwhile speak and record in real time.
-            [*(("nice", "-n", "10") if shutil.which("nice") else ()), *_module(self._command)],
+            [*(("nice", "-n", "10") if shutil.which("nice") else ()), *_module(command)],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -93,50 +103,45 @@ class TypeCheck:
             encoding="utf-8",
             errors="replace",
         )
-        self._part.seconds = time.monotonic() - began
-        self._part.passed, self._output = not done.returncode, done.stdout
+        self._output += [_head(command), done.stdout]
+        return done.returncode
 
 
 def everything() -> list[Part]:
     parts = [lint()]
-    types = TypeCheck()
-    try:
-        parts.append(
-            tests(
-                f"tests, {PROCESSES} at a time",
-                "-n",
-                str(PROCESSES),
-                "--dist",
-                "worksteal",
-                "-m",
-                "not alone",
+    beside = [
+        Background(types),
+        Background(
+            lambda run: tests(
+                "other tests", *_parallel(COMPUTING_PROCESSES), "-m", "not room and not alone", run=run
             )
-        )
+        ),
+    ]
+    try:
+        real_time = tests("tests in real time", *_parallel(REAL_TIME_PROCESSES), "-m", "room and not alone")
     finally:
-        parts.append(types.result())
-    parts.append(tests("tests alone", "-m", "alone"))
-    return parts
+        parts += [one.result() for one in beside]
+    alone = tests("tests alone", "-m", "alone")
+    return [*parts, real_time, alone, *repeat_failed(real_time, alone)]
 
 
 def quick() -> list[Part]:
     parts = [lint()]
     changed = changed_files()
-    types = TypeCheck(changed) if changed else None
-    parts.append(
-        tests("unit tests", "-n", str(QUICK_PROCESSES), "--dist", "worksteal", "-m", "unit and not slow")
-    )
-    if types:
-        parts.append(types.result())
+    checked = Background(lambda run: types(run, changed)) if changed else None
+    parts.append(tests("unit tests", *_parallel(COMPUTING_PROCESSES), "-m", "unit and not slow"))
+    if checked:
+        parts.append(checked.result())
     return parts
 
 
 def selected(arguments: Sequence[str]) -> list[Part]:
     parts = [lint()]
-    types = TypeCheck()
+    checked = Background(types)
     try:
         parts.append(tests("tests", *arguments))
     finally:
-        parts.append(types.result())
+        parts.append(checked.result())
     return parts
 
 
@@ -144,24 +149,44 @@ def lint() -> Part:
     part = Part("lint")
     began = time.monotonic()
     for command in (FORMAT, LINT):
-        _head(command)
         part.passed &= not _run(command)
     part.seconds = time.monotonic() - began
     return part
 
 
-def tests(name: str, *arguments: str) -> Part:
+def types(run: Run, files: Sequence[str] = ()) -> Part:
+    part = Part("types")
+    began = time.monotonic()
+    part.passed = not run((*TYPES, *files))
+    part.seconds = time.monotonic() - began
+    return part
+
+
+def tests(name: str, *arguments: str, run: Run | None = None) -> Part:
     """Runs pytest, which prints its usual output."""
-    _head(("pytest", *arguments))
+    run = run or _run
     part = Part(name)
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        code = _run(("pytest", *arguments, f"--junitxml={report}"))
+        part.passed = not run(("pytest", *arguments, f"--junitxml={report}"))
         part.tests = list(read_report(report)) if report.exists() else []
     part.seconds = time.monotonic() - began
-    part.passed = code == 0
     return part
+
+
+def repeat_failed(*parts: Part) -> Iterator[Part]:
+    """Runs these parts' failed tests again, one at a time, and sets their outcome."""
+    failed = [test.node for part in parts for test in part.tests if test.has_failed]
+    if not failed or len(failed) > MAX_REPEATED:
+        return
+    again = tests("failed tests again, alone", *failed)
+    outcomes = {test.node: replace(test, is_repeated=True) for test in again.tests}
+    for part in parts:
+        if any(test.has_failed for test in part.tests):
+            part.tests = [outcomes.get(test.node, test) for test in part.tests]
+            part.passed = not any(test.has_failed for test in part.tests)
+    yield replace(again, tests=[])
 
 
 def read_report(path: Path) -> Iterator[Case]:
@@ -171,13 +196,9 @@ def read_report(path: Path) -> Iterator[Case]:
             (child.tag for child in case if child.tag in ("error", "failure", "skipped")), "passed"
         )
         yield Case(
-            f"{case.get('classname')}::{case.get('name')}",
+            f"{case.get('file')}::{case.get('name')}",
             float(case.get("time", 0)),
             {"failure": "failed"}.get(outcome, outcome),
-            max(
-                (float(one.get("value", 0)) for one in case.iter("property") if one.get("name") == STALL),
-                default=0.0,
-            ),
         )
 
 
@@ -200,39 +221,42 @@ def _git(*arguments: str) -> list[str]:
 
 
 def summary(parts: Sequence[Part], prepared_seconds: float = 0.0) -> Iterator[str]:
-    """How long each part took, the slowest tests, and the tests that were run again or failed."""
+    """How long each part took, the slowest tests, and the tests that were repeated or failed."""
     yield "\n=== how long it took ==="
     if prepared_seconds >= 1:
         yield f"{prepared_seconds:7.0f} s  preparing"
     for part in parts:
-        parallel = " (parallel to the tests)" if part.name == "types" else ""
-        yield f"{part.seconds:7.0f} s  {part.name}{parallel}{'' if part.passed else ': FAILED'}"
+        yield f"{part.seconds:7.0f} s  {part.name}{'' if part.passed else ': FAILED'}"
     run = [test for part in parts for test in part.tests]
     yield f"The {SLOWEST_COUNT} slowest tests:"
     for test in sorted(run, key=lambda test: -test.seconds)[:SLOWEST_COUNT]:
-        yield f"{test.seconds:9.1f} s  {test.name}"
+        yield f"{test.seconds:9.1f} s  {test.node}"
     for test in run:
-        if test.stall_seconds:
-            yield f"RERUN {test.name}: its speaker stalled for {test.stall_seconds:.2f} s"
+        if test.is_repeated:
+            yield f"REPEATED {test.node}: failed beside other tests, {test.outcome} alone"
     for test in run:
-        if test.outcome in ("failed", "error"):
-            yield f"{test.outcome.upper()} {test.name}"
+        if test.has_failed:
+            yield f"{test.outcome.upper()} {test.node}"
 
 
-def closing_line(parts: Sequence[Part]) -> str:
+def closing_line(parts: Sequence[Part], seconds: float) -> str:
     """The last line of pytest, for the tests of all parts together."""
     run = [test for part in parts for test in part.tests]
     counts = {
         outcome: sum(test.outcome == outcome for test in run)
         for outcome in ("failed", "passed", "skipped", "error")
     }
-    seconds = sum(part.seconds for part in parts if part.tests)
     listed = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count) or "no tests ran"
     return f" {listed} in {seconds:.2f}s ".center(80, "=")
 
 
+def _parallel(processes: int) -> tuple[str, ...]:
+    return ("-n", str(processes), "--dist", "worksteal")
+
+
 def _run(command: Sequence[str]) -> int:
     """Runs a module until it ends. A Ctrl-C reaches the module as well, which then gets STOP_SECONDS to end."""
+    print(_head(command), end="", flush=True)
     with subprocess.Popen(_module(command), cwd=ROOT) as process:
         try:
             return process.wait()
@@ -243,8 +267,8 @@ def _run(command: Sequence[str]) -> int:
             raise
 
 
-def _head(command: Sequence[str]) -> None:
-    print(f"\n=== {' '.join(command)} ===", flush=True)
+def _head(command: Sequence[str]) -> str:
+    return f"\n=== {' '.join(command)} ===\n"
 
 
 def _module(command: Sequence[str]) -> list[str]:
@@ -262,10 +286,11 @@ def main(arguments: Sequence[str]) -> int:
         parts = everything()
     for line in summary(parts, prepared_seconds):
         print(line)
-    print(closing_line(parts))
+    seconds = prepared_seconds + time.monotonic() - began
+    print(closing_line(parts, seconds))
     failed = [part.name for part in parts if not part.passed]
     outcome = f"FAILED: {', '.join(failed)}" if failed else "All checks passed"
-    print(f"{outcome} ({prepared_seconds + time.monotonic() - began:.0f} s)", flush=True)
+    print(f"{outcome} ({seconds:.0f} s)", flush=True)
     return 1 if failed else 0
 
 

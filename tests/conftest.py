@@ -27,11 +27,6 @@ from devtools.speakers import administration
 from devtools.wire import NoWire, Wire
 from devtools.worker import AGENT, Worker
 from support.fault_table import pytest_addoption, seen, set_up_table  # noqa: F401  (pytest finds these by name)
-from support.reruns import (  # noqa: F401
-    pytest_report_teststatus,
-    pytest_runtest_protocol,
-    pytest_terminal_summary,
-)
 from support.stages import pytest_collection_modifyitems  # noqa: F401
 
 T = TypeVar("T")

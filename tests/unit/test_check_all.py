@@ -9,17 +9,18 @@ from typing import Any
 import pytest
 
 from devtools import check_all
-from devtools.check_all import Case, Part, changed_files, closing_line, read_report, summary
+from devtools.check_all import Case, Part, changed_files, closing_line, read_report, repeat_failed, summary
 from support import stages
 
 REPORT = """<?xml version="1.0" encoding="utf-8"?>
-<testsuites name="pytest tests"><testsuite name="pytest" errors="1" failures="1" skipped="1" tests="5" time="9.1">
-<testcase classname="tests.test_a" name="test_well[x-1]" time="2.5" />
-<testcase classname="tests.test_a" name="test_ill" time="0.5"><failure message="no">why</failure></testcase>
-<testcase classname="tests.test_a" name="test_broken" time="0.1"><error message="no">why</error></testcase>
-<testcase classname="tests.test_a" name="test_elsewhere" time="0"><skipped message="no">why</skipped></testcase>
-<testcase classname="tests.test_a" name="test_again" time="7"><properties>
-<property name="seen" value="much" /><property name="stall_seconds" value="0.31" /></properties></testcase>
+<testsuites name="pytest tests"><testsuite name="pytest" errors="1" failures="1" skipped="1" tests="4" time="9.1">
+<testcase classname="tests.test_a" file="tests/test_a.py" name="test_well[x-1]" time="2.5" />
+<testcase classname="tests.test_a" file="tests/test_a.py" name="test_ill" time="0.5">
+<failure message="no">why</failure></testcase>
+<testcase classname="tests.test_a" file="tests/test_a.py" name="test_broken" time="0.1">
+<error message="no">why</error></testcase>
+<testcase classname="tests.test_a" file="tests/test_a.py" name="test_elsewhere" time="0">
+<skipped message="no">why</skipped></testcase>
 </testsuite></testsuites>
 """
 
@@ -33,38 +34,84 @@ def run(tmp_path: Path) -> list[Case]:
 
 def test_a_report_is_read(run: list[Case]) -> None:
     assert run == [
-        Case("tests.test_a::test_well[x-1]", 2.5, "passed"),
-        Case("tests.test_a::test_ill", 0.5, "failed"),
-        Case("tests.test_a::test_broken", 0.1, "error"),
-        Case("tests.test_a::test_elsewhere", 0.0, "skipped"),
-        Case("tests.test_a::test_again", 7.0, "passed", 0.31),
+        Case("tests/test_a.py::test_well[x-1]", 2.5, "passed"),
+        Case("tests/test_a.py::test_ill", 0.5, "failed"),
+        Case("tests/test_a.py::test_broken", 0.1, "error"),
+        Case("tests/test_a.py::test_elsewhere", 0.0, "skipped"),
     ]
 
 
 def test_the_end_says_how_long_each_part_took_and_which_tests_were_slowest(run: list[Case]) -> None:
-    many = [Case(f"tests.test_b::test_{number}", number, "passed") for number in range(20)]
+    many = [Case(f"tests/test_b.py::test_{number}", number, "passed") for number in range(20)]
     parts = [
         Part("lint", 1.4),
         Part("types", 60.2),
         Part("tests", 100.0, False, run),
-        Part("alone", 50.0, tests=many),
+        Part(
+            "alone", 50.0, tests=[*many, Case("tests/test_a.py::test_again", 7, "passed", is_repeated=True)]
+        ),
     ]
     lines = list(summary(parts, prepared_seconds=12))
     assert lines[1:6] == [
         "     12 s  preparing",
         "      1 s  lint",
-        "     60 s  types (parallel to the tests)",
+        "     60 s  types",
         "    100 s  tests: FAILED",
         "     50 s  alone",
     ]
     assert lines[6] == "The 10 slowest tests:"
-    assert lines[7:17] == [f"{number:9.1f} s  tests.test_b::test_{number}" for number in range(19, 9, -1)]
+    assert lines[7:17] == [f"{number:9.1f} s  tests/test_b.py::test_{number}" for number in range(19, 9, -1)]
     assert lines[17:] == [
-        "RERUN tests.test_a::test_again: its speaker stalled for 0.31 s",
-        "FAILED tests.test_a::test_ill",
-        "ERROR tests.test_a::test_broken",
+        "REPEATED tests/test_a.py::test_again: failed beside other tests, passed alone",
+        "FAILED tests/test_a.py::test_ill",
+        "ERROR tests/test_a.py::test_broken",
     ]
-    assert closing_line(parts).strip("= ") == "1 failed, 22 passed, 1 skipped, 1 error in 150.00s"
+    assert closing_line(parts, 150).strip("= ") == "1 failed, 22 passed, 1 skipped, 1 error in 150.00s"
+
+
+CASES = """
+import pathlib
+
+def is_first_run(name):
+    path = pathlib.Path(__file__).with_name(name)
+    was_there = path.exists()
+    path.touch()
+    return not was_there
+
+def test_passes():
+    assert is_first_run("passes")
+
+def test_fails_once():
+    assert not is_first_run("fails-once")
+
+def test_fails():
+    assert False
+"""
+
+
+def test_a_failed_test_is_repeated_once_and_its_second_outcome_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "test_cases.py").write_text(CASES, encoding="utf-8")
+    (tmp_path / "pytest.ini").write_text("[pytest]\njunit_family = xunit1\n", encoding="utf-8")
+    monkeypatch.setattr(check_all, "ROOT", tmp_path)
+    part, other = check_all.tests("first"), Part("other", passed=False)
+    assert not part.passed
+    (again,) = repeat_failed(part, other)
+    assert {test.node: (test.outcome, test.is_repeated) for test in part.tests} == {
+        "test_cases.py::test_passes": ("passed", False),
+        "test_cases.py::test_fails_once": ("passed", True),
+        "test_cases.py::test_fails": ("failed", True),
+    }
+    assert not part.passed and not other.passed, "it failed, and not by a test"
+    assert not again.tests, "they are counted once"
+
+
+def test_only_a_few_failed_tests_are_repeated() -> None:
+    failed = [Case(f"test_a.py::test_{number}", 1, "failed") for number in range(9)]
+    part = Part("tests", passed=False, tests=failed)
+    assert list(repeat_failed(part)) == [] and part.tests == failed
+    assert list(repeat_failed(Part("well", tests=[Case("test_b.py::test", 1, "passed")]))) == []
 
 
 def test_any_part_that_fails_fails_all(
