@@ -8,8 +8,9 @@ Tests with a LiveKit server listen to a lecture in real time and mostly wait, so
 each with its own servers, ports and folders. What computes, mypy and the other tests, runs beside them at a lower
 priority. Tests that need the whole machine (marked ``alone``) run last, one at a time.
 
-A lecture in real time sounds different if the machine stalls. Therefore a test with a LiveKit server that failed is
-repeated once, alone, and its second outcome counts; the summary names it. Every other failure counts at once.
+Speech is sent in real time. If the speaker's process stalled while it spoke, listeners heard a gap that the test did
+not intend, and a failure says nothing about the recorder. Such a test, and no other, is repeated once, alone; the
+summary names it with the length of the stall.
 """
 
 from __future__ import annotations
@@ -32,12 +33,15 @@ ROOT = Path(__file__).resolve().parent.parent
 REAL_TIME_PROCESSES = 4
 """For tests that mostly wait: each uses about a third of a core."""
 COMPUTING_PROCESSES = 2
-MAX_REPEATED = 8
-"""If more tests have failed, the machine is not the reason."""
+MIN_STALL_SECONDS = 0.05
+"""A marker with a shorter gap is still recognised (devtools/sound.py, STRETCH)."""
 SLOWEST_COUNT = 10
 """How many of the slowest tests are listed."""
 STOP_SECONDS = 15.0
 """How long an interrupted program may take to end what it started."""
+
+STALL = "stall_seconds"
+"""The JUnit property with the longest stall of a test's speakers (tests/support/stalls.py)."""
 
 FORMAT = ("ruff", "format", "--check")
 LINT = ("ruff", "check")
@@ -67,8 +71,10 @@ class Case:
     """Including its fixtures."""
     outcome: str
     """``passed``, ``failed``, ``error`` or ``skipped``."""
+    stall_seconds: float = 0.0
+    """The longest stall of its speakers; 0: none."""
     is_repeated: bool = False
-    """Whether it failed beside others, and this is what came of its second run."""
+    """Whether this is the outcome of a second run; the stall is that of the first."""
 
     @property
     def has_failed(self) -> bool:
@@ -122,7 +128,7 @@ def everything() -> list[Part]:
     finally:
         parts += [one.result() for one in beside]
     alone = tests("tests alone", "-m", "alone")
-    return [*parts, real_time, alone, *repeat_failed(real_time, alone)]
+    return [*parts, real_time, alone, *repeat_stalled(real_time, alone)]
 
 
 def quick() -> list[Part]:
@@ -139,10 +145,10 @@ def selected(arguments: Sequence[str]) -> list[Part]:
     parts = [lint()]
     checked = Background(types)
     try:
-        parts.append(tests("tests", *arguments))
+        chosen = tests("tests", *arguments)
     finally:
         parts.append(checked.result())
-    return parts
+    return [*parts, chosen, *repeat_stalled(chosen)]
 
 
 def lint() -> Part:
@@ -175,16 +181,24 @@ def tests(name: str, *arguments: str, run: Run | None = None) -> Part:
     return part
 
 
-def repeat_failed(*parts: Part) -> Iterator[Part]:
-    """Runs these parts' failed tests again, one at a time, and sets their outcome."""
-    failed = [test.node for part in parts for test in part.tests if test.has_failed]
-    if not failed or len(failed) > MAX_REPEATED:
+def repeat_stalled(*parts: Part) -> Iterator[Part]:
+    """Runs the tests again that failed and whose speaker stalled, one at a time, and sets their outcome."""
+    stalled = {
+        test.node: test
+        for part in parts
+        for test in part.tests
+        if test.has_failed and test.stall_seconds >= MIN_STALL_SECONDS
+    }
+    if not stalled:
         return
-    again = tests("failed tests again, alone", *failed)
-    outcomes = {test.node: replace(test, is_repeated=True) for test in again.tests}
+    again = tests("again, as the speaker had stalled", *stalled)
+    second = {
+        test.node: replace(test, stall_seconds=stalled[test.node].stall_seconds, is_repeated=True)
+        for test in again.tests
+    }
     for part in parts:
         if any(test.has_failed for test in part.tests):
-            part.tests = [outcomes.get(test.node, test) for test in part.tests]
+            part.tests = [second.get(test.node, test) for test in part.tests]
             part.passed = not any(test.has_failed for test in part.tests)
     yield replace(again, tests=[])
 
@@ -199,6 +213,10 @@ def read_report(path: Path) -> Iterator[Case]:
             f"{case.get('file')}::{case.get('name')}",
             float(case.get("time", 0)),
             {"failure": "failed"}.get(outcome, outcome),
+            max(
+                (float(one.get("value", 0)) for one in case.iter("property") if one.get("name") == STALL),
+                default=0.0,
+            ),
         )
 
 
@@ -233,7 +251,7 @@ def summary(parts: Sequence[Part], prepared_seconds: float = 0.0) -> Iterator[st
         yield f"{test.seconds:9.1f} s  {test.node}"
     for test in run:
         if test.is_repeated:
-            yield f"REPEATED {test.node}: failed beside other tests, {test.outcome} alone"
+            yield f"REPEATED {test.node}: its speaker had stalled for {test.stall_seconds:.2f} s, now {test.outcome}"
     for test in run:
         if test.has_failed:
             yield f"{test.outcome.upper()} {test.node}"

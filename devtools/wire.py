@@ -74,7 +74,9 @@ class Wire(Server):
         self._space = f"wire-{name}"
         self.far_end = ("ip", "netns", "exec", self._space)
         """The prefix for the command of a program that is to run at the far end."""
-        self._device_names = f"near-{name}", f"far-{name}"
+        # WebRTC ignores interfaces whose name begins with "vnic" (rtc_base/network.cc). With any other name, calls that
+        # have nothing to do with this link may use it, and break when it is removed.
+        self._device_names = f"vnic-{name}", f"far-{name}"
         self._random = random.Random(1)
         self._devices: list[int] = []
         self._in_transit: list[tuple[float, int, int, bytes]] = []
@@ -101,6 +103,7 @@ class Wire(Server):
         _ip("link", "set", near, "up")
         for device in ("lo", far):
             _ip(*there, "link", "set", device, "up")
+        _ip(*there, "route", "add", "default", "dev", far)  # for answers to this machine's other addresses
         self._carrier.start()
 
     def stop(self) -> None:

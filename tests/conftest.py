@@ -28,6 +28,7 @@ from devtools.wire import NoWire, Wire
 from devtools.worker import AGENT, Worker
 from support.fault_table import pytest_addoption, seen, set_up_table  # noqa: F401  (pytest finds these by name)
 from support.stages import pytest_collection_modifyitems  # noqa: F401
+from support.stalls import record_stalls  # noqa: F401
 
 T = TypeVar("T")
 

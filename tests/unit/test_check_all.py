@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,14 @@ from typing import Any
 import pytest
 
 from devtools import check_all
-from devtools.check_all import Case, Part, changed_files, closing_line, read_report, repeat_failed, summary
-from support import stages
+from devtools.check_all import Case, Part, changed_files, closing_line, read_report, repeat_stalled, summary
+from support import ROOT, stages
 
 REPORT = """<?xml version="1.0" encoding="utf-8"?>
 <testsuites name="pytest tests"><testsuite name="pytest" errors="1" failures="1" skipped="1" tests="4" time="9.1">
 <testcase classname="tests.test_a" file="tests/test_a.py" name="test_well[x-1]" time="2.5" />
-<testcase classname="tests.test_a" file="tests/test_a.py" name="test_ill" time="0.5">
+<testcase classname="tests.test_a" file="tests/test_a.py" name="test_ill" time="0.5"><properties>
+<property name="seen" value="much" /><property name="stall_seconds" value="0.31" /></properties>
 <failure message="no">why</failure></testcase>
 <testcase classname="tests.test_a" file="tests/test_a.py" name="test_broken" time="0.1">
 <error message="no">why</error></testcase>
@@ -35,7 +37,7 @@ def run(tmp_path: Path) -> list[Case]:
 def test_a_report_is_read(run: list[Case]) -> None:
     assert run == [
         Case("tests/test_a.py::test_well[x-1]", 2.5, "passed"),
-        Case("tests/test_a.py::test_ill", 0.5, "failed"),
+        Case("tests/test_a.py::test_ill", 0.5, "failed", 0.31),
         Case("tests/test_a.py::test_broken", 0.1, "error"),
         Case("tests/test_a.py::test_elsewhere", 0.0, "skipped"),
     ]
@@ -48,7 +50,9 @@ def test_the_end_says_how_long_each_part_took_and_which_tests_were_slowest(run: 
         Part("types", 60.2),
         Part("tests", 100.0, False, run),
         Part(
-            "alone", 50.0, tests=[*many, Case("tests/test_a.py::test_again", 7, "passed", is_repeated=True)]
+            "alone",
+            50.0,
+            tests=[*many, Case("tests/test_a.py::test_again", 7, "passed", 0.31, is_repeated=True)],
         ),
     ]
     lines = list(summary(parts, prepared_seconds=12))
@@ -62,7 +66,7 @@ def test_the_end_says_how_long_each_part_took_and_which_tests_were_slowest(run: 
     assert lines[6] == "The 10 slowest tests:"
     assert lines[7:17] == [f"{number:9.1f} s  tests/test_b.py::test_{number}" for number in range(19, 9, -1)]
     assert lines[17:] == [
-        "REPEATED tests/test_a.py::test_again: failed beside other tests, passed alone",
+        "REPEATED tests/test_a.py::test_again: its speaker had stalled for 0.31 s, now passed",
         "FAILED tests/test_a.py::test_ill",
         "ERROR tests/test_a.py::test_broken",
     ]
@@ -71,47 +75,75 @@ def test_the_end_says_how_long_each_part_took_and_which_tests_were_slowest(run: 
 
 CASES = """
 import pathlib
+from devtools import speakers
 
-def is_first_run(name):
+def runs(name):
     path = pathlib.Path(__file__).with_name(name)
-    was_there = path.exists()
-    path.touch()
-    return not was_there
-
-def test_passes():
-    assert is_first_run("passes")
-
-def test_fails_once():
-    assert not is_first_run("fails-once")
+    path.write_text(path.read_text() + "." if path.exists() else ".")
+    return len(path.read_text())
 
 def test_fails():
+    runs("fails")
     assert False
+
+def test_stalls_once():
+    if runs("stalls-once") == 1:
+        speakers.stalls += [0.31, 0.1]
+        assert False
+
+def test_stalls_always():
+    runs("stalls-always")
+    speakers.stalls.append(0.25)
+    assert False
+
+def test_stalls_a_little():
+    runs("stalls-a-little")
+    speakers.stalls.append(0.01)
+    assert False
+
+def test_stalls_and_passes():
+    runs("stalls-and-passes")
+    speakers.stalls.append(0.31)
 """
 
 
-def test_a_failed_test_is_repeated_once_and_its_second_outcome_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("processes", [[], ["-n", "1"]], ids=["in one process", "under xdist"])
+def test_a_failed_test_is_repeated_if_its_speaker_stalled_and_only_then(
+    processes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "test_cases.py").write_text(CASES, encoding="utf-8")
     (tmp_path / "pytest.ini").write_text("[pytest]\njunit_family = xunit1\n", encoding="utf-8")
     monkeypatch.setattr(check_all, "ROOT", tmp_path)
-    part, other = check_all.tests("first"), Part("other", passed=False)
-    assert not part.passed
-    (again,) = repeat_failed(part, other)
-    assert {test.node: (test.outcome, test.is_repeated) for test in part.tests} == {
-        "test_cases.py::test_passes": ("passed", False),
-        "test_cases.py::test_fails_once": ("passed", True),
-        "test_cases.py::test_fails": ("failed", True),
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
+    part, other = check_all.tests("first", "-p", "support.stalls", *processes), Part("other", passed=False)
+    (again,) = repeat_stalled(part, other)
+    assert {test.node.partition("::")[2]: (test.outcome, test.is_repeated) for test in part.tests} == {
+        "test_fails": ("failed", False),
+        "test_stalls_once": ("passed", True),
+        "test_stalls_always": ("failed", True),
+        "test_stalls_a_little": ("failed", False),
+        "test_stalls_and_passes": ("passed", False),
+    }
+    assert {path.name: len(path.read_text()) for path in tmp_path.iterdir() if "." not in path.name} == {
+        "fails": 1,
+        "stalls-once": 2,
+        "stalls-always": 2,
+        "stalls-a-little": 1,
+        "stalls-and-passes": 1,
     }
     assert not part.passed and not other.passed, "it failed, and not by a test"
     assert not again.tests, "they are counted once"
+    assert any("0.31 s, now passed" in line for line in summary([part]))
 
 
-def test_only_a_few_failed_tests_are_repeated() -> None:
-    failed = [Case(f"test_a.py::test_{number}", 1, "failed") for number in range(9)]
-    part = Part("tests", passed=False, tests=failed)
-    assert list(repeat_failed(part)) == [] and part.tests == failed
-    assert list(repeat_failed(Part("well", tests=[Case("test_b.py::test", 1, "passed")]))) == []
+def test_a_part_passes_whose_failed_tests_pass_when_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    part = Part("tests", 9, False, [Case("test_a.py::test", 1, "failed", 0.2)])
+    monkeypatch.setattr(
+        check_all, "tests", lambda *_: Part("again", 2, True, [Case("test_a.py::test", 1, "passed")])
+    )
+    assert list(repeat_stalled(part)) == [Part("again", 2)]
+    assert part == Part("tests", 9, True, [Case("test_a.py::test", 1, "passed", 0.2, is_repeated=True)])
+    assert list(repeat_stalled(part)) == []
 
 
 def test_any_part_that_fails_fails_all(

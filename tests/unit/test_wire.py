@@ -71,7 +71,7 @@ def test_it_leaves_nothing_behind(wire: Wire) -> None:
     def spaces() -> str:
         return subprocess.run(["ip", "netns", "list"], capture_output=True, text=True).stdout
 
-    space, near = wire.far_end[-1], f"near-{wire.far_end[-1].removeprefix('wire-')}"
+    space, near = wire.far_end[-1], f"vnic-{wire.far_end[-1].removeprefix('wire-')}"
     assert space in spaces() and near in psutil.net_if_addrs()
     wire.stop()
     assert space not in spaces() and near not in psutil.net_if_addrs()
