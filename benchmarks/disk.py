@@ -13,13 +13,11 @@ from pathlib import Path
 
 import numpy as np
 from livekit import rtc
-from livekit.agents.vad import VADEventType
 
 from archive.files import prepare_output_dir
 from audio_processor import Closed, Opened
 from benchmarks import offline
 from benchmarks.figures import Figure, Options, Outcome
-from benchmarks.stock_agent import save
 from config import Settings
 from core.records import SAMPLE_RATE, RoomInfo, StreamClock, TrackInfo
 from devtools import sound
@@ -63,9 +61,10 @@ async def _our_bytes_per_second(pcm: offline.Pcm, folder: Path) -> float:
 
 
 async def _stock_bytes_per_second(pcm: offline.Pcm, folder: Path) -> float:
+    from benchmarks.stock_agent import save
+
     at_48_khz = resampled(pcm, SAMPLE_RATE, STOCK_RATE)
-    events = await offline.plugin_events(at_48_khz, STOCK_RATE, STOCK_RATE // 100)
-    ended = [event for event in events if event.type == VADEventType.END_OF_SPEECH]
+    ended = await offline.ends_of_speech(at_48_khz, STOCK_RATE, STOCK_RATE // 100)
     for number, event in enumerate(ended):
         save(folder / f"{number}.wav", event.frames)
     samples = sum(_samples(event.frames) for event in ended)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from functools import cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from livekit import rtc
-from livekit.agents.vad import VADEvent, VADEventType
-from livekit.plugins import silero
 
 from audio_processor import (
     WINDOW_SAMPLES,
@@ -23,6 +21,10 @@ from audio_processor import (
 )
 from core.records import SAMPLE_RATE, EndReason, SpeechSegment
 from recording.speech_detector import load_detector
+
+if TYPE_CHECKING:  # the framework takes four seconds to load, and only the stock recipe needs it here
+    from livekit.agents.vad import VADEvent
+    from livekit.plugins import silero
 
 Pcm = npt.NDArray[np.int16]
 
@@ -62,6 +64,8 @@ def segments(pcm: Pcm, detector: SpeechDetector, options: SegmenterOptions) -> l
 
 def stock(pcm: Pcm) -> list[Saved]:
     """What the stock recipe saves of it, from END_OF_SPEECH to END_OF_SPEECH."""
+    from livekit.agents.vad import VADEventType
+
     saved = []
     start = 0
     for event in asyncio.run(plugin_events(pcm)):
@@ -78,6 +82,8 @@ async def plugin_events(
     pcm: Pcm, rate: int = SAMPLE_RATE, frame_samples: int = STOCK_FRAME
 ) -> list[VADEvent]:
     """Every event of the plugin's stream except INFERENCE_DONE."""
+    from livekit.agents.vad import VADEventType
+
     stream = _plugin().stream()
     for frame in frames(pcm, rate, frame_samples):
         stream.push_frame(frame)
@@ -85,6 +91,15 @@ async def plugin_events(
     events = [event async for event in stream if event.type != VADEventType.INFERENCE_DONE]
     await stream.aclose()
     return events
+
+
+async def ends_of_speech(
+    pcm: Pcm, rate: int = SAMPLE_RATE, frame_samples: int = STOCK_FRAME
+) -> list[VADEvent]:
+    from livekit.agents.vad import VADEventType
+
+    events = await plugin_events(pcm, rate, frame_samples)
+    return [event for event in events if event.type == VADEventType.END_OF_SPEECH]
 
 
 def frames(pcm: Pcm, rate: int, frame_samples: int) -> Iterator[rtc.AudioFrame]:
@@ -99,6 +114,8 @@ def _samples(event: VADEvent) -> Pcm:
 
 @cache
 def _plugin() -> silero.VAD:
+    from livekit.plugins import silero
+
     plugin = silero.VAD.load()
     assert isinstance(plugin, silero.VAD)
     return plugin

@@ -16,7 +16,6 @@ from datetime import timedelta
 
 import numpy as np
 from livekit import rtc
-from livekit.agents.vad import VADEventType
 
 from audio_processor import Closed, Segmenter, SegmenterOptions, TrackProcessor, Update
 from benchmarks import offline
@@ -129,5 +128,4 @@ async def _process(pcm: offline.Pcm, runtime: str) -> int:
 
 
 def _stock(pcm: offline.Pcm) -> int:
-    events = asyncio.run(offline.plugin_events(pcm, SAMPLE_RATE, FRAME_SAMPLES))
-    return sum(event.type == VADEventType.END_OF_SPEECH for event in events)
+    return len(asyncio.run(offline.ends_of_speech(pcm, SAMPLE_RATE, FRAME_SAMPLES)))

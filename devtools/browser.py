@@ -11,11 +11,12 @@ import shutil
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
-
-from playwright.async_api import Browser as Browser
-from playwright.async_api import async_playwright
+from typing import TYPE_CHECKING
 
 from devtools.machine import ProgramUnavailable, found_or_installed
+
+if TYPE_CHECKING:  # Playwright takes most of a second to load, and most tests need no browser
+    from playwright.async_api import Browser
 
 NAMES = ("chromium", "google-chrome-stable", "google-chrome", "chrome", "chromium-browser", "msedge")
 MACOS = ("Google Chrome", "Chromium", "Microsoft Edge")
@@ -42,6 +43,8 @@ def find_or_install() -> Path:
 @contextlib.asynccontextmanager
 async def launched(chromium: Path, flags: Sequence[str] = ()) -> AsyncIterator[Browser]:
     """Starts a browser without a window, and closes it afterwards. ``flags`` are Chromium's command-line flags."""
+    from playwright.async_api import async_playwright
+
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=chromium, args=list(flags))
         try:

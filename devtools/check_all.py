@@ -30,9 +30,6 @@ from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parent.parent
 
-REAL_TIME_PROCESSES = 4
-"""For tests that mostly wait: each uses about a third of a core."""
-COMPUTING_PROCESSES = 2
 MIN_STALL_SECONDS = 0.05
 """A marker with a shorter gap is still recognised (devtools/sound.py, STRETCH)."""
 SLOWEST_COUNT = 10
@@ -42,6 +39,20 @@ STOP_SECONDS = 15.0
 
 STALL = "stall_seconds"
 """The JUnit property with the longest stall of a test's speakers (tests/support/stalls.py)."""
+
+# Each of these names the folders of its tests, as every process collects all tests of the folders that are named.
+REAL_TIME_TESTS = (
+    *("tests/room", "tests/faults", "tests/browser"),
+    *("-m", "room and not alone"),
+    *("-n", "5", "--dist", "worksteal"),  # each of these processes uses about a third of a core
+)
+OTHER_TESTS = (
+    *("tests/unit", "tests/services", "tests/browser"),
+    *("-m", "not room"),
+    *("-n", "2", "--dist", "worksteal"),
+)
+ALONE = ("tests/room", "tests/faults", "-m", "alone")
+QUICK_TESTS = ("tests/unit", "-m", "unit and not slow", "-n", "2", "--dist", "worksteal")
 
 FORMAT = ("ruff", "format", "--check")
 LINT = ("ruff", "check")
@@ -117,17 +128,13 @@ def everything() -> list[Part]:
     parts = [lint()]
     beside = [
         Background(types),
-        Background(
-            lambda run: tests(
-                "other tests", *_parallel(COMPUTING_PROCESSES), "-m", "not room and not alone", run=run
-            )
-        ),
+        Background(lambda run: tests("other tests", *OTHER_TESTS, run=run)),
     ]
     try:
-        real_time = tests("tests in real time", *_parallel(REAL_TIME_PROCESSES), "-m", "room and not alone")
+        real_time = tests("tests in real time", *REAL_TIME_TESTS)
     finally:
         parts += [one.result() for one in beside]
-    alone = tests("tests alone", "-m", "alone")
+    alone = tests("tests alone", *ALONE)
     return [*parts, real_time, alone, *repeat_stalled(real_time, alone)]
 
 
@@ -135,7 +142,7 @@ def quick() -> list[Part]:
     parts = [lint()]
     changed = changed_files()
     checked = Background(lambda run: types(run, changed)) if changed else None
-    parts.append(tests("unit tests", *_parallel(COMPUTING_PROCESSES), "-m", "unit and not slow"))
+    parts.append(tests("unit tests", *QUICK_TESTS))
     if checked:
         parts.append(checked.result())
     return parts
@@ -266,10 +273,6 @@ def closing_line(parts: Sequence[Part], seconds: float) -> str:
     }
     listed = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count) or "no tests ran"
     return f" {listed} in {seconds:.2f}s ".center(80, "=")
-
-
-def _parallel(processes: int) -> tuple[str, ...]:
-    return ("-n", str(processes), "--dist", "worksteal")
 
 
 def _run(command: Sequence[str]) -> int:

@@ -11,14 +11,14 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import pytest
 import pytest_asyncio
 from livekit import api
 
 from delivery.postgres import PostgresTarget
-from devtools.browser import Browser, find_or_install, launched
+from devtools.browser import find_or_install, launched
 from devtools.livekit_server import LiveKitServer, find_or_build
 from devtools.machine import ProgramUnavailable, found_or_installed, is_build_machine, on_path
 from devtools.postgres_server import PostgresServer
@@ -29,6 +29,9 @@ from devtools.worker import AGENT, Worker
 from support.fault_table import pytest_addoption, seen, set_up_table  # noqa: F401  (pytest finds these by name)
 from support.stages import pytest_collection_modifyitems  # noqa: F401
 from support.stalls import record_stalls  # noqa: F401
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser
 
 T = TypeVar("T")
 

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from playwright.async_api import Browser
 
-from devtools.browser import Browser, find_or_install
+from devtools.browser import find_or_install
 from devtools.machine import ProgramUnavailable
 
 POSIX_ONLY = pytest.mark.skipif(sys.platform == "win32", reason="programs as POSIX has them")

@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 import pytest_asyncio
 import soundfile
+from playwright.async_api import Browser
 
 from conftest import StartWorker
 from core.records import parse_utc
 from devtools import sound
-from devtools.browser import Browser, launched
+from devtools.browser import launched
 from devtools.gemini_server import KEY, GeminiServer
 from devtools.livekit_server import LiveKitServer
 from devtools.page import build, link, served

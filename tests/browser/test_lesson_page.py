@@ -13,11 +13,10 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 import pytest_asyncio
-from playwright.async_api import Page, expect
+from playwright.async_api import Browser, Page, expect
 
 from archive.rooms import Room
 from core.plain_text import one_line
-from devtools.browser import Browser
 from devtools.page import served
 from devtools.sample_lesson import Recorded, Said, record, school_lesson, sentences
 from devtools.videos import between, write_video

@@ -81,7 +81,7 @@ def assert_flat(before: Footprint, after: Footprint) -> None:
     assert after.files <= before.files + SPARE, f"{before}, then {after}"
 
 
-@pytest.mark.alone
+@pytest.mark.long
 @pytest.mark.fault("100 join/leave cycles", "every room is recorded; memory, threads and files stay flat")
 async def test_rooms_that_come_and_go_leave_nothing_behind(
     livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path, seen: Seen
@@ -117,7 +117,7 @@ async def rooms_come_and_go(server: LiveKitServer, recorder: Worker, numbers: Se
     await until(lambda: recorder.log.count("Room over") > numbers[-1], "the rooms are over", timeout=60)
 
 
-@pytest.mark.alone
+@pytest.mark.long
 @pytest.mark.fault(
     "500 students join and leave", "the teacher is recorded; memory, threads and files stay flat"
 )

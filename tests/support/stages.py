@@ -6,6 +6,8 @@ from collections.abc import Generator, Sequence
 
 import pytest
 
+REAL_TIME_FOLDERS = ("tests/room/", "tests/faults/", "tests/browser/")
+"""Only there `dev.py test` looks for tests that need a livekit-server (devtools/check_all.py)."""
 SERVICES = {"s3_server", "postgres_server"}
 ORDER = ("long", "room", "services", "browser", "unit")
 """Tests that mostly wait come first; unit tests are short, and fill the end."""
@@ -17,6 +19,8 @@ def pytest_collection_modifyitems(
 ) -> Generator[None, None, None]:
     for item in items:
         mark(item)
+        if item.get_closest_marker("room") and not item.nodeid.startswith(REAL_TIME_FOLDERS):
+            raise pytest.UsageError(f"{item.nodeid} needs a livekit-server: put it into tests/room")
     yield  # now the deselected tests are removed
     processes = getattr(config, "workerinput", {}).get("workercount", 1)
     if processes > 1:
