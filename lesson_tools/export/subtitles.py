@@ -8,6 +8,7 @@ here; libraries for them have a document model (styles, override tags), and plai
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import unicodedata
@@ -151,6 +152,7 @@ def width(text: str) -> float:
     return sum(_sign_width(sign) for sign in text)
 
 
+@functools.cache
 def _sign_width(sign: str) -> float:
     if unicodedata.category(sign) in ("Mn", "Me", "Cf"):
         return 0.0
@@ -248,7 +250,7 @@ def _best_break(text: str, widest: float = math.inf, worst: float = INSIDE_WORD)
         cost = badness + abs(left_widths[position] / max(whole, 1.0) - 0.5)
         if cost < least and badness <= worst:
             left, right = text[:position].rstrip(), text[position:].lstrip()
-            if left and right and max(width(left), width(right)) <= widest:
+            if left and right and (widest == math.inf or max(width(left), width(right)) <= widest):
                 best, least = (left, right), cost
     return best
 

@@ -81,7 +81,7 @@ def assert_flat(before: Footprint, after: Footprint) -> None:
     assert after.files <= before.files + SPARE, f"{before}, then {after}"
 
 
-@pytest.mark.long
+@pytest.mark.alone
 @pytest.mark.fault("100 join/leave cycles", "every room is recorded; memory, threads and files stay flat")
 async def test_rooms_that_come_and_go_leave_nothing_behind(
     livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path, seen: Seen

@@ -29,6 +29,8 @@ from support.fake_room import (
     set_recently_gone,
 )
 
+pytestmark = pytest.mark.slow
+
 OURS = "recording"
 """The package whose objects are looked into."""
 

@@ -288,6 +288,7 @@ def test_a_reader_that_has_seen_enough_is_no_trouble(archive: Path) -> None:
     assert b"Traceback" not in said
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_is_quiet_and_harmless(tmp_path: Path, number: signal.Signals) -> None:

@@ -10,6 +10,8 @@ import pytest
 from devtools import sound
 from devtools.listening import share_heard
 
+pytestmark = pytest.mark.slow
+
 
 def _sentences() -> list[tuple[int, int]]:
     spoken = json.loads((sound.SPEECH / "lecture.json").read_text(encoding="utf-8"))["sentences"]

@@ -244,6 +244,7 @@ def victim(folder: Path, manner: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 @needs_posix
 async def test_a_killed_worker_loses_nothing_and_blocks_nothing(tmp_path: Path) -> None:
     count = 400

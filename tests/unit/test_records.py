@@ -75,6 +75,7 @@ RECORD = SegmentRecord(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(RECORDS)
 def test_a_record_comes_back_from_its_line_as_it_was(record: SegmentRecord) -> None:

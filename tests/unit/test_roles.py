@@ -145,6 +145,7 @@ def test_no_metadata_at_all_breaks_the_rules(metadata: str) -> None:
     assert isinstance(verdict.is_recorded, bool)
 
 
+@pytest.mark.slow
 @unhurried
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), lambda inner: st.lists(inner)))
 def test_whatever_the_role_is_only_text_counts(value: object) -> None:

@@ -151,6 +151,7 @@ def test_the_commands_are_in_the_image_with_the_files_that_they_read() -> None:
             assert is_in_build_context(path.relative_to(ROOT).as_posix()), path
 
 
+@pytest.mark.slow
 def test_what_the_programs_import_from_outside_is_installed_in_the_image() -> None:
     """Imported, a package may have another name than the one that is installed."""
     installed = {

@@ -19,6 +19,8 @@ from benchmarks.soak.word_check import Sound, Span, WordCheck, compare, find_wor
 from devtools import sound
 from devtools.sound import SAMPLE_RATE
 
+pytestmark = pytest.mark.slow
+
 MARKERS = sound.markers()
 BEGAN = 1_800_000_000.0
 LATE = 0.1

@@ -1156,6 +1156,7 @@ def test_a_part_that_another_process_is_writing_is_left_alone_until_it_dies(
     assert len(lines) == 2
 
 
+@pytest.mark.slow
 def test_a_writer_killed_at_any_moment_loses_nothing_that_was_safe(tmp_path: Path, writers: Writers) -> None:
     chance, first = random.Random(7), 0
     for _ in range(20):

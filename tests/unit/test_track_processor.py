@@ -300,6 +300,7 @@ async def test_a_changed_clock_applies_from_the_next_segment(
     assert vars(line)["participant"] == TRACK.participant_identity
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drift", [100e-6, -100e-6], ids=["samples too slow", "samples too fast"])
 async def test_after_an_hour_of_drift_the_clock_is_right(drift: float) -> None:
     """A hundred millionths is more than crystals differ: a third of a second in an hour."""
