@@ -3,6 +3,10 @@
 With the passphrase the native client decrypts what is encrypted and leaves the rest as it is. Without a passphrase an
 encrypted track would be noise at full volume, so it is not subscribed to. With a wrong one it is silent, and the client
 reports that after ``MAX_DECRYPTION_FAILURES``. Both are counted and logged once per participant, and a gap is recorded.
+
+Packets that arrive before the client has set up the decryption of a track are decoded as they are: up to a second of
+noise, on a busy machine. So the first audio of an encrypted track is held back until the client says whether it can be
+decrypted, and dropped if it cannot.
 """
 
 from __future__ import annotations
@@ -10,10 +14,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 from livekit import rtc
 
+from audio_processor import FrameStream
+from core.records import SAMPLE_RATE
 from core.worker_state import worker_state
 
 MAX_DECRYPTION_FAILURES = 100
@@ -24,6 +30,9 @@ DECRYPTION_FAILURE_SECONDS = 3.0
 
 PASSPHRASE_SECONDS = 5.0
 """How often a passphrase that has failed is tried again, as the publisher may change to it."""
+
+HELD_SECONDS = 3.0
+"""How long the first audio of an encrypted track waits for the client to say whether it can be decrypted."""
 
 Log = Callable[[int, str, rtc.Participant], None]
 """Logs a message at a level, about a participant."""
@@ -73,6 +82,16 @@ class Encryption:
         self._report(participant, "no E2EE_PASSPHRASE is set")
         return False
 
+    def is_decrypted(self, identity: str) -> bool | None:
+        """Whether this participant's audio can be decrypted; None: the client has not said it yet."""
+        participant = self._room.remote_participants.get(identity)
+        sid = participant.sid if participant else ""
+        return True if sid in self._decrypted else False if sid in self._undecryptable else None
+
+    def held_back(self, stream: FrameStream, identity: str) -> FrameStream:
+        """The stream of an encrypted track, whose first audio is held back."""
+        return _HeldBack(stream, lambda: self.is_decrypted(identity))
+
     def on_state_changed(
         self, participant: rtc.Participant | None, state: rtc.EncryptionState.ValueType
     ) -> None:
@@ -110,3 +129,33 @@ class Encryption:
             worker_state.counters.undecipherable.inc()
             message = f"NOT RECORDED: the audio is encrypted end to end, and {why}"
             self._log(logging.ERROR, message, participant)
+
+
+class _HeldBack:
+    """Frames of a stream that are held back for at most ``HELD_SECONDS``, until it is known whether they are noise."""
+
+    def __init__(self, stream: FrameStream, is_decrypted: Callable[[], bool | None]) -> None:
+        self._stream = stream
+        self._is_decrypted = is_decrypted
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def __aiter__(self) -> AsyncIterator[rtc.AudioFrameEvent]:
+        held: list[rtc.AudioFrameEvent] | None = []
+        samples = 0
+        async for event in self._stream:
+            if held is None:
+                yield event
+                continue
+            held.append(event)
+            samples += event.frame.samples_per_channel
+            if self._is_decrypted() is not None or samples > HELD_SECONDS * SAMPLE_RATE:
+                for one in self._unless_noise(held):
+                    yield one
+                held = None
+        for one in self._unless_noise(held or []):
+            yield one
+
+    def _unless_noise(self, held: list[rtc.AudioFrameEvent]) -> list[rtc.AudioFrameEvent]:
+        return [] if self._is_decrypted() is False else held

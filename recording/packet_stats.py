@@ -63,7 +63,9 @@ class PacketStats:
         self._packets: int | None = 0
         self._was_muted = publication.muted
         self._has_statistics = False
-        self._queried_at = clock()
+        self.began_at = clock()
+        """When the stream was opened."""
+        self._queried_at = self.began_at
         self.arrived_until = self._queried_at
         """Until when packets are known to have arrived, or the publisher to have been muted (monotonic clock): at most
         a second before now. What came later may be missing."""

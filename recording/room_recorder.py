@@ -55,15 +55,18 @@ class RoomRecorder:
         self._writer = SegmentWriter(
             settings, info, stages, text_options=self._text_options, progress=self._progress
         )
-        self._streams = Streams(settings, info, new_detector, self._writer)
+        self._encryption = Encryption(
+            room,
+            settings.e2ee_passphrase,
+            self._log,
+            lambda *change: self._tracks.decryption_changed(*change),
+        )
+        self._streams = Streams(settings, info, new_detector, self._writer, self._encryption)
         self._tracks = Tracks(
             settings, info, self._streams, self._writer, self._reconsider_if_present, self._log
         )
         self._watch = TrackWatch(self._tracks, info, self._log)
         self._people = People(settings, self._log)
-        self._encryption = Encryption(
-            room, settings.e2ee_passphrase, self._log, self._tracks.decryption_changed
-        )
         self._pause = Pause(room, info, settings, self._is_teacher, self._on_paused_or_resumed, self._log)
         self._admission = Admission(self._people, self._pause, self._encryption, self._tracks)
         self._announcement = Announcement(

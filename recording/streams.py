@@ -14,6 +14,7 @@ from archive.handover_note import TrackProgress
 from audio_processor import DetectorFactory, Segmenter, SegmenterOptions, TrackProcessor, open_stream
 from config import Settings
 from core.records import EndReason, RoomInfo, TrackInfo
+from recording.encryption import Encryption
 from recording.packet_stats import PacketStats
 from recording.segment_writer import SegmentWriter
 
@@ -37,12 +38,18 @@ class Streams:
     """Opens and closes the streams of one room."""
 
     def __init__(
-        self, settings: Settings, room: RoomInfo, new_detector: DetectorFactory, writer: SegmentWriter
+        self,
+        settings: Settings,
+        room: RoomInfo,
+        new_detector: DetectorFactory,
+        writer: SegmentWriter,
+        encryption: Encryption,
     ) -> None:
         self._settings = settings
         self._room = room
         self._new_detector = new_detector
         self._writer = writer
+        self._encryption = encryption
         self._background: dict[asyncio.Task[None], TrackProcessor | None] = {}
         """Running background tasks, each with the processor that it closes, if any."""
 
@@ -51,9 +58,12 @@ class Streams:
     ) -> Stream:
         """Starts to record a track."""
         detector = self._new_detector()  # before the stream, which must not stay open if this fails (fact 2)
+        stream = open_stream(media)
+        if publication.encryption_type != rtc.EncryptionType.NONE:
+            stream = self._encryption.held_back(stream, info.participant_identity)
         processor = TrackProcessor(
             track=info,
-            stream=open_stream(media),
+            stream=stream,
             detector=detector,
             segmenter=Segmenter(SegmenterOptions.from_settings(self._settings)),
             sink=self._writer.sink(info),

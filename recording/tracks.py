@@ -16,7 +16,7 @@ from livekit import rtc
 
 from archive.handover_note import RoomProgress
 from config import Settings
-from core.records import SAMPLE_RATE, RoomInfo, utc_now
+from core.records import RoomInfo, utc_now
 from core.worker_state import worker_state
 from recording.roles import Places
 from recording.room_log import RoomLog
@@ -159,8 +159,7 @@ class Tracks:
             if undecrypted_seconds is None:
                 self.apply(track, TrackEvent.DECRYPTION_RECOVERED)
             else:
-                received = stream.processor.segmenter.position / SAMPLE_RATE
-                since = time.monotonic() - min(received, undecrypted_seconds)
+                since = max(time.monotonic() - undecrypted_seconds, stream.packets.began_at)
                 self.apply(track, TrackEvent.DECRYPTION_FAILED, since)
 
     def connection_lost(self) -> None:
