@@ -4,9 +4,9 @@
     python -m devtools.check_all --quick              in a minute: lint, types of changed files, unit tests
     python -m devtools.check_all ARGUMENTS            the tests that pytest selects by these, in sequence
 
-Tests with a LiveKit server listen to a lecture in real time and mostly wait, so several processes run them in parallel,
-each with its own servers, ports and folders. What computes, mypy and the other tests, runs beside them at a lower
-priority. Tests that need the whole machine (marked ``alone``) run last, one at a time.
+Tests with a LiveKit server or a browser hear speech in real time and mostly wait, so several processes run them in
+parallel, each with its own servers, ports and folders. What computes, mypy and the other tests, runs beside them at a
+lower priority. Tests that need the whole machine (marked ``alone``) run last, one at a time.
 
 Speech is sent in real time. If the speaker's process stalled while it spoke, listeners heard a gap that the test did
 not intend, and a failure says nothing about the recorder. Such a test, and no other, is repeated once, alone; the
@@ -43,12 +43,11 @@ STALL = "stall_seconds"
 # Each of these names the folders of its tests, as every process collects all tests of the folders that are named.
 REAL_TIME_TESTS = (
     *("tests/room", "tests/faults", "tests/browser"),
-    *("-m", "room and not alone"),
+    *("-m", "not alone"),
     *("-n", "5", "--dist", "worksteal"),  # each of these processes uses about a third of a core
 )
 OTHER_TESTS = (
-    *("tests/unit", "tests/services", "tests/browser"),
-    *("-m", "not room"),
+    *("tests/unit", "tests/services"),
     *("-n", "2", "--dist", "worksteal"),
 )
 ALONE = ("tests/room", "tests/faults", "-m", "alone")

@@ -31,6 +31,8 @@ from support.fake_room import (
 
 pytestmark = pytest.mark.slow
 
+STUDENTS = 200
+
 OURS = "recording"
 """The package whose objects are looked into."""
 
@@ -227,7 +229,7 @@ def a_student(room: FakeRoom, number: int) -> MagicMock:
     return student
 
 
-async def test_five_hundred_students_who_come_and_go_leave_nothing_behind(
+async def test_students_who_come_and_go_leave_nothing_behind(
     recording: NewRecorder, room: FakeRoom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(captions, "LANGUAGES_SECONDS", 0.01)
@@ -242,8 +244,8 @@ async def test_five_hundred_students_who_come_and_go_leave_nothing_behind(
     before = await settled(one)
     assert before["recorder._people._people"] == 1
     for wave in range(3):
-        students = [a_student(room, 1_000 * wave + number) for number in range(500)]
-        assert sizes(one)["recorder._people._people"] == 501
+        students = [a_student(room, 1_000 * wave + number) for number in range(STUDENTS)]
+        assert sizes(one)["recorder._people._people"] == STUDENTS + 1
         if wave == 1:
             room.tell("reconnecting")
         for student in students:
