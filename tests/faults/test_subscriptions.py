@@ -23,7 +23,7 @@ pytestmark = pytest.mark.e2e
 ON_THE_WAY = timedelta(seconds=0.5)
 """The longest delay of speech: codec, network and jitter buffer."""
 
-SENTENCES = 14
+SENTENCES = 8
 
 
 async def health(recorder: Worker, path: str) -> tuple[int, str]:
@@ -73,7 +73,7 @@ async def test_a_subscription_ended_by_the_api_is_requested_again(shared_worker:
 
 @pytest.mark.fault(
     "a teacher's app forbids the subscription for a while",
-    "received within ten seconds after it is allowed; the time between is a gap; the health answer stays OK",
+    "received as soon as it is allowed; the time between is a gap; the health answer stays OK",
 )
 async def test_a_publisher_who_forbids_the_subscription(shared_worker: Worker, seen: Seen) -> None:
     recorder = shared_worker.in_room("forbidden")
@@ -94,7 +94,7 @@ async def test_a_publisher_who_forbids_the_subscription(shared_worker: Worker, s
     seen(f"{(end - allowed_at).total_seconds():.1f} s after it is allowed")
     assert start <= forbidden_at + timedelta(seconds=0.2) < allowed_at <= end
     assert manifest(room_dir)[-1]["start"] > allowed_at.isoformat()[:19], "recorded again"
-    assert (end - allowed_at).total_seconds() < 12, "mostly at once, else when it is next requested (10 s)"
+    assert (end - allowed_at).total_seconds() < 5, "at once, on a machine that is not this busy"
 
 
 def permit(teacher: Speaker, is_permitted: bool) -> None:
