@@ -48,6 +48,7 @@ REAL_TIME_TESTS = (
 )
 OTHER_TESTS = (
     *("tests/unit", "tests/services"),
+    "--timeout=300",  # they have the lower priority
     *("-n", "2", "--dist", "worksteal"),
 )
 ALONE = ("tests/room", "tests/faults", "-m", "alone")
@@ -111,7 +112,7 @@ class Background:
 
     def _run(self, command: Sequence[str]) -> int:
         done = subprocess.run(
-            [*(("nice", "-n", "10") if shutil.which("nice") else ()), *_module(command)],
+            [*(("nice", "-n", "5") if shutil.which("nice") else ()), *_module(command)],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -29,6 +29,10 @@ NO_FRAMES_SECONDS = 5.0
 OVERDUE_SECONDS = 10.0
 """A requested track arrives within a second and brings packets at once; after this long it is requested again."""
 
+FORBIDDEN_SECONDS = 0.5
+"""The same while the publisher forbids it: in every round, as the server itself looks only every 3 s whether it is
+permitted again."""
+
 FIRST_PACKET_POLL_SECONDS = 0.05
 """The shortest pause between two checks for the first packet; it grows with the time waited."""
 STATS_SECONDS = 2.0
@@ -101,7 +105,7 @@ class TrackWatch:
                 last_frame_at = track.stream.processor.last_frame_at
                 track.no_frames_since = track.no_frames_since or last_frame_at
                 self._resubscribe(track, TrackEvent.NO_FRAMES, last_frame_at)
-            elif time.monotonic() - track.requested_at > OVERDUE_SECONDS:
+            elif time.monotonic() - track.requested_at > _patience(track):
                 self._overdue(track)
 
     def _overdue(self, track: Track) -> None:
@@ -207,6 +211,12 @@ class TrackWatch:
                 return
             waited = time.monotonic() - began
             await asyncio.sleep(min(WATCH_SECONDS, max(FIRST_PACKET_POLL_SECONDS, waited / 10)))
+
+
+def _patience(track: Track) -> float:
+    """How many seconds after a request for a subscription the next is made."""
+    is_forbidden = track.state is TrackState.REQUESTED_AGAIN and track.gap is not None
+    return FORBIDDEN_SECONDS if is_forbidden else OVERDUE_SECONDS
 
 
 def _has_no_frames(stream: Stream) -> bool:

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.e2e
 ON_THE_WAY = timedelta(seconds=0.5)
 """The longest delay of speech: codec, network and jitter buffer."""
 
-SENTENCES = 8
+SENTENCES = 10
 
 
 async def health(recorder: Worker, path: str) -> tuple[int, str]:

@@ -593,7 +593,7 @@ async def test_a_publisher_who_forbids_the_subscription_is_a_gap_and_no_problem_
     heard_lesson: Lesson, worker_state: WorkerState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_recently_gone(monkeypatch, 0.1)
-    monkeypatch.setattr(track_watch, "OVERDUE_SECONDS", 0.1)
+    monkeypatch.setattr(track_watch, "FORBIDDEN_SECONDS", 0.1)  # OVERDUE_SECONDS does not apply
     await asyncio.sleep(0.1)
     heard_lesson.publication.set_subscribed.reset_mock()
     heard_lesson.room.has_statistics = False
