@@ -46,7 +46,8 @@ def clock(tmp_path: Path) -> tuple[SetClock, dict[str, Any]]:
         "FAKETIME_TIMESTAMP_FILE": str(offset),
         "FAKETIME_CACHE_DURATION": str(CACHED_SECONDS),
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        "FAKETIME_FORCE_MONOTONIC_FIX": "0",  # a fix for an old C library, with which waiting threads take two cores
+        # The fix, for an old C library, lets waiting threads take two cores.
+        "FAKETIME_FORCE_MONOTONIC_FIX": "0",
     }
 
 
