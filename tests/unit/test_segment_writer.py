@@ -517,7 +517,7 @@ async def test_a_disk_that_hangs_until_the_end_delays_no_shutdown_and_the_loss_i
     assert len(lost) == 3
     assert all("the disk does not answer" in line for line in lost)
     answers.set()
-    await until(lambda: manifest(folder), "what is on the disk is a segment")
+    await until(lambda: manifest(folder) and not leftovers(folder), "what is on the disk is a segment")
     assert [line["end_reason"] for line in assert_sound(folder)] == ["recovered"]
     await until(lambda: not disk_threads(), "the disk's thread has ended")
 
