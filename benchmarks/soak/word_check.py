@@ -241,9 +241,11 @@ def _find_in_batch(batch: Sequence[Sound], markers: Sequence[sound.Marker]) -> l
         for marker, found in zip(markers, sound.find_markers(recording, markers), strict=True)
         for place in found
     )
+    lengths = {marker.index: marker.pcm.size for marker in markers}
     heard = []
     for place, index in places:
-        file = max(0, bisect_right(begins, place.start_sample) - 1)
+        # Its middle tells the file: of a word that is cut off, the start would lie in the file before.
+        file = max(0, bisect_right(begins, place.start_sample + lengths[index] // 2) - 1)
         at = batch[file].start + (place.start_sample - int(begins[file])) / SAMPLE_RATE
         heard.append(Found(index, at, place.score))
     return heard

@@ -112,6 +112,15 @@ def account(
     return compare(words, sounds, find_words(sounds, MARKERS), gap_spans)
 
 
+def test_a_word_whose_beginning_is_in_a_gap_has_the_time_of_its_own_file() -> None:
+    words, pcm = said()
+    lost_from, lost_to = words[3].start - BEGAN - 1.4, words[3].start - BEGAN + 0.26
+    pieces = [(0, pcm[: at(lost_from)]), (lost_to, pcm[at(lost_to) :])]
+    found = account(words, pieces, [(lost_from, lost_to)])
+    assert not found.misdated and not found.misplaced
+    assert found.results[3].received_at == pytest.approx(words[3].start + LATE, abs=0.05)
+
+
 def test_what_is_all_there_is_saved_and_its_times_are_known() -> None:
     words, pcm = said()
     found = account(words, [(0, pcm)])
