@@ -107,6 +107,7 @@ def test_stalls_and_passes():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [[], ["-n", "1"]], ids=["in one process", "under xdist"])
 def test_a_failed_test_is_repeated_if_its_speaker_stalled_and_only_then(
     processes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
