@@ -22,9 +22,6 @@ from devtools.room_folders import Record, gaps, manifest, samples
 
 MIN_LOSS_SECONDS = 0.25
 """The smallest loss that can be measured: less cannot be distinguished from other speech (devtools/sound.py)."""
-EDGE_SECONDS = 0.1
-"""How much more a word may seem to lack where a file begins or ends within it: its piece there is found whole or not at
-all. Seen: 0.31 s more than the 0.14 s that were missing."""
 WHOLE_SCORE = 0.75
 """A word that matches this well is recorded as a whole; of any other word the recorded share is measured."""
 MAX_DISTANCE_SECONDS = 10.0
@@ -325,7 +322,7 @@ def _word_result(
     is_stretched = is_covered and bool(sound.heard(recording, [marker]))
     share = max(sound.partly_heard(recording, marker), _share_in_place(sounds, word, local_delay, marker))
     lost = 0.0 if is_stretched else word.seconds * (1 - share)
-    if not is_covered and lost <= missing + MIN_LOSS_SECONDS + EDGE_SECONDS:
+    if not is_covered and lost <= missing + MIN_LOSS_SECONDS:
         lost = missing  # the files' times are more precise than the search by sound
     is_torn = is_covered and lost > MIN_LOSS_SECONDS and sound.share_heard(recording, marker) >= TORN_SHARE
     if is_torn or (is_covered and lost <= MIN_LOSS_SECONDS):
