@@ -48,8 +48,9 @@ async def teaching(server: LiveKitServer, recorder: Worker, room: str) -> AsyncI
 
 
 def gaps_since_subscribed(room_dir: Path) -> list[Record]:
-    """Without the time before the recorder was there, in which the teacher of these tests did not speak."""
-    return [gap for gap in gaps(room_dir) if gap["reason"] != "no_recorder"]
+    """Without a gap that ends before the first word: the recorder was not there yet, and nobody spoke."""
+    first = manifest(room_dir)[0]["start"]
+    return [gap for gap in gaps(room_dir) if gap["end"] > first]
 
 
 def remount(path: Path, how: str) -> None:
