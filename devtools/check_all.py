@@ -1,7 +1,7 @@
 """Runs what `python dev.py test` checks: format, lint, types and tests, and prints how long each took.
 
     python -m devtools.check_all                      everything, in parallel where possible
-    python -m devtools.check_all --quick              in a minute: lint, types of changed files, unit tests
+    python -m devtools.check_all --quick              in one to two minutes: lint, types of changed files, unit tests
     python -m devtools.check_all ARGUMENTS            the tests that pytest selects by these, in sequence
 
 Tests with a LiveKit server or a browser hear speech in real time and mostly wait, so several processes run them in
@@ -70,6 +70,8 @@ class Part:
     seconds: float = 0.0
     passed: bool = True
     tests: list[Case] = field(default_factory=list)
+    has_crashed: bool = False
+    """Whether pytest itself ended with an error, besides tests that failed."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,8 @@ def tests(name: str, *arguments: str, run: Run | None = None) -> Part:
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        part.passed = not run(("pytest", *arguments, f"--junitxml={report}"))
+        code = run(("pytest", *arguments, f"--junitxml={report}"))
+        part.passed, part.has_crashed = code == 0, code > 1
         part.tests = list(read_report(report)) if report.exists() else []
     part.seconds = time.monotonic() - began
     return part
@@ -206,7 +209,7 @@ def repeat_stalled(*parts: Part) -> Iterator[Part]:
     for part in parts:
         if any(test.has_failed for test in part.tests):
             part.tests = [second.get(test.node, test) for test in part.tests]
-            part.passed = not any(test.has_failed for test in part.tests)
+            part.passed = not part.has_crashed and not any(test.has_failed for test in part.tests)
     yield replace(again, tests=[])
 
 

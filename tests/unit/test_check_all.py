@@ -149,6 +149,8 @@ def test_a_part_passes_whose_failed_tests_pass_when_repeated(monkeypatch: pytest
     assert list(repeat_stalled(part)) == [Part("again", 2)]
     assert part == Part("tests", 9, True, [Case("test_a.py::test", 1, "passed", 0.2, is_repeated=True)])
     assert list(repeat_stalled(part)) == []
+    crashed = Part("tests", 9, False, [Case("test_a.py::test", 1, "failed", 0.2)], has_crashed=True)
+    assert list(repeat_stalled(crashed)) and not crashed.passed, "not only by that test"
 
 
 def test_any_part_that_fails_fails_all(
