@@ -31,7 +31,7 @@ from support.fake_room import (
 
 pytestmark = pytest.mark.slow
 
-STUDENTS = 200
+STUDENTS = 500
 
 OURS = "recording"
 """The package whose objects are looked into."""
