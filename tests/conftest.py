@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import os
 import signal
 import subprocess
 import sys
@@ -44,6 +45,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
     signal.signal(signal.SIGTERM, interrupt)
     set_up_table(config)
+
+
+@pytest.fixture(autouse=True)
+def no_flushing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unit tests do not wait for the disk: none cuts the power, and other programs keep a disk busy for seconds."""
+
+    def fsync(descriptor: int) -> None:
+        os.fstat(descriptor)
+
+    if request.node.get_closest_marker("unit"):
+        monkeypatch.setattr(os, "fsync", fsync)
 
 
 @pytest.fixture(scope="session")

@@ -123,9 +123,8 @@ class RefusingDisk:
         self._to_refuse = range(0)
         self._error = 0
         self._is_watching = False
-        for name in ("open", "replace", "unlink", "mkdir"):
+        for name in ("open", "replace", "unlink", "mkdir", "fsync"):
             monkeypatch.setattr(os, name, self._watched(getattr(os, name)))
-        monkeypatch.setattr(os, "fsync", self._watched(_fsync))
         monkeypatch.setattr(os, "fdopen", self._open_file)
 
     def refuse(self, error: int, first: int, times: int = 1) -> None:
@@ -156,7 +155,7 @@ class RefusingDisk:
 
     def _watched(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def watched(*arguments: Any, **options: Any) -> Any:
-            if self.refuses(function.__name__.strip("_")):
+            if self.refuses(function.__name__):
                 raise self.error()
             return function(*arguments, **options)
 
@@ -165,10 +164,6 @@ class RefusingDisk:
     def _open_file(self, descriptor: int, mode: str, buffering: int = 0) -> _RefusingFile:
         assert (mode, buffering) == ("r+b", 0)
         return _RefusingFile(descriptor, self)
-
-
-def _fsync(_: int) -> None:
-    """Does nothing: no test simulates a power cut."""
 
 
 class _RefusingFile(io.FileIO):
