@@ -220,23 +220,26 @@ def partly_heard(recording: IntArray, marker: Marker) -> float:
     return max((_fraction_at(searched, marker.pcm, start) for start in starts), default=0.0)
 
 
-def share_in_place(recording: IntArray, marker: Marker, start_sample: int, drift: int) -> float:
-    """The fraction, 0 to 1, of a marker that is heard about where it should be: each moment that lies in the middle of
-    a piece, of 0.2 s or a little more, which is found within ``drift`` samples of its place. (A piece of which half has
-    gone is found as well.) Finds what is left of a marker at both sides of a hole, within 0.2 s."""
+def heard_in_place(recording: IntArray, pcm: IntArray, start_sample: int, drift: int) -> int:
+    """How many samples of a marker, or of a part of one, are heard about where they should be: each that lies in the
+    middle of a piece, of 0.2 s or a little more, which is found within ``drift`` samples of its place. (A piece of
+    which half has gone is found as well.) Finds what is left of a marker at both sides of a hole, within 0.2 s. In less
+    than 0.2 s nothing is found."""
     searched = _prepared(recording)
-    is_heard = np.zeros(marker.pcm.size, bool)
-    for offset, piece in _overlapping_pieces(marker.pcm):
+    is_heard = np.zeros(pcm.size, bool)
+    for offset, piece in _overlapping_pieces(pcm):
         if _best_score_near(searched, piece, start_sample + offset, drift) > TORN_THRESHOLD:
             edge = piece.size // 4
             begin = offset + edge if offset else 0
             end = offset + piece.size
-            is_heard[begin : end - edge if end < marker.pcm.size else end] = True
-    return float(is_heard.mean())
+            is_heard[begin : end - edge if end < pcm.size else end] = True
+    return int(is_heard.sum())
 
 
 def _overlapping_pieces(pcm: IntArray) -> Iterator[tuple[int, IntArray]]:
     """A piece from every 50 ms on, each loud enough to have a shape."""
+    if pcm.size < PIECE:
+        return
     energy = running_energy(_as_float(pcm))
     least = PIECE_ENERGY * energy[-1]
     for offset in range(0, pcm.size - PIECE, PIECE // 4):

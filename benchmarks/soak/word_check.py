@@ -315,18 +315,21 @@ def _word_result(
     if places and places[0].score >= WHOLE_SCORE:
         return WordResult(word, places[0].at, times=len(places))
     here = Span(word.start + delay, word.end + delay)
-    recording, covered = _between(sounds, Span(here.start - BEFORE_SECONDS, here.end + AFTER_SECONDS), here)
+    recording = _between(sounds, Span(here.start - BEFORE_SECONDS, here.end + AFTER_SECONDS))
     marker = markers[word.marker]
-    missing = here.seconds - covered
-    is_covered = missing < TOUCHING_SECONDS
-    is_stretched = is_covered and bool(sound.heard(recording, [marker]))
-    share = max(sound.partly_heard(recording, marker), _share_in_place(sounds, word, local_delay, marker))
-    lost = 0.0 if is_stretched else word.seconds * (1 - share)
-    if not is_covered and lost <= missing + MIN_LOSS_SECONDS:
+    covered = _covered(sounds, here)
+    missing = here.seconds - sum(part.seconds for part in covered)
+    missing = missing if missing >= TOUCHING_SECONDS else 0.0
+    heard_seconds = max(
+        word.seconds * sound.partly_heard(recording, marker),
+        _heard_in_place(sounds, word, local_delay, [Span(0, word.seconds)], marker),
+        _heard_in_place(sounds, word, local_delay, covered, marker),
+    )
+    is_stretched = not missing and bool(sound.heard(recording, [marker]))
+    lost = 0.0 if is_stretched else word.seconds - heard_seconds
+    is_torn = not missing and lost > MIN_LOSS_SECONDS and sound.share_heard(recording, marker) >= TORN_SHARE
+    if is_torn or lost <= missing + MIN_LOSS_SECONDS:
         lost = missing  # the files' times are more precise than the search by sound
-    is_torn = is_covered and lost > MIN_LOSS_SECONDS and sound.share_heard(recording, marker) >= TORN_SHARE
-    if is_torn or (is_covered and lost <= MIN_LOSS_SECONDS):
-        lost = 0.0
     return WordResult(
         word,
         places[0].at if places else None,
@@ -337,35 +340,56 @@ def _word_result(
     )
 
 
-def _between(sounds: Sequence[Sound], window: Span, word: Span) -> tuple[sound.IntArray, float]:
-    """The recorded sound within ``window``, and how many seconds of the word's own time the files cover."""
-    first = max(0, bisect_right(sounds, window.start, key=lambda one: one.start) - 8)
+def _between(sounds: Sequence[Sound], window: Span) -> sound.IntArray:
+    """The recorded sound within ``window``."""
     parts = [np.zeros(0, np.int16)]
-    covered, reached = 0.0, word.start
-    for one in sounds[first:]:
-        if one.start >= window.end:
-            break
+    for one in _around(sounds, window):
         begin = max(0, round((window.start - one.start) * SAMPLE_RATE))
         parts.append(one.pcm[begin : max(begin, round((window.end - one.start) * SAMPLE_RATE))])
-        new = Span(max(reached, one.start), min(word.end, one.end))
-        if new.seconds > 0:
-            covered, reached = covered + new.seconds, new.end
-    return np.concatenate(parts), covered
+    return np.concatenate(parts)
 
 
-def _share_in_place(sounds: Sequence[Sound], word: Word, delay: Span, marker: sound.Marker) -> float:
-    """The share of the word that is found at its own time, on both sides of a hole."""
+def _covered(sounds: Sequence[Sound], word: Span) -> list[Span]:
+    """The parts of a word that the files cover, in seconds since its start; files that touch are one."""
+    parts: list[Span] = []
+    for one in _around(sounds, word):
+        part = Span(max(0.0, one.start - word.start), min(word.end, one.end) - word.start)
+        if parts and part.start < parts[-1].end + TOUCHING_SECONDS:
+            parts[-1] = Span(parts[-1].start, max(parts[-1].end, part.end))
+        elif part.seconds > 0:
+            parts.append(part)
+    return parts
+
+
+def _heard_in_place(
+    sounds: Sequence[Sound], word: Word, delay: Span, parts: Sequence[Span], marker: sound.Marker
+) -> float:
+    """How many seconds of these parts of the word are found at their own time."""
     drift = round((MAX_DRIFT_SECONDS + delay.seconds / 2) * SAMPLE_RATE)
     start = word.start + (delay.start + delay.end) / 2
     timeline = np.zeros(round(word.seconds * SAMPLE_RATE) + 2 * drift, np.int16)
-    first = max(0, bisect_right(sounds, start, key=lambda one: one.start) - 8)
-    for one in sounds[first:]:
+    for one in _around(sounds, Span(start, start + len(timeline) / SAMPLE_RATE)):
         at = round((one.start - start) * SAMPLE_RATE) + drift
-        if at >= len(timeline):
-            break
-        part = one.pcm[max(0, -at) :][: len(timeline) - max(0, at)]
+        part = one.pcm[max(0, -at) :][: max(0, len(timeline) - max(0, at))]
         timeline[max(0, at) : max(0, at) + len(part)] = part
-    return sound.share_in_place(timeline, marker, drift, drift)
+    samples_heard = 0
+    for span in parts:
+        place = drift + round(span.start * SAMPLE_RATE)
+        samples_heard += sound.heard_in_place(timeline, _samples_of(marker, span), place, drift)
+    return samples_heard / SAMPLE_RATE
+
+
+def _samples_of(marker: sound.Marker, part: Span) -> sound.IntArray:
+    return marker.pcm[round(part.start * SAMPLE_RATE) : round(part.end * SAMPLE_RATE)]
+
+
+def _around(sounds: Sequence[Sound], window: Span) -> Iterator[Sound]:
+    """The files that may lie within the window. Eight of them overlap at most: several recorders at a hand-over."""
+    first = max(0, bisect_right(sounds, window.start, key=lambda one: one.start) - 8)
+    for one in sounds[first:]:
+        if one.start >= window.end:
+            return
+        yield one
 
 
 def _overlap(one: Span, other: Span) -> float:

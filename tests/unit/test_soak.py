@@ -191,6 +191,39 @@ def test_both_ends_of_a_word_with_a_hole_are_found(lateness: float) -> None:
     assert result.word == words[2]
 
 
+CUT_SECONDS = (0.12, 0.4, 0.7)
+"""How much of a word lies in the gap before its file."""
+
+
+def with_beginning_in_gap(word: Word, pcm: sound.IntArray, cut: float) -> tuple[Span, sound.IntArray]:
+    """The gap, and the file after it."""
+    gap = Span(word.start - BEGAN - 1.2, word.start - BEGAN + cut)
+    return gap, pcm[at(gap.end) :].copy()
+
+
+@pytest.mark.parametrize("cut", CUT_SECONDS)
+@pytest.mark.parametrize("number", range(4, 20, 3))
+def test_a_jitter_buffer_may_shorten_what_comes_after_a_gap(number: int, cut: float) -> None:
+    """After a gap it holds much, and plays faster: 10 ms are left out here and there."""
+    words, pcm = said(number + 4)
+    gap, after = with_beginning_in_gap(words[number], pcm, cut)
+    for place in (0.15, 0.35):
+        after = np.delete(after, np.arange(at(place), at(place + 0.01)))
+    found = account(words, [(0, pcm[: at(gap.start)]), (gap.end, after)], [gap])
+    assert not found.unexplained
+    assert found.results[number].lost_seconds == pytest.approx(cut, abs=0.25)
+
+
+@pytest.mark.parametrize("cut", CUT_SECONDS)
+@pytest.mark.parametrize("number", range(4, 20, 3))
+def test_a_hole_after_a_gap_is_an_unexplained_loss(number: int, cut: float) -> None:
+    words, pcm = said(number + 4)
+    gap, after = with_beginning_in_gap(words[number], pcm, cut)
+    after[: at(0.45)] = 0
+    found = account(words, [(0, pcm[: at(gap.start)]), (gap.end, after)], [gap])
+    assert [result.word for result in found.unexplained] == [words[number]]
+
+
 def test_a_word_in_two_files_is_doubled() -> None:
     words, pcm = said()
     begin, end = words[3].start - BEGAN - 0.1, words[3].end - BEGAN + 0.1
