@@ -457,7 +457,6 @@ def busy_host() -> Iterator[None]:
         yield
 
 
-@pytest.mark.alone
 @pytest.mark.fault("a busy host: every core is used up when rooms open", "no room is refused")
 @pytest.mark.skipif(sys.platform == "win32", reason="its programs do not give way like this")
 async def test_a_busy_host_refuses_no_room(
