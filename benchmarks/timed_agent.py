@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from livekit.rtc._ffi_client import FfiQueue
 
 import agent
-from audio_processor import TrackProcessor
 from core.records import Pcm
+from recording.track_processor import TrackProcessor
 
 arrivals: dict[int, deque[float]] = {}
 """By native stream: when frames were handed to Python that have not been processed yet."""

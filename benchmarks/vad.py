@@ -17,13 +17,14 @@ from datetime import timedelta
 import numpy as np
 from livekit import rtc
 
-from audio_processor import Closed, Segmenter, SegmenterOptions, TrackProcessor, Update
+from audio_processor import Closed, Segmenter, SegmenterOptions, Update
 from benchmarks import offline
 from benchmarks.figures import Figure, Options, Outcome
 from core.records import SAMPLE_RATE, StreamClock, TrackInfo
 from core.stream_clock import Instant
 from devtools import sound
 from recording.speech_detector import load_detector
+from recording.track_processor import TrackProcessor
 
 NAME = "vad"
 

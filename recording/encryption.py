@@ -18,9 +18,9 @@ from collections.abc import AsyncIterator, Callable
 
 from livekit import rtc
 
-from audio_processor import FrameStream
 from core.records import SAMPLE_RATE
 from core.worker_state import worker_state
+from recording.track_processor import FrameStream
 
 MAX_DECRYPTION_FAILURES = 100
 """After so many packets in a row that cannot be decrypted (about two seconds) the client reports a failure."""

@@ -35,7 +35,7 @@ LIBRARIES = {
     "core": "numpy prometheus_client",
     "config": "dotenv",
     "archive": "aiofiles soundfile",
-    "audio_processor": "livekit numpy",
+    "audio_processor": "numpy",
     "translator": "google soundfile",
     "storage": "numpy",
     "text": "prometheus_client",

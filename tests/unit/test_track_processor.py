@@ -15,23 +15,21 @@ from livekit import rtc
 from livekit.rtc._ffi_client import FfiClient, FfiHandle
 from livekit.rtc._proto.ffi_pb2 import FfiEvent
 
-import audio_processor
 from audio_processor import (
-    MUTE_GRACE_SECONDS,
     WINDOW_SAMPLES,
     Closed,
     Grown,
-    LosslessAudioStream,
     Segmenter,
     SegmenterOptions,
     SpeechDetector,
-    TrackProcessor,
     Update,
 )
 from core.records import SAMPLE_RATE, EndReason, Pcm, SpeechSegment, StreamClock, TrackInfo
 from core.stream_clock import Instant
 from devtools import sound
+from recording import track_processor
 from recording.speech_detector import NativeDetector, OnnxDetector, load_detector
+from recording.track_processor import MUTE_GRACE_SECONDS, LosslessAudioStream, TrackProcessor
 
 TRACK = TrackInfo("anna", "Anna", "TR_1", "microphone")
 FRAME_SAMPLES = 1536
@@ -465,7 +463,7 @@ async def test_a_mute_in_silence_brings_nothing() -> None:
 async def test_the_end_has_the_reason_it_was_given(
     reason: EndReason, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audio_processor, "REASON_GRACE_SECONDS", 0.01)
+    monkeypatch.setattr(track_processor, "REASON_GRACE_SECONDS", 0.01)
     listening = listen()
     await listening.hears(loud(1))
     listening.processor.end_reason = reason
@@ -477,7 +475,7 @@ async def test_the_end_has_the_reason_it_was_given(
 async def test_unpublished_becomes_left_when_that_is_heard_within_the_grace(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(audio_processor, "REASON_GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(track_processor, "REASON_GRACE_SECONDS", 0.1)
     listening = listen()
     await listening.hears(loud(1))
     listening.processor.end_reason = EndReason.UNPUBLISHED
@@ -490,7 +488,7 @@ async def test_unpublished_becomes_left_when_that_is_heard_within_the_grace(
 
 
 async def test_whoever_leaves_does_not_wait_for_the_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audio_processor, "REASON_GRACE_SECONDS", 60)
+    monkeypatch.setattr(track_processor, "REASON_GRACE_SECONDS", 60)
     listening = listen()
     await listening.hears(loud(1))
     listening.processor.end_reason = EndReason.LEFT
