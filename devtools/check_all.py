@@ -2,11 +2,11 @@
 
     python -m devtools.check_all                      everything, in parallel where possible
     python -m devtools.check_all --quick              in one to two minutes: lint, types of changed files, unit tests
-    python -m devtools.check_all ARGUMENTS            the tests that pytest selects by these, in sequence
+    python -m devtools.check_all ARGUMENTS            lint, types, and the tests that pytest selects by these
 
 Tests with a LiveKit server or a browser hear speech in real time and mostly wait, so several processes run them in
-parallel, each with its own servers, ports and folders. What computes, mypy and the other tests, runs beside them at a
-lower priority. Tests that need the whole machine (marked ``alone``) run last, one at a time.
+parallel, each with its own servers, ports and folders. The other tests, most of which compute, run beside them at a
+lower priority. Tests that need most of the machine (marked ``alone``) run last, one at a time, beside mypy.
 
 Speech is sent in real time. If the speaker's process stalled while it spoke, listeners heard a gap that the test did
 not intend, and a failure says nothing about the recorder. Such a test, and no other, is repeated once, alone; the
@@ -128,15 +128,16 @@ class Background:
 
 def everything() -> list[Part]:
     parts = [lint()]
-    beside = [
-        Background(types),
-        Background(lambda run: tests("other tests", *OTHER_TESTS, run=run)),
-    ]
+    others = Background(lambda run: tests("other tests", *OTHER_TESTS, run=run))
     try:
         real_time = tests("tests in real time", *REAL_TIME_TESTS)
     finally:
-        parts += [one.result() for one in beside]
-    alone = tests("tests alone", *ALONE)
+        parts.append(others.result())
+    checked = Background(types)
+    try:
+        alone = tests("tests alone", *ALONE)
+    finally:
+        parts.append(checked.result())
     return [*parts, real_time, alone, *repeat_stalled(real_time, alone)]
 
 
