@@ -1,6 +1,6 @@
 """``python agent.py check``: tests everything a lesson will need, before the lesson, and prints a line about each.
 
-    ok     disk      /data/segments: written, synced and renamed in 4 ms; 11.2 GB free, 104 hours of speech
+    ok     disk      /data/segments: written, synced and renamed in 4 ms; 11.2 GB free, 97 hours of speech
     WRONG  key       the server refuses LIVEKIT_API_KEY with LIVEKIT_API_SECRET: copy both again from the server's ...
 
 A probe returns what it found, or raises :class:`Wrong`, which says what to do. The caller adds probes for the
