@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
@@ -17,6 +17,9 @@ MAX_CHUNKS = 500_000
 """Top-level chunks that are looked at. An FLV of an hour has some hundred thousand tags."""
 
 MAX_PARTS = 100
+
+MAX_BYTES = 1 << 40
+"""A length beyond this is not one: programs write such numbers if they cannot go back to the header."""
 
 PADDING_BYTES = 1024
 """This much behind the sound is padding, not sound that the header does not count."""
@@ -87,9 +90,10 @@ class ContainerFile:
         return data
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Moves to a position in the part, and returns it."""
-        base = {os.SEEK_SET: self._part.start, os.SEEK_CUR: self._file.tell(), os.SEEK_END: self._part.end}
-        return self._file.seek(max(self._part.start, base[whence] + offset)) - self._part.start
+        """Moves to a position in the part, or to its nearer end: a disk refuses one that is far off. Returns it."""
+        part = self._part
+        base = {os.SEEK_SET: part.start, os.SEEK_CUR: self._file.tell(), os.SEEK_END: part.end}
+        return self._file.seek(min(max(part.start, base[whence] + offset), part.end)) - part.start
 
     def tell(self) -> int:
         return self._file.tell() - self._part.start
@@ -127,8 +131,8 @@ class _Format:
     """Parses a chunk's header at a position."""
     sound: bytes = b""
     """The chunk with the sound, if a wrong length of it can be corrected."""
-    correction: tuple[int, bytes] = (0, b"")
-    """Where in the header of that chunk its length is, and a length that reaches to the end of the file."""
+    correction: Callable[[_Chunk, int], dict[int, bytes]] = lambda sound, size: {}
+    """Patches by which that chunk reaches to the end of the file, from the chunk and the size of the file."""
     beginning: bytes = b""
     """The name of a chunk that begins another file."""
     align: int = 1
@@ -156,6 +160,16 @@ def _w64_chunk(head: bytes, at: int) -> _Chunk:
     return _Chunk(head[:4], at, at + 24, at + length if length >= 24 else None)
 
 
+def _w64_correction(sound: _Chunk, size: int) -> dict[int, bytes]:
+    """FFmpeg seeks to the end of the chunk, so it must be in the file."""
+    return {sound.start + 16: struct.pack("<Q", size - sound.start)}
+
+
+def _length_at(offset: int, unknown: bytes) -> Callable[[_Chunk, int], dict[int, bytes]]:
+    """The correction for containers that have a number for an unknown length."""
+    return lambda sound, size: {sound.start + offset: unknown}
+
+
 def _mp4_box(head: bytes, at: int) -> _Chunk:
     (length,) = struct.unpack(">I", head[:4])
     if length == 1:
@@ -171,11 +185,11 @@ _EBML = b"\x1a\x45\xdf\xa3"
 _AFTER_SOUND = (b"LIST", b"id3 ", b"ID3 ", b"bext", b"iXML", b"JUNK", b"_PMX", b"data", b"SSND")
 """Chunks that are taken for such even if they reach beyond the end of the file."""
 
-_RIFF = _Format(12, 8, _riff_chunk, b"data", (4, b"\xff" * 4), b"RIFF", 2)
+_RIFF = _Format(12, 8, _riff_chunk, b"data", _length_at(4, b"\xff" * 4), b"RIFF", 2)
 _AVI = _Format(0, 8, _riff_chunk, beginning=b"RIFF", align=2)
-_IFF = _Format(12, 8, _iff_chunk, b"SSND", (4, b"\x7f\xff\xff\xff"), b"FORM", 2)
-_CAF = _Format(8, 12, _caf_chunk, b"data", (4, b"\xff" * 8), b"caff")
-_W64 = _Format(40, 24, _w64_chunk, b"data", (16, struct.pack("<Q", (1 << 62) - 1)), b"riff", 8)
+_IFF = _Format(12, 8, _iff_chunk, b"SSND", _length_at(4, b"\x7f\xff\xff\xff"), b"FORM", 2)
+_CAF = _Format(8, 12, _caf_chunk, b"data", _length_at(4, b"\xff" * 8), b"caff")
+_W64 = _Format(40, 24, _w64_chunk, b"data", _w64_correction, b"riff", 8)
 _MP4 = _Format(0, 16, _mp4_box, beginning=b"ftyp")
 
 
@@ -214,22 +228,23 @@ def _of_chunks(file: IO[bytes], format_: _Format, start: int, size: int) -> Part
         if sound is not None and not _is_plausible(chunk, size):
             if size - chunk.start <= PADDING_BYTES:
                 break
-            offset, length = format_.correction
-            return Part(start, size, promised_end, {sound.start + offset: length} if length else {})
+            return Part(start, size, promised_end, format_.correction(sound, size))
         if chunk.name == format_.sound:
             sound = chunk
         promised_end = chunk.end or size
-    return Part(start, size, max(promised_end, size))
+    patches = format_.correction(sound, size) if sound is not None and sound.end is None else {}
+    return Part(start, size, max(promised_end, size), patches)
 
 
 def _chunks(file: IO[bytes], format_: _Format, start: int, size: int) -> Iterator[_Chunk]:
     at = start + format_.first
     for _ in range(MAX_CHUNKS):
-        file.seek(at)
-        head = file.read(format_.header_bytes)
-        if len(head) < 8 or at >= size:
+        if at + 8 > size:
             return
-        chunk = format_.chunk(head.ljust(format_.header_bytes, b"\0"), at)
+        file.seek(at)
+        chunk = format_.chunk(file.read(format_.header_bytes).ljust(format_.header_bytes, b"\0"), at)
+        if chunk.end is not None and chunk.end - at > MAX_BYTES:
+            chunk = replace(chunk, end=None)
         yield chunk
         if chunk.end is None:
             return
@@ -263,10 +278,10 @@ def _matroska(file: IO[bytes], head: bytes, start: int, size: int) -> Part:
     """Reads the length of the Matroska segment; a live recording has none."""
     at = head.find(b"\x18\x53\x80\x67")
     length, width = _ebml_number(head[at + 4 :]) if at > 0 else (None, 0)
-    if length is None:
+    if length is None or length > MAX_BYTES:
         return Part(start, size, size)
     end = start + at + 4 + width + length
-    file.seek(end)
+    file.seek(min(end, size))
     return Part(start, end, end) if file.read(4) == _EBML else Part(start, size, max(end, size))
 
 

@@ -282,6 +282,50 @@ def test_a_header_that_promises_less_than_there_is(tmp_path: Path, ending: str, 
     assert recording.losses == []
 
 
+def with_number(path: Path, name: bytes, skipped: int, number: bytes) -> Path:
+    """Replaces a number of a header, so many bytes behind the last place where a name is."""
+    data = bytearray(path.read_bytes())
+    at = data.rindex(name) + len(name) + skipped
+    data[at : at + len(number)] = number
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("ending", "name", "skipped", "number"),
+    [
+        ("w64", b"data", 12, struct.pack("<Q", 24 + 8000)),
+        ("w64", b"data", 12, struct.pack("<Q", (1 << 63) - 1)),
+        ("caf", b"data", 0, struct.pack(">q", (1 << 63) - 1)),
+        ("mkv", b"\x18\x53\x80\x67", 0, bytes.fromhex("01fffffffffffffe")),
+        ("mkv", b"\x18\x53\x80\x67", 0, bytes.fromhex("0100ffffffffffff")),
+    ],
+)
+def test_a_length_that_no_disk_has_makes_nothing_unreadable(
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    ending: str,
+    name: bytes,
+    skipped: int,
+    number: bytes,
+) -> None:
+    pcm = tone(4 * SAMPLE_RATE)
+    path = with_number(write_tracks(tmp_path / f"a.{ending}", [pcm[:, None]]), name, skipped, number)
+    heard, recording = read(path)
+    assert len(heard) == pytest.approx(len(pcm), abs=200)
+    assert recording.losses == []
+    assert bool(recording.excess_seconds) == (int.from_bytes(number, "little") == 24 + 8000)
+    assert capfd.readouterr().err == "", "PyAV tells of each seek that fails"
+
+
+def test_a_box_of_any_length_is_a_bad_file_and_no_defect(tmp_path: Path) -> None:
+    path = write_tracks(tmp_path / "a.mp4", [tone(SAMPLE_RATE)[:, None]])
+    data = path.read_bytes()
+    at = data.index(b"mdat") - 4
+    path.write_bytes(data[:at] + struct.pack(">I4sQ", 1, b"mdat", 1 << 63) + data[at + 8 :])
+    assert parts_of(path)[0].end == path.stat().st_size
+
+
 @pytest.mark.parametrize(
     "ending", ["wav", "mp4", "flac", "webm", "mp3", "aac", "opus", "flv", "avi", "ts", "wma"]
 )
