@@ -133,8 +133,8 @@ class _Format:
     """The chunk with the sound, if a wrong length of it can be corrected."""
     correction: Callable[[_Chunk, int], dict[int, bytes]] = lambda sound, size: {}
     """Patches by which that chunk reaches to the end of the file, from the chunk and the size of the file."""
-    beginning: bytes = b""
-    """The name of a chunk that begins another file."""
+    beginnings: tuple[bytes, ...] = ()
+    """The names of chunks that begin another file."""
     align: int = 1
 
 
@@ -185,12 +185,13 @@ _EBML = b"\x1a\x45\xdf\xa3"
 _AFTER_SOUND = (b"LIST", b"id3 ", b"ID3 ", b"bext", b"iXML", b"JUNK", b"_PMX", b"data", b"SSND")
 """Chunks that are taken for such even if they reach beyond the end of the file."""
 
-_RIFF = _Format(12, 8, _riff_chunk, b"data", _length_at(4, b"\xff" * 4), b"RIFF", 2)
-_AVI = _Format(0, 8, _riff_chunk, beginning=b"RIFF", align=2)
-_IFF = _Format(12, 8, _iff_chunk, b"SSND", _length_at(4, b"\x7f\xff\xff\xff"), b"FORM", 2)
-_CAF = _Format(8, 12, _caf_chunk, b"data", _length_at(4, b"\xff" * 8), b"caff")
-_W64 = _Format(40, 24, _w64_chunk, b"data", _w64_correction, b"riff", 8)
-_MP4 = _Format(0, 16, _mp4_box, beginning=b"ftyp")
+_WAVES = (b"RIFF", b"RF64", b"BW64")
+_RIFF = _Format(12, 8, _riff_chunk, b"data", _length_at(4, b"\xff" * 4), _WAVES, 2)
+_AVI = _Format(0, 8, _riff_chunk, beginnings=(b"RIFF",), align=2)
+_IFF = _Format(12, 8, _iff_chunk, b"SSND", _length_at(4, b"\x7f\xff\xff\xff"), (b"FORM",), 2)
+_CAF = _Format(8, 12, _caf_chunk, b"data", _length_at(4, b"\xff" * 8), (b"caff",))
+_W64 = _Format(40, 24, _w64_chunk, b"data", _w64_correction, (b"riff",), 8)
+_MP4 = _Format(0, 16, _mp4_box, beginnings=(b"ftyp",))
 
 
 def _part(file: IO[bytes], start: int, size: int) -> Part:
@@ -198,6 +199,8 @@ def _part(file: IO[bytes], start: int, size: int) -> Part:
     head = file.read(64)
     if head[:4] == b"RIFF":
         return _of_chunks(file, _AVI if head[8:12] == b"AVI " else _RIFF, start, size)
+    if head[:4] in _WAVES:
+        return _rf64(file, start, size)
     if head[:4] == b".snd" and len(head) >= 12:
         return _au(head, start, size)
     if head[:4] == _EBML:
@@ -219,11 +222,27 @@ def _part(file: IO[bytes], start: int, size: int) -> Part:
     return Part(start, size, size)
 
 
+def _rf64(file: IO[bytes], start: int, size: int) -> Part:
+    """Reads a WAV whose lengths are in a chunk ds64, of 64 bits. Corrected it is a WAV without a length."""
+    file.seek(start + 12)
+    name, _, _, length = struct.unpack("<4sIQQ", file.read(24).ljust(24, b"\0"))
+
+    def chunk(head: bytes, at: int) -> _Chunk:
+        is_sound = head[:4] == b"data" and name == b"ds64"
+        end = at + 8 + length if length else None
+        return _Chunk(b"data", at, at + 8, end) if is_sound else _riff_chunk(head, at)
+
+    def correction(sound: _Chunk, size: int) -> dict[int, bytes]:
+        return {start: b"RIFF", **_RIFF.correction(sound, size)}
+
+    return _of_chunks(file, replace(_RIFF, chunk=chunk, correction=correction), start, size)
+
+
 def _of_chunks(file: IO[bytes], format_: _Format, start: int, size: int) -> Part:
     promised_end, sound = start, None
     for chunk in _chunks(file, format_, start, size):
         is_first = chunk.start == start
-        if chunk.name == format_.beginning and not is_first and _begins_a_file(file, format_, chunk):
+        if chunk.name in format_.beginnings and not is_first and _begins_a_file(file, format_, chunk):
             return Part(start, chunk.start, chunk.start)
         if sound is not None and not _is_plausible(chunk, size):
             if size - chunk.start <= PADDING_BYTES:

@@ -318,6 +318,37 @@ def test_a_length_that_no_disk_has_makes_nothing_unreadable(
     assert capfd.readouterr().err == "", "PyAV tells of each seek that fails"
 
 
+def rf64(pcm: Pcm, said: int, name: bytes = b"RF64") -> bytes:
+    """A WAV of more than 4 GiB, but for its length. ``said``: its sound's bytes according to its header."""
+    head = struct.pack("<4sI4s4sIQQQI", name, 0xFFFFFFFF, b"WAVE", b"ds64", 28, said + 72, said, said // 2, 0)
+    head += struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, SAMPLE_RATE, 2 * SAMPLE_RATE, 2, 16)
+    return head + struct.pack("<4sI", b"data", 0xFFFFFFFF) + pcm.tobytes()
+
+
+@pytest.mark.parametrize(("said", "excess", "missing"), [(0, 0, 0), (1, 3, 0), (4, 0, 0), (1 << 40, 0, 0)])
+@pytest.mark.parametrize("name", [b"RF64", b"BW64"])
+def test_the_length_of_a_large_wav_is_believed_like_a_small_one(
+    tmp_path: Path, name: bytes, said: int, excess: int, missing: int
+) -> None:
+    """All lengths are in seconds."""
+    pcm = tone(4 * SAMPLE_RATE)
+    path = tmp_path / "a.wav"
+    path.write_bytes(rf64(pcm, said * 2 * SAMPLE_RATE, name))
+    heard, recording = read(path)
+    np.testing.assert_array_equal(heard, pcm)
+    assert recording.excess_seconds == pytest.approx(excess, abs=0.1)
+    assert sum(loss.seconds for loss in recording.losses) == pytest.approx(missing, abs=0.1)
+
+
+def test_joined_large_wavs_follow_each_other(tmp_path: Path) -> None:
+    pcm = tone(4 * SAMPLE_RATE)
+    path = tmp_path / "a.wav"
+    path.write_bytes(rf64(pcm, 2 * len(pcm)) + rf64(pcm, 2 * len(pcm)))
+    heard, recording = read(path)
+    np.testing.assert_array_equal(heard, np.concatenate([pcm, pcm]))
+    assert recording.restarts == 1
+
+
 def test_a_box_of_any_length_is_a_bad_file_and_no_defect(tmp_path: Path) -> None:
     path = write_tracks(tmp_path / "a.mp4", [tone(SAMPLE_RATE)[:, None]])
     data = path.read_bytes()
