@@ -21,6 +21,9 @@ MAX_PARTS = 100
 MAX_BYTES = 1 << 40
 """A length beyond this is not one: programs write such numbers if they cannot go back to the header."""
 
+PLACEHOLDER_RANGE = 4096
+"""A length that differs from 2 or 4 GiB by at most so many bytes is not one either: some subtract their headers."""
+
 PADDING_BYTES = 1024
 """This much behind the sound is padding, not sound that the header does not count."""
 
@@ -38,6 +41,8 @@ class Part:
 
     breaks_off: bool = False
     """It lacks its end, and how much is missing is not known."""
+    is_live: bool = False
+    """It was written by a program that could not go back to its header: no length in it counts."""
 
     @property
     def share_there(self) -> float:
@@ -140,9 +145,13 @@ class _Format:
 
 def _riff_chunk(head: bytes, at: int) -> _Chunk:
     (length,) = struct.unpack("<I", head[4:])
-    return _Chunk(
-        head[:4], at, at + 8, None if head[:4] == b"data" and length in (0, 0xFFFF_FFFF) else at + 8 + length
-    )
+    is_unknown = _is_placeholder(length) or (head[:4] == b"data" and length == 0)
+    return _Chunk(head[:4], at, at + 8, None if is_unknown else at + 8 + length)
+
+
+def _is_placeholder(length: int) -> bool:
+    """Whether a length of 32 bits is one that programs write before they know it: about the greatest number."""
+    return length > 0xFFFF_FFFF - PLACEHOLDER_RANGE or abs(length - 0x8000_0000) <= PLACEHOLDER_RANGE
 
 
 def _iff_chunk(head: bytes, at: int) -> _Chunk:
@@ -252,7 +261,7 @@ def _of_chunks(file: IO[bytes], format_: _Format, start: int, size: int) -> Part
             sound = chunk
         promised_end = chunk.end or size
     patches = format_.correction(sound, size) if sound is not None and sound.end is None else {}
-    return Part(start, size, max(promised_end, size), patches)
+    return Part(start, size, max(promised_end, size), patches, is_live=format_ is _AVI and chunk.end is None)
 
 
 def _chunks(file: IO[bytes], format_: _Format, start: int, size: int) -> Iterator[_Chunk]:
@@ -350,4 +359,4 @@ def _asf(file: IO[bytes], start: int, size: int) -> Part:
     file.seek(start + min(length, size))
     if not is_broadcast and length and file.read(16) == _ASF:
         return Part(start, start + length, start + length)
-    return Part(start, size, size if is_broadcast else max(size, start + length))
+    return Part(start, size, size if is_broadcast else max(size, start + length), is_live=bool(is_broadcast))

@@ -19,6 +19,7 @@ import numpy as np
 
 from core.records import SAMPLE_RATE
 from lesson_tools.container_file import ContainerFile, Part, parts_of
+from lesson_tools.mp3_header import mp3_seconds
 from lesson_tools.timeline import Channels, Piece, Timeline
 
 CONTAINERS = (
@@ -31,6 +32,9 @@ WITHOUT_TIMESTAMPS = frozenset("wav w64 aiff au caf mp3 aac ac3 eac3 amr".split(
 
 WITHOUT_LENGTH = frozenset("aac ac3 eac3 amr mpegts mpeg ogg".split())
 """FFmpeg estimates their length from a bit rate, or takes it from the last timestamp: nothing is promised by it."""
+
+WITHOUT_LENGTH_IF_CUT = frozenset("wav w64 caf asf".split())
+"""If bytes are missing, FFmpeg's length of them is that of the header, of what is there, or an estimate."""
 
 WEB_PROTOCOLS = "http,https,tcp,tls,crypto"
 WEB_SECONDS = 30.0
@@ -299,13 +303,13 @@ def promised_seconds(
 ) -> float | None:
     """Returns the length of a track by the headers; None if they do not say, or FFmpeg has only estimated it."""
     names = set(container.format.name.split(","))
-    if names & WITHOUT_LENGTH or ("mp3" in names and not _has_frame_count(source)):
-        return None
     part = source.parts[0]
-    if part.patches:
+    if names & WITHOUT_LENGTH or part.patches or part.is_live:
         return None
-    if "asf" in names and part.share_there < 1:
-        return None  # FFmpeg estimates it by the bit rate
+    if "mp3" in names:
+        return mp3_seconds(source.path, part.start) if source.path is not None else None
+    if names & WITHOUT_LENGTH_IF_CUT and part.share_there < 1:
+        return None
     whole = container.duration / av.time_base if container.duration and container.duration > 0 else None
     length = _seconds(stream.duration, stream.time_base)
     if length is not None and whole is not None:  # of the track alone, which may begin later than the picture
@@ -314,9 +318,8 @@ def promised_seconds(
         ) / av.time_base
         length = max(length, min(length + max(0.0, begins), whole))
     length = length or _tagged_length(stream) or whole
-    # FFmpeg shortens the length by what is missing in these.
-    is_shortened = bool(names & {"wav", "w64", "caf", "avi"})
-    return length / part.share_there if length and is_shortened and part.share_there > 0 else length
+    # FFmpeg shortens the length of an AVI by what is missing.
+    return length / part.share_there if length and "avi" in names and part.share_there > 0 else length
 
 
 def _tagged_length(stream: av.AudioStream) -> float | None:
@@ -326,21 +329,6 @@ def _tagged_length(stream: av.AudioStream) -> float | None:
         return int(hours) * 3600 + int(minutes) * 60 + float(seconds) or None
     except ValueError:
         return None
-
-
-def _has_frame_count(source: Source) -> bool:
-    """Whether an MP3 has a header (Xing, Info, VBRI) with the number of its frames."""
-    if source.path is None:
-        return False
-    with open(source.path, "rb") as file:
-        file.seek(source.parts[0].start)
-        head = file.read(10)
-        if head[:3] == b"ID3" and len(head) == 10:
-            size = head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]
-            file.seek(source.parts[0].start + 10 + size)
-            head = b""
-        head += file.read(512)
-    return any(name in head for name in (b"Xing", b"Info", b"VBRI"))
 
 
 def _is_amr_pause(packet: av.Packet[av.AudioStream], first_type: int) -> bool:

@@ -28,7 +28,7 @@ from lesson_tools.recorded_at import began_at
 from lesson_tools.timeline import HOLE_SECONDS, LOOK_AHEAD_SECONDS, Loss, Piece, Timeline
 from support.commands import run
 from support.disk import manifest
-from support.recordings import write_tracks
+from support.recordings import TRACK_CODECS, write_tracks
 
 pytestmark = pytest.mark.slow
 
@@ -246,6 +246,41 @@ def test_half_a_download_says_what_is_missing_and_the_whole_file_continues_it(
     assert segment_file(settings_for(tmp_path / "out"), path, None, None).new_segments == 0
 
 
+@pytest.mark.parametrize("codec", ["pcm_f32le", "pcm_mulaw", "adpcm_ima_wav"])
+@pytest.mark.parametrize("ending", ["wav", "w64"])
+def test_half_a_wav_of_any_codec_lacks_its_other_half(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, codec: str
+) -> None:
+    monkeypatch.setitem(TRACK_CODECS, ending, codec)
+    path = write_tracks(tmp_path / f"a.{ending}", [tone(8 * SAMPLE_RATE)[:, None]])
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    (loss,) = read(path)[1].losses
+    assert [loss.start, loss.end] == pytest.approx([4, 8], abs=0.2)
+
+
+@pytest.mark.parametrize("ending", ["avi", "wma", "wav", "w64", "au", "flac", "mp3", "mkv"])
+def test_a_recording_from_a_program_that_could_not_go_back_lacks_nothing(tmp_path: Path, ending: str) -> None:
+    path = write_tracks(tmp_path / f"a.{ending}", [tone(8 * SAMPLE_RATE)[:, None]], is_live=True)
+    heard, recording = read(path)
+    assert len(heard) / SAMPLE_RATE == pytest.approx(8, abs=0.2)
+    assert recording.losses == []
+
+
+@pytest.mark.parametrize("number", [0x7FFFF000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFDB])
+def test_a_number_in_the_place_of_a_length_is_none(tmp_path: Path, number: int) -> None:
+    path = write_tracks(tmp_path / "a.wav", [tone(4 * SAMPLE_RATE)[:, None]])
+    heard, recording = read(with_number(path, b"data", 0, struct.pack("<I", number)))
+    assert len(heard) == 4 * SAMPLE_RATE
+    assert recording.losses == []
+
+
+def test_joined_mp3s_are_longer_than_the_first_says(tmp_path: Path) -> None:
+    path = write_tracks(tmp_path / "a.mp3", [tone(4 * SAMPLE_RATE)[:, None]])
+    assert read(path)[1].metadata.duration_seconds == pytest.approx(4, abs=0.1)
+    path.write_bytes(2 * path.read_bytes())
+    assert read(path)[1].excess_seconds == pytest.approx(4, abs=0.2)
+
+
 def test_another_recording_of_the_same_name_is_another_session(tmp_path: Path) -> None:
     path = write_tracks(tmp_path / "lecture.wav", [spoken(3)[:, None]])
     first = segment_file(settings_for(tmp_path / "out"), path, None, BEGAN)
@@ -325,7 +360,9 @@ def rf64(pcm: Pcm, said: int, name: bytes = b"RF64") -> bytes:
     return head + struct.pack("<4sI", b"data", 0xFFFFFFFF) + pcm.tobytes()
 
 
-@pytest.mark.parametrize(("said", "excess", "missing"), [(0, 0, 0), (1, 3, 0), (4, 0, 0), (1 << 40, 0, 0)])
+@pytest.mark.parametrize(
+    ("said", "excess", "missing"), [(0, 0, 0), (1, 3, 0), (4, 0, 0), (12, 0, 8), (1 << 40, 0, 0)]
+)
 @pytest.mark.parametrize("name", [b"RF64", b"BW64"])
 def test_the_length_of_a_large_wav_is_believed_like_a_small_one(
     tmp_path: Path, name: bytes, said: int, excess: int, missing: int
