@@ -64,7 +64,7 @@ def parts_of(path: Path) -> list[Part]:
     size = os.path.getsize(path)
     parts: list[Part] = []
     with open(path, "rb") as file:
-        while not parts or (parts[-1].end < size and len(parts) < MAX_PARTS):
+        while not parts or (parts[-1].end < size and not parts[-1].breaks_off and len(parts) < MAX_PARTS):
             parts.append(_part(file, parts[-1].end if parts else 0, size))
     return parts
 
@@ -200,7 +200,7 @@ _AVI = _Format(0, 8, _riff_chunk, beginnings=(b"RIFF",), align=2)
 _IFF = _Format(12, 8, _iff_chunk, b"SSND", _length_at(4, b"\x7f\xff\xff\xff"), (b"FORM",), 2)
 _CAF = _Format(8, 12, _caf_chunk, b"data", _length_at(4, b"\xff" * 8), (b"caff",))
 _W64 = _Format(40, 24, _w64_chunk, b"data", _w64_correction, (b"riff",), 8)
-_MP4 = _Format(0, 16, _mp4_box, beginnings=(b"ftyp",))
+_MP4 = _Format(0, 16, _mp4_box)
 
 
 def _part(file: IO[bytes], start: int, size: int) -> Part:
@@ -220,15 +220,10 @@ def _part(file: IO[bytes], start: int, size: int) -> Part:
         return _flv(file, start, size)
     if head[:16] == _ASF:
         return _asf(file, start, size)
-    for magic, offset, format_ in (
-        (b"FORM", 0, _IFF),
-        (b"caff", 0, _CAF),
-        (b"riff", 0, _W64),
-        (b"ftyp", 4, _MP4),
-    ):
-        if head[offset : offset + 4] == magic:
-            return _of_chunks(file, format_, start, size)
-    return Part(start, size, size)
+    if head[4:8] == b"ftyp":
+        return _mp4(file, start, size)
+    format_ = {b"FORM": _IFF, b"caff": _CAF, b"riff": _W64}.get(head[:4])
+    return _of_chunks(file, format_, start, size) if format_ else Part(start, size, size)
 
 
 def _rf64(file: IO[bytes], start: int, size: int) -> Part:
@@ -264,6 +259,21 @@ def _of_chunks(file: IO[bytes], format_: _Format, start: int, size: int) -> Part
     return Part(start, size, max(promised_end, size), patches, is_live=format_ is _AVI and chunk.end is None)
 
 
+def _mp4(file: IO[bytes], start: int, size: int) -> Part:
+    """Finds the last whole box of an MP4 in fragments: FFmpeg reads none of those before a broken one."""
+    end, promised_end, is_fragmented = start, start, False
+    for box in _chunks(file, _MP4, start, size):
+        if box.name == b"ftyp" and box.start != start:
+            return Part(start, box.start, box.start)
+        promised_end = box.end or size
+        if is_fragmented and not _is_plausible(box, size):
+            end = size if box.name == b"mdat" else box.start
+            return Part(start, end, max(end, promised_end), breaks_off=True)
+        end = promised_end
+        is_fragmented = is_fragmented or box.name == b"moof"
+    return Part(start, size, max(promised_end, size), breaks_off=is_fragmented and end < size)
+
+
 def _chunks(file: IO[bytes], format_: _Format, start: int, size: int) -> Iterator[_Chunk]:
     at = start + format_.first
     for _ in range(MAX_CHUNKS):
@@ -287,8 +297,6 @@ def _is_plausible(chunk: _Chunk, size: int) -> bool:
 
 def _begins_a_file(file: IO[bytes], format_: _Format, chunk: _Chunk) -> bool:
     """Whether a chunk begins another file, not a further part of this one (as OpenDML has it)."""
-    if format_ is _MP4:
-        return True
     file.seek(chunk.start)
     return file.read(12)[8:12] != b"AVIX"
 

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+import av
 import numpy as np
 import pytest
 
@@ -295,6 +296,43 @@ def test_an_ogg_without_its_end_is_incomplete(tmp_path: Path) -> None:
     whole.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
     (loss,) = read(whole)[1].losses
     assert (loss.seconds, loss.reason) == (0.0, GapReason.TRUNCATED)
+
+
+def fragmented(path: Path, pcm: Pcm) -> bytearray:
+    """Writes an MP4 in fragments of 0.1 s."""
+    options = {"movflags": "frag_every_frame+empty_moov", "frag_duration": "100000"}
+    with av.open(str(path), "w", options=options) as out:
+        stream = out.add_stream("aac", rate=SAMPLE_RATE)
+        assert isinstance(stream, av.AudioStream)
+        stream.layout = "mono"
+        frame = av.AudioFrame.from_ndarray(pcm[None], "s16", "mono")
+        frame.sample_rate = SAMPLE_RATE
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            out.mux(packet)
+    return bytearray(path.read_bytes())
+
+
+@pytest.mark.parametrize("after", [4, 12, 60, 110])
+def test_fragments_that_break_off_are_read_up_to_there(tmp_path: Path, after: int) -> None:
+    """``after``: bytes of the middle fragment that are there; its head has about 100."""
+    path = tmp_path / "a.mp4"
+    data = fragmented(path, tone(8 * SAMPLE_RATE))
+    assert read(path)[1].losses == []
+    path.write_bytes(data[: data.index(b"moof", len(data) // 2) - 4 + after])
+    heard, recording = read(path)
+    assert len(heard) / SAMPLE_RATE == pytest.approx(4, abs=0.3)
+    assert recording.losses[-1].reason is GapReason.TRUNCATED
+
+
+def test_what_is_behind_a_hole_in_fragments_is_known_to_be_missing(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    data = fragmented(path, tone(8 * SAMPLE_RATE))
+    middle, length = len(data) // 2, len(data) // 10
+    data[middle : middle + length] = bytes(length)
+    path.write_bytes(data)
+    heard, recording = read(path)
+    assert len(heard) / SAMPLE_RATE == pytest.approx(4, abs=0.3)
+    assert recording.losses[-1].reason is GapReason.TRUNCATED
 
 
 @pytest.mark.parametrize("said", [0, 8000, 0xFFFFFFFF])
