@@ -70,13 +70,16 @@ def parts_of(path: Path) -> list[Part]:
 
 
 class ContainerFile:
-    """A file object with one part of a file, for PyAV."""
+    """A file object with one part of a file, for PyAV.
 
-    def __init__(self, path: Path, part: Part) -> None:
+    Args:
+        problems: gets the errors of the disk. PyAV would only print them.
+    """
+
+    def __init__(self, path: Path, part: Part, problems: list[OSError]) -> None:
         self.name = f"recording{path.suffix if path.suffix.isascii() else ''}"
         """PyAV guesses the format by it. The real name may not be valid Unicode, or may look like an address."""
-        self.problem: OSError | None = None
-        """Why the disk could not be read."""
+        self._problems = problems
         self._file = open(path, "rb")
         self._part = part
         self._file.seek(part.start)
@@ -87,7 +90,7 @@ class ContainerFile:
         try:
             data = self._file.read(max(0, min(count, self._part.end - start)))
         except OSError as error:
-            self.problem = error
+            self._problems.append(error)
             return b""
         for position, patch in self._part.patches.items():
             if position < start + len(data) and start < position + len(patch):

@@ -193,7 +193,8 @@ class Recording:
         codec = self._tracks[self._numbers[self._readers.index(reader)]].codec
         if reader.packets and not codec:
             return "its codec is not known here"
-        why = f" ({reader.problem})" if reader.problem else ""
+        problem = next(map(reason, self._source.problems), reader.problem)
+        why = f" ({problem})" if problem else ""
         return (
             f"{reader.packets} packets, protected or damaged{why}" if reader.packets else f"it is empty{why}"
         )
@@ -218,7 +219,7 @@ class Recording:
         found = list(reader.timeline.losses.all)
         if promised is not None and promised - seconds > self._tolerance(promised):
             found.append(Loss(seconds, promised, GapReason.TRUNCATED))
-        elif self._source.parts[-1].breaks_off:
+        elif self._source.parts[-1].breaks_off or self._source.problems:
             found.append(Loss(seconds, seconds, GapReason.TRUNCATED))
         return found
 

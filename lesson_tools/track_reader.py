@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,8 @@ class Source:
     name: str
     path: Path | None
     parts: tuple[Part, ...]
+    problems: list[OSError] = field(default_factory=list)
+    """Why the disk could not be read; the recording ends there."""
 
     @classmethod
     def of(cls, path: Path | str) -> Source:
@@ -91,7 +93,7 @@ class Source:
         """
         options = {"format_whitelist": CONTAINERS}
         if self.path is not None:
-            with contextlib.closing(ContainerFile(self.path, part)) as file:
+            with contextlib.closing(ContainerFile(self.path, part, self.problems)) as file:
                 with av.open(file, "r", options=options, **_lenient()) as container:
                     yield container
             return

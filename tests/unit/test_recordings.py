@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import random
@@ -22,6 +24,7 @@ from core.errors import InputError
 from core.records import SAMPLE_RATE, GapReason, Pcm, format_utc
 from devtools import sound
 from devtools.sample_room import settings_for
+from lesson_tools import container_file
 from lesson_tools.container_file import parts_of
 from lesson_tools.decoding import Recording
 from lesson_tools.importing import Outcome, segment_file
@@ -333,6 +336,28 @@ def test_what_is_behind_a_hole_in_fragments_is_known_to_be_missing(tmp_path: Pat
     heard, recording = read(path)
     assert len(heard) / SAMPLE_RATE == pytest.approx(4, abs=0.3)
     assert recording.losses[-1].reason is GapReason.TRUNCATED
+
+
+class HalfDisk(io.FileIO):
+    """A file of which the disk can read only the first half."""
+
+    def read(self, count: int | None = -1) -> bytes:
+        if self.tell() > os.fstat(self.fileno()).st_size // 2:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return super().read(count) or b""
+
+
+def test_a_disk_that_cannot_be_read_is_not_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_tracks(
+        tmp_path / "a.aac", [np.random.default_rng(3).integers(-9999, 9999, (320_000, 1), np.int16)]
+    )
+    assert read(path)[1].losses == []
+    monkeypatch.setattr(container_file, "open", HalfDisk, raising=False)
+    heard, recording = read(path)
+    (loss,) = recording.losses
+    assert loss.reason is GapReason.TRUNCATED
+    assert loss.start == pytest.approx(len(heard) / SAMPLE_RATE)
+    assert loss.start < 18
 
 
 @pytest.mark.parametrize("said", [0, 8000, 0xFFFFFFFF])
