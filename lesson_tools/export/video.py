@@ -121,11 +121,14 @@ def _aligned(source: Source, lesson: Lesson) -> Alignment:
 
 
 def _video_seconds(video: Video) -> float:
-    """Returns the length of a video on this disk; 0 if it is not known."""
+    """Returns the length of a video on this disk; 0 if it is not known. Its sound is read for it: headers may lie."""
     if video.is_remote or video.is_playlist:
         return 0.0
     with Recording(video.source) as recording:
-        return recording.metadata.estimated_seconds or 0.0
+        metadata, seconds = recording.metadata, recording.length_seconds()
+        is_estimate = metadata.duration_seconds is None
+        # The picture may be longer than the sound.
+        return seconds if is_estimate else max(seconds, metadata.estimated_seconds or 0.0)
 
 
 def _by_egress(text: str, name: str, lesson: Lesson, video: Video, video_seconds: float = 0.0) -> Alignment:

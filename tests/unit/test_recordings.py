@@ -27,6 +27,7 @@ from devtools.sample_room import settings_for
 from lesson_tools import container_file
 from lesson_tools.container_file import parts_of
 from lesson_tools.decoding import Recording
+from lesson_tools.export.video import Video, _video_seconds
 from lesson_tools.importing import Outcome, segment_file
 from lesson_tools.recorded_at import began_at
 from lesson_tools.timeline import HOLE_SECONDS, LOOK_AHEAD_SECONDS, Loss, Piece, Timeline
@@ -725,3 +726,17 @@ def test_no_damage_ends_in_a_traceback(tmp_path: Path, ending: str) -> None:
             assert "\n" not in str(error)
     assert time.process_time() - began < 30
     assert peak_bytes() - before < 300 << 20
+
+
+# --- the length of a video ---
+
+
+@pytest.mark.parametrize("ending", ["mkv", "aac"])
+def test_the_length_of_a_video_is_that_of_its_sound_whatever_its_header_says(
+    tmp_path: Path, ending: str
+) -> None:
+    pcm = np.concatenate([tone(2 * SAMPLE_RATE), np.zeros(6 * SAMPLE_RATE, np.int16)])
+    path = write_tracks(tmp_path / f"a.{ending}", [pcm[:, None]])
+    if ending == "mkv":
+        with_number(path, b"\x44\x89\x88", 0, struct.pack(">d", 2000.0))
+    assert _video_seconds(Video(str(path))) == pytest.approx(8, abs=0.2)
