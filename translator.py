@@ -373,15 +373,16 @@ def translation_in(
 def text_of(response: types.GenerateContentResponse) -> tuple[str, str]:
     """The text of a response, and why it may be none; each empty if there is none.
 
+    A reason that is not final never takes away a text that is there.
+
     Raises:
         Refused: the service blocks the request; this is final.
     """
-    feedback = response.prompt_feedback
+    feedback, blocked = response.prompt_feedback, ""
     if feedback is not None and feedback.block_reason is not None:
         blocked = f"blocked: {feedback.block_reason.value}"
         if feedback.block_reason.value in FINAL_REASONS:
             raise Refused(blocked)
-        return "", blocked
     candidate = response.candidates[0] if response.candidates else None
     reason = candidate.finish_reason.value if candidate and candidate.finish_reason else "STOP"
     if reason in FINAL_REASONS:
@@ -392,7 +393,7 @@ def text_of(response: types.GenerateContentResponse) -> tuple[str, str]:
         return text, "Gemini's answer is too long"
     if reason not in ("STOP", "FINISH_REASON_UNSPECIFIED"):
         return text, f"no answer: {reason}"
-    return text, "" if text else "Gemini answered nothing"
+    return text, blocked or ("" if text else "Gemini answered nothing")
 
 
 def classify_error(error: Any) -> RetryLater | Refused:

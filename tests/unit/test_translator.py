@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from google.genai import types
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,12 +34,15 @@ from core.records import Translation
 from translator import (
     INSTRUCTION,
     MAX_FILE_CHARACTERS,
+    BadAnswer,
     GeminiTranslator,
     TextRequest,
+    Usage,
     accompanying_text,
     compressed,
     operators_file,
     system_instruction,
+    translation_in,
 )
 
 OVERRIDES = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
@@ -378,6 +382,26 @@ def test_credentials_that_are_none_are_said_in_one_line(tmp_path: Path, content:
     with pytest.raises(ConfigError) as raised:
         GeminiTranslator(settings)
     assert str(raised.value).startswith(f"GOOGLE_APPLICATION_CREDENTIALS={path} cannot be used")
+
+
+# --- responses ---
+
+
+def response_of(text: str, **more: Any) -> types.GenerateContentResponse:
+    body = {"candidates": [{"content": {"parts": [{"text": text}]}}], **more}
+    return types.GenerateContentResponse.model_validate(body)
+
+
+@pytest.mark.filterwarnings("ignore:.* is not a valid BlockedReason")
+@pytest.mark.parametrize("reason", ["BLOCKED_REASON_UNSPECIFIED", "BLOCK_REASON_UNSPECIFIED", "OTHER"])
+def test_a_reason_that_is_not_final_takes_away_no_text(reason: str) -> None:
+    feedback = {"blockReason": reason}
+    request = TextRequest(Path("x.wav"), ("es",))
+    assert translation_in(response_of(GOOD, promptFeedback=feedback), request, Usage()).transcript == "Hello."
+    with pytest.raises(BadAnswer, match=f"blocked: {reason}"):
+        translation_in(response_of("", promptFeedback=feedback), request, Usage())
+    with pytest.raises(Refused):
+        translation_in(response_of(GOOD, promptFeedback={"blockReason": "SAFETY"}), request, Usage())
 
 
 # --- hints ---
