@@ -23,7 +23,11 @@ _INVISIBLE = re.compile(
 )
 
 
+_BREAKS = re.compile("[ \t-\r\x1c-\x1f\x85\u2028\u2029]+")
+"""Spaces and line ends. Other white space is spelling: U+202F before a Mongolian suffix, U+3000 in Japanese."""
+
+
 def one_line(text: str) -> str:
-    """Returns a text as one line with single spaces; empty if nothing of it can be seen."""
-    kept = " ".join(_HARMFUL.sub("", " ".join(text.split())).split())
+    """Returns a text as one line without two plain spaces in a row; empty if nothing of it can be seen."""
+    kept = _BREAKS.sub(" ", _HARMFUL.sub("", _BREAKS.sub(" ", text))).strip()
     return "" if _INVISIBLE.fullmatch(kept) else kept

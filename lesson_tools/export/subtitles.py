@@ -38,8 +38,11 @@ NEVER_FIRST = SENTENCE_END + CLAUSE_END + CLOSING + "ーぁぃぅぇぉっゃゅ
 AFTER_SENTENCE, AFTER_CLAUSE, BETWEEN_WORDS, BETWEEN_SIGNS, INSIDE_WORD = 0.0, 0.12, 0.3, 0.34, 3.0
 """Cost of a break there, added to its distance from the middle as a share of the text's length."""
 
-JOINERS = "\u200c\u200d"
-"""Invisible characters that are part of the spelling in Persian, Hindi and others."""
+NEVER_LAST = "\u200c\u200d\u17d2\u1039" + "เแโใไ" + "ເແໂໃໄ"
+"""What belongs to the letter behind it: joiners of Persian, Hindi and others, the signs of Khmer and Burmese for a
+letter below, and the vowels of Thai and Lao that are written before their consonant."""
+STAY_BEHIND = "ะาำๅๆฯ" + "ະາຳໆຯ"
+"""Vowels and signs of Thai and Lao that belong to the letter before them."""
 WORD_SPACE = "\u200b"
 """Stands between the words of Khmer and Thai, and is not seen."""
 RIGHT_TO_LEFT_MARK = "\u200f"
@@ -258,7 +261,8 @@ def _best_break(text: str, widest: float = math.inf, worst: float = INSIDE_WORD)
 def _badness(text: str, position: int) -> float:
     """Returns the cost of a break before ``position``; a space belongs to the word before it."""
     before, after = text[position - 1], text[position]
-    if unicodedata.category(after) in ("Mn", "Mc", "Me", "Cf") or before in JOINERS:
+    is_mark = unicodedata.category(after) in ("Mn", "Mc", "Me", "Cf") or after in STAY_BEHIND
+    if is_mark or before in NEVER_LAST:
         return math.inf
     if before == " ":
         return _after(text[:position].rstrip())

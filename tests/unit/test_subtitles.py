@@ -111,6 +111,19 @@ def test_marks_stay_on_their_letters() -> None:
     assert all(not line.startswith("\u0301") for cue in cues([Spoken(0, 5, text)]) for line in cue.lines)
 
 
+@pytest.mark.parametrize("before", [*"\u17d2\u1039\u200d", *"เแโใไ", *"ເແໂໃໄ"])
+def test_no_line_ends_between_a_sign_and_its_letter(before: str) -> None:
+    text = f"กข{before}ค" * 50
+    assert len(cues([Spoken(0, 9, text)])) > 1
+    assert not any(line.endswith(before) for cue in cues([Spoken(0, 9, text)]) for line in cue.lines)
+
+
+@pytest.mark.parametrize("after", [*"ะาำๆ", *"ະາຳໆ"])
+def test_no_line_begins_with_what_belongs_to_the_letter_before_it(after: str) -> None:
+    text = f"ก{after}" * 50
+    assert not any(line.startswith(after) for cue in cues([Spoken(0, 9, text)]) for line in cue.lines)
+
+
 def test_nothing_said_is_no_cue() -> None:
     assert cues([Spoken(0, 1, " \n\u200e ")]) == []
 
