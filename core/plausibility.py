@@ -1,15 +1,13 @@
 """Whether a text can be what was said in a time: finds the loops and echoes of models that write text. Pure.
 
 Models that transcribe sound sometimes repeat a word thousands of times, or write what they were told in place of what
-is said. The signs are those that Whisper goes by: too many characters a second, a text that compresses too well, and
-the same words over and over.
+is said. The signs are too many characters a second, the same words over and over, and a row of the prompt's words.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -23,20 +21,24 @@ USUAL_WIDTH_PER_SECOND = 20.0
 """Of quick speech: to so much a text that cannot be true is cut."""
 WIDE = 2.5
 """Width of a Chinese, Japanese or Korean character: it stands for a syllable or a word."""
-MAX_COMPRESSION = 2.4
-"""Whisper's threshold for the ratio of a text's bytes to its compressed bytes."""
 MIN_LOOP_BYTES = 120
-"""Shorter texts are not compressed: nearly all of them seem to repeat little."""
+"""Shorter repetitions are no loop: people laugh, count and chant. Neither is a text that is shorter as a whole."""
+MAX_UNIT = 200
+"""In characters: what is longer is not looked for as something that is repeated."""
 MIN_REPETITIONS = 6
 """So many times the same words one after another are no speech."""
-MIN_ECHO_WORDS = 6
+MIN_ECHO_WORDS = 6.0
 """So many words of the prompt in a row are no coincidence."""
+WORDS_OF_SIGN = 0.5
+"""So many words a Chinese, Japanese or Korean character stands for."""
+MAX_WORDS_BEFORE_ECHO = 3
+"""So many words may stand before an echo, such as ``Okay.``"""
 
 TOO_LONG = "more text than can be said in the time"
 LOOP = "the same words over and over"
 ECHO = "words of the prompt"
 
-_LOOP = re.compile(rf"(?P<unit>.{{1,60}}?)(?P=unit){{{MIN_REPETITIONS - 1},}}", re.DOTALL)
+_LOOP = re.compile(rf"(?P<unit>.{{1,{MAX_UNIT}}}?)(?P=unit){{{MIN_REPETITIONS - 1},}}", re.DOTALL)
 
 
 def doubt_about(text: str, seconds: float, prompts: Iterable[str] = ()) -> str:
@@ -69,24 +71,42 @@ def _width_of(sign: str) -> float:
 
 
 def is_loop(text: str) -> bool:
-    """Whether a text consists mostly of repetitions."""
-    data = text.encode("utf-8", "replace")
-    if len(data) < MIN_LOOP_BYTES or len(data) / len(zlib.compress(data)) <= MAX_COMPRESSION:
-        return False
-    return len(without_repetitions(text)) < len(text) / 2
+    """Whether a text has a long row of repetitions, or consists mostly of repetitions."""
+    runs = [_bytes_of(found[0]) for found in _LOOP.finditer(text)]
+    size = _bytes_of(text)
+    return size >= MIN_LOOP_BYTES and (max(runs, default=0) >= MIN_LOOP_BYTES or sum(runs) > size / 2)
+
+
+def _bytes_of(text: str) -> int:
+    return len(text.encode("utf-8", "replace"))
 
 
 def is_echo(text: str, prompt: str) -> bool:
-    """Whether a text is a part of the prompt, or has a row of its words at its beginning."""
+    """Whether a text is a part of the prompt, or has a row of its words at its beginning or soon after it."""
     said, told = _words(text), _words(prompt)
-    if len(said) < MIN_ECHO_WORDS:
-        return False
-    row = said[:MIN_ECHO_WORDS]
-    return any(told[start : start + len(row)] == row for start in range(len(told) - len(row) + 1))
+    rows = (_row(said[start:]) for start in range(MAX_WORDS_BEFORE_ECHO + 1))
+    return any(
+        told[start : start + len(row)] == row
+        for row in rows
+        if row
+        for start in range(len(told) - len(row) + 1)
+    )
+
+
+def _row(words: Sequence[str]) -> Sequence[str]:
+    """As many of the first words as are no coincidence; empty if there are not so many."""
+    count = 0.0
+    for index, word in enumerate(words, 1):
+        count += WORDS_OF_SIGN if _width_of(word[0]) == WIDE else 1.0
+        if count >= MIN_ECHO_WORDS:
+            return words[:index]
+    return ()
 
 
 def _words(text: str) -> Sequence[str]:
-    return re.findall(r"\w+", text.casefold())
+    """The words of a text; of Chinese, Japanese and Korean, which may have no spaces, the characters."""
+    words = re.findall(r"\w+", text.casefold())
+    return [part for word in words for part in (word if _width_of(word[0]) == WIDE else (word,))]
 
 
 def without_repetitions(text: str) -> str:
@@ -114,10 +134,12 @@ def shortened(text: str, seconds: float) -> str:
 
 
 def believable(translation: Translation, seconds: float) -> Translation:
-    """A doubtful translation with its transcript cut to what can be said in ``seconds``."""
+    """A translation with a transcript without loops, and no longer than can be said in ``seconds``."""
     text = translation.transcript
+    if is_loop(text):
+        text = without_repetitions(text).strip()
     is_true = width(text) <= max_width(seconds)
-    return translation if is_true else replace(translation, transcript=shortened(text, seconds))
+    return replace(translation, transcript=text if is_true else shortened(text, seconds))
 
 
 def without_loops(translation: Translation, seconds: float) -> Translation:

@@ -277,7 +277,9 @@ class Batches(GeminiTranslator):
                 names=service.names(task),
                 seconds=task.record.duration_seconds,
             )
-            translation = believable(translation_in(response, request, usage), request.seconds)
+            translation = believable(
+                translation_in(response, request, usage, self._instruction), request.seconds
+            )
             await service.save(task, TextResult(translation, note.model, usage))
         except Refused as refusal:
             await service.refuse(task, str(refusal))

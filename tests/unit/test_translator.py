@@ -431,6 +431,11 @@ def test_a_hint_is_taken_where_there_is_one(details: Any, seconds: float | None)
 
 # --- what cannot be true ---
 
+SPEECH = (
+    "Now imagine a ray of sunlight that travels for eight minutes through empty space and then meets the air above "
+    "our heads, where it strikes countless tiny molecules, which throw the short blue waves about in every way. "
+)
+
 
 @pytest.mark.parametrize(
     ("text", "seconds", "doubt"),
@@ -447,10 +452,27 @@ def test_a_hint_is_taken_where_there_is_one(details: Any, seconds: float | None)
         ("Write down exactly what is said, in the language spoken", 5.0, ECHO),
         ("So the leaf takes up light, and then", 5.0, ECHO),
         ("So the leaf", 5.0, ""),
+        ("Okay. So the leaf takes up light, and then", 5.0, ECHO),
+        ("我们今天来看植物的叶子是怎样", 5.0, ECHO),
+        ("好的，我们今天来看植物的叶子是怎样", 5.0, ECHO),
+        ("我们今天来看动物", 5.0, ""),
+        ("どうして空は青いのでしょうか", 5.0, ECHO),
+        (
+            "The green leaf takes up light and water, and then gives sugar away to the roots. " * 12,
+            30.0,
+            LOOP,
+        ),
+        (SPEECH + "no " * 70, 30.0, LOOP),
+        (SPEECH + "no " * 9, 30.0, ""),
     ],
 )
 def test_loops_and_echoes_are_found_and_speech_is_not(text: str, seconds: float, doubt: str) -> None:
-    assert doubt_about(text, seconds, (INSTRUCTION, "So the leaf takes up light, and grows.")) == doubt
+    before = (
+        "So the leaf takes up light, and grows.",
+        "我们今天来看植物的叶子是怎样的。",
+        "空の話です。どうして空は青いのでしょうか。",
+    )
+    assert doubt_about(text, seconds, (INSTRUCTION, *before)) == doubt
 
 
 @pytest.mark.parametrize(
@@ -461,6 +483,15 @@ def test_what_cannot_be_true_is_cut_to_what_can(text: str, seconds: float) -> No
     cut = believable(Translation("en", text, {}, doubt=TOO_LONG), seconds).transcript
     assert 0 < width(cut) <= 40 + 20 * seconds
     assert text.startswith(cut)
+
+
+def test_of_a_loop_in_the_time_only_the_repetitions_are_cut() -> None:
+    def cut(text: str) -> str:
+        return believable(Translation("en", text, {}, doubt=LOOP), 60.0).transcript
+
+    assert cut("no " * 300) == "no no no"
+    assert cut(SPEECH + "no " * 70) == SPEECH + "no no no"
+    assert cut(SPEECH) == SPEECH
 
 
 def test_a_translation_that_is_a_loop_is_missing() -> None:
