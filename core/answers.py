@@ -106,21 +106,31 @@ def checked(
 def translation_of(
     spoken: str, transcript: str, texts: Mapping[str, str], languages: Sequence[str], names: Sequence[str]
 ) -> Translation:
-    """A transcript with the translations that it needs, each under the language and script that it is in."""
+    """A transcript with the translations that it needs, each under the language and script that it is in.
+
+    A tag without a script stands for the usual one, for what is spoken as for a translation: who asks for ``zh`` gets
+    Simplified characters, and of a teacher whose transcript is in Traditional ones both, ``zh-Hant`` and ``zh``.
+    """
     language = name_of(spoken, transcript, names)
     if language not in names:  # the region that a model states differs from sentence to sentence
         near = (one for one in names if one not in languages and is_same_apart_from_region(one, language))
         language = next(near, language)
+    placed = _placed(texts, languages)
+    translations = {one: text for one, text in placed.items() if not _is_written(one, language)}
     wanted = [one for one in languages if not _is_written(one, language)]
-    written = {one: _true_tag(one, texts[one]) for one in wanted if texts.get(one)}
-    good = {one: texts[one] for one, tag in written.items() if tag == one}
-    others = {tag: texts[one] for one, tag in written.items() if tag != one and tag not in languages}
-    return Translation(
-        language,
-        transcript,
-        {**good, **others},
-        missing=tuple(one for one in wanted if one not in good),
-    )
+    missing = tuple(one for one in wanted if one not in translations)
+    return Translation(language, transcript, translations, missing=missing)
+
+
+def _placed(texts: Mapping[str, str], languages: Sequence[str]) -> dict[str, str]:
+    """The texts by the tags that they truly have: of two scripts that are exchanged each comes to its own place."""
+    tagged = [(one, _true_tag(one, text), text) for one, text in texts.items() if text]
+    placed = {one: text for one, tag, text in tagged if tag == one}
+    for one, tag, text in tagged:
+        if tag != one:
+            free = (place for place in languages if place not in placed and _is_written(place, tag))
+            placed.setdefault(next(free, tag), text)
+    return placed
 
 
 def completed(translation: Translation, more: Translation) -> Translation:
@@ -137,14 +147,17 @@ def completed(translation: Translation, more: Translation) -> Translation:
 
 
 def name_of(spoken: str, transcript: str, names: Iterable[str]) -> str:
-    """The tag by which a language is named: the one of ``names`` that fits, in the script in which it is written."""
+    """The tag by which a language is named: the one of ``names`` that fits, in the script in which it is written.
+
+    A name without a script stands for the usual one: Traditional characters are never ``zh``.
+    """
     names = list(names)
     script = script_of_text(transcript)
     if script not in _SCRIPTS_OF_LANGUAGES.get(language_of(spoken), ()):
         return best_match(spoken, names) or spoken
     precise = in_script(spoken, script)
     others = [one for one in names if language_of(one) == language_of(spoken)]
-    if fitting := best_match(precise, names):
+    if fitting := best_match(precise, [one for one in names if usual_script_of(one) == script]):
         return fitting
     is_plain = usual_script_of(spoken) == script and (script_of(spoken) or not others)
     return spoken if is_plain else precise
@@ -169,9 +182,7 @@ def _is_written(wanted: str, language: str) -> bool:
 def _true_tag(tag: str, text: str) -> str:
     """The tag of a translation: with the script that it is in, if that is another one than the tag's."""
     script = script_of_text(text)
-    is_confused = script_of(tag) not in ("", script) and script in _SCRIPTS_OF_LANGUAGES.get(
-        language_of(tag), ()
-    )
+    is_confused = script in _SCRIPTS_OF_LANGUAGES.get(language_of(tag), ()) and usual_script_of(tag) != script
     return in_script(tag, script) if is_confused else tag
 
 

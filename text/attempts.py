@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from archive.outbox import Work
 from archive.texts import FolderTexts
 from config import Settings
+from core.answers import name_of
 from core.backoff import Backoff
 from core.errors import Refused, RetryLater
-from core.language_tags import best_match, language_tag_or_empty
+from core.language_tags import language_tag_or_empty
 from core.records import SegmentRecord
 from text.asking import Asking
 from text.costs import CostsByLesson
@@ -156,7 +157,7 @@ class TextAttempts:
         language = result.translation.language
         if not language or language in names_of_languages(self._settings, texts):
             return result
-        name = best_match(language, texts.spoken_languages()) or language
+        name = name_of(language, result.translation.transcript, texts.spoken_languages())
         texts.remember_language(name)
         return replace(result, translation=replace(result.translation, language=name))
 

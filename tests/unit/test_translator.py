@@ -255,7 +255,13 @@ def test_a_language_that_is_not_stated_is_the_one_expected_or_that_of_the_same_t
         ("zh-TW", "叶子是绿色的。", (), "zh-Hans"),
         ("zh", "叶子是绿色的。", (), "zh"),
         ("zh", "葉子是綠色的。", (), "zh-Hant"),
-        ("cmn-Hant-TW", "葉子是綠色的。", ("zh",), "zh"),
+        ("cmn-Hant-TW", "葉子是綠色的。", ("zh",), "zh-Hant-TW"),
+        ("zh-TW", "葉子是綠色的。", ("zh", "zh-Hant"), "zh-Hant"),
+        ("zh-CN", "叶子是绿色的。", ("zh",), "zh"),
+        ("zh", "葉子是綠色的。", ("zh",), "zh-Hant"),
+        ("zh-TW", "你好", ("zh",), "zh"),
+        ("sr", "Lišće je zeleno.", ("sr",), "sr-Latn"),
+        ("sr-RS", "Лишће је зелено.", ("sr",), "sr"),
         ("sr", "Lišće je zeleno.", ("sr-Cyrl",), "sr-Latn"),
         ("sr-Latn", "Лишће је зелено.", (), "sr-Cyrl"),
         ("hi", "पत्ते हरे हैं", ("hi",), "hi"),
@@ -276,6 +282,36 @@ def test_a_translation_in_another_script_is_named_truly_and_still_missing() -> N
     assert found.missing == ("zh-Hant",)
     better = completed(found, checked(answer("en", "Green.", **{"zh-Hant": "葉子是綠色的。"}), ("zh-Hant",)))
     assert better.translations["zh-Hant"] == "葉子是綠色的。" and not better.missing
+
+
+HANS, HANT = "叶子是绿色的。", "葉子是綠色的。"
+LATN, CYRL = "Lišće je zeleno.", "Лишће је зелено."
+
+
+@pytest.mark.parametrize(
+    ("given", "found", "missing"),
+    [
+        ({"zh-Hans": HANT, "zh-Hant": HANS}, {"zh-Hant": HANT, "zh-Hans": HANS}, ()),
+        ({"zh-Hans": HANT, "zh-Hant": ""}, {"zh-Hant": HANT}, ("zh-Hans",)),
+        ({"zh-CN": HANT, "zh-TW": HANS}, {"zh-TW": HANT, "zh-CN": HANS}, ()),
+        ({"sr-Latn": CYRL, "sr": None}, {"sr": CYRL}, ("sr-Latn",)),
+        ({"zh-Hant": HANT, "zh": HANT}, {"zh-Hant": HANT}, ("zh",)),
+        ({"zh": HANT}, {"zh-Hant": HANT}, ("zh",)),
+        ({"sr": LATN}, {"sr-Latn": LATN}, ("sr",)),
+    ],
+)
+def test_each_script_comes_to_its_own_place(
+    given: dict[str, Any], found: dict[str, str], missing: tuple[str, ...]
+) -> None:
+    assert checked(answer("en", "Green.", **given), tuple(given)) == Translation(
+        "en", "Green.", found, missing=missing
+    )
+
+
+def test_a_plain_tag_is_not_the_other_script_that_is_spoken() -> None:
+    spoken = checked(answer("zh-TW", HANT, zh=HANT), ("zh",))
+    assert spoken == Translation("zh-TW", HANT, {}, missing=("zh",))
+    assert checked(answer("zh-TW", HANT, zh=HANS), ("zh",)) == Translation("zh-TW", HANT, {"zh": HANS})
 
 
 def test_a_wish_does_not_rename_what_is_spoken() -> None:
