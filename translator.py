@@ -361,7 +361,7 @@ def translation_in(
     """
     answer, problem = text_of(response)
     try:
-        found = checked(answer, request.languages, request.names, request.hint)
+        found = checked(answer, request.languages, request.names, request.hint, request.transcript)
     except ValueError as error:
         raise BadAnswer(problem or f"Gemini's answer does not fit the schema: {error}", usage) from None
     if not request.seconds:

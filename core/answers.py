@@ -72,7 +72,11 @@ def answer_schema(languages: Sequence[str]) -> dict[str, Any]:
 
 
 def checked(
-    answer: str, languages: Sequence[str], names: Sequence[str] | None = None, hint: str = ""
+    answer: str,
+    languages: Sequence[str],
+    names: Sequence[str] | None = None,
+    hint: str = "",
+    known: str = "",
 ) -> Translation:
     """Takes the transcript and the translations from an answer, as plain text.
 
@@ -80,6 +84,7 @@ def checked(
         languages: the BCP 47 tags of the translations that were asked for.
         names: the tags that a language is to be named by, if it is one of them; ``languages`` if not given.
         hint: the tag of the language that is probably spoken; empty: not known.
+        known: the transcript if it was sent with the request, for an answer that leaves it out; empty: not known.
 
     Raises:
         ValueError: there is no transcript in it. The text says what there is instead.
@@ -90,7 +95,7 @@ def checked(
         raise ValueError("it is nested too deep") from None
     texts = _translations_in(found, languages)
     stated = _stated_language(_value(found, _SPOKEN))
-    transcript = _transcript_in(found) or _text_in_language(stated, texts)
+    transcript = _transcript_in(found) or known or _text_in_language(stated, texts)
     doubt = ""
     if not transcript and (beginning := cut_off_string(answer, _TRANSCRIPT[0])):
         transcript, doubt = cleaned_text(beginning), CUT_OFF
@@ -197,7 +202,7 @@ def _answer_in(answer: str, languages: Sequence[str]) -> dict[str, Any]:
     """
     objects = list(itertools.islice(objects_in(answer), MAX_OBJECTS))
     groups = ([one for one in objects if _has(one, keys)] for keys in (_TRANSCRIPT, _TEXT[:1], _TRANSLATIONS))
-    candidates = next(filter(None, groups), [])
+    candidates = next(filter(None, groups), []) or [one for one in objects if _count(one, languages)]
     if not candidates:
         if cut_off_string(answer, _TRANSCRIPT[0]):
             return objects[0] if objects else {}

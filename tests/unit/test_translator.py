@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -443,6 +444,23 @@ def test_a_reason_that_is_not_final_takes_away_no_text(reason: str) -> None:
         translation_in(response_of("", promptFeedback=feedback), request, Usage())
     with pytest.raises(Refused):
         translation_in(response_of(GOOD, promptFeedback={"blockReason": "SAFETY"}), request, Usage())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"translations": {"es": "Las"}}',
+        '{"es": "Las"}',
+        answer("en", "", es="Las"),
+    ],
+)
+def test_an_answer_about_a_known_transcript_may_leave_it_out(text: str) -> None:
+    request = TextRequest(Path("x.wav"), ("es",), transcript="The leaves are green.", seconds=3.0)
+    found = translation_in(response_of(text), request, Usage())
+    first = Translation("en", "The leaves are green.", {}, missing=("es",))
+    assert completed(first, found).translations == {"es": "Las"}
+    with pytest.raises(BadAnswer):
+        translation_in(response_of(text[:-1] + ","), replace(request, transcript=""), Usage())
 
 
 # --- hints ---
