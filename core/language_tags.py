@@ -94,9 +94,29 @@ _IRREGULAR = {
     "no-bok": "nb",
     "no-nyn": "nn",
     "no-no-ny": "nn-NO",
+    "zh-chs": "zh-Hans",
+    "zh-cht": "zh-Hant",
+    "chs": "zh-Hans",
+    "cht": "zh-Hant",
 }
-_WITH_EXTENDED_LANGUAGES = ("zh", "ar", "ms", "sw")
-"""Languages whose tags may name a single one of the group after them: ``zh-yue`` for ``yue``."""
+_EXTENDED_LANGUAGES = {
+    "zh": "cdo cjy cmn cnp cpx csp czh czo gan hak hsn lzh mnp nan wuu yue".split(),
+    "ar": "abv acm acq acw acx aeb afb ajp apc apd arb arq ars ary arz ayl ayn pga shu".split(),
+    "ms": "bjn btj bve jak kvr max meo mfa min mui zlm zmi zsm".split(),
+    "sw": "swc swh".split(),
+}
+"""By the language whose tag they may follow: ``zh-yue`` for ``yue``. Other parts of three letters are countries."""
+_COUNTRIES = {
+    "TWN": "TW",
+    "HKG": "HK",
+    "MAC": "MO",
+    "CHN": "CN",
+    "SGP": "SG",
+    "MYS": "MY",
+    "PAK": "PK",
+    "IND": "IN",
+}
+"""Three-letter codes of the regions that imply a script. Those of other regions are left out."""
 
 _SCRIPT_OF_MODIFIER = {"latin": "Latn", "cyrillic": "Cyrl", "arabic": "Arab", "devanagari": "Deva"}
 _SCRIPT_OF_REGION = {
@@ -176,7 +196,7 @@ def _parts_of_locale(text: str) -> list[str]:
     """
     text = text if len(text) <= MAX_LOCALE_CHARACTERS else ""
     locale, _, modifier = text.strip().partition("@")
-    locale = locale.partition(".")[0].replace("_#", "-").replace("_-", "-").replace("_", "-")
+    locale = re.sub("_?[_-]#|_-?", "-", locale.partition(".")[0])
     if locale.lower().startswith("b+"):
         locale = locale[2:].replace("+", "-")
     locale = _IRREGULAR.get(locale.lower(), locale)
@@ -194,7 +214,7 @@ def _parts_of_locale(text: str) -> list[str]:
 def _parsed(text: str, parts: Sequence[str]) -> _Tag:
     language, *more = parts
     language = _usual_language(language.lower())
-    if more and language in _WITH_EXTENDED_LANGUAGES and len(more[0]) == 3 and more[0].isalpha():
+    if more and more[0].lower() in _EXTENDED_LANGUAGES.get(language, ()):
         language = _usual_language(more.pop(0).lower())
     language, _, script = language.partition("-")
     region, variants = "", []
@@ -203,8 +223,10 @@ def _parsed(text: str, parts: Sequence[str]) -> _Tag:
             script = script or part.title()  # Java writes it behind the region
         elif (len(part) == 2 and part.isalpha()) or (len(part) == 3 and part.isdecimal()):
             region = region or part.upper()
-        elif len(part) == 3 and part[0].lower() == "r" and part.isalpha() and not region:
-            region = part[1:].upper()  # Android's folders: pt-rBR
+        elif re.fullmatch("r[A-Z]{2}", part):
+            region = region or part[1:]  # Android's folders: pt-rBR
+        elif part.upper() in _COUNTRIES:
+            region = region or _COUNTRIES[part.upper()]
         elif len(part) >= 5 or (len(part) == 4 and part[0].isdecimal()):
             variants.append(part.lower())
     tag = _Tag(language, script, region, tuple(variants))
