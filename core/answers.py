@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from core.language_detection import UNKNOWN, detected_language
+from core.language_detection import UNKNOWN, detected_language, is_in_latin_script, may_be_in
 from core.language_names import language_named
 from core.language_tags import (
     best_match,
@@ -44,6 +44,8 @@ _TEXT = ("text", "translation", "transcript", "value", "content")
 """The keys that models use, the one that is asked for first."""
 _NO_LANGUAGES = ("und", "mul", "mis", "zxx")
 """Tags that name no language: undetermined, several, without a code, no words."""
+_NO_STATED_LANGUAGES = ("unk", "mix", "nan", "nil", "non", "n/a")
+"""What models and programs write for no language, though some of it could be a tag."""
 _SCRIPTS_OF_LANGUAGES = {
     **dict.fromkeys(("zh", "yue"), ("Hans", "Hant")),
     **dict.fromkeys(("sr", "bs", "mn", "tg", "tk", "tt", "ky"), ("Cyrl", "Latn")),
@@ -103,9 +105,9 @@ def checked(
         if any(texts.values()):
             raise ValueError("it has translations without a transcript")
         return Translation("", "", {})
-    spoken = stated or _language_of_text(transcript, texts, hint)
-    found_text = translation_of(spoken, transcript, texts, languages, languages if names is None else names)
-    return replace(found_text, doubt=doubt)
+    names = languages if names is None else names
+    spoken = stated or _language_of_text(transcript, texts, hint, names)
+    return replace(translation_of(spoken, transcript, texts, languages, names), doubt=doubt)
 
 
 def translation_of(
@@ -283,11 +285,13 @@ def _pairs_in(found: Mapping[str, Any], languages: Sequence[str]) -> Iterator[tu
 
 
 def _tag_in(text: str) -> str:
-    """The tag that a text names, as a tag or by the language's name; empty if it names none."""
+    """The tag that a text names, by the language's name or as a tag; empty if it names none."""
+    if named := language_named(text):
+        return named
     try:
         tag = language_tag(text)
     except ValueError:
-        return language_named(text)
+        return ""
     return "" if language_of(tag) in _NO_LANGUAGES else tag
 
 
@@ -298,7 +302,10 @@ def _stated_language(value: Any) -> str:
     stated = value if isinstance(value, list) else [value]
     texts = [text for text in stated if isinstance(text, str)]
     words = [word for text in texts for separator in ",;/|" for word in text.split(separator)]
-    return next((tag for word in (*texts, *words) if (tag := _tag_in(word.strip()))), "")
+    named = [word.strip() for word in (*texts, *words)]
+    return next(
+        (tag for word in named if word.lower() not in _NO_STATED_LANGUAGES and (tag := _tag_in(word))), ""
+    )
 
 
 def _text_in_language(stated: str, texts: Mapping[str, str]) -> str:
@@ -306,10 +313,17 @@ def _text_in_language(stated: str, texts: Mapping[str, str]) -> str:
     return next((text for tag, text in texts.items() if stated and is_same_language(tag, stated)), "")
 
 
-def _language_of_text(transcript: str, texts: Mapping[str, str], hint: str) -> str:
-    """The language of a transcript by its writing, by a translation that is the same text, or by the hint."""
+def _language_of_text(transcript: str, texts: Mapping[str, str], hint: str, names: Sequence[str]) -> str:
+    """The language of a transcript: by the hint if the writing allows it, else by what the writing shows.
+
+    If that is not clear: by a translation that is the same text, or by the only name with this script that is known.
+    """
     found = detected_language(transcript)
-    if hint and (found == UNKNOWN or language_of(found) == language_of(hint)):
+    is_clear = found != UNKNOWN and is_in_latin_script(transcript) and language_of(found) != language_of(hint)
+    if hint and not is_clear and may_be_in(hint, transcript):
         return hint
-    same = next((tag for tag, text in texts.items() if text == transcript), "")
-    return same if found == UNKNOWN and same else found
+    if found != UNKNOWN:
+        return found
+    same = [tag for tag, text in texts.items() if text == transcript]
+    near = [] if is_in_latin_script(transcript) else [one for one in names if may_be_in(one, transcript)]
+    return same[0] if same else near[0] if len(set(map(language_of, near))) == 1 else UNKNOWN

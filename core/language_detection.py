@@ -1,21 +1,24 @@
 """Which language a text is in, as far as its writing shows it: for the rare text whose language is not stated.
 
-A script of one language names it. Among languages that share a script, letters that only one of them has decide, and in
-Latin script the commonest words. Where nothing is clear, no language is named.
+A script of one language names it. Among languages that share a script, letters that only one of them has decide, if the
+text has none that this language lacks, and in Latin script the commonest words. Where nothing is clear, no language is
+named.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Set
 
-from core.scripts import script_of_text
+from core.language_tags import language_of, script_of
+from core.scripts import script_of_letter, script_of_text
 
 UNKNOWN = "und"
 """BCP 47: the language is not known."""
 
-_LANGUAGE_OF_SCRIPT = {
+_LANGUAGES_OF_SCRIPT = {
     "Grek": "el",
-    "Hebr": "he",
+    "Hebr": "he yi",
     "Thai": "th",
     "Kore": "ko",
     "Jpan": "ja",
@@ -23,7 +26,7 @@ _LANGUAGE_OF_SCRIPT = {
     "Geor": "ka",
     "Khmr": "km",
     "Laoo": "lo",
-    "Mymr": "my",
+    "Mymr": "my shn mnw",
     "Sinh": "si",
     "Taml": "ta",
     "Telu": "te",
@@ -32,20 +35,46 @@ _LANGUAGE_OF_SCRIPT = {
     "Gujr": "gu",
     "Guru": "pa",
     "Orya": "or",
-    "Beng": "bn",
-    "Tibt": "bo",
+    "Beng": "bn as mni",
+    "Tibt": "bo dz",
     "Thaa": "dv",
-    "Ethi": "am",
-    "Hani": "zh",
-    "Hans": "zh-Hans",
-    "Hant": "zh-Hant",
-    "Deva": "hi",
+    "Cher": "chr",
+    "Mong": "mn mnc",
+    "Syrc": "syr aii",
+    "Tfng": "zgh kab",
+    "Ethi": "am ti",
+    "Hani": "zh yue nan wuu hak gan hsn ja",
+    "Hans": "zh yue nan wuu hak gan hsn ja",
+    "Hant": "zh yue nan wuu hak gan hsn ja",
+    "Deva": "hi mr ne kok mai bho sa doi sd awa new",
+    "Arab": "ar fa ur ps ckb ku ug sd ks pa az uz kk ms ha bal arz ary apc",
+    "Cyrl": "ru uk be bg mk sr bs kk ky mn tg tk tt ba uz az cv os ce sah",
 }
-_LANGUAGE_OF_LETTERS = {
-    "Arab": (("ٹڈڑںے", "ur"), ("پچژگ", "fa"), ("ةىأإ", "ar")),
-    "Cyrl": (("љњђћј", "sr"), ("ѓќ", "mk"), ("ў", "be"), ("іїєґ", "uk"), ("қңғұһ", "kk"), ("ыэё", "ru")),
+"""By script: the languages that are written in it. Those in no row are written in Latin letters."""
+_ALSO_LATIN = "sr bs mn tg tk tt ky az uz kk ug ku ms sd hi ur ha nan".split()
+
+_LETTERS = {
+    "Hebr": (("װױײ", "", "yi"), ("אהוילמ", "", "he")),
+    "Beng": (("ৰৱ", "", "as"), ("র", "", "bn")),
+    "Mymr": (("ၵၼႁ", "", "shn"), ("ါာိုေ", "", "my")),
+    "Hani": (("", "", "zh"),),
+    "Hans": (("", "", "zh-Hans"),),
+    "Hant": (("", "", "zh-Hant"),),
+    "Arab": (
+        ("ٹڈڑںے", "ءآأؤئابپتثجچحخدذرزژسشصضطظعغفقکگلمنوهھہۂۃیە", "ur"),
+        ("پچژگ", "ءآأؤئابتةثجحخدذرزسشصضطظعغفقکكلمنوهىيیۀ", "fa"),
+        ("ةىأإ", "ءآؤئابتثجحخدذرزسشصضطظعغفقكلمنوهي", "ar"),
+    ),
+    "Cyrl": (
+        ("ђћ", "абвгдежзиклмнопрстуфхцчшјљњџ", "sr"),
+        ("ѓќ", "абвгдежзиклмнопрстуфхцчшѕјљњџ", "mk"),
+        ("ў", "абвгдеёжзійклмнопрстуфхцчшыьэюя", "be"),
+        ("іїєґ", "абвгдежзийклмнопрстуфхцчшщьюя", "uk"),
+        ("ұ", "абвгдеёжзийклмнопрстуфхцчшщъыьэюяәғқңөүһі", "kk"),
+        ("ыэё", "абвгдежзийклмнопрстуфхцчшщъьюя", "ru"),
+    ),
 }
-"""By script: letters, and the language that has them; the first that is found counts."""
+"""By script: letters of which one must be there, the others that may be there (empty: all), and the language."""
 
 _COMMON_WORDS = {
     "en": "the and is are of to in that it this you we for with what",
@@ -67,12 +96,32 @@ MIN_COMMON_WORDS = 2
 def detected_language(text: str) -> str:
     """The BCP 47 tag of a text's language, or :data:`UNKNOWN`."""
     script = script_of_text(text)
-    if script in _LANGUAGE_OF_SCRIPT:
-        return _LANGUAGE_OF_SCRIPT[script]
     if script == "Latn":
         return _by_common_words(text)
-    letters = _LANGUAGE_OF_LETTERS.get(script, ())
-    return next((tag for distinct, tag in letters if any(sign in text.lower() for sign in distinct)), UNKNOWN)
+    if script in _LETTERS:
+        letters = {letter for letter in text.lower() if script_of_letter(letter) == script}
+        return next((tag for own, others, tag in _LETTERS[script] if _fit(letters, own, others)), UNKNOWN)
+    languages = _LANGUAGES_OF_SCRIPT.get(script, "").split()
+    return languages[0] if len(languages) == 1 else UNKNOWN
+
+
+def may_be_in(tag: str, text: str) -> bool:
+    """Whether a text can be in the language of a tag, as far as its script shows it."""
+    script, language = script_of_text(text), language_of(tag)
+    is_listed = any(language in row.split() for row in _LANGUAGES_OF_SCRIPT.values())
+    if script == "Latn":
+        return not is_listed or language in _ALSO_LATIN or script_of(tag) == script
+    return not script or language in _LANGUAGES_OF_SCRIPT.get(script, language).split()
+
+
+def is_in_latin_script(text: str) -> bool:
+    """Whether a text is in the script that too many languages share to conclude anything from it."""
+    return script_of_text(text) == "Latn"
+
+
+def _fit(letters: Set[str], own: str, others: str) -> bool:
+    has_own = not own or not letters.isdisjoint(own)
+    return has_own and (not others or all(letter in own + others for letter in letters if letter.isalpha()))
 
 
 def _by_common_words(text: str) -> str:

@@ -118,7 +118,11 @@ _ENGLISH_NAMES = (
     "te Telugu, th Thai, ti Tigrinya, tr Turkish, uk Ukrainian, ur Urdu, uz Uzbek, vi Vietnamese, yi Yiddish, "
     "yo Yoruba, zh Chinese, zh Mandarin, zh Mandarin Chinese, zh-Hans Simplified Chinese, "
     "zh-Hant Traditional Chinese, zh-Hans Chinese Simplified, zh-Hant Chinese Traditional, yue Cantonese, zu Zulu, "
-    "ja jp, el gr, zh cn, cs cz, da dk, uk ua, vi vn"  # countries, which are no languages
+    "as Assamese, ba Bashkir, be Belarusian, bho Bhojpuri, bo Tibetan, ceb Cebuano, ckb Sorani, ckb Central Kurdish, "
+    "dv Dhivehi, dz Dzongkha, fa Dari, ht Haitian Creole, jv Javanese, kok Konkani, ks Kashmiri, la Latin, "
+    "lb Luxembourgish, mai Maithili, mg Malagasy, mi Maori, om Oromo, rw Kinyarwanda, sa Sanskrit, sd Sindhi, "
+    "sn Shona, st Sesotho, su Sundanese, tg Tajik, tk Turkmen, tt Tatar, ug Uyghur, xh Xhosa, "
+    "ja jp, el gr, zh cn, cs cz, da dk, uk ua, vi vn, es esp, ja jap"  # countries, which are no languages
 )
 
 

@@ -56,7 +56,7 @@ def script_of_text(text: str) -> str:
     Chinese is ``Hans`` or ``Hant`` if it has characters of only one of the two, and otherwise ``Hani``. A text with
     kana is ``Jpan``.
     """
-    counts = Counter(_script_of(letter) for letter in text[:MAX_CHARACTERS] if letter.isalpha())
+    counts = Counter(script_of_letter(letter) for letter in text[:MAX_CHARACTERS] if letter.isalpha())
     if counts["Jpan"] and counts["Jpan"] + counts["Hani"] >= MAJORITY * counts.total():
         return "Jpan"
     script, count = counts.most_common(1)[0] if counts else ("", 0)
@@ -65,7 +65,8 @@ def script_of_text(text: str) -> str:
     return script if count >= max(MIN_LETTERS, MAJORITY * counts.total()) else ""
 
 
-def _script_of(letter: str) -> str:
+def script_of_letter(letter: str) -> str:
+    """The script of one letter; empty if it is in none of those known."""
     return _CODES.get(unicodedata.name(letter, "").partition(" ")[0], "")
 
 

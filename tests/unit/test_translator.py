@@ -285,6 +285,47 @@ def test_a_translation_in_another_script_is_named_truly_and_still_missing() -> N
     assert better.translations["zh-Hant"] == "葉子是綠色的。" and not better.missing
 
 
+@pytest.mark.parametrize(
+    ("spoken", "transcript", "hint", "names", "language"),
+    [
+        (None, "पाने हिरवी आहेत", "mr", (), "mr"),
+        (None, "पाने हिरवी आहेत", "", (), "und"),
+        (None, "पाने हिरवी आहेत", "", ("mr", "es"), "mr"),
+        (None, "पाने हिरवी आहेत", "", ("mr", "hi"), "und"),
+        (None, "पाने हिरवी आहेत", "en", (), "und"),
+        (None, "পাতাবোৰ সেউজীয়া", "as", (), "as"),
+        (None, "পাতাবোৰ সেউজীয়া", "", (), "as"),
+        (None, "পাতা সবুজ রঙের", "", (), "bn"),
+        (None, "پاڼې شنې دي او ګل", "ps", (), "ps"),
+        (None, "گەڵاکان سەوزن", "ckb", (), "ckb"),
+        (None, "گەڵاکان سەوزن", "", (), "und"),
+        (None, "برگ‌ها سبز هستند و گل", "", (), "fa"),
+        (None, "Навч нь ногоон өнгөтэй", "mn", (), "mn"),
+        (None, "Навч нь ногоон өнгөтэй", "", (), "und"),
+        (None, "Жалбырактар жашыл түстө", "ky", (), "ky"),
+        (None, "Лісце зялёнае ў лесе", "be", (), "be"),
+        (None, "Листья зелёные", "", (), "ru"),
+        (None, "Листя зелене, її стебло", "", (), "uk"),
+        (None, "די בלעטער זענען גרין", "yi", (), "yi"),
+        (None, "ቅጠሎቹ አረንጓዴ ናቸው", "ti", (), "ti"),
+        (None, "葉子是綠色的。", "yue", (), "yue"),
+        (None, "Hello.", "ar", (), "und"),
+        ("Assamese", "পাতাবোৰ সেউজীয়া", "", (), "as"),
+        ("Konkani", "पानां पाचवीं आसात", "kok", (), "kok"),
+        ("Sorani", "گەڵاکان سەوزن", "", (), "ckb"),
+        ("Tatar", "Яфраклар яшел төстә", "", (), "tt"),
+        *((word, "Hello.", "en", (), "en") for word in ("unk", "mix", "nan", "UNK")),
+        ("nan", "Hello.", "", (), "und"),
+        ("esp", "Hola.", "", (), "es"),
+        ("jap", "葉は緑です。", "", (), "ja"),
+    ],
+)
+def test_a_language_that_is_not_stated_is_named_truly_or_not_at_all(
+    spoken: Any, transcript: str, hint: str, names: tuple[str, ...], language: str
+) -> None:
+    assert checked(answer(spoken, transcript), (), names, hint).language == language
+
+
 HANS, HANT = "叶子是绿色的。", "葉子是綠色的。"
 LATN, CYRL = "Lišće je zeleno.", "Лишће је зелено."
 
