@@ -40,7 +40,8 @@ CUT_OFF = "the answer is cut off"
 _TRANSCRIPT = ("transcript", "transcription", "transcribed_text")
 _SPOKEN = ("spoken_language", "language", "lang", "source_language", "detected_language", "language_code")
 _TRANSLATIONS = ("translations", "translation", "translated_texts")
-_TEXT = ("text", "translation", "transcript", "value", "content")
+_LANGUAGE_OF_TRANSLATION = ("target_language", "target_lang", "target", *_SPOKEN)
+_TEXT = ("text", "translation", "translated_text", "transcript", "value", "content")
 """The keys that models use, the one that is asked for first."""
 _NO_LANGUAGES = ("und", "mul", "mis", "zxx")
 """Tags that name no language: undetermined, several, without a code, no words."""
@@ -271,13 +272,15 @@ def _translations_in(found: Mapping[str, Any], languages: Sequence[str]) -> dict
 def _pairs_in(found: Mapping[str, Any], languages: Sequence[str]) -> Iterator[tuple[str, Any]]:
     """Yields the keys and values of what may be translations, in whatever form they are."""
     value = _value(found, _TRANSLATIONS)
+    if isinstance(value, str):
+        value = next(objects_in(value), value)
     if isinstance(value, dict):
         yield from value.items()
     elif isinstance(value, str) and len(languages) == 1:
         yield languages[0], value
     for one in value if isinstance(value, list) else ():
         if isinstance(one, dict):
-            language = _value(one, _SPOKEN)
+            language = _value(one, _LANGUAGE_OF_TRANSLATION)
             yield from [(language, _value(one, _TEXT))] if isinstance(language, str) else one.items()
         elif isinstance(one, str) and len(languages) == len(value) == 1:
             yield languages[0], one

@@ -1,11 +1,14 @@
 """Reads the JSON objects in the answer of a language model, also where the answer is not quite JSON. No I/O.
 
 Seen in answers: a fence of Markdown around the JSON, sentences before and behind it, the object twice, in a list, in
-another object, or as a string; raw line ends in strings; an end that is cut off; a quotation mark that is not escaped.
+another object, or as a string; in two halves; raw line ends in strings; an end that is cut off; a quotation mark that
+is not escaped; everything escaped, for JSON or for HTML; the quotation marks of Python or of print; keys without any;
+comments; a comma that is missing.
 """
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -17,14 +20,26 @@ MAX_BEGINNINGS = 20
 """At so many opening braces it is tried to read an object."""
 MAX_PARTS = 100
 """So many objects of a list are joined."""
+MAX_ESCAPES = 3
+"""So many times over a text may be escaped."""
 MAX_DEPTH = 5
 """How deep in others an object is looked for."""
 
 _DECODER = json.JSONDecoder(strict=False)
-_END = r"\s*(?:[}\]:]|$|,\s*(?:[\"}\]]|$))"
+_END = r"\s*(?:[}\]:]|$|,\s*(?:[\"}\]]|$)|\s\"\w{1,60}\"\s*:)"
 """What stands behind the quotation mark that ends a string."""
 _PAIR = re.compile(rf'"([^"\\]{{1,60}})"\s*:\s*"((?:[^"\\]|\\.|"(?!{_END}))*)"(?={_END})', re.DOTALL)
 """A key with a string, also one with quotation marks in it that are not escaped."""
+_TOKEN = re.compile(
+    r"""(?P<string>"(?:[^"\\]|\\.)*(?:"|\\?\Z))|'(?P<single>(?:[^'\\]|\\.)*)(?:'|\\?\Z)|//[^\n]*|/\*.*?(?:\*/|\Z)"""
+    r"""|(?P<constant>\b(?:None|True|False)\b)|(?P<key>\b[A-Za-z_]\w*)(?=\s*:)""",
+    re.DOTALL,
+)
+"""What is not the same in JSON and in the notations of JavaScript and Python; strings of JSON, to step over them.
+
+What has no end goes on to the end of the text, so that no text takes longer than its length."""
+_CONSTANTS = {"None": "null", "True": "true", "False": "false"}
+_NEXT_OBJECT = re.compile(r"\s*(?=\{)")
 _ESCAPE = re.compile(r'\\(?!["\\/bfnrt]|u[0-9a-fA-F]{4})|(?<!\\)"')
 
 
@@ -37,13 +52,37 @@ def objects_in(text: str) -> Iterator[dict[str, Any]]:
         RecursionError: they are nested too deep.
     """
     text = text[:MAX_CHARACTERS]
-    for value in _values_in(text):
-        yield from _objects(value, MAX_DEPTH)
-    pairs: dict[str, Any] = {}
-    for key, string in _PAIR.findall(text):
-        pairs.setdefault(key, _unescaped(string))
-    if pairs:
-        yield pairs
+    for reading in dict.fromkeys((text, _repaired(text))):
+        for value in _values_in(reading):
+            yield from _objects(value, MAX_DEPTH)
+        pairs: dict[str, Any] = {}
+        for key, string in _PAIR.findall(reading):
+            pairs.setdefault(key, _unescaped(string))
+        if pairs:
+            yield pairs
+
+
+def _repaired(text: str) -> str:
+    """A text in the notation of JSON, as far as single signs can be mended."""
+    if re.search(r"&(?:quot|#34|#x22);\s*:", text):
+        text = html.unescape(text)
+    for _ in range(MAX_ESCAPES):
+        if re.search(r'\{(?:\s|\\[nrt])*\\+"', text):
+            text = _unescaped(text)
+    if re.search(r"[“”„]\s*:", text):
+        text = re.sub("[“”„]", '"', text)
+    begin = re.search(r"[{\[]", text)
+    return _TOKEN.sub(_token_of_json, text[begin.start() :]) if begin else ""
+
+
+def _token_of_json(found: re.Match[str]) -> str:
+    if found["string"] or found["constant"]:
+        return _CONSTANTS.get(found[0], found[0])
+    if found["key"]:
+        return f'"{found[0]}"'
+    if found["single"] is None:
+        return ""  # a comment
+    return '"' + re.sub(r'(?<!\\)"', r"\"", found["single"].replace(r"\'", "'")) + '"'
 
 
 def cut_off_string(text: str, key: str) -> str:
@@ -60,10 +99,34 @@ def _values_in(text: str) -> Iterator[Any]:
         if found is None:
             return
         try:
-            value, position = _DECODER.raw_decode(text, found.start())
+            value, position = _value_at(text, found.start())
             yield value
         except (ValueError, RecursionError):
             position = found.start() + 1
+
+
+def _value_at(text: str, position: int) -> tuple[Any, int]:
+    """The value at a position, and its end; objects directly behind one another that say different things as a list.
+
+    Raises:
+        ValueError, RecursionError: there is none.
+    """
+    value, end = _DECODER.raw_decode(text, position)
+    row = [value]
+    while isinstance(row[-1], dict) and len(row) < MAX_PARTS and (space := _NEXT_OBJECT.match(text, end)):
+        try:
+            value, after = _DECODER.raw_decode(text, space.end())
+        except (ValueError, RecursionError):
+            break
+        if _strings_in(value) in map(_strings_in, row):
+            break
+        row.append(value)
+        end = after
+    return row if len(row) > 1 else row[0], end
+
+
+def _strings_in(value: dict[str, Any]) -> dict[str, str]:
+    return {key: string for key, string in value.items() if isinstance(string, str)}
 
 
 def _objects(value: Any, depth: int) -> Iterator[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import io
 import json
 import unicodedata
@@ -166,6 +167,21 @@ GOOD = answer("en", "Hello.", es="Hola.")
         json.dumps({"result": json.loads(GOOD)}),
         json.dumps({"answer": GOOD}),
         json.dumps(GOOD),
+        json.dumps(f"```json\n{GOOD}\n```"),
+        json.dumps({"answer": f"Sure:\n```json\n{GOOD}\n```"}),
+        json.dumps(json.dumps(GOOD)),
+        json.dumps(GOOD)[1:-1],
+        str(json.loads(GOOD)),
+        "Here's the answer, it's "
+        + str({**json.loads(GOOD), "note": "it's 'so'", "is_final": True, "x": None}),
+        '{spoken_language: "en", transcript: "Hello.", translations: {es: "Hola."}}',
+        '{"spoken_language": "en", // the language\n"transcript": "Hello.", /* es */ "translations": {"es": "Hola."}}',
+        '{"spoken_language": "en", "transcript": "Hello."\n"translations": {"es": "Hola."}}',
+        GOOD.replace('"', "”").replace("{”", "{“").replace(" ”", " “"),
+        html.escape(GOOD),
+        '{"spoken_language": "en", "transcript": "Hello.", "translations": "{\\"es\\": \\"Hola.\\"}"}',
+        '{"spoken_language": "en", "transcript": "Hello.", "translations": [{"source_language": "en", '
+        '"target_language": "es", "translated_text": "Hola."}]}',
         "\ufeff" + GOOD,
         GOOD[:-1],
         GOOD[:-1] + ",}",
@@ -194,7 +210,17 @@ def test_line_ends_and_quotation_marks_in_a_string_are_kept() -> None:
     )
     assert checked(raw, ()).transcript == 'Line one. He said "two", and so on.'
     parts = f"[{answer('en', 'One.', es='Uno.')}, {answer('en', 'Two.', es='Dos.')}]"
-    assert checked(parts, ("es",)) == Translation("en", "One. Two.", {"es": "Uno. Dos."})
+    for joined in (parts, parts[1:-1].replace("}, {", "}\n{")):
+        assert checked(joined, ("es",)) == Translation("en", "One. Two.", {"es": "Uno. Dos."})
+
+
+def test_an_answer_that_comes_twice_with_another_translation_counts_once() -> None:
+    assert checked(GOOD + GOOD.replace("Hola.", "¡Hola!"), ("es",)).translations == {"es": "Hola."}
+
+
+def test_what_looks_like_another_notation_in_a_good_answer_is_left_as_it_is() -> None:
+    said = 'He writes {"transcript": "x"}, // None, &quot;a&quot;: “b”: {key: \'c\'}'
+    assert checked(answer("en", said, es="Hola."), ("es",)).transcript == said
 
 
 @pytest.mark.parametrize(
