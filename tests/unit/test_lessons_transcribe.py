@@ -16,6 +16,7 @@ from archive.rooms import Archive, Room
 from config import Settings
 from core.backoff import Backoff
 from core.errors import RetryLater
+from core.plausibility import ECHO
 from core.records import RoomInfo
 from devtools import sound
 from devtools.gemini_server import KEY, Call, GeminiServer
@@ -28,7 +29,7 @@ from lesson_tools.transcription import TranscriptionOptions, estimate, is_in_sha
 from support import ROOT
 from support.commands import Result, environment, run_in_thread, run_process
 from text import gate
-from translator import GeminiTranslator
+from translator import INSTRUCTION, GeminiTranslator
 
 pytestmark = pytest.mark.slow
 
@@ -348,6 +349,18 @@ async def collected(settings: Settings) -> tuple[int, int]:
         return await service.collect()
     finally:
         await service.aclose()
+
+
+async def test_an_echo_of_the_instruction_is_marked_in_a_batch_too(
+    tmp_path: Path, gemini: GeminiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = record_room(tmp_path)
+    settings = settings_of(tmp_path, gemini)
+    echo = json.dumps({"spoken_language": "en", "transcript": INSTRUCTION[:60], "translations": {}})
+    monkeypatch.setattr("translator.text_of", lambda response: (echo, ""))
+    await submitted(settings, TranscriptionOptions(settings.gemini_model, settings.target_languages))
+    await collected(settings)
+    assert {line["doubt"] for line in lines(room)} == {ECHO}
 
 
 @pytest.mark.parametrize(("step", "is_there"), [("upload", False), ("create", False), ("created", True)])
