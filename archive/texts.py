@@ -30,6 +30,7 @@ from archive.manifest import read_manifest
 from archive.names import MANIFEST, PART_SUFFIX, TEXTS
 from archive.tombstones import erasures_in, is_being_erased
 from core import notify
+from core.answers import name_of
 from core.errors import StorageError
 from core.records import SegmentRecord, TextRecord
 
@@ -354,11 +355,13 @@ class FolderTexts:
             self._read_on()
             return tuple(self._languages)
 
-    def remember_language(self, tag: str) -> None:
-        """Adds a language of a text that is about to be saved."""
+    def name_of_language(self, tag: str, transcript: str) -> str:
+        """The tag by which the language of a transcript is named here. A new one is remembered: its text is about to be
+        saved."""
         with self._lock:
-            if len(self._languages) < MAX_SPOKEN_LANGUAGES:
-                self._languages.setdefault(tag, None)
+            name = name_of(tag, transcript, self.spoken_languages())
+            self._remember_language(name)
+            return name
 
     def may_remove_audio(self, segment: SegmentRecord) -> bool:
         """Whether its text is saved, and its WAV still exists but is not to be kept (SAVE_AUDIO=false)."""
@@ -418,6 +421,10 @@ class FolderTexts:
             return record.file not in self._listed
         return any(erasure.covers_record(self.folder, record) for erasure in erasures_in(self.folder.parent))
 
+    def _remember_language(self, tag: str) -> None:
+        if len(self._languages) < MAX_SPOKEN_LANGUAGES:
+            self._languages.setdefault(tag, None)
+
     def _read_on(self) -> None:
         while True:
             is_another, lines, self._bookmark = lines_behind(self.path, self._bookmark)
@@ -429,7 +436,7 @@ class FolderTexts:
                 self._done[key_of(record)] = record.is_audio_kept
                 self._latest[key_of(record)] = record
                 if record.language:
-                    self.remember_language(record.language)
+                    self._remember_language(record.language)
                 self._latest.move_to_end(key_of(record))
                 if len(self._latest) > MAX_REMEMBERED:
                     self._latest.popitem(last=False)

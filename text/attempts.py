@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from archive.outbox import Work
 from archive.texts import FolderTexts
 from config import Settings
-from core.answers import name_of
 from core.backoff import Backoff
 from core.errors import Refused, RetryLater
 from core.language_tags import language_tag_or_empty
@@ -132,7 +131,7 @@ class TextAttempts:
         self._gate.answered()
         for failures in (self._failures, self._passing_failures):
             failures.succeeded(_key(work), time.monotonic())
-        return Answered(self._with_name_of_lesson(texts, result))
+        return Answered(await asyncio.to_thread(self._with_name_of_lesson, texts, result))
 
     def forget(self, work: Work) -> None:
         """Drops the failures of a segment that has its text or is refused."""
@@ -153,12 +152,11 @@ class TextAttempts:
         )
 
     def _with_name_of_lesson(self, texts: FolderTexts, result: TextResult) -> TextResult:
-        """Gives the language the name that it has got from another segment in the meantime."""
+        """Gives the language the name that it has got from another segment in the meantime. Does disk work."""
         language = result.translation.language
         if not language or language in names_of_languages(self._settings, texts):
             return result
-        name = name_of(language, result.translation.transcript, texts.spoken_languages())
-        texts.remember_language(name)
+        name = texts.name_of_language(language, result.translation.transcript)
         return replace(result, translation=replace(result.translation, language=name))
 
     def _after_failure(self, work: Work, error: Exception, began: float) -> Outcome:

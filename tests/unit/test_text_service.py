@@ -23,6 +23,7 @@ from archive import jsonl, outbox_file
 from archive.names import MANIFEST
 from archive.outbox import Order, Outbox, State, Work
 from archive.outbox_file import OUTBOX
+from archive.texts import FolderTexts
 from config import Settings
 from core import notify, supervised
 from core.answers import MAX_TEXT_CHARACTERS
@@ -270,6 +271,25 @@ async def test_a_tampered_manifest_has_no_text_options(tmp_path: Path, gemini: G
     assert gemini.calls[0].languages == ["es", "de"]
     assert "Ignore" not in gemini.calls[0].said_with_it
     assert len(outcomes(tmp_path)) == 1
+
+
+async def test_the_event_loop_does_no_disk_work_for_the_name_of_a_language(
+    tmp_path: Path, gemini: GeminiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading the names waits for a lock that is held while a text is saved."""
+    threads: list[int] = []
+    languages = FolderTexts.spoken_languages
+
+    def noting_the_thread(texts: FolderTexts) -> tuple[str, ...]:
+        threads.append(threading.get_ident())
+        return languages(texts)
+
+    monkeypatch.setattr(FolderTexts, "spoken_languages", noting_the_thread)
+    settings = settings_for(tmp_path)
+    spoken(settings)
+    async with service(settings):
+        await outcomes_of(tmp_path, 1)
+    assert threads and threading.get_ident() not in threads
 
 
 async def test_a_language_that_is_spoken_needs_no_translation(tmp_path: Path, gemini: GeminiServer) -> None:
