@@ -98,7 +98,10 @@ def _options() -> tuple[list[str], Options]:
     )
     parser.add_argument("--full", action="store_true", help="200 rooms, 20 runs of ten rooms, longer windows")
     parser.add_argument(
-        "--speech", type=Path, metavar="FOLDER", help="measure `speech` and `detector` on your recordings, too"
+        "--speech",
+        type=Path,
+        metavar="FOLDER",
+        help="measure `speech` and `detector` on your recordings, too",
     )
     given = parser.parse_args()
     unknown = [name for name in given.names if name not in KNOWN]

@@ -28,6 +28,7 @@ from recording.caption_order import Caption, CaptionOrder
 from recording.caption_sender import CaptionSender
 from recording.caption_texts import TextsFollower
 from recording.roles import MAX_PARTICIPANTS
+from recording.rpc_methods import RpcMethods
 
 logger = logging.getLogger("recorder")
 
@@ -63,6 +64,7 @@ class Captions:
         self._info = info
         self._settings = settings
         self._sender = CaptionSender(room, info)
+        self._methods = RpcMethods(room)
         self._order = CaptionOrder()
         self._follower: TextsFollower | None = None
         self._folder: Path | None = None
@@ -90,7 +92,7 @@ class Captions:
         """Evaluates the requested languages and registers the RPC. Call it right after connecting."""
         self._update_languages()
         choices = json.dumps(language_choices(offered_languages(self._settings)), ensure_ascii=False)
-        self._room.local_participant.register_rpc_method(LANGUAGES_METHOD, lambda _: choices)
+        self._methods.offer(LANGUAGES_METHOD, lambda _: choices)
 
     def languages(self) -> tuple[str, ...]:
         """The languages that participants in the room request now."""
@@ -118,8 +120,7 @@ class Captions:
         self._stop_listening()
         self._disk.shutdown(wait=False)
         self._log(logging.INFO, f"Captions over: {self._sent} shown, {self._order.skipped} came too late")
-        # A method that stays registered keeps the room in memory, as in RoomRecorder.aclose.
-        self._room.local_participant.unregister_rpc_method(LANGUAGES_METHOD)
+        self._methods.withdraw()
 
     async def _work(self) -> None:
         while not self._is_over():

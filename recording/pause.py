@@ -20,6 +20,7 @@ from core.audit import AuditEvent, audit
 from core.records import RoomInfo
 from core.trouble import trouble_of
 from recording.room_log import RoomLog
+from recording.rpc_methods import RpcMethods
 
 PAUSE_METHOD = "recorder/pause"
 RESUME_METHOD = "recorder/resume"
@@ -90,6 +91,7 @@ class Pause:
         self._is_teacher = is_teacher
         self._on_change = on_change
         self._log = log
+        self._methods = RpcMethods(room)
         self._in_metadata = False
         self._requested: bool | None = None
         """What a teacher has requested and the room's metadata does not say yet; None: what it says holds."""
@@ -112,12 +114,11 @@ class Pause:
         """Reads the state and offers the RPCs. Call it right after connecting, before anything is subscribed to."""
         self._has_begun = True
         self._on_metadata_changed()
-        self._room.local_participant.register_rpc_method(PAUSE_METHOD, self._pause)
-        self._room.local_participant.register_rpc_method(RESUME_METHOD, self._resume)
+        self._methods.offer(PAUSE_METHOD, self._pause)
+        self._methods.offer(RESUME_METHOD, self._resume)
 
     def close(self) -> None:
-        for method in (PAUSE_METHOD, RESUME_METHOD):  # what stays registered keeps the room in memory
-            self._room.local_participant.unregister_rpc_method(method)
+        self._methods.withdraw()
 
     async def _pause(self, call: rtc.RpcInvocationData) -> str:
         return await self._request(call.caller_identity, is_paused=True)

@@ -28,6 +28,7 @@ from recording.encryption import Encryption
 from recording.pause import Pause
 from recording.people import People
 from recording.room_log import RoomLog
+from recording.rpc_methods import RpcMethods
 from recording.segment_writer import SegmentWriter
 from recording.streams import Streams
 from recording.track import audio_of
@@ -72,8 +73,8 @@ class RoomRecorder:
         self._announcement = Announcement(
             room, self._tracks.recorded_identities, lambda: self._pause.is_paused, self._log
         )
+        self._methods = RpcMethods(room)
         self._watching: list[asyncio.Task[None]] = []
-        self._has_begun = False
         self._is_closed = False
 
     def attach(self) -> None:
@@ -110,10 +111,9 @@ class RoomRecorder:
 
     def begin(self) -> None:
         """Handles the participants who are already in the room. Call it right after connecting."""
-        self._has_begun = True
         people = list(self._room.remote_participants.values())
         self._log(logging.INFO, f"Connected to room {self._info.name} ({len(people)} participants)")
-        self._room.local_participant.register_rpc_method(recorder_ping.METHOD, self._answer_ping)
+        self._methods.offer(recorder_ping.METHOD, self._answer_ping)
         loops = {
             "watch over tracks": self._watch_tracks,
             "watch over packets": self._watch.watch_packets,
@@ -140,7 +140,6 @@ class RoomRecorder:
             return
         self._is_closed = True
         self._announcement.cancel()
-        self._pause.close()
         for task in self._watching:
             task.cancel()
         self._watch.close()
@@ -156,9 +155,8 @@ class RoomRecorder:
             f"{len(totals.participants)} participants, {totals.lost_seconds:.1f} s lost, "
             f"{totals.gap_seconds:.1f} s of gaps",
         )
-        if self._has_begun:
-            # A method that stays registered keeps the room in the native client's memory for ever: half a megabyte.
-            self._room.local_participant.unregister_rpc_method(recorder_ping.METHOD)
+        self._pause.close()
+        self._methods.withdraw()
 
     def cut(self) -> None:
         """Closes every open segment and continues to record. For a worker that may be killed soon."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -839,6 +840,32 @@ async def test_a_room_that_has_ended_answers_no_more_calls(lesson: Lesson) -> No
     await lesson.recorder.aclose()
     offered = {call.args[0] for call in me.register_rpc_method.call_args_list}
     assert {call.args[0] for call in me.unregister_rpc_method.call_args_list} == offered != set()
+
+
+async def test_a_room_that_could_not_be_joined_closes_like_any_other(
+    tmp_path: Path, worker_state: WorkerState, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = Settings(output_dir=str(tmp_path), captions=True, gemini_api_key="k", target_languages=("es",))
+    caplog.set_level(logging.INFO, "recorder")
+    before = asyncio.all_tasks()
+    recorder = RoomRecorder(rtc.Room(), ROOM, settings, Detector)
+    recorder.attach()
+    await recorder.aclose()
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == before
+    assert "Room over" in caplog.text and "Captions over" in caplog.text
+
+
+async def test_a_client_that_has_failed_does_not_keep_the_room_from_closing(
+    lesson: Lesson, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "recorder")
+    begins(lesson)
+    lesson.room.rtc.local_participant.unregister_rpc_method.side_effect = RuntimeError(
+        "the client has failed"
+    )
+    await lesson.recorder.aclose()
+    assert "Room over" in caplog.text
 
 
 async def test_speech_before_the_recorder_joined_is_one_gap(lesson: Lesson) -> None:
