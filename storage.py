@@ -132,6 +132,7 @@ class RoomFolder:
             progress.recorder_sid,
             self._agent_name,
             progress.no_teachers,
+            progress.unstored_pause,
         )
         write_note(self.path, note)
 

@@ -60,6 +60,8 @@ class RoomProgress(NamedTuple):
     """The recorder's own participant sid."""
     no_teachers: tuple[str, ...] = ()
     """The sids of participants who were no teachers when they were first seen, and may change their own role."""
+    unstored_pause: bool | None = None
+    """What a teacher has requested (True: a pause) and the room's metadata does not say; None: nothing."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ class HandoverNote:
     """Its AGENT_NAME."""
     no_teachers: tuple[str, ...] = ()
     """The sids of participants who were no teachers when they were first seen, and may change their own role."""
+    unstored_pause: bool | None = None
+    """What a teacher has requested (True: a pause) and the room's metadata does not say; None: nothing."""
 
     def to_line(self) -> bytes:
         """Encodes the note as one line of JSON."""
@@ -101,6 +105,7 @@ class HandoverNote:
                 "recorder_sid": self.recorder_sid,
                 "agent_name": self.agent_name,
                 "no_teachers": self.no_teachers,
+                "unstored_pause": self.unstored_pause,
             }
         )
 
@@ -125,6 +130,7 @@ class HandoverNote:
             str(note.get("recorder_sid", "")),
             str(note.get("agent_name", "")),
             tuple(str(sid) for sid in note.get("no_teachers", ())),
+            pause if isinstance(pause := note.get("unstored_pause"), bool) else None,
         )
 
 

@@ -1,13 +1,15 @@
 """Pausing the recording of a room: by a teacher's RPC, or by the app in the room's metadata (docs/apps.md).
 
 The state is kept in the room's metadata, ``{"recording": "paused"}``, so that it outlives this recorder. A teacher's
-RPC takes effect at once and then writes it there, beside what the app has in the metadata. Participants cannot write a
+RPC takes effect at once and then writes it there, beside what the app has in the metadata. Until that succeeds, the
+handover note has it for the next recorder. Participants cannot write a
 room's metadata, and an RPC of anybody but a teacher is refused.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 from collections.abc import Callable
@@ -18,7 +20,9 @@ from livekit import api, rtc
 from config import Settings
 from core.audit import AuditEvent, audit
 from core.records import RoomInfo
-from core.trouble import trouble_of
+from core.supervised import supervised
+from core.trouble import Trouble, trouble_of
+from recording.role_reading import MAX_METADATA_CHARACTERS
 from recording.room_log import RoomLog
 from recording.rpc_methods import RpcMethods
 
@@ -36,8 +40,8 @@ NOT_ALLOWED = 403
 STORE_SECONDS = 5.0
 """How long writing the room's metadata may take."""
 
-MAX_METADATA_CHARACTERS = 1_000_000
-"""Longer metadata of a room is not read."""
+RETRY_SECONDS = 5.0
+"""How long after a failure it is tried again."""
 
 
 def state_name(*, is_paused: bool) -> str:
@@ -95,7 +99,14 @@ class Pause:
         self._in_metadata = False
         self._requested: bool | None = None
         """What a teacher has requested and the room's metadata does not say yet; None: what it says holds."""
-        self._storing = asyncio.Lock()
+        self._more = asyncio.Event()
+        """There may be something to store."""
+        self._attempted = asyncio.Event()
+        """The last request was stored, or that has failed. Until then changes of the metadata may come from the request
+        before it."""
+        self._attempted.set()
+        self._storing: asyncio.Task[None] | None = None
+        self._trouble = Trouble()
         self._is_refusal_logged = False
         self._has_begun = False
         self._is_paused = False
@@ -103,7 +114,18 @@ class Pause:
     @property
     def is_paused(self) -> bool:
         """The state; events of the room may ask for it before :meth:`begin`."""
-        return self._is_paused if self._has_begun else is_paused_in(self._room.metadata or "")
+        if self._has_begun:
+            return self._is_paused
+        return is_paused_in(self._room.metadata or "") if self._requested is None else self._requested
+
+    @property
+    def unstored(self) -> bool | None:
+        """What a teacher has requested (True: a pause) and could not be stored, for the next recorder; None: nothing."""
+        return self._requested if self._trouble.current else None
+
+    def take_over(self, unstored: bool | None) -> None:
+        """Takes over what the recorder before could not store. Call it before connecting."""
+        self._requested = unstored
 
     def attach(self) -> None:
         """Subscribes to the room's events. Call it before connecting."""
@@ -113,11 +135,16 @@ class Pause:
     def begin(self) -> None:
         """Reads the state and offers the RPCs. Call it right after connecting, before anything is subscribed to."""
         self._has_begun = True
+        self._in_metadata = is_paused_in(self._room.metadata or "")
         self._on_metadata_changed()
+        self._storing = supervised(self._keep_stored, "pause", room=self._info.sid, room_name=self._info.name)
         self._methods.offer(PAUSE_METHOD, self._pause)
         self._methods.offer(RESUME_METHOD, self._resume)
 
     def close(self) -> None:
+        """Call it when everything is saved. Idempotent."""
+        if self._storing is not None:
+            self._storing.cancel()
         self._methods.withdraw()
 
     async def _pause(self, call: rtc.RpcInvocationData) -> str:
@@ -127,7 +154,7 @@ class Pause:
         return await self._request(call.caller_identity, is_paused=False)
 
     async def _request(self, caller: str, *, is_paused: bool) -> str:
-        """Takes effect at once, then waits until it is stored.
+        """Takes effect at once, then waits for the first attempt to store it.
 
         Raises:
             rtc.RpcError: the caller is no teacher.
@@ -140,22 +167,46 @@ class Pause:
                 )
             raise rtc.RpcError(NOT_ALLOWED, "only a teacher may pause or resume the recording")
         self._requested = is_paused
+        self._attempted.clear()
+        self._more.set()
         self._update(caller)
-        async with self._storing:
-            if self._requested is is_paused:  # no later request has replaced it
-                await self._store(is_paused=is_paused)
+        await self._attempted.wait()
         return state_name(is_paused=self.is_paused)
 
-    async def _store(self, *, is_paused: bool) -> None:
+    async def _keep_stored(self) -> None:
+        """Writes what a teacher has requested into the room's metadata, again and again until it is there."""
+        while True:
+            self._more.clear()
+            requested = self._requested
+            problem = "" if requested is None else await self._store(is_paused=requested)
+            if self._requested is not requested:
+                continue  # a later request has replaced it, or the metadata decides now
+            self._report(problem)
+            self._attempted.set()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RETRY_SECONDS if problem else None):
+                    await self._more.wait()
+
+    async def _store(self, *, is_paused: bool) -> str:
+        """Returns why the room's metadata does not have the state; empty: it has."""
         try:
             async with asyncio.timeout(STORE_SECONDS):
-                problem = await self._write_metadata(is_paused=is_paused)
+                return await self._write_metadata(is_paused=is_paused)
         except Exception as error:  # the state holds in this recorder, whatever is wrong with the server
-            problem = trouble_of(error)
-        if problem:
-            state = state_name(is_paused=is_paused)
-            message = f"The room's metadata does not say that the recording is {state}: {problem}"
-            self._log(logging.WARNING, f"{message}. It holds until another recorder takes over")
+            return trouble_of(error)
+
+    def _report(self, problem: str) -> None:
+        if not problem:
+            if self._trouble.ends():
+                self._log(logging.INFO, "The room's metadata says whether the recording is paused")
+            return
+        state = state_name(is_paused=self._is_paused)
+        message = f"The room's metadata does not say that the recording is {state}: {problem}"
+        if self._trouble.begins(message):
+            self._log(
+                logging.WARNING,
+                f"{message}. It is tried again. It holds until another recorder takes over on another disk",
+            )
 
     async def _write_metadata(self, *, is_paused: bool) -> str:
         """Writes the state into the room's metadata. Returns why that is not possible; empty if it was done."""
@@ -178,8 +229,10 @@ class Pause:
     def _on_metadata_changed(self, *_: object) -> None:
         before, self._in_metadata = self._in_metadata, is_paused_in(self._room.metadata or "")
         is_changed = before is not self._in_metadata
-        if self._requested is self._in_metadata or (is_changed and not self._storing.locked()):
+        if self._requested is self._in_metadata or (is_changed and self._attempted.is_set()):
             self._requested = None
+        if self._trouble.current:
+            self._more.set()
         self._update("")
 
     def _update(self, caller: str) -> None:

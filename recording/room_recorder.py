@@ -108,6 +108,7 @@ class RoomRecorder:
         before = await self._writer.note_before()
         if before is not None:
             self._people.take_over(before.no_teachers)
+            self._pause.take_over(before.unstored_pause)
 
     def begin(self) -> None:
         """Handles the participants who are already in the room. Call it right after connecting."""
@@ -284,7 +285,9 @@ class RoomRecorder:
 
     def _progress(self) -> RoomProgress:
         return self._tracks.progress()._replace(
-            recorder_sid=self._room.local_participant.sid, no_teachers=self._people.no_teachers()
+            recorder_sid=self._room.local_participant.sid,
+            no_teachers=self._people.no_teachers(),
+            unstored_pause=self._pause.unstored,
         )
 
     async def _answer_ping(self, _: rtc.RpcInvocationData) -> str:

@@ -17,7 +17,7 @@ from livekit import api, rtc
 
 from config import Settings
 from devtools.room_folders import STUDENT, TEACHER, gaps, until
-from recording import pause, streams, track_watch
+from recording import pause, role_reading, streams, track_watch
 from recording.gaps import MIN_GAP_SECONDS
 from recording.pause import is_paused_in, with_state
 from recording.room_recorder import RoomRecorder
@@ -50,7 +50,7 @@ PAUSED = '{"recording": "paused"}'
         ("paused", False),
         ('["recording", "paused"]', False),
         ('{"recording":' * 100_000, False),
-        (" " * pause.MAX_METADATA_CHARACTERS + PAUSED, False),
+        (" " * role_reading.MAX_METADATA_CHARACTERS + PAUSED, False),
     ],
 )
 def test_the_state_is_read_from_the_room_s_metadata(metadata: str, is_paused: bool) -> None:
@@ -237,6 +237,55 @@ async def test_a_pause_that_cannot_be_stored_holds_all_the_same(
     lesson.room.sets_metadata("Chemistry")
     assert not lesson.is_recorded, "other changes of the metadata do not end it"
     assert await lesson.call("recorder/resume", "anna") == "on"
+
+
+@pytest.mark.parametrize("problem", ["the server is away", "metadata of another kind"])
+async def test_a_pause_is_stored_as_soon_as_it_can_be(
+    lesson: Lesson, monkeypatch: pytest.MonkeyPatch, problem: str
+) -> None:
+    await begin(lesson)
+    if problem == "the server is away":
+        monkeypatch.setattr(pause, "RETRY_SECONDS", 0.02)
+        lesson.api.is_away = True
+    else:
+        lesson.room.sets_metadata("Physics")
+    await lesson.call("recorder/pause", "anna")
+    assert not lesson.api.written
+    lesson.api.is_away = False
+    if problem == "metadata of another kind":
+        lesson.room.sets_metadata('{"title": "Physics"}')
+    await until(lambda: is_paused_in(lesson.room.rtc.metadata), "it is stored")
+    lesson.room.sets_metadata("")
+    await asyncio.sleep(0.1)
+    assert len(lesson.api.written) == 1 and is_asked_for(lesson.anna, "TR_1"), "then the app decides"
+
+
+async def test_a_pause_is_stored_though_its_call_was_cancelled(lesson: Lesson) -> None:
+    """The SDK cancels the handler of a call when the caller's deadline is over."""
+    await begin(lesson)
+    lesson.api.delay_seconds = 0.05
+    call = asyncio.create_task(lesson.call("recorder/pause", "anna"))
+    await asyncio.sleep(0.01)
+    call.cancel()
+    await until(lambda: is_paused_in(lesson.room.rtc.metadata), "it is stored")
+
+
+@pytest.mark.parametrize(("method", "metadata"), [("recorder/pause", "Physics"), ("recorder/resume", PAUSED)])
+async def test_the_next_recorder_knows_what_could_not_be_stored(
+    lesson: Lesson, method: str, metadata: str
+) -> None:
+    lesson.room.rtc.metadata = metadata
+    lesson.recorder.attach()
+    lesson.recorder.begin()
+    lesson.api.is_away = True
+    await lesson.call(method, "anna")
+    await lesson.recorder.aclose()
+    successor = RoomRecorder(lesson.room.rtc, ROOM, Settings(output_dir=str(lesson.folder.parent)), Detector)
+    await successor.prepare()
+    lesson.anna.track_publications["TR_1"].set_subscribed.reset_mock()
+    successor.begin()
+    assert is_asked_for(lesson.anna, "TR_1") is (method == "recorder/resume")
+    await successor.aclose()
 
 
 async def test_of_several_requests_the_last_one_holds(lesson: Lesson) -> None:
