@@ -33,7 +33,7 @@ from recording.segment_writer import SegmentWriter
 from recording.streams import Streams
 from recording.track import audio_of
 from recording.track_state import TrackEvent
-from recording.track_watch import Rounds, TrackWatch
+from recording.track_watch import TrackWatch, next_round
 from recording.tracks import Tracks
 
 SPEAKING_LANGUAGE_ATTRIBUTE = "speaking_language"
@@ -273,9 +273,8 @@ class RoomRecorder:
         self._tracks.leave()
 
     async def _watch_tracks(self) -> None:
-        rounds = Rounds()
         while True:
-            await rounds.next()
+            await next_round()
             if self._tracks.reconnecting_since is None:
                 self._watch.check_frames()
                 self._tracks.forget_recently_gone()

@@ -56,29 +56,25 @@ LATE_AUDIO_SECONDS = 1.0
 """A jitter buffer that delays audio by more than this is reported: the dates of segments are late by as much."""
 
 
-class Rounds:
-    """The rounds of a watch, which notices if this process has not run in between.
+async def next_round() -> float:
+    """Waits for the next round of a watch. Returns for how many seconds this process has not run meanwhile; 0: it has.
 
-    What the system has kept meanwhile arrives within a moment, so after a late round it waits for one more before
-    anything is judged.
+    What the system has kept then arrives within a moment, so after a late round it waits for one more before anything
+    is judged.
     """
+    late = await _late()
+    if late < LATE_ROUND_SECONDS:
+        return 0.0
+    await _late()
+    return late
 
-    def __init__(self) -> None:
-        self._last = time.monotonic()
 
-    async def next(self) -> float:
-        """Waits for the next round. Returns for how many seconds this process has not run since the last; 0: it has."""
-        late = await self._wait()
-        if late < LATE_ROUND_SECONDS:
-            return 0.0
-        await self._wait()
-        return late
-
-    async def _wait(self) -> float:
-        """Waits for a round, and returns by how much it is late."""
-        await asyncio.sleep(WATCH_SECONDS)
-        before, self._last = self._last, time.monotonic()
-        return self._last - before - WATCH_SECONDS
+async def _late() -> float:
+    """Waits for a round, and returns by how many seconds that took too long. What a round does itself does not count:
+    a query may hang."""
+    began = time.monotonic()
+    await asyncio.sleep(WATCH_SECONDS)
+    return time.monotonic() - began - WATCH_SECONDS
 
 
 class TrackWatch:
@@ -139,9 +135,8 @@ class TrackWatch:
         The time in which this process did not run is a gap: the system and the jitter buffer keep a few seconds, and
         nothing says reliably what they dropped.
         """
-        rounds = Rounds()
         while True:
-            stopped_seconds = await rounds.next()
+            stopped_seconds = await next_round()
             if stopped_seconds:
                 self._report_stop(stopped_seconds)
             for track, stream in self._tracks.streaming():

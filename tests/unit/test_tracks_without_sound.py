@@ -811,6 +811,20 @@ async def test_a_track_whose_packets_cannot_be_counted_hides_no_other(
     await until(lambda: "TR_2" in open_gaps(heard_lesson.recorder), "it is noticed")
 
 
+async def test_a_query_that_hangs_is_no_stop_of_the_process(
+    heard_lesson: Lesson, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(track_watch, "LATE_ROUND_SECONDS", 0.4)
+    monkeypatch.setattr(track_watch, "STATS_SECONDS", 0.6)
+    ben = heard_lesson.room.joins("ben", TEACHER, "TR_2")
+    heard_lesson.room.subscribed(ben, "TR_2")
+    one = recorded_streams(heard_lesson.recorder)["TR_2"].packets
+    monkeypatch.setattr(one, "query", asyncio.Event().wait)
+    await asyncio.sleep(1.5)
+    assert "This process did not run" not in caplog.text
+    assert await heard_lesson.gaps() == []
+
+
 async def test_a_muted_or_stuttering_track_leaves_no_gap(heard_lesson: Lesson) -> None:
     heard_lesson.room.is_wire_cut = heard_lesson.publication.muted = True
     await asyncio.sleep(0.4)
