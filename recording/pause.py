@@ -120,7 +120,7 @@ class Pause:
 
     @property
     def unstored(self) -> bool | None:
-        """What a teacher has requested (True: a pause) and could not be stored, for the next recorder; None: nothing."""
+        """What a teacher has requested (True: a pause) and could not be stored; None: nothing."""
         return self._requested if self._trouble.current else None
 
     def take_over(self, unstored: bool | None) -> None:

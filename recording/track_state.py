@@ -191,7 +191,13 @@ def _rows_of_requests() -> Iterator[_Row]:
     dropped = (a.CLOSE_GAP, a.FREE_PLACE)
     unpublished = Stop(EndReason.UNPUBLISHED)
 
-    yield NOT_REQUESTED, e.ADMITTED, s.REQUESTED, (a.SUBSCRIBE,)
+    yield NOT_REQUESTED - {s.PAUSED}, e.ADMITTED, s.REQUESTED, (a.SUBSCRIBE,)
+    yield (
+        {s.PAUSED},
+        e.ADMITTED,
+        s.REQUESTED,
+        (a.CLOSE_GAP, a.SUBSCRIBE),
+    )  # what is lost now has another reason
     yield NOT_REQUESTED - {s.WAITING_FOR_PLACE}, e.NO_PLACE, s.WAITING_FOR_PLACE, (over_bound,)
     yield NOT_REQUESTED - {s.PAUSED}, e.NO_KEY, s.NO_KEY, (OpenGap(GapReason.ENCRYPTED),)
     yield {s.PAUSED}, e.NO_KEY, s.NO_KEY, (undecryptable,)

@@ -16,8 +16,9 @@ import pytest
 from livekit import api, rtc
 
 from config import Settings
+from core.records import parse_utc
 from devtools.room_folders import STUDENT, TEACHER, gaps, until
-from recording import pause, role_reading, streams, track_watch
+from recording import pause, role_reading, streams, track_watch, tracks
 from recording.gaps import MIN_GAP_SECONDS
 from recording.pause import is_paused_in, with_state
 from recording.room_recorder import RoomRecorder
@@ -180,6 +181,22 @@ async def test_a_teacher_pauses_and_resumes(lesson: Lesson) -> None:
     await until(
         lambda: [gap["reason"] for gap in gaps(lesson.folder)][-1:] == ["paused"], "the gap is listed"
     )
+
+
+async def test_what_is_lost_after_the_pause_is_not_listed_as_paused(
+    lesson: Lesson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracks, "LATE_SECONDS", 0.1)
+    await begin(lesson)
+    await lesson.call("recorder/pause", "anna")
+    await asyncio.sleep(MIN_GAP_SECONDS)
+    await lesson.call("recorder/resume", "anna")
+    await asyncio.sleep(0.2)  # the server takes its time
+    lesson.room.subscribed(lesson.anna, "TR_1")
+    await until(lambda: gaps(lesson.folder)[-1]["reason"] == "deaf", "it is listed")
+    paused, late = gaps(lesson.folder)[-2:]
+    assert (paused["reason"], late["reason"]) == ("paused", "deaf")
+    assert parse_utc(paused["end"]) <= parse_utc(late["start"])
 
 
 @pytest.mark.parametrize("caller", ["sam", "nobody", ""])

@@ -190,9 +190,20 @@ a lesson that is paused and resumed
     paused                            paused              gap instead: paused, unsubscribe, stop: recording_paused
     unsubscribed                      paused
     paused                            paused
-    admitted                          requested           subscribe
+    admitted                          requested           close gap, subscribe
     arrived                           subscribed          start
     first packet                      receiving           close gap
+
+a lesson that is resumed, and a server that delivers late
+    (paused)
+    admitted                          requested           close gap, subscribe
+    arrived late                      subscribed          gap: deaf, start
+    first packet                      receiving           close gap
+
+a lesson that is resumed, and a publisher who forbids the subscription
+    (paused)
+    admitted                          requested           close gap, subscribe
+    overdue                           not received        gap: forbidden, unsubscribe, retry
 
 a lesson that is paused before a track is delivered
     (requested)
