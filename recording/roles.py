@@ -137,7 +137,7 @@ class RoleRules:
         began_as_teacher = self._began_as_teacher.setdefault(sid, is_teacher)
         self._began_as_teacher.move_to_end(sid)
         if len(self._began_as_teacher) > MAX_PARTICIPANTS:
-            self._began_as_teacher.popitem(last=False)
+            self.forget(next(iter(self._began_as_teacher)))
         return began_as_teacher
 
 

@@ -324,6 +324,15 @@ def test_the_note_for_a_successor_is_bounded() -> None:
     assert len(crowd.no_teachers()) == roles.MAX_NOTED_PARTICIPANTS
 
 
+def test_what_is_remembered_of_participants_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rules of the reconciler see all rooms of the server, and are never told who has left."""
+    monkeypatch.setattr(roles, "MAX_PARTICIPANTS", 5)
+    crowd = rules()
+    for number in range(20):
+        crowd.judge(person(STUDENT, sid=f"PA_{number}", can_update=True))
+    assert crowd.no_teachers() == tuple(f"PA_{number}" for number in range(15, 20))
+
+
 def test_strict_trust_excludes_participants_who_may_change_their_metadata() -> None:
     room = rules(role_trust="strict")
     verdict = room.judge(person(TEACHER, can_update=True))
