@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import aiohttp
 from livekit import api
 
 from archive.handover_note import HandoverNote
-from archive.orphans import Orphan, find_orphans
+from archive.orphans import RECENT_SECONDS, Orphan, find_orphans
 from config import Settings
 
 logger = logging.getLogger("recorder")
@@ -29,8 +31,21 @@ MAX_SHARE = 0.05
 CLAIM_SECONDS = 4.0
 """How long an orphan that this worker takes over is kept from others; its new recorder is in the room by then."""
 
-Replace = Callable[[HandoverNote], Awaitable[bool]]
-"""Asks for another recorder of a room, unless that is in vain. Returns whether it asked."""
+ASK_SECONDS = 5.0
+"""How long asking for one may take. It is locked meanwhile: no other worker can ask."""
+
+AGAIN_SECONDS = 5.0
+"""After this an orphan that needed no recorder, or for which this worker had no place, is looked at again."""
+
+Replace = Callable[[HandoverNote], Awaitable[bool | None]]
+"""Asks for another recorder of a room. Returns whether it asked; False: that is in vain for ever; None: for now."""
+
+
+class _InVain(NamedTuple):
+    written_at: float
+    """When the note was last written (seconds since 1970)."""
+    again_at: float
+    """When to ask again (monotonic clock); infinite: never."""
 
 
 class OrphanWatch:
@@ -42,8 +57,8 @@ class OrphanWatch:
         self._replace = replace
         self._claims: dict[Orphan, float] = {}
         """Orphans that were asked for, and until when they are kept from others (monotonic clock)."""
-        self._hopeless: dict[str, float] = {}
-        """Orphans that need no ping, by their recorder's sid: when the note was written."""
+        self._in_vain: dict[str, _InVain] = {}
+        """Orphans for which no recorder was asked, by their recorder's sid."""
 
     async def run(self) -> None:
         """Looks until cancelled."""
@@ -52,8 +67,9 @@ class OrphanWatch:
                 began = time.monotonic()
                 orphans = await asyncio.to_thread(self._find)
                 took = time.monotonic() - began
-                for orphan in orphans:
-                    await self._take(orphan)
+                async with asyncio.TaskGroup() as tasks:
+                    for orphan in orphans:
+                        tasks.create_task(self._take(orphan))
                 await asyncio.sleep(max(LOOK_SECONDS, took / MAX_SHARE))
                 self._release_claims()
         finally:
@@ -69,13 +85,12 @@ class OrphanWatch:
 
     async def _take(self, orphan: Orphan) -> None:
         """Has a recorder asked for. The orphan is locked meanwhile, so of several workers one asks."""
-        sid = orphan.note.recorder_sid
-        has_asked = False
+        has_asked = None
         try:
-            if self._hopeless.get(sid) != orphan.written_at:
-                has_asked = await self._replace(orphan.note)
-                if not has_asked:
-                    self._hopeless[sid] = orphan.written_at
+            if self._may_ask(orphan):
+                async with asyncio.timeout(ASK_SECONDS):
+                    has_asked = await self._replace(orphan.note)
+                    self._note(orphan, has_asked)
         except (api.TwirpError, aiohttp.ClientError, TimeoutError) as error:  # the next look asks again
             logger.debug("No recorder can be asked for now", exc_info=error)
         finally:
@@ -83,6 +98,18 @@ class OrphanWatch:
                 self._claims[orphan] = time.monotonic() + CLAIM_SECONDS
             else:
                 orphan.lock.release()
+
+    def _may_ask(self, orphan: Orphan) -> bool:
+        asked = self._in_vain.get(orphan.note.recorder_sid)
+        return asked is None or asked.written_at != orphan.written_at or time.monotonic() >= asked.again_at
+
+    def _note(self, orphan: Orphan, has_asked: bool | None) -> None:
+        """Notes when an orphan was asked for in vain; forgets those whose notes are too old to be found again."""
+        earliest = time.time() - RECENT_SECONDS
+        self._in_vain = {sid: asked for sid, asked in self._in_vain.items() if asked.written_at > earliest}
+        if not has_asked:
+            again_at = math.inf if has_asked is False else time.monotonic() + AGAIN_SECONDS
+            self._in_vain[orphan.note.recorder_sid] = _InVain(orphan.written_at, again_at)
 
     def _release_claims(self) -> None:
         """Releases the orphans whose new recorder is there, or has not come in time."""

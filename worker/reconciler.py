@@ -140,25 +140,26 @@ class Reconciler:
             self._looks[room.sid] = look
             look.add_done_callback(lambda look, sid=room.sid: self._on_look_done(look, sid))  # type: ignore[misc]
 
-    async def replace(self, dead: HandoverNote) -> bool:
+    async def replace(self, dead: HandoverNote) -> bool | None:
         """Asks at once for the successor of a recorder that is known to have died, by its note. Returns whether it
-        asked: not if the room is over, did not request this agent, has another recorder, or nobody to be recorded.
+        asked. False: it never will, as the room is over or not for this agent. None: not now, as this worker is full,
+        the room has another recorder, or nobody to be recorded.
 
         Raises:
             api.TwirpError, aiohttp.ClientError, asyncio.TimeoutError: the server does not answer.
         """
         if not self._has_capacity() or self._is_recorded_here(dead.room_sid):
-            return False
+            return None
         named = (await self._livekit.room.list_rooms(api.ListRoomsRequest(names=[dead.room_name]))).rooms
         room = next((room for room in named if room.sid == dead.room_sid), None)
         if room is None or not is_wanted(room.name, self._settings.room_filter):
             return False
         if not await self._is_for_this_agent(room):
             return False
-        if await self._listed_recorder(room) not in (None, dead.recorder_sid) or not await self._has_teacher(
-            room
-        ):
-            return False
+        if await self._listed_recorder(room) not in (None, dead.recorder_sid):
+            return None
+        if not await self._has_teacher(room):
+            return None
         self._asked[room.sid] = _Asked(time.monotonic(), (await self._dispatches(room)).keys())
         worker_state.counters.adoptions.inc()
         logger.info("The recorder of this room has died: asking for another", extra={"room": room.name})

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from archive.handover_note import HandoverNote, RoomProgress
+from archive.handover_note import HandoverNote, NoteLock, RoomProgress
 from archive.names import HANDOVER_NOTE
 from archive.orphans import RECENT_SECONDS, SILENT_SECONDS, Orphan, find_orphans
 from core.records import RoomInfo, utc_now
@@ -112,11 +112,13 @@ def test_one_worker_at_a_time_has_an_orphan(tmp_path: Path, folder: RoomFolder) 
 # --- taking over ---
 
 
-async def watch_over(output_dir: Path, answers: list[bool | Exception], folder: RoomFolder) -> list[str]:
+async def watch_over(
+    output_dir: Path, answers: list[bool | None | Exception], folder: RoomFolder
+) -> list[str]:
     """What a worker asks for until there is no answer left, and for a moment longer."""
     asked: list[str] = []
 
-    async def replace(note: HandoverNote) -> bool:
+    async def replace(note: HandoverNote) -> bool | None:
         asked.append(note.room_sid)
         answer = answers.pop(0)
         if isinstance(answer, Exception):
@@ -148,12 +150,60 @@ async def test_a_room_is_asked_for_once_and_again_if_nobody_comes(
 
 
 async def test_a_room_that_needs_no_recorder_is_not_asked_about_again(
-    tmp_path: Path, folder: RoomFolder
+    tmp_path: Path, folder: RoomFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dies(folder)
+    monkeypatch.setattr(orphan_watch, "AGAIN_SECONDS", 0.02)
     assert await watch_over(tmp_path, [False], folder) == ["RM_1"]
 
 
 async def test_a_server_that_does_not_answer_is_asked_again(tmp_path: Path, folder: RoomFolder) -> None:
     dies(folder)
     assert len(await watch_over(tmp_path, [TimeoutError(), False], folder)) == 2
+
+
+async def test_a_room_that_needs_no_recorder_for_now_is_asked_about_again(
+    tmp_path: Path, folder: RoomFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker was full, or the teacher was out for a moment."""
+    dies(folder)
+    assert await watch_over(tmp_path, [None], folder) == ["RM_1"], "not at once"
+    monkeypatch.setattr(orphan_watch, "AGAIN_SECONDS", 0.02)
+    assert await watch_over(tmp_path, [None, None, True], folder) == ["RM_1"] * 3
+
+
+async def test_an_orphan_that_hangs_delays_no_other_and_is_released(
+    tmp_path: Path, folder: RoomFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orphan_watch, "ASK_SECONDS", 0.5)
+    names = [f"room-{number}" for number in range(10)]
+    for name in names:
+        dies(recorder_in(tmp_path, RoomInfo(name, f"RM_{name}", ROOM.started_at)))
+    dies(folder)
+    asked: list[str] = []
+
+    async def replace(note: HandoverNote) -> bool:
+        asked.append(note.room_name)
+        await asyncio.sleep(60 if note.room_name == "math101" else 0.05)
+        return True
+
+    watch = OrphanWatch(settings_for(tmp_path), replace)
+    running = asyncio.create_task(watch.run())
+    await until(lambda: len(watch._claims) == len(names), "all others have a recorder")
+    assert asked.count("math101") == 1, "while it hangs"
+    await until(lambda: asked.count("math101") == 2, "it is asked for again")
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_orphans_that_cannot_be_found_again_are_forgotten(tmp_path: Path) -> None:
+    async def replace(_: HandoverNote) -> bool:
+        return False
+
+    watch = OrphanWatch(settings_for(tmp_path), replace)
+    now = time.time()
+    for number in range(3):
+        note = HandoverNote("RM_1", utc_now(), recorder_sid=f"PA_{number}")
+        written_at = now - RECENT_SECONDS - 1 if number < 2 else now
+        await watch._take(Orphan(note, written_at, NoteLock(tmp_path)))
+    assert list(watch._in_vain) == ["PA_2"]

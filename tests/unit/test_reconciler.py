@@ -349,13 +349,18 @@ async def test_the_successor_of_a_dead_recorder_is_asked_for_at_once_and_once(li
 )
 async def test_a_room_that_needs_no_successor_gets_none(room: Room) -> None:
     server = Server({"a": room})
-    assert not await reconciler(server).replace(dead("a"))
+    assert await reconciler(server).replace(dead("a")) is None, "but it may need one later"
     assert server.asked_for == []
+
+
+async def test_a_full_worker_asks_for_no_successor_now() -> None:
+    server = Server({"a": Room()})
+    assert await reconciler(server, full=True).replace(dead("a")) is None
 
 
 async def test_another_session_of_the_room_is_not_the_dead_recorder_s() -> None:
     server = Server({"a": Room()})
     note = replace(dead("a"), room_sid="RM_before")
-    assert not await reconciler(server).replace(note)
-    assert not await reconciler(server).replace(dead("over"))
+    assert await reconciler(server).replace(note) is False
+    assert await reconciler(server).replace(dead("over")) is False
     assert server.asked_for == []
