@@ -48,18 +48,17 @@ class VoiceLevel:
 
     def __init__(self) -> None:
         self._voice_db = VOICE_DB
-        self._set_gain()
 
     @property
     def gain(self) -> float:
         """The factor by which the next window is amplified."""
-        return self._gain
+        return float(10 ** ((VOICE_DB - self._voice_db) / 20))
 
     def amplified(self, window: Pcm) -> Pcm:
         """The window as input of the model."""
-        if self._gain == 1.0:
+        if self._voice_db == VOICE_DB:
             return window
-        louder = np.clip(window * np.float32(self._gain), -_FULL_SCALE, _FULL_SCALE - 1)
+        louder = np.clip(window * np.float32(self.gain), -_FULL_SCALE, _FULL_SCALE - 1)
         amplified: Pcm = louder.astype(np.int16)
         return amplified
 
@@ -69,12 +68,8 @@ class VoiceLevel:
         if weight <= 0:
             return
         above = _level_db(window) - self._voice_db
-        self._voice_db += weight * (RISE_SHARE * above if above > 0 else max(above, -FALL_DB))
-        self._set_gain()
-
-    def _set_gain(self) -> None:
-        self._voice_db = min(max(self._voice_db, VOICE_DB - MAX_GAIN_DB), VOICE_DB)
-        self._gain: float = 10 ** ((VOICE_DB - self._voice_db) / 20)
+        voice_db = self._voice_db + weight * (RISE_SHARE * above if above > 0 else max(above, -FALL_DB))
+        self._voice_db = min(max(voice_db, VOICE_DB - MAX_GAIN_DB), VOICE_DB)
 
 
 def _level_db(window: Pcm) -> float:

@@ -324,5 +324,6 @@ def _facts(participant: models.ParticipantInfo) -> ParticipantFacts:
 
 
 def _kind(participant: models.ParticipantInfo) -> str:
+    """As in :mod:`recording.people`, by the server's numbers of the kinds: the client has others."""
     kinds = models.ParticipantInfo.Kind
     return kinds.Name(participant.kind).lower() if participant.kind in kinds.values() else "unknown"
