@@ -2,7 +2,7 @@
 
 Takes the JSON of one ``EgressInfo`` or ``FileInfo`` (from the API, a webhook, or the manifest that egress puts beside
 the file) and lists of them: ``lk egress list --json``, the API's ``ListEgressResponse`` with ``items``, several
-documents one after the other. Names may be in camel case, snake case, or as Go prints a oneof (``Result.File``);
+documents one after the other, with lines of text around them as ``lk`` prints them. Names may be in camel case, snake case, or as Go prints a oneof (``Result.File``);
 nanoseconds may be numbers or text.
 """
 
@@ -23,6 +23,8 @@ from core.records import format_utc
 MAX_FILES = 100_000
 MAX_DEPTH = 8
 """Lists and responses in each other beyond this are not read."""
+_DOCUMENT = re.compile(r"""(?:^|(?<=[}\]]))[ \t\r,]*([{\[])(?=\s*["{}\[\]])""", re.MULTILINE)
+"""Where a document may begin: with a line, or behind another document. ``[x]`` begins none."""
 MAX_DIFFERENCE_SECONDS = 1.0
 """A video and a file of egress may be the same if their lengths differ by no more than this."""
 
@@ -127,17 +129,23 @@ def _base(path: str) -> str:
 # --- the JSON ---
 
 
-def _documents(text: str) -> Iterator[Any]:
-    decoder, position = json.JSONDecoder(), 0
-    text = text.removeprefix("\ufeff").strip()
+def _documents(text: str) -> list[Any]:
+    """Parses the documents in a text. Lines that are no JSON are skipped: ``lk`` says which project it uses.
+
+    Raises:
+        InputError: there is none, or one is not complete.
+    """
+    found, decoder, position = [], json.JSONDecoder(), 0
+    text = text.removeprefix("\ufeff")
     try:
-        while position < len(text):
-            document, position = decoder.raw_decode(text, position)
-            yield document
-            while position < len(text) and text[position] in " \t\r\n,":
-                position += 1
+        while begin := _DOCUMENT.search(text, position):
+            document, position = decoder.raw_decode(text, begin.start(1))
+            found.append(document)
     except (ValueError, RecursionError):
-        raise InputError("it is neither JSON nor an HLS playlist") from None
+        found = []
+    if not found:
+        raise InputError("it is neither JSON nor an HLS playlist")
+    return found
 
 
 def _infos(document: Any, depth: int = 0) -> Iterator[dict[str, Any]]:

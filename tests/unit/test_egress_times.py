@@ -78,6 +78,24 @@ def test_a_file_without_a_start_time_is_refused(text: str) -> None:
         egress_files(text)
 
 
+@pytest.mark.parametrize(
+    "printed",
+    [
+        "Using default project [school]\n{}",
+        "Using url, api-key from environment\n\n{}",
+        "{}\nA new version of lk is available [2.1]\n",
+        "[INFO] reading\n  {}\n[INFO] done {{0}}\n",
+    ],
+)
+@pytest.mark.parametrize("indent", [None, 2])
+def test_lines_around_the_json_are_skipped(printed: str, indent: int | None) -> None:
+    one = json_format.MessageToDict(info(file=FileInfo(filename="a.mp4", started_at=NANOSECONDS)))
+    assert only(printed.format(json.dumps([one], indent=indent))) == BEGAN
+    assert only(printed.format(json.dumps(one, indent=indent))) == BEGAN
+    with pytest.raises(InputError, match="neither JSON"):
+        egress_files(printed.format(json.dumps([one], indent=indent)[:-1]))
+
+
 def test_a_playlist_without_a_date_is_refused() -> None:
     with pytest.raises(InputError):
         recorded_spans("#EXTM3U\n#EXTINF:4.0,\na.ts\n")
