@@ -2,8 +2,8 @@
 
 Takes the JSON of one ``EgressInfo`` or ``FileInfo`` (from the API, a webhook, or the manifest that egress puts beside
 the file) and lists of them: ``lk egress list --json``, the API's ``ListEgressResponse`` with ``items``, several
-documents one after the other, with lines of text around them as ``lk`` prints them. Names may be in camel case, snake case, or as Go prints a oneof (``Result.File``);
-nanoseconds may be numbers or text.
+documents one after the other, with lines of text around them as ``lk`` prints them. Names may be in camel case, snake
+case, or as Go prints a oneof (``Result.File``); nanoseconds may be numbers or text.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
@@ -40,6 +40,8 @@ class EgressFile:
     started_at: datetime
     seconds: float
     """Infinite if that is not known."""
+    is_alone: bool = False
+    """The JSON is one EgressInfo or FileInfo and no list: the user has chosen it."""
 
     def overlap_seconds(self, started_at: datetime, seconds: float) -> float:
         """Returns how much of a time span it contains; negative if it was recorded at another time."""
@@ -72,24 +74,27 @@ def egress_files(text: str) -> list[EgressFile]:
     Raises:
         InputError: it is not JSON, or says of no file when it began.
     """
-    infos = [info for document in _documents(text) for info in _infos(document)]
-    files = [file for info in infos for file in _files(info)] or [_whole(info) for info in infos]
+    documents = _documents(text)
+    infos = [info for document in documents for info in _infos(document)]
+    files = [file for info in infos for file in list(_files(info)) or [_file(info, info)]]
     known = list(dict.fromkeys(file for file in files if file is not None))
     if not known:
         raise InputError("the JSON has no started_at of an egress file")
-    return known[:MAX_FILES]
+    is_alone = len(documents) == 1 and not _is_list(documents[0])
+    return [replace(file, is_alone=is_alone) for file in known[:MAX_FILES]]
 
 
 def chosen_file(files: Sequence[EgressFile], wanted: Wanted) -> EgressFile:
-    """Picks the file that was recorded in the lesson's room at the lesson's time; the only one is picked anyway.
+    """Picks the file that was recorded in the lesson's room at the lesson's time.
 
-    Of several, one that is named like the video comes first, then one of the video's length, then
-    the one that contains most of the lesson.
+    An only file is picked whatever its time, and also that of another room if the JSON is no list. Of several, one that
+    is named like the video comes first, then one that has a name, then one of the video's length, then the one that
+    contains most of the lesson.
 
     Raises:
         InputError: none fits.
     """
-    if len(files) == 1:
+    if len(files) == 1 and (files[0].is_alone or _is_of_room(files[0], wanted)):
         return files[0]
     fitting = [
         file
@@ -110,11 +115,12 @@ def _is_of_room(file: EgressFile, wanted: Wanted) -> bool:
     return file.room_name == wanted.room_name or not (file.room_name or file.room_sid)
 
 
-def _likeness(file: EgressFile, wanted: Wanted) -> tuple[bool, bool, bool, bool, float]:
+def _likeness(file: EgressFile, wanted: Wanted) -> tuple[bool, bool, bool, bool, bool, float]:
     is_finite = math.isfinite(file.seconds)
     begin = (file.started_at - wanted.started_at).total_seconds()
     return (
         bool(file.name) and _base(file.name) == _base(wanted.video_name.partition("?")[0]),
+        bool(file.name),  # an egress without results may have written no file
         abs(file.seconds - wanted.video_seconds) <= MAX_DIFFERENCE_SECONDS,
         bool(file.room_sid) and file.room_sid == wanted.room_sid,
         is_finite,
@@ -148,6 +154,12 @@ def _documents(text: str) -> list[Any]:
     return found
 
 
+def _is_list(document: Any) -> bool:
+    return isinstance(document, list) or (
+        isinstance(document, dict) and isinstance(_plain_names(document).get("items"), list)
+    )
+
+
 def _infos(document: Any, depth: int = 0) -> Iterator[dict[str, Any]]:
     """Yields each EgressInfo or FileInfo in a list, a response or a webhook, with lower-case names without ``_``."""
     if depth > MAX_DEPTH:
@@ -169,7 +181,9 @@ def _plain_names(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _files(info: dict[str, Any]) -> Iterator[EgressFile | None]:
-    """Yields the files of an EgressInfo. They begin some seconds later than the egress itself."""
+    """Yields the files of an EgressInfo. They begin some seconds later than the egress itself.
+
+    A FileInfo and a manifest have none: they tell of one file themselves."""
     result = info.get("result")
     places = {**info, **(_plain_names(result) if isinstance(result, dict) else {})}
     for name in ("fileresults", "segmentresults", "file", "segments"):
@@ -177,11 +191,6 @@ def _files(info: dict[str, Any]) -> Iterator[EgressFile | None]:
         for one in found if isinstance(found, list) else [found]:
             if isinstance(one, dict):
                 yield _file(info, _plain_names(one))
-
-
-def _whole(info: dict[str, Any]) -> EgressFile | None:
-    """A FileInfo, or a manifest without results."""
-    return None if any(info.get(name) for name in ("fileresults", "segmentresults")) else _file(info, info)
 
 
 def _file(info: dict[str, Any], file: dict[str, Any]) -> EgressFile | None:

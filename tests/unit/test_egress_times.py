@@ -195,6 +195,33 @@ def test_the_only_one_is_taken_whatever_its_room() -> None:
     assert chosen_file(egress_files(json_format.MessageToJson(ART)), WANTED).name == "art"
 
 
+def aborted(room: str, began: int = EARLIER) -> EgressInfo:
+    return EgressInfo(egress_id=f"EG_aborted_{room}", room_name=room, started_at=began)
+
+
+@pytest.mark.parametrize(
+    ("listed", "expected"),
+    [
+        ([aborted("math101"), ART], "EG_aborted_math101"),
+        ([aborted("math101"), TODAY], "EG_today"),
+        ([aborted("math101", 0), TODAY], "EG_today"),
+        ([TODAY], "EG_today"),
+        ([YESTERDAY], "EG_yesterday"),
+        ([aborted("math101", 0), ART], None),
+        ([ART], None),
+    ],
+)
+def test_the_file_of_another_room_is_not_taken_from_a_list(
+    listed: list[EgressInfo], expected: str | None
+) -> None:
+    files = egress_files(json_format.MessageToJson(ListEgressResponse(items=listed)))
+    if expected is not None:
+        assert chosen_file(files, WANTED).egress_id == expected
+        return
+    with pytest.raises(InputError, match="none of its 1 files was recorded in room math101"):
+        chosen_file(files, WANTED)
+
+
 def playlist(*entries: tuple[datetime | None, float]) -> str:
     lines = ["#EXTM3U", "#EXT-X-VERSION:4", "#EXT-X-TARGETDURATION:6"]
     for number, (moment, seconds) in enumerate(entries):
