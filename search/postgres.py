@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from core.language_tags import is_same_language
 from core.records import format_utc
 from delivery.postgres_connections import CONNECT_SECONDS
 from delivery.postgres_errors import classify_error
@@ -33,10 +34,8 @@ _FIND = """
     ORDER BY started_at DESC
 """
 _WITH_WORDS = "SELECT segment_id FROM segment_texts WHERE words @@ %({name})s::tsquery"
-_IN_LANGUAGE = """
-    AND (lower(language) = %(language)s OR starts_with(lower(language), %(language)s || '-')
-        OR starts_with(%(language)s, lower(language) || '-'))
-"""
+_IN_LANGUAGE = " AND language = ANY(%(languages)s)"
+_LANGUAGES = "SELECT DISTINCT language FROM segment_texts WHERE words @@ %(words0)s::tsquery"
 
 
 class PostgresIndex:
@@ -72,21 +71,23 @@ class PostgresIndex:
         import psycopg
 
         queries = [" | ".join(map(_phrase, phrases)) for phrases in step]
-        if language:  # one text must have them all
+        if language:  # one text must have them all, so there is only words0
             queries = [" & ".join(f"({query})" for query in queries)]
         names = [f"words{number}" for number in range(len(queries))]
         wanted = " INTERSECT ".join(
             _WITH_WORDS.format(name=name) + (_IN_LANGUAGE if language else "") for name in names
         )
-        values = {
+        values: dict[str, Any] = {
             **dict(zip(names, queries, strict=True)),
-            "language": language.casefold(),
             "rooms": [folder.replace("\0", "") for folder in folders],
             "most": CANDIDATES,
         }
         try:
             with self._connection.transaction():
                 self._connection.execute(f"SET LOCAL statement_timeout = '{STATEMENT_SECONDS}s'")
+                if language:
+                    known = self._connection.execute(_LANGUAGES, values).fetchall()
+                    values["languages"] = [tag for (tag,) in known if is_same_language(tag, language)]
                 rows = self._connection.execute(_FIND.format(words=wanted), values).fetchall()
         except psycopg.Error as error:
             raise _named(error) from None

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from core.errors import ConfigError, RecorderError
+from core.language_tags import is_same_language
 from core.records import SegmentRecord, TextRecord
 from delivery.items import AudioItem, TextItem
 from delivery.postgres import PostgresTarget
@@ -104,6 +105,15 @@ async def test_a_language_is_searched_among_its_own_texts(
         for language in ("en", "en-GB", "EN-gb-oxendict"):
             assert numbers(find(index, "light", language=language)) == [1]
         assert find(index, "light", language="en-US") == []
+
+
+async def test_a_language_is_the_same_as_on_disk(database: PostgresServer, tmp_path: Path) -> None:
+    tags = ("zh-Hant", "zh-Hans", "nb", "sr-Latn-RS", "sr")
+    await deliver(database.url(), tmp_path, [{tag: "light"} for tag in tags])
+    with PostgresIndex(database.url()) as index:
+        for language in ("zh-TW", "zh-CN", "zh", "no", "sr-RS", "sr-Latn", "en"):
+            found = sorted(numbers(find(index, "light", language=language)))
+            assert found == [number for number, tag in enumerate(tags, 1) if is_same_language(tag, language)]
 
 
 async def test_words_are_found_in_different_texts_of_a_segment(url: str) -> None:
