@@ -1,8 +1,9 @@
 """Makes one channel of all tracks and channels of a recording: those with speech, mixed where they are in phase.
 
 The plain mean of all channels loses a voice: two channels of which one is upside down cancel each other, and a voice
-on one of many channels drowns in the others. So each block of some seconds is judged by itself: channels that are alike
-are mixed, and where they differ the speech detector says which have a voice.
+on one of many channels drowns in the others. So each block of some seconds is judged by itself: channels that are
+nearly the same are mixed, and where they differ the speech detector says which have a voice, and whether the mix still
+has it.
 """
 
 from __future__ import annotations
@@ -28,8 +29,11 @@ SILENT_PEAK = 8
 
 ALIKE = 0.3
 """Channels whose correlation is at least this are in phase; at most minus this: one is upside down."""
-ALIKE_LEVEL = 0.25
-"""Lowest level, as a share of the loudest channel's, at which channels are taken for alike without listening."""
+THE_SAME = 0.98
+"""Channels whose correlation is at least this are mixed without listening. With less, they may share a hum, and have a
+voice of opposite phase, which the mix has not."""
+THE_SAME_LEVEL = 0.25
+"""The lowest level of such a channel, as a share of the loudest one's."""
 
 WARM_UP_WINDOWS = 31
 """The detector hears the first second of a block twice: without history it takes the onset of a tone for speech."""
@@ -39,6 +43,8 @@ MIN_SPEECH_WINDOWS = 4
 """A channel with fewer windows of speech in a block (0.13 s) has none."""
 MIN_OWN_WINDOWS = 8
 """A channel that is not in phase is taken only if it has at least this much speech (0.26 s) that no other has."""
+KEPT_SPEECH = 0.8
+"""The mix has lost a voice if it has less than this share of the best channel's speech."""
 LEADER_BONUS = 2.0
 """Another channel replaces the one that led the last block only if it has so many times its speech."""
 
@@ -88,8 +94,8 @@ class Chooser:
         alike = _correlations(block, audible)
         level = np.sqrt(np.square(block[:, audible], dtype=np.float64).mean(axis=0))
         if (
-            alike.min() >= ALIKE
-            and level.min() >= ALIKE_LEVEL * level.max()
+            alike.min() >= THE_SAME
+            and level.min() >= THE_SAME_LEVEL * level.max()
             and self._is_one_language(audible)
         ):
             leader = last.leader if last is not None and last.leader in audible else audible[0]
@@ -98,7 +104,13 @@ class Chooser:
         if speech.sum(axis=1).max() < MIN_SPEECH_WINDOWS:
             return last or Choice(_mix(count, audible, alike[int(level.argmax())]), audible[0], is_sure=False)
         leader = self._leader(speech, audible, last)
-        return Choice(self._weights(count, audible, leader, speech, alike), audible[leader])
+        weights = self._weights(count, audible, leader, speech, alike)
+        if np.count_nonzero(weights) > 1 and self._loses_speech(block @ weights, speech):
+            weights = _mix(count, [audible[leader]])
+        return Choice(weights, audible[leader])
+
+    def _loses_speech(self, mix: npt.NDArray[np.float32], speech: npt.NDArray[np.bool_]) -> bool:
+        return bool(self._speech(_as_pcm(mix)).sum() < KEPT_SPEECH * speech.sum(axis=1).max())
 
     def _leader(self, speech: npt.NDArray[np.bool_], audible: list[int], last: Choice | None) -> int:
         windows = speech.sum(axis=1)
@@ -164,6 +176,11 @@ def _mix(count: int, channels: list[int], alike: npt.NDArray[np.float64] | None 
     return weights
 
 
+def _as_pcm(mix: npt.NDArray[np.float32]) -> Pcm:
+    pcm: Pcm = np.clip(np.rint(mix), -32768, 32767).astype(np.int16)
+    return pcm
+
+
 def _correlations(block: Channels, channels: list[int]) -> npt.NDArray[np.float64]:
     samples = block[:, channels].astype(np.float32)
     samples -= samples.mean(axis=0)
@@ -214,8 +231,7 @@ class Mixer:
             fade = np.linspace(0, 1, min(FADE_SAMPLES, len(block)), dtype=np.float32)
             old = block[: len(fade)] @ before
             mix[: len(fade)] = fade * mix[: len(fade)] + (1 - fade) * old
-        pcm: Pcm = np.clip(np.rint(mix), -32768, 32767).astype(np.int16)
-        return pcm
+        return _as_pcm(mix)
 
     def _count(self, choice: Choice, samples: int) -> None:
         if not choice.is_sure:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import NoReturn
 from zoneinfo import ZoneInfo
 
 import av
@@ -75,6 +76,29 @@ def test_a_channel_that_is_upside_down_does_not_cancel_the_voice(tmp_path: Path,
     assert words_in(heard) == [0, 1, 2]
     assert np.abs(heard).max() > 0.6 * np.abs(pcm).max()
     assert recording.taken == "channel 1 of 2, channel 2 of 2 (turned over)"
+
+
+@pytest.mark.parametrize("rms", [2828, 7000, 10_000])
+def test_a_voice_of_opposite_phase_is_heard_through_a_hum_that_the_channels_share(
+    tmp_path: Path, rms: int
+) -> None:
+    voice = spoken() * (1500 / np.sqrt(np.square(spoken(), dtype=np.float64).mean()))
+    hum = rms * np.sqrt(2) * np.sin(2 * np.pi * 50 * np.arange(len(voice)) / SAMPLE_RATE)
+    both = np.stack([hum + voice, hum - voice], axis=1).clip(-32768, 32767).astype(np.int16)
+    heard, _ = read(write_tracks(tmp_path / "a.wav", [both]))
+    assert abs(heard[: len(voice)] @ voice) > 0.9 * (voice @ voice)
+
+
+def test_channels_that_are_nearly_the_same_are_mixed_without_listening(tmp_path: Path) -> None:
+    noise = np.random.default_rng(4).normal(0, 100, (len(spoken()), 2))
+    both = (spoken()[:, None] + noise).astype(np.int16)
+
+    def never() -> NoReturn:
+        raise AssertionError("the detector is not needed")
+
+    with Recording(write_tracks(tmp_path / "a.wav", [both]), new_detector=never) as recording:
+        assert words_in(np.concatenate(list(recording.sound()))) == [0, 1, 2]
+        assert recording.taken == ""
 
 
 @pytest.mark.parametrize(("channels", "voice"), [(2, 1), (3, 2), (6, 2), (8, 6), (12, 11), (20, 0)])
