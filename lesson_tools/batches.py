@@ -31,10 +31,12 @@ from archive.outbox import Outbox
 from config import Settings
 from core.answers import answer_schema
 from core.errors import ConfigError, Refused, RetryLater, StorageError
+from core.language_tags import language_tag_or_empty
 from core.plausibility import believable
 from core.records import SegmentRecord
 from lesson_tools.console import Advance
 from lesson_tools.transcription import ArchiveTextService, Task, TranscriptionOptions
+from text.attempts import requested_languages
 from translator import (
     MAX_OUTPUT_TOKENS,
     GeminiTranslator,
@@ -151,7 +153,7 @@ class Batches(GeminiTranslator):
 
     def _rest_request(self, task: Task, options: TranscriptionOptions) -> dict[str, Any]:
         flac = base64.b64encode(compressed(task.folder / task.record.file)).decode()
-        languages = _languages(options.languages, task.record)
+        languages = requested_languages(options.languages, task.record)
         thinking = self._settings.gemini_thinking
         config: dict[str, Any] = {
             "responseMimeType": "application/json",
@@ -272,8 +274,8 @@ class Batches(GeminiTranslator):
             usage = usage_of(response, 0.0)
             request = TextRequest(
                 task.folder / task.record.file,
-                _languages(note.languages, task.record),
-                hint=task.record.speaking_language,
+                requested_languages(note.languages, task.record),
+                hint=language_tag_or_empty(task.record.speaking_language),
                 names=service.names(task),
                 seconds=task.record.duration_seconds,
             )
@@ -352,10 +354,6 @@ def not_in(notes: Iterable[Note], tasks: Iterable[Task]) -> Iterator[Task]:
     """Returns tasks whose segments are in none of these batches."""
     submitted = {(folder, line["file"]) for note in notes for folder, line in note.items}
     return (task for task in tasks if (task.folder.name, task.record.file) not in submitted)
-
-
-def _languages(wanted: Iterable[str], record: SegmentRecord) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*wanted, *record.caption_languages)))
 
 
 @contextlib.asynccontextmanager

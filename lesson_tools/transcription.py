@@ -22,7 +22,7 @@ from core.errors import ConfigError
 from core.language_tags import is_same_language
 from core.records import SegmentRecord, TextRecord
 from lesson_tools.console import Advance
-from text.attempts import Answered, Done, NeverAgain, Outcome, names_of_languages
+from text.attempts import Answered, Done, NeverAgain, Outcome, names_of_languages, requested_languages
 from text.gate import TEXT
 from text.results import TextFolders
 from text.service import TextService
@@ -153,7 +153,8 @@ def estimate(
     """Estimates size and cost of the tasks; consumes the iterable."""
     segments, seconds, read, written = 0, 0.0, 0.0, 0.0
     for task in tasks:
-        length, languages = task.record.duration_seconds, {*options.languages, *task.record.caption_languages}
+        length = task.record.duration_seconds
+        languages = requested_languages(options.languages, task.record)
         segments += 1
         seconds += length
         read += TOKENS_PER_CALL + TOKENS_PER_SECOND * length

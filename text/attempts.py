@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from archive.outbox import Work
@@ -12,7 +13,8 @@ from archive.texts import FolderTexts
 from config import Settings
 from core.backoff import Backoff
 from core.errors import Refused, RetryLater
-from core.language_tags import language_tag_or_empty
+from core.language_detection import UNKNOWN
+from core.language_tags import language_of, language_tag_or_empty
 from core.records import SegmentRecord
 from text.asking import Asking
 from text.costs import CostsByLesson
@@ -33,6 +35,8 @@ SEGMENT_BACKOFF = Backoff(2.0, 600.0)
 """How long a segment waits after a call that failed for it alone."""
 CONTEXT_SENTENCES = 3
 """How many earlier texts are sent as context with each segment."""
+NO_LANGUAGES = (UNKNOWN, "mul", "mis", "zxx")
+"""Tags that name no language. Nothing can be translated into them."""
 
 
 # --- outcomes ---
@@ -140,10 +144,9 @@ class TextAttempts:
 
     def _request(self, texts: FolderTexts, segment: SegmentRecord, failures: int) -> TextRequest:
         """The request for a segment. After a failure it has no context, which may have caused it."""
-        requested = [tag for one in segment.caption_languages if (tag := language_tag_or_empty(one))]
         return TextRequest(
             wav=texts.folder / segment.file,
-            languages=tuple(dict.fromkeys((*self._settings.target_languages, *requested))),
+            languages=requested_languages(self._settings.target_languages, segment),
             hint=language_tag_or_empty(segment.speaking_language),
             context=() if failures else texts.before(segment, CONTEXT_SENTENCES),
             names=names_of_languages(self._settings, texts),
@@ -194,6 +197,13 @@ class TextAttempts:
         """All calls wait. This segment waits longer than others, longer each time, so that it does not delay them."""
         pause = self._gate.failed(error, began)
         return TryAgain(min(2 * self._gate.backoff.max_seconds, 2 * pause * 2 ** min(work.attempts, 10)))
+
+
+def requested_languages(configured: Iterable[str], segment: SegmentRecord) -> tuple[str, ...]:
+    """The languages into which a segment is to be translated: those configured, then those that its record names."""
+    asked_for = map(language_tag_or_empty, segment.caption_languages)
+    tags = (tag for tag in asked_for if tag and language_of(tag) not in NO_LANGUAGES)
+    return tuple(dict.fromkeys((*configured, *tags)))
 
 
 def names_of_languages(settings: Settings, texts: FolderTexts) -> tuple[str, ...]:

@@ -317,6 +317,24 @@ async def test_a_batch_is_submitted_and_collected_later(tmp_path: Path, gemini: 
     assert list((tmp_path / ".batches").iterdir()) == []
 
 
+async def test_a_batch_has_the_languages_and_names_of_a_call(tmp_path: Path, gemini: GeminiServer) -> None:
+    room = record_room(tmp_path, count=1)
+    manifest = room.path / "segments.jsonl"
+    line = {
+        **json.loads(manifest.read_text(encoding="utf-8")),
+        "speaking_language": "en_US",
+        "caption_languages": ["pt_BR", "und", "../../x"],
+    }
+    manifest.write_text(json.dumps(line) + "\n", encoding="utf-8")
+    settings = settings_of(tmp_path, gemini)
+    await submitted(settings, TranscriptionOptions(settings.gemini_model, settings.target_languages))
+    assert await collected(settings) == (1, 0)
+    assert gemini.calls[0].languages == ["es", "ar", "pt-BR"]
+    (made,) = texts(room).values()
+    assert {"es", "ar", "pt-BR"} < made.keys() and not {"en_US", "pt_BR", "und"} & made.keys()
+    assert lines(room)[0]["language"] == "en"
+
+
 async def test_large_archives_go_in_several_batches(
     tmp_path: Path, gemini: GeminiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -309,6 +309,26 @@ async def test_a_text_that_lacks_a_translation_is_completed_on_request(
     assert "missing" not in lines(room)[-1] and lines(room)[-1]["translations"].keys() == {"es", "ar"}
 
 
+async def test_a_language_that_is_not_known_is_not_asked_for(
+    tmp_path: Path, gemini: GeminiServer, saying: Callable[[str], str]
+) -> None:
+    room = record_room(tmp_path, 1)
+    (record,) = room.records()
+    line = {
+        "number": 1,
+        "file": record.file,
+        "language": "und",
+        "transcript": "Hm.",
+        "missing": ["und", "es"],
+    }
+    (room.path / "texts.jsonl").write_text(json.dumps(line) + "\n")
+    settings = settings_of(tmp_path, gemini)
+    options = TranscriptionOptions(settings.gemini_model, settings.target_languages, is_refused_too=True)
+    await transcribed(settings, room, options)
+    assert gemini.calls[0].languages == ["es", "ar"] and "missing" not in lines(room)[-1]
+    assert not list(tasks_of(room, options)), "it is not asked for again and again"
+
+
 # --- one name ---
 
 
