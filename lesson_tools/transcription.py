@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -27,6 +28,8 @@ from text.gate import TEXT
 from text.results import TextFolders
 from text.service import TextService
 from translator import TextResult, Translator
+
+logger = logging.getLogger("recorder")
 
 QUEUED_AT_ONCE = 1_000
 """Most segments in the queue; the others are read from the manifests later."""
@@ -168,23 +171,41 @@ def estimate(
 
 
 class ReplacingTexts(FolderTexts):
-    """The texts of a folder for a run that may replace texts: the last line about a segment counts."""
+    """The texts of a folder for a run that may replace texts: the last line about a segment counts.
+
+    A text is not replaced by a refusal, nor by an answer without words.
+    """
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self._made: set[str] = set()
+        """The WAVs about which this run has nothing more to do."""
+        self._had_words: set[str] | None = None
+        """The WAVs that had a text before; None: not looked up, as that is seldom needed."""
 
     def has(self, segment: SegmentRecord) -> bool:
         return segment.file in self._made
 
     def save(self, record: TextRecord) -> bool:
         with self._lock:
+            if not record.transcript and self._has_words(record):
+                self._made.add(record.file)
+                logger.warning("%s keeps its text: %s", record.file, record.refused or "the new one is empty")
+                return False
             self._read_on()
             self._done.pop((record.number, record.file), None)
             if super().save(record):
                 self._made.add(record.file)
                 return True
         return False
+
+    def _has_words(self, record: TextRecord) -> bool:
+        if self._had_words is None:
+            room = Room(self.folder)
+            with room.texts() as texts:
+                found = ((segment.file, texts.get(segment)) for segment in room.records())
+                self._had_words = {file for file, text in found if text is not None and text.by_language}
+        return record.file in self._had_words
 
 
 class ArchiveTextService(TextService):

@@ -309,6 +309,27 @@ async def test_a_text_that_lacks_a_translation_is_completed_on_request(
     assert "missing" not in lines(room)[-1] and lines(room)[-1]["translations"].keys() == {"es", "ar"}
 
 
+@pytest.mark.parametrize("mishap", ["blocked", "nothing", "empty", "gone"])
+async def test_a_text_is_not_replaced_by_nothing(
+    tmp_path: Path, gemini: GeminiServer, saying: Callable[[str], str], mishap: str
+) -> None:
+    room = record_room(tmp_path, 2)
+    records = list(room.records())
+    line = {"number": 1, "file": records[0].file, "language": "en", "transcript": "The leaves."}
+    (room.path / "texts.jsonl").write_text(json.dumps({**line, "missing": ["es"]}) + "\n")
+    gemini.spoil = of_marker(0, saying(said("")) if mishap == "empty" else mishap)
+    settings = settings_of(tmp_path, gemini)
+    options = TranscriptionOptions(settings.gemini_model, settings.target_languages, is_refused_too=True)
+    tasks = list(tasks_of(room, options))
+    if mishap == "gone":
+        (room.path / records[0].file).unlink()
+    await transcribe(settings, GeminiTranslator(settings), tasks, lambda _: None, is_forced=True)
+    with room.texts() as texts:
+        kept, made = map(texts.get, records)
+    assert kept is not None and (kept.transcript, kept.refused) == ("The leaves.", None)
+    assert made is not None and made.transcript
+
+
 async def test_a_language_that_is_not_known_is_not_asked_for(
     tmp_path: Path, gemini: GeminiServer, saying: Callable[[str], str]
 ) -> None:
