@@ -29,7 +29,14 @@ from lesson_tools.bucket_room import (
     copy_of,
 )
 from lesson_tools.console import Advance
-from lesson_tools.transcription import Estimate, TranscriptionOptions, estimate, tasks_of, transcribe
+from lesson_tools.transcription import (
+    Estimate,
+    TranscriptionOptions,
+    count_refused,
+    estimate,
+    tasks_of,
+    transcribe,
+)
 from text.costs import TextCosts
 from translator import GeminiTranslator
 
@@ -66,24 +73,25 @@ async def plan(
             continue
         rooms += 1
         if is_mine(folder) and (options.may_replace or _lacks_text(files)):
-            price = await _remaining(bucket, options, folder, files, batch)
-            if price is not None:
+            price, is_waiting = await _remaining(bucket, options, folder, files, batch)
+            cost += price
+            if price.segments or is_waiting:
                 folders.append(folder)
-                cost += price
     return Plan(tuple(folders), cost, rooms)
 
 
 async def _remaining(
     bucket: Bucket, options: TranscriptionOptions, folder: str, names: Iterable[str], batch: bool
-) -> Estimate | None:
-    """Estimates what is left to do in a room; None if that is nothing, and all its batches have ended."""
+) -> tuple[Estimate, bool]:
+    """Estimates what is left to do in a room, and returns whether some of its batches have not ended."""
     waiting = await batches_of(bucket, folder)
     with tempfile.TemporaryDirectory() as copies:
         room = await copy_of(bucket, folder, names, Path(copies))
+        refused = await asyncio.to_thread(count_refused, room, options)
         price = await asyncio.to_thread(
-            lambda: estimate(not_in(waiting, tasks_of(room, options)), options, batch=batch)
+            lambda: estimate(not_in(waiting, tasks_of(room, options)), options, batch=batch, refused=refused)
         )
-    return price if price.segments or waiting else None
+    return price, bool(waiting)
 
 
 def _has_sound(names: Iterable[str]) -> bool:

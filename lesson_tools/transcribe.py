@@ -231,12 +231,13 @@ def _check_batch_key(settings: Settings) -> None:
 async def _batch_run(request: Request, rooms: Sequence[Room]) -> dict[str, Any]:
     """Collects the answers that have come, then submits what is not done."""
     from lesson_tools.batches import Batches
-    from lesson_tools.transcription import estimate
+    from lesson_tools.transcription import count_refused, estimate
 
     options, batches = request.options, Batches(request.settings)
     try:
         collected, failed = await batches.collect()
-        cost = estimate(batches.not_submitted(_tasks(rooms, options)), options, batch=True)
+        refused = sum(count_refused(room, options) for room in rooms)
+        cost = estimate(batches.not_submitted(_tasks(rooms, options)), options, batch=True, refused=refused)
         submitted = 0
         if cost.segments and request.only_estimate:
             tell(_sentence(cost, request.settings))
@@ -246,6 +247,7 @@ async def _batch_run(request: Request, rooms: Sequence[Room]) -> dict[str, Any]:
                 submitted = await batches.submit(
                     batches.not_submitted(_tasks(rooms, options)), options, advance
                 )
+        _tell_refused(cost)
         waiting = batches.waiting()
     finally:
         await batches.aclose()
@@ -337,5 +339,9 @@ def _say_estimate(cost: Estimate, request: Request) -> None:
             if not cost.refused
             else "Nothing to do"
         )
+    _tell_refused(cost)
+
+
+def _tell_refused(cost: Estimate) -> None:
     if cost.refused:
         tell(f"The text of {counted(cost.refused, 'segment')} was refused: --refused asks for it again")

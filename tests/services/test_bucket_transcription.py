@@ -184,6 +184,16 @@ async def test_the_estimate_fetches_no_sound_and_changes_nothing(school: School)
     assert school.s3.objects() == before
 
 
+async def test_the_estimate_counts_what_was_refused(school: School) -> None:
+    school.give()
+    school.gemini.spoil = lambda call: "blocked"
+    assert (await school.run("--yes")).code == 1
+    for arguments in (["--estimate"], ["--estimate", "--batch"], ["--yes"]):
+        result = await school.run(*arguments)
+        assert (result.code, result.out) == (0, "Nothing to do\n")
+        assert "The text of 3 segments was refused: --refused asks for it again" in result.err
+
+
 async def test_a_room_can_be_named_and_languages_added(school: School) -> None:
     school.give()
     school.give("art")

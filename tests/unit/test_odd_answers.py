@@ -30,7 +30,7 @@ from lesson_tools.transcription import (
     tasks_of,
     transcribe,
 )
-from support.commands import run_process
+from support.commands import run_in_thread, run_process
 from text import attempts, gate
 from translator import GeminiTranslator
 
@@ -282,6 +282,9 @@ async def test_what_was_refused_is_not_done_and_is_asked_for_again_on_request(
     assert (list(tasks_of(room, options)), count_refused(room, options)) == ([], 1)
     estimated = await asyncio.to_thread(run_process, "transcribe", "--estimate", output_dir=tmp_path)
     assert "The text of 1 segment was refused" in estimated.err and "every segment" not in estimated.out
+    changes = {"GEMINI_API_KEY": KEY, "GOOGLE_GEMINI_BASE_URL": gemini.url}
+    by_batch = await run_in_thread("transcribe", "--batch", "--estimate", output_dir=tmp_path, **changes)
+    assert "The text of 1 segment was refused" in by_batch.err
     again = replace(options, is_refused_too=True)
     (task,) = tasks_of(room, again)
     assert count_refused(room, again) == 0
