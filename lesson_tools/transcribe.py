@@ -80,12 +80,12 @@ def transcribe(
     Before it begins, it prints the cost and asks. Segments that are done are skipped. Those that were refused are only
     asked for again with --refused. A segment that fails again and again is set aside; then the exit code is 1.
     Settings and budgets are the worker's (GEMINI_API_KEY, TARGET_LANGUAGES, GEMINI_MAX_PER_DAY, ...). With --batch,
-    the exit code is 3 while texts are still to come.
+    the exit code is 3 while texts are still to come. It is 3 as well if Gemini does not answer for about an hour.
 
     Endpoint and key of a bucket are those of delivery (S3_ENDPOINT, S3_REGION, S3_KEY_ID, S3_KEY_SECRET). Several
     processes share an archive with --shard: each room belongs to exactly one part.
     """
-    from lesson_tools.transcription import TranscriptionOptions, is_in_shard
+    from lesson_tools.transcription import ServiceDown, TranscriptionOptions, is_in_shard
 
     settings = _with(console.settings(), model, languages)
     request = Request(
@@ -98,11 +98,15 @@ def transcribe(
     number, count = _shard(shard)
     logging.getLogger("recorder").setLevel(logging.WARNING)
     is_mine = functools.partial(is_in_shard, number=number, count=count)
-    if where and where[0].startswith("s3://"):
-        _in_bucket(request, where[0], where[1:], is_mine, batch)
-        return
-    chosen = [room for room in Archive.from_settings(settings).chosen(where) if is_mine(room.path.name)]
-    (_by_batch if batch else _at_once)(request, chosen)
+    try:
+        if where and where[0].startswith("s3://"):
+            _in_bucket(request, where[0], where[1:], is_mine, batch)
+            return
+        chosen = [room for room in Archive.from_settings(settings).chosen(where) if is_mine(room.path.name)]
+        (_by_batch if batch else _at_once)(request, chosen)
+    except ServiceDown as error:
+        tell(f"{error}: run the same command later. What is done is saved")
+        raise typer.Exit(console.NOT_YET) from None
 
 
 @dataclass(frozen=True)

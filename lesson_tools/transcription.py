@@ -19,7 +19,7 @@ from archive.outbox_file import OUTBOX
 from archive.rooms import Room
 from archive.texts import FolderTexts, Text
 from config import Settings
-from core.errors import ConfigError
+from core.errors import ConfigError, RetryLater
 from core.language_tags import is_same_language
 from core.records import SegmentRecord, TextRecord
 from lesson_tools.console import Advance
@@ -35,6 +35,10 @@ QUEUED_AT_ONCE = 1_000
 """Most segments in the queue; the others are read from the manifests later."""
 
 POLL_SECONDS = 0.2
+
+MAX_FAILURES = 20
+"""A run ends when so many calls have failed one after another, each after a longer pause: about an hour. Whether the
+service or the last segments are at fault cannot be told then, so nothing is noted about the segments."""
 
 TOKENS_PER_CALL, TOKENS_PER_SECOND = 230, 32
 """Input: instruction, schema and three sentences of context; the sound (docs/translation.md)."""
@@ -170,6 +174,10 @@ def estimate(
 # --- doing it ---
 
 
+class ServiceDown(RetryLater):
+    """The text service has not answered for a long time. What is done is saved."""
+
+
 class ReplacingTexts(FolderTexts):
     """The texts of a folder for a run that may replace texts: the last line about a segment counts.
 
@@ -289,6 +297,7 @@ async def transcribe(
 
     Raises:
         ConfigError: the key, the model or the settings are refused.
+        ServiceDown: MAX_FAILURES calls have failed, and none has succeeded since.
     """
     with tempfile.TemporaryDirectory() as folder:
         queue, budget = Outbox(Path(folder)), Outbox(budget_dir or Path(settings.output_dir))
@@ -299,6 +308,8 @@ async def transcribe(
             while not await service.is_done():
                 if service.gate.fatal:
                     raise ConfigError(service.gate.fatal)
+                if service.gate.failures >= MAX_FAILURES:
+                    raise ServiceDown(f"Gemini has failed {MAX_FAILURES} times one after another")
                 if running.done():
                     running.result()
                 await asyncio.sleep(POLL_SECONDS)

@@ -35,9 +35,10 @@ class CallGate:
         """An error that occurred before any answer, and that only the operator can fix. Empty: there was none."""
         self.has_answered = False
         """Whether the engine has answered since it last rejected a request."""
+        self.failures = 0
+        """How often calls have failed since the last answer. Calls that fail together count once."""
         self._settings = settings
         self._budget = budget
-        self._failures = 0
         self._rejections = 0
         self._failed_at = 0.0
         self._closed_until = 0.0
@@ -51,7 +52,7 @@ class CallGate:
     @property
     def max_calls(self) -> int:
         """How many calls may run at once. After an error only one, which tests whether the engine works again."""
-        return 1 if self._failures else self._settings.gemini_max_at_once
+        return 1 if self.failures else self._settings.gemini_max_at_once
 
     async def may_call(self) -> bool:
         """Takes one call from the budget. False: none is left, and the gate is closed until there is one."""
@@ -73,7 +74,7 @@ class CallGate:
         """Notes that the engine has answered."""
         if self._trouble.ends():
             logger.info("Gemini answers again")
-        self._failures, self._rejections, self.has_answered = 0, 0, True
+        self.failures, self._rejections, self.has_answered = 0, 0, True
 
     def failed(self, error: RetryLater, began: float) -> float:
         """Closes the gate after a failed call, which began at ``began`` (of ``time.monotonic()``).
@@ -81,14 +82,14 @@ class CallGate:
         Returns for how many seconds: with jitter, and at least as long as the engine requests.
         """
         if began >= self._failed_at:  # calls that fail together count once
-            self._failures += 1
+            self.failures += 1
             self._rejections += isinstance(error, Rejected)
             self._failed_at = time.monotonic()
         may_be_the_segment = isinstance(error, Rejected) and self._rejections < MIN_REJECTIONS
         if isinstance(error, WrongSettings) and not self.has_answered and not may_be_the_segment:
             self.fatal = str(error)
         requested = 0.0 if may_be_the_segment else error.after_seconds or 0.0
-        pause = max(self.backoff.pause(self._failures), requested)
+        pause = max(self.backoff.pause(self.failures), requested)
         self._close(pause)
         level = logging.WARNING if self._trouble.begins(str(error)) else logging.DEBUG
         logger.log(level, "Text has to wait %.0f s: %s", pause, error)

@@ -267,6 +267,21 @@ async def test_an_only_segment_that_fails_is_set_aside_and_not_refused(
     assert (await transcribed(settings_of(tmp_path, gemini), room)).costs.texts == 1
 
 
+@pytest.mark.parametrize("mishap", ["500", "503", "nothing"])
+async def test_a_run_in_which_no_call_succeeds_ends_and_notes_nothing_about_the_segments(
+    tmp_path: Path, gemini: GeminiServer, mishap: str
+) -> None:
+    room = record_room(tmp_path, 2)
+    gemini.spoil = lambda call: mishap
+    changes = {"GEMINI_API_KEY": KEY, "GOOGLE_GEMINI_BASE_URL": gemini.url}
+    result = await run_in_thread("transcribe", "--yes", output_dir=tmp_path, **changes)
+    assert result.code == 3
+    assert "Gemini has failed 20 times one after another: run the same command later" in result.err
+    assert lines(room) == []
+    gemini.spoil = lambda call: ""
+    assert (await transcribed(settings_of(tmp_path, gemini), room)).costs.texts == 2
+
+
 # --- what was refused ---
 
 
