@@ -53,7 +53,7 @@ from archive.jsonl import Bookmark, encoded, new_lines
 from archive.manifest import append_gap, append_manifest, read_manifest, records_in
 from archive.names import MANIFEST, PART_SUFFIX, SegmentNames, digest_of, safe_name
 from archive.recovery import OpenNote, recovering
-from archive.tombstones import erased_since
+from archive.tombstones import ERASED, erased_since
 from archive.wav import WAV_HEADER_BYTES, pcm_bytes, wav_header
 from config import Settings
 from core.errors import RecorderError, StorageError
@@ -228,12 +228,20 @@ def _folder_for(settings: Settings, room: RoomInfo, zone: ZoneInfo) -> Path:
     )
     output_dir.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
     with FolderLock(output_dir):
-        there = [unicodedata.normalize("NFC", entry) for entry in os.listdir(output_dir)]
-        if name not in there and name.casefold() in (entry.casefold() for entry in there):
+        if _is_taken(name, output_dir):
             name = f"{name}-{digest_of(room.name)}"
         path = output_dir / name
         path.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
     return path
+
+
+def _is_taken(name: str, output_dir: Path) -> bool:
+    """Whether a folder's name is that of a file, of the list of erasures, or of a folder that differs in its case."""
+    with os.scandir(output_dir) as entries:
+        is_folder = {unicodedata.normalize("NFC", entry.name): entry.is_dir() for entry in entries}
+    folded = [ERASED, *(entry.casefold() for entry in is_folder)]
+    is_known = is_folder.get(name, False) and name.casefold() != ERASED
+    return not is_known and name.casefold() in folded
 
 
 class SegmentErased(RecorderError):

@@ -20,7 +20,7 @@ from archive.manifest import record_in
 from archive.names import HANDOVER_NOTE, MANIFEST, PART_SUFFIX, SegmentNames, is_plain_name, safe_name
 from archive.sessions import Session, sessions_of
 from archive.texts import Texts
-from archive.tombstones import ERASED, Erasure, open_erasures
+from archive.tombstones import open_erasures
 from config import Settings
 from core.errors import InputError, StorageError
 from core.records import SegmentRecord
@@ -147,7 +147,7 @@ class Room:
         """
         seen: set[str] = set()
         lines = lines if lines is not None else Lines()
-        erasures = self._open_erasures()
+        erasures = open_erasures(self.path.parent)
         for line in self._manifest_lines():
             lines.read += 1
             record = record_in(line)
@@ -157,12 +157,6 @@ class Room:
                 seen.add(record.file)
                 if not any(erasure.covers_record(self.path, record) for erasure in erasures):
                     yield record
-
-    def _open_erasures(self) -> tuple[Erasure, ...]:
-        try:
-            return open_erasures(self.path.parent)
-        except OSError as error:
-            raise StorageError(f"{self.path.parent / ERASED} cannot be read: {error.strerror}") from None
 
     def _manifest_lines(self) -> Iterator[bytes]:
         try:

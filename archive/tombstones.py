@@ -10,7 +10,6 @@ The file has no name of a person or a room: names are compared by a salted SHA-2
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -155,28 +154,24 @@ def _change(output_dir: Path, change: Any) -> None:
 
 
 def erasures_in(output_dir: Path) -> tuple[Erasure, ...]:
-    """All erasures. A file that is damaged or of another owner is logged and read as empty: recording must go on.
-
-    Raises:
-        OSError: the file exists and cannot be read.
-    """
+    """All erasures. While the file cannot be read, those that were read before: recording must go on."""
     return _cache.read(output_dir / ERASED)
 
 
 def open_erasures(output_dir: Path) -> tuple[Erasure, ...]:
-    """The erasures that are not complete; their segments are left out by every reader. Raises as above."""
+    """The erasures that are not complete; their segments are left out by every reader."""
     return tuple(erasure for erasure in erasures_in(output_dir) if not erasure.is_complete)
 
 
 def is_being_erased(folder: Path, record: SegmentRecord | GapRecord | TextRecord) -> bool:
-    """Whether an open erasure covers what a line of the folder's lists is about. Raises as above."""
+    """Whether an open erasure covers what a line of the folder's lists is about."""
     return any(erasure.covers_record(folder, record) for erasure in open_erasures(folder.parent))
 
 
 def erased_since(
     folder: Path, room: str, participant: str, start: datetime, since: datetime
 ) -> Erasure | None:
-    """The erasure that covers what a writer has that began at ``since``; None: it may be added. Raises as above."""
+    """The erasure that covers what a writer has that began at ``since``; None: it may be added."""
     return next(
         (
             erasure
@@ -193,35 +188,47 @@ class _Cache:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._read: dict[Path, tuple[tuple[int, int, int], tuple[Erasure, ...]]] = {}
+        self._read: dict[Path, tuple[tuple[int, ...], tuple[Erasure, ...]]] = {}
+        self._unreadable: set[Path] = set()
 
     def read(self, path: Path) -> tuple[Erasure, ...]:
         try:
-            found = os.stat(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return ()
-        state = (found.st_ino, found.st_size, found.st_mtime_ns)
-        with self._lock:
-            known = self._read.get(path)
-            if known is None or known[0] != state:
-                known = self._read[path] = (state, self._parsed_or_none(path))
-            return known[1]
+            state = _state_of(path)
+            with self._lock:
+                if path not in self._read or self._read[path][0] != state:
+                    self._read[path] = (state, tuple(_parsed(_content(path))))
+                self._unreadable.discard(path)
+                return self._read[path][1]
+        except (StorageError, OSError) as error:
+            return self._last_known(path, error)
 
-    def _parsed_or_none(self, path: Path) -> tuple[Erasure, ...]:
-        try:
-            return tuple(_parsed(_content(path)))
-        except (StorageError, PermissionError) as error:
-            logger.error("What has been erased is not known: %s", error)
-            return ()
+    def _last_known(self, path: Path, error: Exception) -> tuple[Erasure, ...]:
+        with self._lock:
+            if path not in self._unreadable:
+                self._unreadable.add(path)
+                logger.error("What has been erased is not known: %s", error)
+            return self._read.get(path, ((), ()))[1]
 
 
 _cache = _Cache()
 
 
+def _state_of(path: Path) -> tuple[int, ...]:
+    """What changes with the file's content; empty: there is no file."""
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+    return (found.st_ino, found.st_size, found.st_mtime_ns)
+
+
 def _content(path: Path) -> bytes:
-    with contextlib.suppress(FileNotFoundError):
+    try:
+        if path.exists() and not path.is_file():  # reading a pipe would block
+            raise StorageError(f"{path} is not a regular file: move it away")
         return path.read_bytes()
-    return b""
+    except (FileNotFoundError, NotADirectoryError):
+        return b""
 
 
 def _parsed(content: bytes) -> list[Erasure]:

@@ -12,17 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from archive.manifest import read_manifest
+from archive.manifest import read_gaps, read_manifest
 from archive.names import SegmentNames
 from archive.outbox import Order
 from archive.recovery import recover_folder
 from archive.rooms import Room
 from archive.texts import FolderTexts
-from archive.tombstones import begin, erasures_in
+from archive.tombstones import begin, complete, erasures_in
 from audio_processor import Closed, Grown, Opened
 from config import Settings
 from core.records import (
     EndReason,
+    GapReason,
+    GapRecord,
     RoomInfo,
     SegmentRecord,
     SpeechSegment,
@@ -361,3 +363,51 @@ def test_a_damaged_list_of_erasures_does_not_stop_the_recorder(archive: Path) ->
     assert len(spoken(settings_for(archive), "math", 1, at=utc_now())) == 1
     done = run("erase", "math", "--yes", output_dir=archive)
     assert (done.code, "erased.json is damaged" in done.err) == (1, True)
+
+
+# --- the list of erasures itself ---
+
+
+@pytest.mark.parametrize("name", ["erased.json", "Erased.JSON"])
+def test_a_room_that_is_named_like_the_list_of_erasures_is_recorded_and_erased(
+    tmp_path: Path, name: str
+) -> None:
+    settings = settings_for(tmp_path)
+    assert spoken(settings, name, 1) and spoken(settings, "math", 1)
+    assert run("erase", "math", "--yes", output_dir=tmp_path).code == 0
+    assert spoken(settings, name, 1), "the list is there now"
+    assert len(sounds(tmp_path)) == 2
+    assert run("erase", name, "--yes", output_dir=tmp_path).code == 0
+    assert sounds(tmp_path) == []
+
+
+def test_a_list_of_erasures_that_is_a_folder_stops_no_recorder(
+    archive: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (archive / "erased.json").mkdir()
+    assert len(spoken(settings_for(archive), "math", 2, at=utc_now())) == 2
+    assert caplog.text.count("What has been erased is not known") == 1
+    assert len(list(Room(archive / "math").records())) == 5
+
+
+def test_a_disk_that_cannot_read_the_list_keeps_what_is_known_of_it(
+    archive: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    begin(archive, ["art"], "")
+    (known,) = erasures_in(archive)
+    stat = os.stat
+
+    def refusing(path: Any, *more: Any, **options: Any) -> os.stat_result:
+        if str(path).endswith("erased.json"):
+            raise OSError(116, "Stale file handle", str(path))
+        return stat(path, *more, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", refusing)
+        assert [erasures_in(archive), erasures_in(archive)] == [(known,), (known,)]
+        assert len(spoken(settings_for(archive), "math", 1, at=utc_now())) == 1
+    assert caplog.text.count("What has been erased is not known") == 1
+    assert erasures_in(archive) == (known,)
+
+
+# --- what an erasure does not cover ---

@@ -252,6 +252,13 @@ def test_no_room_can_be_named_into_the_folder_of_another(tmp_path: Path) -> None
     assert intruder.path.name.casefold() != victim.path.name.casefold()
 
 
+@pytest.mark.parametrize(("file", "name"), [("notes", "notes"), ("notes", "Notes"), (".x", "erased.json")])
+def test_a_file_in_the_output_folder_takes_no_room_its_folder(tmp_path: Path, file: str, name: str) -> None:
+    (tmp_path / file).write_text("of somebody else")
+    first, again = (open_room(tmp_path, replace(ROOM, name=name)).path for _ in range(2))
+    assert first == again == tmp_path / f"{name}-{hashlib.sha256(name.encode()).hexdigest()[:10]}"
+
+
 def test_a_folder_can_be_named_after_session_and_date(tmp_path: Path) -> None:
     settings = settings_for(tmp_path, room_dir="{date} {room} {room_sid}", timezone="Asia/Tokyo")
     room = RoomInfo("math", "RM_1", datetime(2025, 10, 8, 23, tzinfo=UTC))
