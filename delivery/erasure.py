@@ -47,11 +47,6 @@ class Chosen:
     records: tuple[SegmentRecord, ...]
 
     @property
-    def names(self) -> set[str]:
-        """The folder's name and those of its rooms."""
-        return {self.folder.name, *(record.room_name for record in self.records)}
-
-    @property
     def stems(self) -> set[str]:
         return {Path(record.file).stem for record in self.records}
 

@@ -91,11 +91,13 @@ class ErasureRun:
         return {**done.to_json()}
 
     def _names(self, before: Sequence[Sequence[Chosen]]) -> list[str]:
-        """The names of the rooms and of their folders; empty: every room."""
+        """The names that were given and those of the folders found; empty: every room.
+
+        Not the room of a folder that was given: its other folders stay."""
         names: set[str] = set()
         for selection, found in zip(self._selections, before, strict=True):
             if selection.room:
-                names |= {selection.room, safe_name(selection.room)}.union(*(one.names for one in found))
+                names |= {selection.room, safe_name(selection.room), *(one.folder.name for one in found)}
         return sorted(names)
 
     def _chosen(self, before: Sequence[Sequence[Chosen]], erasure: Erasure) -> list[list[Chosen]]:

@@ -411,3 +411,17 @@ def test_a_disk_that_cannot_read_the_list_keeps_what_is_known_of_it(
 
 
 # --- what an erasure does not cover ---
+
+
+def test_one_session_is_erased_and_the_others_of_its_room_stay(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, ROOM_DIR="{room}-{date}")
+    (yesterday,) = spoken(settings, "math", 1, at=NOW - timedelta(days=1))
+    (today,) = spoken(settings, "math", 1, at=NOW)
+    live = begun(settings, utc_now())
+    live.append(np.ones(8_000, np.int16))
+    assert run("erase", "math-20260104", "--yes", output_dir=tmp_path).code == 0
+    assert live.commit(heard()).room_name == "math"
+    assert not (tmp_path / "math-20260104" / yesterday.file).exists()
+    assert (tmp_path / "math-20260105" / today.file).exists()
+    assert run("erase", "math", "--yes", output_dir=tmp_path).code == 0
+    assert sounds(tmp_path) == []
