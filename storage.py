@@ -173,9 +173,16 @@ class RoomFolder:
         return ends
 
     def note_gap(self, gap: GapRecord) -> None:
-        """Records a time from which speech may be missing."""
+        """Records a time from which speech may be missing, unless it was erased meanwhile.
+
+        Raises:
+            OSError: the disk refuses.
+        """
         self.path.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+        who = gap.participant_identity
         with FolderLock(self.path):
+            if erased_since(self.path, gap.room_name, who, gap.start, self._opened_at):
+                return
             try:
                 append_gap(self.path, gap)
             except (

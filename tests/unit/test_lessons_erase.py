@@ -425,3 +425,15 @@ def test_one_session_is_erased_and_the_others_of_its_room_stay(tmp_path: Path) -
     assert (tmp_path / "math-20260105" / today.file).exists()
     assert run("erase", "math", "--yes", output_dir=tmp_path).code == 0
     assert sounds(tmp_path) == []
+
+
+def test_a_gap_of_what_was_erased_is_not_recorded_and_a_later_one_is(archive: Path) -> None:
+    began = utc_now()
+    folder = RoomFolder.open(settings_for(archive), RoomInfo("math", "RM_math", began))
+    assert run("erase", "math", "--participant", "anna", "--yes", output_dir=archive).code == 0
+    later = utc_now() + timedelta(seconds=1)
+    end = later + timedelta(seconds=5)
+    for who, start in (("anna", began), ("ben", began), ("anna", later)):
+        folder.note_gap(GapRecord("math", "RM_math", who, f"TR_{who}", start, end, GapReason.PAUSED))
+    found = [(gap.participant_identity, gap.start > began) for gap in read_gaps(archive / "math")]
+    assert found == [("ben", False), ("anna", True)]
