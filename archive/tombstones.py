@@ -38,7 +38,7 @@ class Erasure:
 
     id: str
     at: datetime
-    """What began before this is erased."""
+    """What began before this is erased; readers take a time in the future as the present."""
     salt: str
     rooms: tuple[str, ...]
     """Digests of the names of the rooms and of their folders; empty: every room."""
@@ -188,15 +188,16 @@ class _Cache:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._read: dict[Path, tuple[tuple[int, ...], tuple[Erasure, ...]]] = {}
+        self._read: dict[Path, tuple[tuple[int, ...] | None, tuple[Erasure, ...]]] = {}
         self._unreadable: set[Path] = set()
 
     def read(self, path: Path) -> tuple[Erasure, ...]:
         try:
             state = _state_of(path)
             with self._lock:
-                if path not in self._read or self._read[path][0] != state:
-                    self._read[path] = (state, tuple(_parsed(_content(path))))
+                known_state, known = self._read.get(path, (None, ()))
+                erasures = known if known_state == state else _parsed(_content(path))
+                self._read[path] = (state, _until_now(erasures, known))
                 self._unreadable.discard(path)
                 return self._read[path][1]
         except (StorageError, OSError) as error:
@@ -207,10 +208,20 @@ class _Cache:
             if path not in self._unreadable:
                 self._unreadable.add(path)
                 logger.error("What has been erased is not known: %s", error)
-            return self._read.get(path, ((), ()))[1]
+            return self._read.get(path, (None, ()))[1]
 
 
 _cache = _Cache()
+
+
+def _until_now(erasures: Iterable[Erasure], known: Iterable[Erasure]) -> tuple[Erasure, ...]:
+    """The erasures, none later than it was ``known`` to be, nor than now: nobody can have erased the future. One that is
+    dated later was written while the clock was ahead, and would drop lessons until that time has come."""
+    now, noticed = utc_now(), {one.id: one.at for one in known}
+    for one in erasures:
+        if one.at > now and noticed.get(one.id, one.at) == one.at:
+            logger.error("The erasure %s is dated in the future: it ends now. Was the clock ahead?", one.id)
+    return tuple(replace(one, at=min(one.at, noticed.get(one.id, now), now)) for one in erasures)
 
 
 def _state_of(path: Path) -> tuple[int, ...]:

@@ -437,3 +437,23 @@ def test_a_gap_of_what_was_erased_is_not_recorded_and_a_later_one_is(archive: Pa
         folder.note_gap(GapRecord("math", "RM_math", who, f"TR_{who}", start, end, GapReason.PAUSED))
     found = [(gap.participant_identity, gap.start > began) for gap in read_gaps(archive / "math")]
     assert found == [("ben", False), ("anna", True)]
+
+
+def test_an_erasure_that_is_dated_in_the_future_ends_when_that_is_noticed(
+    archive: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The clock was an hour ahead when it was written, and has been put right since."""
+    settings = settings_for(archive)
+    before = begun(settings, utc_now())
+    with monkeypatch.context() as patch:
+        patch.setattr("archive.tombstones.utc_now", lambda: utc_now() + timedelta(hours=1))
+        erasure = begin(archive, ["math"], "anna")
+        complete(archive, erasure, {}, is_complete=True)
+        assert erasures_in(archive)
+    with pytest.raises(SegmentErased):
+        before.commit(heard())
+    assert caplog.text.count("is dated in the future") == 1
+    assert begun(settings, utc_now() + timedelta(seconds=1)).commit(heard())
+    begin(archive, ["art"], "")
+    assert begun(settings, utc_now()).commit(heard()), "it does not begin again with the next erasure"
+    assert caplog.text.count("is dated in the future") == 1

@@ -16,7 +16,8 @@ import pytest
 from archive.delivery_log import DELIVERED, DeliveryLog, Key, forget, note
 from archive.exports import note_export
 from archive.jsonl import new_lines
-from archive.manifest import read_gaps
+from archive.manifest import read_gaps, read_manifest
+from archive.names import HANDOVER_NOTE
 from archive.outbox import Outbox
 from config import Settings
 from core.backoff import Backoff
@@ -289,6 +290,48 @@ def test_a_room_that_is_being_recorded_keeps_its_lists(tmp_path: Path) -> None:
     leaving = Rules(settings, []).leaving(tmp_path / "math", NOW + timedelta(days=31))
     assert len(leaving.files) == 2
     assert not leaving.lines, "something has happened here within the hour"
+
+
+def test_a_lesson_that_begins_while_an_old_folder_goes_keeps_its_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("delivery.retention.QUIET_SECONDS", -1)
+    settings = settings_for(tmp_path, RETENTION_DAYS="30")
+    spoken(settings, "math", 2)
+    leaving = Rules(settings, []).leaving(tmp_path / "math", NOW + timedelta(days=31))
+    assert leaving.is_whole
+    (begun,) = spoken(settings, "math", 1, at=NOW + timedelta(days=31))
+    remove_leaving(leaving)
+    assert [record.file for record in read_manifest(tmp_path / "math")] == [begun.file]
+
+
+def test_an_empty_folder_stays_while_its_room_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("delivery.retention.QUIET_SECONDS", -1)
+    settings = settings_for(tmp_path, RETENTION_DAYS="30")
+    spoken(settings, "math", 2)
+    leaving = Rules(settings, []).leaving(tmp_path / "math", NOW + timedelta(days=31))
+    (tmp_path / "math" / HANDOVER_NOTE).write_text("{}")
+    remove_leaving(leaving)
+    assert (tmp_path / "math" / HANDOVER_NOTE).exists()
+    os.utime(tmp_path / "math" / HANDOVER_NOTE, (0, 0))
+    remove_leaving(leaving)
+    assert not (tmp_path / "math").exists()
+
+
+def test_a_file_that_a_crash_has_left_keeps_no_old_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("delivery.retention.QUIET_SECONDS", -1)
+    settings = settings_for(tmp_path, RETENTION_DAYS="30")
+    (record, *_) = spoken(settings, "math", 2)
+    for name in (".proof-0a1b2c3d.part", ".proof-0a1b2c3d", f"{Path(record.file).stem}_en.txt.part"):
+        (tmp_path / "math" / name).write_bytes(b"left")
+    leaving = Rules(settings, []).leaving(tmp_path / "math", NOW + timedelta(days=31))
+    assert leaving.is_whole
+    remove_leaving(leaving)
+    assert not (tmp_path / "math").exists()
 
 
 def test_the_warning_comes_early_and_not_all_the_time(
