@@ -18,6 +18,10 @@ from archive.names import PART_SUFFIX
 from core.errors import InputError, StorageError
 
 LOCK_FILE = ".lock"
+PROOF = ".proof-"
+"""How the names of the files begin that :func:`prove_disk` writes."""
+OLD_PROOF_SECONDS = 3600.0
+"""A proof that is older was left by a killed process."""
 
 PRIVATE_FILE = 0o600
 PRIVATE_FOLDER = 0o700
@@ -177,7 +181,7 @@ def prove_disk(folder: Path) -> int:
     Raises:
         OSError: one of these failed.
     """
-    name = f".proof-{secrets.token_hex(4)}"  # workers on other machines may use the same disk
+    name = f"{PROOF}{secrets.token_hex(4)}"  # workers on other machines may use the same disk
     part, proof = folder / f"{name}{PART_SUFFIX}", folder / name
     folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
     try:
@@ -188,7 +192,15 @@ def prove_disk(folder: Path) -> int:
         for path in (part, proof):
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
+    _remove_old_proofs(folder)
     return shutil.disk_usage(folder).free
+
+
+def _remove_old_proofs(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        for path in folder.glob(f"{PROOF}*"):
+            if time.time() - path.stat().st_mtime > OLD_PROOF_SECONDS:
+                path.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, data: bytes) -> None:

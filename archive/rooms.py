@@ -183,8 +183,9 @@ class Room:
 
     def is_being_recorded(self) -> bool:
         """Whether a recorder is in the room now, also while no one speaks."""
-        if self.parts_being_written():
-            return True
+        return bool(self.parts_being_written()) or self._has_fresh_note()
+
+    def _has_fresh_note(self) -> bool:
         with contextlib.suppress(OSError):
             return abs(time.time() - (self.path / HANDOVER_NOTE).stat().st_mtime) < NOTE_FRESH_SECONDS
         return False
@@ -192,11 +193,12 @@ class Room:
     def may_gain_segments(self) -> bool:
         """Whether a segment may still be added: a recorder is in the room, or a part left by a crash can be recovered.
 
+        Takes no lock, so it may be called while the folder's lock is held.
+
         Raises:
             OSError: the folder cannot be read.
         """
-        has_parts = any(name.endswith(PART_SUFFIX) for name in os.listdir(self.path))
-        return has_parts or self.is_being_recorded()
+        return any(map(_is_part, os.listdir(self.path))) or self._has_fresh_note()
 
     def parts_being_written(self) -> list[str]:
         """Names of the parts that a recorder is writing now."""
@@ -219,9 +221,13 @@ class Room:
             return sorted(
                 Path(entry.path)
                 for entry in entries
-                if entry.name.endswith(".wav" + PART_SUFFIX) and entry.is_file(follow_symlinks=False)
+                if _is_part(entry.name) and entry.is_file(follow_symlinks=False)
             )
         return []
+
+
+def _is_part(name: str) -> bool:
+    return name.endswith(".wav" + PART_SUFFIX)
 
 
 def _is_abandoned(path: Path) -> bool:

@@ -215,8 +215,10 @@ _cache = _Cache()
 
 
 def _until_now(erasures: Iterable[Erasure], known: Iterable[Erasure]) -> tuple[Erasure, ...]:
-    """The erasures, none later than it was ``known`` to be, nor than now: nobody can have erased the future. One that is
-    dated later was written while the clock was ahead, and would drop lessons until that time has come."""
+    """The erasures, none later than it was ``known`` to be, nor than now: what has not begun cannot have been erased.
+
+    One that is dated later was written while the clock was ahead, and would drop lessons until that time has come.
+    """
     now, noticed = utc_now(), {one.id: one.at for one in known}
     for one in erasures:
         if one.at > now and noticed.get(one.id, one.at) == one.at:

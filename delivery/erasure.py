@@ -17,7 +17,7 @@ from typing import Any
 from archive import jsonl
 from archive.delivery_log import DELIVERED, forget
 from archive.exports import EXPORTS, remove_exports
-from archive.files import LOCK_FILE, FolderLock
+from archive.files import LOCK_FILE, PROOF, FolderLock
 from archive.manifest import gap_in, read_gaps, read_manifest, record_in
 from archive.names import (
     GAPS,
@@ -36,6 +36,9 @@ from delivery.item_reader import is_ours
 from delivery.items import Selection
 
 BROKEN_MANIFEST = f"{MANIFEST}.broken"
+
+_REMAINS = (".*.new", f"{PROOF}*", f"*.txt{PART_SUFFIX}")
+"""Patterns of the files that a process leaves which is killed while it writes them."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +142,7 @@ def erase_lines(chosen: Chosen, began_before: datetime) -> None:
         is_text_chosen,
         mentioned=selection.participant,
     )
-    is_empty = next(read_manifest(folder), None) is None and next(read_gaps(folder), None) is None
-    if is_empty and not Room(folder).may_gain_segments():
+    if next(read_gaps(folder), None) is None:
         remove_folder(folder)
 
 
@@ -186,15 +188,23 @@ def remove_lines(
         forget(folder, items={f"{stem}{ending}" for stem in stems for ending in (".wav", ".txt")} | names)
 
 
-def remove_folder(folder: Path) -> None:
-    """Removes a room's lists, and its folder unless it contains other files."""
+def remove_folder(folder: Path) -> bool:
+    """Removes the lists of a room without segments, and its folder unless it contains other files.
+
+    Returns False, and removes nothing, if the manifest names a segment or one may still be added.
+    """
+    with FolderLock(folder):  # a lesson may have begun since the caller looked
+        if next(read_manifest(folder), None) is not None or Room(folder).may_gain_segments():
+            return False
+        with contextlib.suppress(OSError):
+            for path in (path for pattern in _REMAINS for path in folder.glob(pattern)):
+                path.unlink(missing_ok=True)
+        for name in (DELIVERED, EXPORTS, HANDOVER_NOTE, BROKEN_MANIFEST, TEXTS, GAPS, MANIFEST):
+            (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
-        for path in folder.glob(".*.new"):  # of a list that was being replaced when the process was killed
-            path.unlink(missing_ok=True)
-    for name in (DELIVERED, EXPORTS, HANDOVER_NOTE, BROKEN_MANIFEST, TEXTS, GAPS, MANIFEST, LOCK_FILE):
-        (folder / name).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
+        (folder / LOCK_FILE).unlink(missing_ok=True)  # Windows removes no open file
         folder.rmdir()
+    return True
 
 
 def files_of(record: SegmentRecord, text: TextRecord | None) -> list[str]:

@@ -25,7 +25,7 @@ from typing import IO, Any
 import numpy as np
 import pytest
 
-from archive.files import prepare_output_dir
+from archive.files import prepare_output_dir, prove_disk
 from archive.manifest import read_manifest
 from archive.names import MANIFEST
 from archive.recovery import recover_all, recover_folder
@@ -350,6 +350,17 @@ def test_two_recorders_whose_names_cannot_be_told_apart_overwrite_nothing(tmp_pa
 def test_the_output_folder_is_made(tmp_path: Path) -> None:
     prepare_output_dir(tmp_path / "a" / "b")
     assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_a_proof_of_the_disk_removes_those_that_were_killed_and_no_new_one(tmp_path: Path) -> None:
+    left = [tmp_path / name for name in (".proof-0a1b2c3d.part", ".proof-0a1b2c3d")]
+    new = tmp_path / ".proof-4e5f6a7b.part"
+    for path in (*left, new):
+        path.touch()
+    for path in left:
+        os.utime(path, (0, 0))
+    assert prove_disk(tmp_path) > 0
+    assert list(tmp_path.iterdir()) == [new]
 
 
 def test_an_output_folder_that_is_a_file_is_one_line(tmp_path: Path) -> None:
