@@ -385,6 +385,15 @@ class FolderTexts:
         said.sort(key=lambda record: record.start)
         return tuple(record.transcript for record in said[-most:]) if most else ()
 
+    def is_erased(self, record: TextRecord) -> bool:
+        """Whether the segment is no longer in the manifest, or is being erased: its text is not to be written.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        with self._lock, FolderLock(self.folder):
+            return self._is_erased(record)
+
     def save(self, record: TextRecord) -> bool:
         """Adds the record's line. False: the segment has one already, from another worker, or has been erased.
 
@@ -404,7 +413,6 @@ class FolderTexts:
         return True
 
     def _is_erased(self, record: TextRecord) -> bool:
-        """Whether the segment is no longer in the manifest, or is being erased."""
         if is_being_erased(self.folder, record):
             return True
         while True:

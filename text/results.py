@@ -61,7 +61,7 @@ class TextFolders:
 async def save_text(
     texts: FolderTexts, segment: SegmentRecord, result: TextResult, *, with_files: bool, is_audio_kept: bool
 ) -> bool:
-    """Writes a segment's text. False: the segment had one already.
+    """Writes a segment's text. False: the segment had one already, or has been erased.
 
     Raises:
         StorageError, OSError: the disk refuses.
@@ -83,6 +83,8 @@ async def save_text(
         output_tokens=result.usage.output_tokens,
         is_audio_kept=is_audio_kept,
     )
+    if files and await asyncio.to_thread(texts.is_erased, record):
+        return False  # a process that is killed after the next line would leave files that no list names
     for name, text in files.items():
         await write_text(texts.folder / name, text + "\n")
     is_new = await asyncio.to_thread(texts.save, record)

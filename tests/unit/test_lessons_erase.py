@@ -285,6 +285,21 @@ def test_a_text_that_comes_too_late_is_not_written(tmp_path: Path) -> None:
     assert b"anna" not in everything_in(tmp_path)
 
 
+def test_the_files_of_a_text_that_comes_too_late_are_never_on_the_disk(
+    archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that is killed before it adds the line would leave them."""
+    record = next(read_manifest(archive / "art"))
+    texts = FolderTexts(archive / "art")
+    assert not texts.has(record)
+    begin(archive, ["art"], "")
+    monkeypatch.setattr(texts, "save", lambda record: pytest.fail("it was killed"))
+    result = TextResult(Translation("en", "Late.", {}), "m", Usage())
+    saving = save_text(texts, record, result, with_files=True, is_audio_kept=True)
+    assert not asyncio.run(saving)
+    assert not list((archive / "art").glob("*.txt"))
+
+
 async def test_while_it_is_being_erased_no_reader_sees_it(tmp_path: Path) -> None:
     """An erasure that a target holds up has removed neither the lists nor, perhaps, the files."""
     settings = settings_for(tmp_path)
