@@ -13,13 +13,15 @@ from typing import Any, TypeVar
 
 from archive.files import PRIVATE_FOLDER
 from archive.jsonl import end_of, new_lines
+from archive.manifest import record_in
 from archive.names import MANIFEST, TEXTS, is_plain_name
 from archive.rooms import Room
 from archive.texts import text_in
 from core.errors import ConfigError, Refused
 from core.records import SegmentRecord
 from delivery.items import TextItem, Unusable
-from lesson_tools.batches import ERASED_ITEM, Note, note_in
+from delivery.lists import whole_lines
+from lesson_tools.batches import ERASED_ITEM, Note, note_in, without
 from lesson_tools.bucket import Bucket, with_retries
 from lesson_tools.transcription import Task
 from translator import Rejected, TextRequest, TextResult, Translator, WrongSettings
@@ -62,6 +64,16 @@ async def copy_of(bucket: Bucket, folder: str, names: Iterable[str], into: Path)
 
 async def _copy(bucket: Bucket, room: Room, name: str) -> None:
     await with_retries(lambda: bucket.fetch(f"{room.path.name}/{name}", room.path / name))
+
+
+async def listed_in(bucket: Bucket, folder: str) -> frozenset[str]:
+    """The WAVs that the manifest in the bucket names now: some may have been erased since it was copied."""
+    content, _ = await with_retries(lambda: bucket.read(f"{folder}/{MANIFEST}"))
+    return await asyncio.to_thread(_wavs_in, content or b"")
+
+
+def _wavs_in(manifest: bytes) -> frozenset[str]:
+    return frozenset(record.file for record in map(record_in, whole_lines(manifest)) if record is not None)
 
 
 def _stray_texts(room: RoomCopy, names: Iterable[str]) -> list[str]:
@@ -124,7 +136,8 @@ class FetchingTranslator:
 class Upload:
     """Uploads the texts of a room's copy to the bucket as they are saved.
 
-    Only texts of expected segments are uploaded (see ``expect``). An uploaded text is deleted here.
+    Only texts of expected segments are uploaded (see ``expect``), and only while the manifest in the bucket names the
+    segment: an erased one does not return. An uploaded text is deleted here.
     """
 
     def __init__(self, bucket: Bucket, room: RoomCopy) -> None:
@@ -158,7 +171,8 @@ class Upload:
                 lines, behind = await asyncio.to_thread(new_lines, self._folder / TEXTS, self._uploaded_to)
                 if not lines:
                     return
-                texts = list(self._texts_in(lines))
+                listed = await listed_in(self._bucket, self._folder.name)
+                texts = [(line, item) for line, item in self._texts_in(lines) if item.record.file in listed]
                 for _, item in texts:
                     await self._bucket.put_with_retries(item)
                 await self._bucket.add_lines(f"{self._folder.name}/{TEXTS}", [line for line, _ in texts])
@@ -222,7 +236,11 @@ class RoomNotes:
         await self._write({id_: other for id_, other in self._notes.items() if id_ != note.id})
 
     async def _write(self, notes: dict[str, Note]) -> None:
-        content = json.dumps({id_: asdict(note) for id_, note in notes.items()}).encode()
+        listed = await listed_in(self._bucket, self._folder)
+        rests = {
+            id_: without(note, lambda _, line: line["file"] not in listed) for id_, note in notes.items()
+        }
+        content = json.dumps({id_: asdict(rest) for id_, rest in rests.items() if rest is not None}).encode()
         await with_retries(lambda: self._bucket.write(NOTES.format(folder=self._folder), content))
         self._notes = notes
 

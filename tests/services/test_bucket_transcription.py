@@ -14,18 +14,19 @@ from pathlib import Path
 
 import pytest
 
-from archive.names import TEXTS
+from archive.names import MANIFEST, TEXTS
 from archive.rooms import Room
 from config import Settings
 from core.records import SegmentRecord
 from devtools.gemini_server import KEY, GeminiServer
 from devtools.room_folders import until
 from devtools.s3_server import BUCKET, Request, S3Server
+from lesson_tools.batches import ERASED_ITEM, Note
 from lesson_tools.bucket import Bucket
-from lesson_tools.bucket_room import NOTES
+from lesson_tools.bucket_room import NOTES, RoomNotes, Upload, batches_of, copy_of
 from support import ROOT
 from support.commands import Result, environment, run_in_thread
-from support.lessons_on_disk import spoken
+from support.lessons_on_disk import spoken, with_texts
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -315,6 +316,33 @@ async def test_a_batch_note_cannot_name_a_path_outside_its_room(school: School) 
     school.s3.put(NOTES_OF_MATH, json.dumps(notes).encode())
     result = await school.run("--batch", "--yes")
     assert result.out.startswith("0 texts collected, 3 segments submitted"), result.err
+
+
+# --- what is erased meanwhile ---
+
+
+async def test_a_segment_that_is_erased_meanwhile_gets_no_text_and_no_note(
+    school: School, bucket: Bucket, tmp_path: Path
+) -> None:
+    erased, kept = school.give(count=2)
+    room = await copy_of(bucket, "math101", [record.file for record in (erased, kept)], tmp_path)
+    upload = Upload(bucket, room)
+    for record in (erased, kept):
+        upload.expect(record)
+    key = f"school/math101/{MANIFEST}"
+    lines = school.s3.objects()[key].splitlines(keepends=True)
+    school.s3.put(key, b"".join(line for line in lines if erased.file.encode() not in line))
+    with_texts(room.path, [erased, kept])
+    await upload.upload()
+    assert [line["file"] for line in school.texts()] == [kept.file]
+    names = {name.rpartition("/")[2] for name in school.s3.objects() if name.endswith(".txt")}
+    assert names == {f"{Path(kept.file).stem}_{language}.txt" for language in ("en", "es")}
+    items = tuple(("math101", record.to_json()) for record in (erased, kept))
+    notes = RoomNotes(bucket, upload, "math101", ())
+    for id_, some in (("both", items), ("none", items[:1])):
+        await notes.keep(Note(id_, "m", False, some))
+    written = await batches_of(bucket, "math101")
+    assert [(note.id, note.items) for note in written] == [("both", (ERASED_ITEM, items[1]))]
 
 
 # --- what is wrong ---
