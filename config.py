@@ -227,8 +227,8 @@ class Settings:
         FILES,
         "segment_{number}_{time}",
         "name of a segment's files; placeholders: {number}, {time}, {room}, {identity}, {source}",
-        allowed="a name with {number} not next to a digit or a placeholder, and no slash",
-        parse=template(SEGMENT_PLACEHOLDERS, ("number",)),
+        allowed="a name with {time}, and {number} not next to a digit or a placeholder, and no slash",
+        parse=template(SEGMENT_PLACEHOLDERS, ("number",), ("time",)),
     )
     max_unsaved_seconds: float = number(
         FILES,

@@ -202,7 +202,9 @@ def time_zone(text: str) -> str:
     return text
 
 
-def template(placeholders: tuple[str, ...], one_of: tuple[str, ...]) -> Callable[[str], str]:
+def template(placeholders: tuple[str, ...], *required: tuple[str, ...]) -> Callable[[str], str]:
+    """A name with these placeholders, among them at least one of each of the ``required`` groups."""
+
     def parse(text: str) -> str:
         pieces = list(string.Formatter().parse(text))
         names = [name for _, name, _, _ in pieces if name is not None]
@@ -215,7 +217,7 @@ def template(placeholders: tuple[str, ...], one_of: tuple[str, ...]) -> Callable
             raise ValueError
         if text[0] in ". " or text[-1] in ". " or DEVICE_NAME.fullmatch(text):
             raise ValueError
-        if not set(names) & set(one_of):
+        if not all(set(names) & set(group) for group in required):
             raise ValueError
         if any(character.isdigit() or character in "{}" for character in _neighbours(text, "{number}")):
             raise ValueError  # the number could not be read back from such a name

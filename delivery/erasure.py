@@ -29,6 +29,7 @@ from archive.names import (
     is_plain_name,
     safe_name,
 )
+from archive.outbox import Outbox
 from archive.rooms import Room
 from archive.texts import LANGUAGE_TAG, entry_in, file_in, text_in
 from core.records import GapRecord, SegmentRecord, TextRecord
@@ -188,14 +189,14 @@ def remove_lines(
         forget(folder, items={f"{stem}{ending}" for stem in stems for ending in (".wav", ".txt")} | names)
 
 
-def remove_folder(folder: Path) -> bool:
-    """Removes the lists of a room without segments, and its folder unless it contains other files.
+def remove_folder(folder: Path) -> None:
+    """Removes a room's lists, and its folder unless it contains other files.
 
-    Returns False, and removes nothing, if the manifest names a segment or one may still be added.
+    Removes nothing if the manifest names a segment, or one may still be added.
     """
     with FolderLock(folder):  # a lesson may have begun since the caller looked
         if next(read_manifest(folder), None) is not None or Room(folder).may_gain_segments():
-            return False
+            return
         with contextlib.suppress(OSError):
             for path in (path for pattern in _REMAINS for path in folder.glob(pattern)):
                 path.unlink(missing_ok=True)
@@ -204,7 +205,20 @@ def remove_folder(folder: Path) -> bool:
     with contextlib.suppress(OSError):
         (folder / LOCK_FILE).unlink(missing_ok=True)  # Windows removes no open file
         folder.rmdir()
-    return True
+
+
+async def forget_work(output_dir: Path, folders: Iterable[Path]) -> None:
+    """Deletes the outbox's items of folders that have gone: a new lesson there begins anew.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    outbox = Outbox(output_dir)
+    try:
+        for folder in folders:
+            await outbox.forget(folder.name)
+    finally:
+        await outbox.aclose()
 
 
 def files_of(record: SegmentRecord, text: TextRecord | None) -> list[str]:

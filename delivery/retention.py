@@ -23,9 +23,9 @@ from archive.names import GAPS, MANIFEST, TEXTS
 from archive.rooms import Room
 from archive.texts import read_texts
 from config import Settings
-from core.errors import RecorderError
+from core.errors import RecorderError, StorageError
 from core.records import SegmentRecord, TextRecord
-from delivery.erasure import files_of, remove_folder, remove_lines, room_folders
+from delivery.erasure import files_of, forget_work, remove_folder, remove_lines, room_folders
 from delivery.item_reader import key_of_lists
 from delivery.items import Selection, Target, expired_before
 
@@ -60,6 +60,11 @@ class Leaving:
     @property
     def is_nothing(self) -> bool:
         return not (self.files or self.lines or self.exports)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the whole folder was to go, and has gone."""
+        return self.is_whole and not (self.folder / MANIFEST).exists()
 
 
 class Rules:
@@ -182,41 +187,50 @@ class Housekeeping:
         """Works until cancelled."""
         while True:
             try:
-                await asyncio.to_thread(self._look_after_the_disk)
-            except OSError as error:
-                logger.warning("Old recordings cannot be removed now: %s", error.strerror or error)
+                gone = await asyncio.to_thread(self._look_after_the_disk)
+                if gone:
+                    await forget_work(self._output_dir, gone)
+            except (OSError, StorageError) as error:
+                logger.warning("Old recordings cannot be removed now: %s", error)
             except Exception as error:  # unexpected: the next pass tries again
                 logger.error("Removing old recordings failed", exc_info=error)
             await self._prune_remote()
             await asyncio.sleep(LOOK_SECONDS)
 
-    def _look_after_the_disk(self) -> None:
+    def _look_after_the_disk(self) -> list[Path]:
+        """Removes what may be removed. Returns the folders that have gone."""
         self._warn_if_nearly_full()
         if self._rules.is_empty:
-            return
+            return []
         is_time = time.monotonic() - self._pruned_at >= PRUNE_SECONDS
         self._pruned_at = time.monotonic() if is_time else self._pruned_at
-        for folder in room_folders(self._output_dir):
-            if is_time or self._has_new_deliveries(folder):
-                self._prune(folder)
+        return [
+            folder
+            for folder in room_folders(self._output_dir)
+            if (is_time or self._has_new_deliveries(folder)) and self._prune(folder)
+        ]
 
-    def _prune(self, folder: Path) -> None:
-        """Removes what may go from one folder. A folder that refuses does not keep the others from it."""
+    def _prune(self, folder: Path) -> bool:
+        """Removes what may go from one folder. A folder that refuses does not keep the others from it.
+
+        Returns whether the whole folder has gone.
+        """
         try:
             leaving = self._rules.leaving(folder, datetime.now(UTC))
             if leaving.is_nothing:
-                return
+                return False
             remove_leaving(leaving)
         except OSError as error:
             self._seen.pop(folder, None)  # it is tried again with the next look
             logger.warning("Old recordings of %s cannot be removed now: %s", folder.name, error)
-            return
+            return False
         logger.info(
             "%d files (%.1f MB) of %s were removed from this disk",
             len(leaving.files) + len(leaving.exports),
             leaving.bytes / 1e6,
             folder.name,
         )
+        return leaving.is_gone
 
     def _has_new_deliveries(self, folder: Path) -> bool:
         try:

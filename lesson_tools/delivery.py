@@ -16,7 +16,7 @@ from config import Settings
 from core.audit import AuditEvent, audit
 from core.errors import ConfigError, InputError, RecorderError
 from core.records import SegmentRecord
-from delivery.erasure import room_folders
+from delivery.erasure import forget_work, room_folders
 from delivery.folder_store import SCHEME, folder_in
 from delivery.folder_store import set_up as mark_folder
 from delivery.items import Selection, Target
@@ -186,6 +186,9 @@ def prune(
     found = (rules.leaving(folder, now) for folder in folders_of(settings))
     leaving = [one for one in found if not one.is_nothing]
     removed = [_removed(one) for one in leaving if not dry_run]
+    gone = [one.folder for one in leaving if one.is_gone]
+    if gone:
+        console.run(forget_work(Path(settings.output_dir), gone))
     remote, is_well = console.run(_prune_remote(settings, targets, now, dry_run))
     if as_json:
         local = [

@@ -29,7 +29,7 @@ from archive.tombstones import Erasure, begin, close_repeated, complete
 from config import Settings
 from core.errors import InputError, RecorderError, StorageError
 from core.records import SegmentRecord, format_utc, utc_now
-from delivery.erasure import Chosen, all_folders, chosen_in, erase_files, erase_lines
+from delivery.erasure import Chosen, all_folders, chosen_in, erase_files, erase_lines, forget_work
 from delivery.items import CALL_TIMEOUT_SECONDS, Selection, Target
 from lesson_tools.batches import FOLDER, FolderNotes, note_in, without
 from lesson_tools.bucket_room import NOTES
@@ -160,12 +160,7 @@ class ErasureRun:
         for one in (one for found in here for one in found):
             with contextlib.suppress(FileNotFoundError):
                 await asyncio.to_thread(erase_lines, one, erasure.at)
-        outbox = Outbox(self._output_dir)
-        try:
-            for folder in folders:
-                await outbox.forget(folder.name)
-        finally:
-            await outbox.aclose()
+        await forget_work(self._output_dir, folders)
         for name in (INDEX, BROKEN_OUTBOX):
             for ending in ("", "-wal", "-shm"):
                 try:

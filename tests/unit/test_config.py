@@ -122,7 +122,8 @@ def test_settings_cannot_be_changed() -> None:
         ("SEGMENT_NAME", "segment", "{number}"),
         ("SEGMENT_NAME", "{time}", "{number}"),
         ("SEGMENT_NAME", "{number}:{time}", "{number}"),
-        ("SEGMENT_NAME", "{number}\x07", "{number}"),
+        ("SEGMENT_NAME", "{number}_{identity}", "{time}"),
+        ("SEGMENT_NAME", "{number}_{time}\x07", "{number}"),
         ("MAX_UNSAVED_SECONDS", "9", "10 to 36000 (seconds)"),
         ("MAX_UNSAVED_SECONDS", "36001", "10 to 36000 (seconds)"),
         ("RECORD", "students", "teachers or everyone"),
@@ -281,7 +282,7 @@ def test_a_folder_s_name_cannot_end_in_what_windows_drops(template: str) -> None
     assert line.startswith("ROOM_DIR")
 
 
-@pytest.mark.parametrize("template", ["con.{number}", "NUL .{number}", "com1.{number}"])
+@pytest.mark.parametrize("template", ["con.{time}-{number}", "NUL .{time}-{number}", "com1.{time}-{number}"])
 def test_a_template_cannot_be_called_like_a_windows_device(template: str) -> None:
     (line,) = problems(SEGMENT_NAME=template)
     assert line.startswith("SEGMENT_NAME")

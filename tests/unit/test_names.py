@@ -239,12 +239,12 @@ def test_the_number_in_a_name_is_the_one_it_was_made_with(
 @pytest.mark.parametrize(
     ("template", "identity"),
     [
-        ("{identity}_{number}", "user_1234"),
-        ("{identity}{number}", "user5"),
-        ("{number}{identity}", "5b"),
-        ("{room}_{identity}_{number}", "../007_008"),
-        ("{{x}}_{number}", "anna"),
-        (".{number}", "anna"),
+        ("{time}_{identity}_{number}", "user_1234"),
+        ("{time}_{identity}{number}", "user5"),
+        ("{time}_{number}{identity}", "5b"),
+        ("{time}_{room}_{identity}_{number}", "../007_008"),
+        ("{{x}}_{time}_{number}", "anna"),
+        (".{time}_{number}", "anna"),
     ],
 )
 def test_the_number_is_found_next_to_digits_braces_and_dots(template: str, identity: str) -> None:

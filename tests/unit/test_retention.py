@@ -28,6 +28,8 @@ from delivery.lists import lines_to_deliver
 from delivery.retention import Housekeeping, Rules, remove_leaving
 from delivery.service import DeliveryService
 from devtools.room_folders import until
+from support.commands import run_in_thread
+from support.delivering import state_of
 from support.lessons_on_disk import NOW, spoken, with_gap, with_texts
 
 Usage = namedtuple("Usage", "total used free")
@@ -332,6 +334,32 @@ def test_a_file_that_a_crash_has_left_keeps_no_old_folder(
     assert leaving.is_whole
     remove_leaving(leaving)
     assert not (tmp_path / "math").exists()
+
+
+@pytest.mark.parametrize("by_command", [False, True])
+async def test_a_room_that_comes_back_after_its_folder_went_is_delivered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_command: bool
+) -> None:
+    """Also where a segment has the name of one that has gone: numbers begin anew."""
+    monkeypatch.setattr("delivery.retention.QUIET_SECONDS", -1)
+    settings, shelf = settings_for(tmp_path, RETENTION_DAYS="30"), Shelf()
+    (before,) = spoken(settings, "math", 1)
+    assert await deliver(settings, shelf)
+    if by_command:
+        assert (await run_in_thread("prune", output_dir=tmp_path, RETENTION_DAYS="30")).code == 0
+    else:
+        housekeeping = asyncio.create_task(Housekeeping(settings, [], is_complete=True).run())
+        kind = "delivery shelf"
+        await until(lambda: state_of(tmp_path, before.file, kind, "math") is None, "it is forgotten", SOON)
+        housekeeping.cancel()
+    assert not (tmp_path / "math").exists()
+    (after,) = spoken(settings, "math", 1)
+    assert after.file == before.file
+    assert await deliver(settings, shelf)
+    assert [item.record.sha256 for item in shelf.items if isinstance(item, AudioItem)] == [
+        before.sha256,
+        after.sha256,
+    ]
 
 
 def test_the_warning_comes_early_and_not_all_the_time(

@@ -583,7 +583,7 @@ async def test_rejections_of_all_requests_refuse_no_segment(tmp_path: Path, gemi
 async def test_a_name_that_is_too_long_for_its_text_is_refused(tmp_path: Path, gemini: GeminiServer) -> None:
     if sys.platform == "win32":
         pytest.skip("Windows says it otherwise")
-    settings = settings_for(tmp_path, SEGMENT_NAME="{number}_{identity}_{room}_abc")
+    settings = settings_for(tmp_path, SEGMENT_NAME="{number}_{time}_{identity}_{room}")
     long = TrackInfo("i" * 100, "Anna", "TR_1", "microphone")
     (record,) = spoken(settings, room=RoomInfo("r" * 200, "RM_1", NOW), track=long)
     folder = next(path for path in tmp_path.iterdir() if path.is_dir())
