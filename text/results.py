@@ -83,7 +83,7 @@ async def save_text(
         output_tokens=result.usage.output_tokens,
         is_audio_kept=is_audio_kept,
     )
-    if files and await asyncio.to_thread(texts.is_erased, record):
+    if bool(files) and await asyncio.to_thread(texts.is_erased, record):
         return False  # a process that is killed after the next line would leave files that no list names
     for name, text in files.items():
         await write_text(texts.folder / name, text + "\n")
