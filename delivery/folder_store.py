@@ -14,7 +14,6 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from archive.files import write_private
-from archive.manifest import read_manifest
 from core.errors import ConfigError, RetryLater
 from core.records import format_utc, utc_now
 
@@ -65,7 +64,10 @@ def set_up(folder: Path) -> None:
 
 
 def prove_set_up(folder: Path) -> None:
-    """Checks that the folder is there, and is the one that was set up. One that an older version has filled is marked.
+    """Checks that the folder is there, and is the one that was set up.
+
+    What the folder contains proves nothing: an older version, which had no marker, also filled the empty place where a
+    disk was not mounted.
 
     Raises:
         ConfigError: it is not.
@@ -73,25 +75,13 @@ def prove_set_up(folder: Path) -> None:
     """
     try:
         os.stat(folder / MARKER)
-        return
     except (FileNotFoundError, NotADirectoryError):
-        pass
+        if not folder.is_dir():
+            raise ConfigError(
+                f"{folder} is not there: mount it; if it is new, make it and run {SET_UP}"
+            ) from None
+        raise ConfigError(
+            f"{folder} is not mounted, or not set up yet: mount it, or run {SET_UP} once"
+        ) from None
     except OSError as error:
         raise RetryLater(f"{folder} cannot be read: {error.strerror or error}") from None
-    if not folder.is_dir():
-        raise ConfigError(f"{folder} is not there: mount it; if it is new, make it and run {SET_UP}")
-    try:
-        is_filled = _has_recordings(folder)
-    except OSError as error:
-        raise RetryLater(f"{folder} cannot be read: {error.strerror or error}") from None
-    if not is_filled:
-        raise ConfigError(f"{folder} is not mounted, or not set up yet: mount it, or run {SET_UP} once")
-    set_up(folder)
-
-
-def _has_recordings(folder: Path) -> bool:
-    """Whether a version that wrote no marker has delivered to this folder."""
-    if (folder / PROBE).exists():
-        return True
-    rooms = (path for path in sorted(folder.iterdir()) if path.is_dir() and not path.is_symlink())
-    return any(next(read_manifest(room), None) is not None for room in rooms)

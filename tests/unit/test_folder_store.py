@@ -99,19 +99,27 @@ def test_a_disk_that_is_not_mounted_is_not_filled_and_nothing_is_removed_here(tm
     assert not are_here()
 
 
-def test_a_folder_that_an_older_version_has_filled_goes_on_working(tmp_path: Path) -> None:
-    by_worker, by_command, foreign = (tmp_path / name for name in ("worker", "command", "foreign"))
-    for folder in (by_worker, foreign):
-        folder.mkdir()
-    (by_worker / PROBE).touch()
-    spoken(Settings(output_dir=str(by_command)), "math", 1)
-    (foreign / "photos").mkdir()
-    (foreign / "photos" / "segments.jsonl").write_text("of another program")
-    for folder in (by_worker, by_command):
-        prove_set_up(folder)
-        assert (folder / MARKER).exists()
+def test_a_folder_that_an_older_version_has_filled_is_not_set_up_by_itself(tmp_path: Path) -> None:
+    """It may be the place below a mount point, filled while the disk was not mounted."""
+    out, below = tmp_path / "out", tmp_path / "nas"
+    spoken(Settings(output_dir=str(below)), "math", 1)
+    (below / PROBE).touch()
+    (record,) = spoken(Settings(output_dir=str(out)), "art", 1)
+
+    def lessons(*arguments: str) -> tuple[int, str]:
+        more = {"STORE_URL": below.as_uri(), "KEEP_LOCAL": "until_delivered"}
+        done = run(*arguments, output_dir=out, **more)
+        return done.code, done.err
+
+    code, said = lessons("deliver", "--retry-seconds", "0")
+    assert (code, "run `python lessons.py deliver --set-up` once" in said) == (1, True), said
+    lessons("prune")
+    assert (out / "art" / record.file).exists()
+    assert sorted(path.name for path in below.iterdir() if not path.name.startswith(".")) == ["math"]
     with pytest.raises(ConfigError, match="not set up yet"):
-        prove_set_up(foreign)
+        prove_set_up(below)
+    assert lessons("deliver", "--set-up") == (0, "")
+    assert (below / "art" / record.file).exists()
 
 
 def test_a_room_that_is_erased_leaves_no_empty_folder(tmp_path: Path) -> None:
