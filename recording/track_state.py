@@ -192,12 +192,8 @@ def _rows_of_requests() -> Iterator[_Row]:
     unpublished = Stop(EndReason.UNPUBLISHED)
 
     yield NOT_REQUESTED - {s.PAUSED}, e.ADMITTED, s.REQUESTED, (a.SUBSCRIBE,)
-    yield (
-        {s.PAUSED},
-        e.ADMITTED,
-        s.REQUESTED,
-        (a.CLOSE_GAP, a.SUBSCRIBE),
-    )  # what is lost now has another reason
+    # What is lost after the pause has another reason.
+    yield {s.PAUSED}, e.ADMITTED, s.REQUESTED, (a.CLOSE_GAP, a.SUBSCRIBE)
     yield NOT_REQUESTED - {s.WAITING_FOR_PLACE}, e.NO_PLACE, s.WAITING_FOR_PLACE, (over_bound,)
     yield NOT_REQUESTED - {s.PAUSED}, e.NO_KEY, s.NO_KEY, (OpenGap(GapReason.ENCRYPTED),)
     yield {s.PAUSED}, e.NO_KEY, s.NO_KEY, (undecryptable,)
