@@ -43,7 +43,7 @@ _TRANSLATIONS = ("translations", "translation", "translated_texts")
 _LANGUAGE_OF_TRANSLATION = ("target_language", "target_lang", "target", *_SPOKEN)
 _TEXT = ("text", "translation", "translated_text", "transcript", "value", "content")
 """The keys that models use, the one that is asked for first."""
-_NO_LANGUAGES = ("und", "mul", "mis", "zxx")
+NO_LANGUAGES = ("und", "mul", "mis", "zxx")
 """Tags that name no language: undetermined, several, without a code, no words."""
 _NO_STATED_LANGUAGES = ("unk", "mix", "nan", "nil", "non", "n/a")
 """What models and programs write for no language, though some of it could be a tag."""
@@ -295,7 +295,7 @@ def _tag_in(text: str) -> str:
         tag = language_tag(text)
     except ValueError:
         return ""
-    return "" if language_of(tag) in _NO_LANGUAGES else tag
+    return "" if language_of(tag) in NO_LANGUAGES else tag
 
 
 def _stated_language(value: Any) -> str:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from archive.outbox import Work
 from archive.texts import FolderTexts
 from config import Settings
+from core.answers import NO_LANGUAGES
 from core.backoff import Backoff
 from core.errors import Refused, RetryLater
-from core.language_detection import UNKNOWN
 from core.language_tags import language_of, language_tag_or_empty
 from core.records import SegmentRecord
 from text.asking import Asking
@@ -35,10 +35,6 @@ SEGMENT_BACKOFF = Backoff(2.0, 600.0)
 """How long a segment waits after a call that failed for it alone."""
 CONTEXT_SENTENCES = 3
 """How many earlier texts are sent as context with each segment."""
-NO_LANGUAGES = (UNKNOWN, "mul", "mis", "zxx")
-"""Tags that name no language. Nothing can be translated into them."""
-
-
 # --- outcomes ---
 
 
