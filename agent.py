@@ -27,6 +27,12 @@ if __name__ == "__main__":
     limit_arenas()  # before the imports below start threads
     # The first process of a container ignores signals without a handler, and the imports below take seconds.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    if sys.argv[1:] == ["start"]:
+        from worker.supervisor import run_if_several
+
+        run_if_several(
+            Path(__file__).resolve()
+        )  # before the framework is loaded: this process needs none of it
 
 # By default the framework loads an end-of-turn model of 244 MB, which a recorder never uses (fact 18).
 os.environ.setdefault("LIVEKIT_AGENTS_PRELOAD_LOCAL_INFERENCE", "0")
@@ -53,6 +59,7 @@ from recording.speech_detector import load_detector
 from worker.reconciler import is_wanted
 from worker.recorder_server import RecorderServer
 from worker.stop import SERVICES_STOP_SECONDS, STOP_TIMEOUT_SECONDS, StopRequest, stop_on_signals
+from worker.supervisor import NUMBER, stop_at_end_of_input
 
 logger = logging.getLogger("recorder")
 
@@ -181,7 +188,9 @@ def main(arguments: list[str]) -> int:
 
 def start() -> int:
     """Serves until SIGTERM or Ctrl-C."""
-    set_up_logging(server.settings.log_level, server.settings.log_format, colours=_wants_colours())
+    settings = server.settings
+    number = os.environ.get(NUMBER, "")
+    set_up_logging(settings.log_level, settings.log_format, colours=_wants_colours(), worker=number)
     try:
         return asyncio.run(_serve_until_signal())
     except ConfigError as error:
@@ -215,6 +224,7 @@ async def _serve_until_signal() -> int:
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ImpatientPool(thread_name_prefix="worker"))
     stop_on_signals(loop, stop)
+    stop_at_end_of_input(loop, stop.requested.set)
     serving = asyncio.create_task(server.run(), name="server")
     waiting = asyncio.create_task(stop.requested.wait(), name="signal")
     await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)

@@ -290,7 +290,20 @@ class Settings:
     )
 
     max_rooms: int = integer(
-        OPERATION, 0, 0, 1000, "rooms", "most rooms at the same time; 0: as memory and cores allow"
+        OPERATION,
+        0,
+        0,
+        1000,
+        "rooms",
+        "most rooms at the same time in each worker process; 0: as memory and cores allow",
+    )
+    workers: int = integer(
+        OPERATION,
+        0,
+        0,
+        64,
+        "processes",
+        "worker processes, each with its own rooms; 0: as cores and memory allow",
     )
     on_stop: str = choice(
         OPERATION,

@@ -15,14 +15,17 @@ import unicodedata
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
-CONTEXT_FIELDS = ("event", "room", "participant", "track")
+CONTEXT_FIELDS = ("event", "room", "participant", "track", "worker")
 """Fields of ``extra`` that are shown with a line; so are those in the dictionary ``details`` (:mod:`core.audit`)."""
 
 _LEVEL_COLOURS = {"DEBUG": "\033[36m", "WARNING": "\033[33m", "ERROR": "\033[31m", "CRITICAL": "\033[31m"}
 
 
-def set_up_logging(level: str, log_format: str, *, colours: bool = False) -> None:
-    """Sends all logging to stdout in this format. Libraries log from WARNING on, with ``level`` DEBUG from INFO on."""
+def set_up_logging(level: str, log_format: str, *, colours: bool = False, worker: str = "") -> None:
+    """Sends all logging to stdout in this format. Libraries log from WARNING on, with ``level`` DEBUG from INFO on.
+
+    ``worker`` is the number of this process, if there are several: every line has it.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A console that lacks a character still prints the line.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -30,6 +33,8 @@ def set_up_logging(level: str, log_format: str, *, colours: bool = False) -> Non
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter(colours=colours))
     root = logging.getLogger()
     handler.addFilter(_is_relevant)
+    if worker:
+        handler.addFilter(_Numbered(worker))
     root.handlers[:] = [handler]
     root.setLevel(level)
     is_debug = level == "DEBUG"
@@ -43,6 +48,18 @@ def set_up_logging(level: str, log_format: str, *, colours: bool = False) -> Non
         "google_genai",
     ):
         logging.getLogger(name).setLevel(logging.INFO if is_debug else logging.WARNING)
+
+
+class _Numbered(logging.Filter):
+    """Adds the number of this worker to every record."""
+
+    def __init__(self, number: str) -> None:
+        super().__init__()
+        self._number = number
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.worker = self._number
+        return True
 
 
 _HARMLESS = ("closed unexpectedly", "Attempted to drop unknown FFI handle", "no warmed process available")

@@ -103,7 +103,12 @@ class Worker(WorkerLog):
         self.output_dir = output_dir
         self.lines: list[str] = []
         self.last_line_at = time.monotonic()
-        self._settings = {**server.environment(), "OUTPUT_DIR": str(output_dir), "HEALTH_PORT": "0"}
+        self._settings = {
+            **server.environment(),
+            "OUTPUT_DIR": str(output_dir),
+            "HEALTH_PORT": "0",
+            "WORKERS": "1",
+        }
         self._settings.update(settings or {})
         self._log_path = log
         self._command = [*within, sys.executable, str(program), "start"]

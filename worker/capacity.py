@@ -1,4 +1,4 @@
-"""How many rooms this machine can record at once."""
+"""How many worker processes this machine needs, and how many rooms each can record at once."""
 
 from __future__ import annotations
 
@@ -15,16 +15,24 @@ ROOM_MEGABYTES = 8
 
 ROOMS_PER_CORE = 16
 """Ten rooms took less than half a core (docs/benchmarks.md), so sixteen leave a part of a core for the rest of the
-machine."""
+machine. One process uses about one core: its rooms share an interpreter and a native client."""
 
-MAX_ROOMS = 200
+MEMORY_PER_WORKER = 512
+"""Megabytes of the machine for each worker process by default: half of it for the rest of the machine."""
+
+MAX_WORKERS = 64
 
 
-def default_max_rooms() -> int:
-    """How many rooms the memory and the cores that this process may use allow; at least one."""
-    by_memory = (_memory_megabytes() - WORKER_MEGABYTES) / ROOM_MEGABYTES
-    by_cores = _cores() * ROOMS_PER_CORE
-    return int(max(1, min(by_memory, by_cores, MAX_ROOMS)))
+def worker_count() -> int:
+    """How many worker processes the cores and the memory that this process may use allow; at least one."""
+    return int(max(1, min(_cores(), _memory_megabytes() / MEMORY_PER_WORKER, MAX_WORKERS)))
+
+
+def default_max_rooms(workers: int = 1) -> int:
+    """How many rooms each of ``workers`` processes can record; at least one."""
+    by_memory = (_memory_megabytes() / workers - WORKER_MEGABYTES) / ROOM_MEGABYTES
+    by_cores = min(1, _cores() / workers) * ROOMS_PER_CORE
+    return int(max(1, min(by_memory, by_cores)))
 
 
 def _memory_megabytes() -> float:

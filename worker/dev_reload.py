@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -53,10 +54,10 @@ def _is_source(_: object, path: str) -> bool:
 
 def _start_child(program: Path) -> subprocess.Popen[bytes]:
     """Starts the worker in a process group of its own: the terminal's Ctrl-C goes to this process alone."""
-    command = [sys.executable, str(program), "start"]
+    command, variables = [sys.executable, str(program), "start"], {**os.environ, "WORKERS": "1"}
     if sys.platform == "win32":
-        return subprocess.Popen(command, creationflags=subprocess.CREATE_NEW_PROCESS_GROUP)
-    return subprocess.Popen(command, process_group=0)
+        return subprocess.Popen(command, env=variables, creationflags=subprocess.CREATE_NEW_PROCESS_GROUP)
+    return subprocess.Popen(command, env=variables, process_group=0)
 
 
 def _stop_child(child: subprocess.Popen[bytes]) -> None:

@@ -64,7 +64,7 @@ async def health_answer(
             supervised(disk.run, "test of the disk"),
         ]
         stack.push_async_callback(_end, tasks)
-        yield await _listen(runner, settings.health_host, settings.health_port)
+        yield await listen(runner, settings.health_host, settings.health_port)
 
 
 async def _end(tasks: list[asyncio.Task[None]]) -> None:
@@ -73,8 +73,8 @@ async def _end(tasks: list[asyncio.Task[None]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _listen(runner: web.AppRunner, host: str, port: int) -> int:
-    """Listens on this port, or on any free one if it is taken."""
+async def listen(runner: web.AppRunner, host: str, port: int) -> int:
+    """Listens on this port, or on any free one if it is taken. Returns the port; 0: none could be opened."""
     for choice in dict.fromkeys((port, 0)):
         try:
             await web.TCPSite(runner, host, choice).start()

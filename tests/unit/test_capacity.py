@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from worker import capacity
-from worker.capacity import MAX_ROOMS, default_max_rooms
+from worker.capacity import MAX_WORKERS, default_max_rooms, worker_count
 
 V2_MEMORY = "/sys/fs/cgroup/memory.max"
 V1_MEMORY = "/sys/fs/cgroup/memory/memory.limit_in_bytes"
@@ -29,10 +29,10 @@ def rooms(
     ("megabytes", "cores", "expected"),
     [
         (512, 1, 16),
-        (512, 8, 44),
+        (512, 8, 16),
         (240, 8, 10),
-        (64_000, 4, 64),
-        (64_000, 64, MAX_ROOMS),
+        (64_000, 4, 16),
+        (64_000, 64, 16),
         (16_000, None, 16),
     ],
 )
@@ -58,7 +58,7 @@ def test_a_container_without_a_limit_has_the_machine_s_memory(
     monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
     files = {V2_MEMORY: limit, V1_MEMORY: limit}
-    assert rooms(monkeypatch, megabytes=512, cores=8, files=files) == 44
+    assert rooms(monkeypatch, megabytes=512, cores=8, files=files) == 16
 
 
 @pytest.mark.parametrize(
@@ -67,11 +67,11 @@ def test_a_container_without_a_limit_has_the_machine_s_memory(
         ("50000 100000", 8),
         ("100000 100000", 16),
         ("1000 100000", 1),
-        ("800000 100000", 64),
-        ("max 100000", 64),
-        ("max", 64),
-        ("", 64),
-        ("x y", 64),
+        ("800000 100000", 16),
+        ("max 100000", 16),
+        ("max", 16),
+        ("", 16),
+        ("x y", 16),
     ],
 )
 def test_a_container_s_share_of_the_cores_counts(
@@ -82,7 +82,7 @@ def test_a_container_s_share_of_the_cores_counts(
 
 @pytest.mark.parametrize(
     ("limited", "expected"),
-    [("/system.slice/recorder.service", 10), ("/system.slice", 10), ("", 10), ("/elsewhere", 128)],
+    [("/system.slice/recorder.service", 10), ("/system.slice", 10), ("", 10), ("/elsewhere", 16)],
 )
 def test_a_limit_around_a_service_counts(
     monkeypatch: pytest.MonkeyPatch, limited: str, expected: int
@@ -96,7 +96,7 @@ def test_a_limit_around_a_service_counts(
 
 @pytest.mark.parametrize(
     ("limited", "expected"),
-    [("/system.slice/recorder.service", 8), ("/system.slice", 8), ("", 8), ("/elsewhere", 128)],
+    [("/system.slice/recorder.service", 8), ("/system.slice", 8), ("", 8), ("/elsewhere", 16)],
 )
 def test_a_share_around_a_service_counts(
     monkeypatch: pytest.MonkeyPatch, limited: str, expected: int
@@ -128,4 +128,24 @@ def test_a_file_that_is_not_there_is_no_limit() -> None:
 
 
 def test_this_machine_takes_at_least_one() -> None:
-    assert 1 <= default_max_rooms() <= MAX_ROOMS
+    assert 1 <= default_max_rooms() <= 16
+    assert 1 <= worker_count() <= MAX_WORKERS
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "cores", "expected"),
+    [(512, 0.5, 1), (512, 8, 1), (1_500, 8, 2), (8_000, 2, 2), (64_000, 8, 8), (10**6, 256, MAX_WORKERS)],
+)
+def test_as_many_workers_as_cores_and_memory_allow(
+    monkeypatch: pytest.MonkeyPatch, megabytes: int, cores: float, expected: int
+) -> None:
+    files = {V2_MEMORY: str(megabytes * 2**20), V2_CPU: f"{round(cores * 100_000)} 100000"}
+    monkeypatch.setattr(capacity, "_read", lambda path: files.get(path, ""))
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=10**13))
+    monkeypatch.setattr("os.cpu_count", lambda: 512)
+    assert worker_count() == expected
+
+
+def test_several_workers_share_memory_and_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    rooms(monkeypatch, megabytes=1_024, cores=2)
+    assert (default_max_rooms(1), default_max_rooms(2), default_max_rooms(4)) == (16, 16, 8)

@@ -1,0 +1,117 @@
+"""Several worker processes on one machine: what a room loses when one of them dies or is restarted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from conftest import StartWorker
+from devtools.livekit_server import LiveKitServer
+from devtools.room_folders import gaps, until
+from devtools.speakers import Speaker
+from devtools.worker import Worker
+from support.fault_table import Seen
+from support.teaching import heard, sentences, teacher_in
+
+pytestmark = pytest.mark.e2e
+
+ROOMS = 4
+
+
+async def both_are_ready(recorder: Worker) -> None:
+    await until(lambda: recorder.log.count("Registered with") >= 2, "both are registered", timeout=60)
+
+
+def worker_of(recorder: Worker, room: str) -> str:
+    """The number of the worker that records the room now."""
+    found = [
+        re.search(r" worker=(\d+)", line)
+        for line in recorder.lines
+        if "Track subscribed" in line and f"room={room} " in line
+    ]
+    assert found and found[-1]
+    return found[-1][1]
+
+
+def process_of(recorder: Worker, number: str) -> psutil.Process:
+    return next(
+        child
+        for child in psutil.Process(recorder.pid).children()
+        if child.environ().get("WORKER_NUMBER") == number
+    )
+
+
+@contextlib.asynccontextmanager
+async def lessons(server: LiveKitServer, recorder: Worker, name: str) -> AsyncIterator[list[Speaker]]:
+    async with contextlib.AsyncExitStack() as stack:
+        yield [
+            await stack.enter_async_context(await teacher_in(server, recorder, f"{name}-{number}"))
+            for number in range(ROOMS)
+        ]
+
+
+async def all_say(teachers: list[Speaker], first: int, count: int) -> None:
+    await asyncio.gather(*(teacher.say(sentences(first, count)) for teacher in teachers))
+
+
+@pytest.mark.fault(
+    "SIGKILL of one of two worker processes (WORKERS=2)",
+    "its rooms are recorded again within 4 s, the others have no gap",
+)
+@pytest.mark.skipif(sys.platform == "win32", reason="kills by a signal")
+async def test_a_killed_worker_costs_only_its_own_rooms(
+    livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path, seen: Seen
+) -> None:
+    recorder = await worker(WORKERS="2")
+    await both_are_ready(recorder)
+    async with lessons(livekit_server, recorder, "of-two") as teachers:
+        rooms = [f"of-two-{number}" for number in range(ROOMS)]
+        before = {room: worker_of(recorder, room) for room in rooms}
+        assert set(before.values()) == {"1", "2"}, "LiveKit distributes the rooms"
+        await all_say(teachers, 0, 2)
+        await asyncio.sleep(1)
+        dead = [room for room in rooms if before[room] == "2"]
+        subscribed = recorder.log.count("Track subscribed")
+        process_of(recorder, "2").kill()
+        killed = time.monotonic()
+        await until(
+            lambda: recorder.log.count("Track subscribed") == subscribed + len(dead),
+            "its rooms are recorded again",
+        )
+        seen(f"{time.monotonic() - killed:.1f} s until the last of {len(dead)} rooms is recorded again")
+        await asyncio.sleep(0.5)
+        await all_say(teachers, 2, 2)
+    await until(lambda: recorder.log.count("Room over") >= ROOMS, "the rooms are over", timeout=60)
+    for room in rooms:
+        room_dir = tmp_path / "segments" / room
+        assert heard(room_dir) == [0, 1, 2, 3]
+        assert [gap["reason"] for gap in gaps(room_dir)] == (["no_recorder"] if room in dead else [])
+    assert recorder.log.count("Worker 2 has ended (SIGKILL)") == 1
+
+
+@pytest.mark.fault("SIGHUP with WORKERS=2", "one worker after the other is restarted; every word is recorded")
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+async def test_a_rolling_restart_hands_all_rooms_over(
+    livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path
+) -> None:
+    recorder = await worker(WORKERS="2")
+    await both_are_ready(recorder)
+    async with lessons(livekit_server, recorder, "rolling") as teachers:
+        await all_say(teachers, 0, 2)
+        psutil.Process(recorder.pid).send_signal(signal.SIGHUP)
+        await recorder.wait_for("All workers have been restarted", timeout=90)
+        await asyncio.sleep(1)
+        await all_say(teachers, 2, 2)
+    folders = [tmp_path / "segments" / f"rolling-{number}" for number in range(ROOMS)]
+    await until(
+        lambda: all(heard(folder) == [0, 1, 2, 3] for folder in folders), "every word is saved", timeout=60
+    )
