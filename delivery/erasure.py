@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -27,14 +27,13 @@ from archive.names import (
     TEXTS,
     SegmentNames,
     is_plain_name,
-    safe_name,
 )
 from archive.outbox import Outbox
 from archive.rooms import Room
-from archive.texts import LANGUAGE_TAG, entry_in, file_in, text_in
+from archive.texts import entry_in, file_in, text_in
 from core.records import GapRecord, SegmentRecord, TextRecord
 from delivery.item_reader import is_ours
-from delivery.items import Selection
+from delivery.items import Selection, belongs_to
 
 BROKEN_MANIFEST = f"{MANIFEST}.broken"
 
@@ -72,13 +71,9 @@ def chosen_in(
             if selection.has(folder.name, record) and (began_before is None or record.start < began_before)
         )
         has_gaps = any(selection.has(folder.name, gap) for gap in read_gaps(folder))
-        if chosen or has_gaps or (not records and selection.is_whole_room and _is_named(folder, selection)):
+        if chosen or has_gaps or (not records and selection.is_whole_room and selection.names(folder.name)):
             found.append(Chosen(folder, selection, chosen))
     return found
-
-
-def _is_named(folder: Path, selection: Selection) -> bool:
-    return folder.name in (selection.room, safe_name(selection.room))
 
 
 def erase_files(chosen: Chosen, segment_names: SegmentNames) -> list[str]:
@@ -92,7 +87,7 @@ def erase_files(chosen: Chosen, segment_names: SegmentNames) -> list[str]:
     with FolderLock(folder):
         if chosen.selection.is_whole_room:
             stems |= _stems_of_stray_texts(folder, segment_names)
-        names = [name for name in os.listdir(folder) if _belongs_to(name, stems)]
+        names = [name for name in os.listdir(folder) if belongs_to(name, stems)]
         for name in [*names, BROKEN_MANIFEST]:
             try:
                 (folder / name).unlink(missing_ok=True)
@@ -110,17 +105,6 @@ def _stems_of_stray_texts(folder: Path, segment_names: SegmentNames) -> set[str]
     texts = [name for name in plain if name.endswith(".txt") and segment_names.number_in(name) is not None]
     listed = {Path(record.file).stem for record in read_manifest(folder)}
     return {stem for name in texts if (stem := name.removesuffix(".txt").rpartition("_")[0]) not in listed}
-
-
-def _belongs_to(name: str, stems: Collection[str]) -> bool:
-    """Whether a file is a segment's WAV, the note that it had, or one of its texts."""
-    plain = name.removesuffix(PART_SUFFIX)
-    if plain.endswith(".txt"):
-        stem, _, tag = plain.removesuffix(".txt").rpartition("_")
-        return stem in stems and LANGUAGE_TAG.fullmatch(tag) is not None
-    if plain.endswith(".wav"):
-        return plain.removesuffix(".wav") in stems
-    return name.startswith(".") and name.endswith(".json") and name[1:].removesuffix(".json") in stems
 
 
 def erase_lines(chosen: Chosen, began_before: datetime) -> None:

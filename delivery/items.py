@@ -8,12 +8,14 @@ A target's errors say who must act: :class:`~core.errors.RetryLater` (the other 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
+from archive.names import PART_SUFFIX, safe_name
+from archive.texts import LANGUAGE_TAG
 from core.errors import Refused, StorageError
 from core.records import GapRecord, SegmentRecord, TextRecord
 
@@ -79,6 +81,10 @@ class Selection:
     def is_whole_room(self) -> bool:
         return bool(self.room) and not self.participant
 
+    def names(self, folder: str) -> bool:
+        """Whether a folder can be one of the selection's rooms, by its name."""
+        return not self.room or folder in (self.room, safe_name(self.room))
+
     def has(self, folder: str, record: SegmentRecord | GapRecord) -> bool:
         return (
             (not self.room or self.room in (folder, record.room_name))
@@ -128,6 +134,18 @@ class Target(Protocol):
 
 
 # --- what targets share ---
+
+
+def belongs_to(name: str, stems: Collection[str]) -> bool:
+    """Whether a file or object is the WAV of a segment with one of these stems, the note that it had, or one of its
+    texts; also an incomplete one."""
+    plain = name.removesuffix(PART_SUFFIX)
+    if plain.endswith(".txt"):
+        stem, _, tag = plain.removesuffix(".txt").rpartition("_")
+        return stem in stems and LANGUAGE_TAG.fullmatch(tag) is not None
+    if plain.endswith(".wav"):
+        return plain.removesuffix(".wav") in stems
+    return name.startswith(".") and name.endswith(".json") and name[1:].removesuffix(".json") in stems
 
 
 class Unusable(Refused):

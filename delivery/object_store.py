@@ -15,11 +15,20 @@ from typing import TypeVar
 
 from archive.jsonl import entry_in
 from archive.manifest import gap_in, record_in
-from archive.names import GAPS, MANIFEST, TEXTS, SegmentNames, safe_name
+from archive.names import GAPS, MANIFEST, TEXTS, SegmentNames
 from config import Settings
 from core.records import SegmentRecord
 from delivery.folder_store import PROBE
-from delivery.items import AudioItem, Item, ListsItem, Selection, TextItem, audio_bytes, file_bytes
+from delivery.items import (
+    AudioItem,
+    Item,
+    ListsItem,
+    Selection,
+    TextItem,
+    audio_bytes,
+    belongs_to,
+    file_bytes,
+)
 from delivery.lists import lines_to_deliver, whole_lines
 from delivery.object_client import Objects, open_s3, open_url
 
@@ -108,18 +117,19 @@ class ObjectTarget:
         there = await self.objects.names_in(folder)
         chosen = {record.file for record in listed if selection.has(folder, record)}
         chosen |= {record.file for record in known}
-        if selection.is_whole_room and (chosen or _is_named(folder, selection)):
+        if selection.is_whole_room and (chosen or selection.names(folder)):
             chosen |= self._unlisted(there, {record.file for record in listed}, selection.before)
         names = {record.file for record in listed}
         count = len(chosen & (names | there.keys()))
         if only_count:
             return count
         if not chosen:
-            if selection.participant and _is_named(folder, selection):
+            if selection.participant and selection.names(folder):
                 await self._remove_lines(folder, chosen, selection)  # gaps of somebody who said nothing
             return 0
         is_empty_then = chosen >= names
-        await self.objects.delete(f"{folder}/{name}" for name in there if _belongs_to(name, chosen))
+        stems = {file.removesuffix(".wav") for file in chosen}
+        await self.objects.delete(f"{folder}/{name}" for name in there if belongs_to(name, stems))
         if is_empty_then:
             for name in _LISTS:
                 await self.objects.delete([f"{folder}/{name}"] if name in there else [])
@@ -170,14 +180,3 @@ def _without(is_chosen: Callable[[bytes], bool], lines: list[bytes]) -> list[byt
 def _file_of(line: bytes) -> str | None:
     file = (entry_in(line) or {}).get("file")
     return None if file is None else str(file)
-
-
-def _is_named(folder: str, selection: Selection) -> bool:
-    """Whether a folder can be one of the selection's rooms, by its name."""
-    return not selection.room or folder in (selection.room, safe_name(selection.room))
-
-
-def _belongs_to(name: str, chosen: Container[str]) -> bool:
-    """Whether an object is a chosen segment's WAV, or one of its texts."""
-    stem = name.removesuffix(".txt").rpartition("_")[0]
-    return name in chosen or (name.endswith(".txt") and f"{stem}.wav" in chosen)
