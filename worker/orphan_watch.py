@@ -67,9 +67,7 @@ class OrphanWatch:
                 began = time.monotonic()
                 orphans = await asyncio.to_thread(self._find)
                 took = time.monotonic() - began
-                async with asyncio.TaskGroup() as tasks:
-                    for orphan in orphans:
-                        tasks.create_task(self._take(orphan))
+                await asyncio.gather(*map(self._take, orphans))
                 await asyncio.sleep(max(LOOK_SECONDS, took / MAX_SHARE))
                 self._release_claims()
         finally:

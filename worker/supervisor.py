@@ -23,13 +23,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from config import Settings, environment
 from core.errors import ConfigError
 from core.logs import end_at_once, set_up_logging
-from core.supervised import pauses
+from core.supervised import pauses, supervised
 from worker.capacity import default_max_rooms, worker_count
 from worker.fleet_health import Health, fleet_health, is_live, is_ready
 
@@ -186,7 +187,10 @@ class Supervisor:
                 self._settings.health_host,
                 port,
             )
-            watches = [asyncio.create_task(self._watch(worker)) for worker in self._workers]
+            watches = [
+                supervised(partial(self._watch, worker), f"watch over worker {worker.number}")
+                for worker in self._workers
+            ]
             await asyncio.gather(*(self._keep(worker) for worker in self._workers))
             for task in [*watches, *([self._rolling] if self._rolling else [])]:
                 task.cancel()
@@ -208,7 +212,7 @@ class Supervisor:
         waits = pauses(RESTART_SECONDS)
         while not self._stopping.is_set():
             began = time.monotonic()
-            code = await worker.run()
+            code = await _run(worker)
             if code == WRONG_SETTINGS:
                 self._code = code
                 if not self._stopping.is_set():
@@ -243,7 +247,7 @@ class Supervisor:
 
     def _begin_rolling_restart(self) -> None:
         if self._rolling is None or self._rolling.done():
-            self._rolling = asyncio.create_task(self._restart_all())
+            self._rolling = supervised(self._restart_all, "rolling restart")
 
     async def _restart_all(self) -> None:
         """Restarts one worker after the other. Meanwhile the others take its rooms."""
@@ -259,6 +263,15 @@ class Supervisor:
                 logger.error("Worker %d takes no rooms: the others are not restarted", worker.number)
                 return
         logger.info("All workers have been restarted")
+
+
+async def _run(worker: WorkerProcess) -> int:
+    """Runs the worker to its end. A system that has no memory or no files left for it may have some later."""
+    try:
+        return await worker.run()
+    except OSError as error:
+        logger.error("Worker %d cannot be started: %s", worker.number, error)
+        return 1
 
 
 _STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)]
