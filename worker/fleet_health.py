@@ -31,7 +31,9 @@ class Answer:
 
 
 async def ask(port: int, path: str) -> Answer:
-    """Asks a worker. Status 503 if it does not answer."""
+    """Asks a worker. Status 503 if it does not answer, or has no port yet."""
+    if not port:
+        return Answer(503, NO_ANSWER)
     timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
     try:
         async with aiohttp.ClientSession(timeout=timeout) as session:

@@ -26,6 +26,7 @@ from worker.orphan_watch import OrphanWatch
 from worker.reconciler import Reconciler
 from worker.server_access import wait_for_server
 from worker.services import Services
+from worker.supervisor import tell_port
 
 logger = logging.getLogger("recorder")
 
@@ -93,6 +94,7 @@ class RecorderServer(AgentServer):
             ) as livekit,
         ):
             self._livekit = livekit
+            tell_port(health_port)
             await wait_for_server(livekit, self.settings)
             tasks = services.start()
             # Not earlier: a recorder that is requested while no worker can take the room never comes.

@@ -17,9 +17,9 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -38,6 +38,10 @@ logger = logging.getLogger("recorder")
 
 NUMBER = "WORKER_NUMBER"
 """The variable that tells a worker that it has a parent, and which of its workers it is: 1 and up."""
+
+PORT_FILE = "WORKER_PORT_FILE"
+"""The variable with the file into which a worker writes the port of its health answer. Only the worker can choose one
+that is free."""
 
 RESTART_SECONDS = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Pauses before a worker that has ended is started again; the last is repeated."""
@@ -90,6 +94,15 @@ def stop_at_end_of_input(loop: asyncio.AbstractEventLoop, stop: Callable[[], Non
     threading.Thread(target=wait, name="end of input", daemon=True).start()
 
 
+def tell_port(port: int) -> None:
+    """Tells the parent the port of this worker's health answer. Does nothing without a parent."""
+    if PORT_FILE in os.environ:
+        path = Path(os.environ[PORT_FILE])
+        part = path.with_suffix(".new")
+        part.write_text(str(port), encoding="ascii")
+        part.replace(path)
+
+
 def shared(settings: Settings, count: int) -> dict[str, str]:
     """The settings of each of ``count`` workers that differ from those of one. Limits for all of them are divided; the
     budgets for Gemini are counted in the outbox, which all share."""
@@ -98,18 +111,31 @@ def shared(settings: Settings, count: int) -> dict[str, str]:
         "MAX_ROOMS": str(settings.max_rooms or default_max_rooms(count)),
         "GEMINI_MAX_AT_ONCE": str(max(1, settings.gemini_max_at_once // count)),
         "HEALTH_HOST": "127.0.0.1",
+        "HEALTH_PORT": "0",
     }
 
 
 class WorkerProcess:
     """One worker: its process and the port of its health answer."""
 
-    def __init__(self, number: int, command: list[str], variables: Mapping[str, str]) -> None:
+    def __init__(
+        self, number: int, command: list[str], variables: Mapping[str, str], port_file: Path
+    ) -> None:
         self.number = number
-        self.port = 0
+        self.starts = 0
+        """How often it has been started."""
         self._command = command
-        self._variables = {**variables, NUMBER: str(number)}
+        self._port_file = port_file
+        self._variables = {**variables, NUMBER: str(number), PORT_FILE: str(port_file)}
         self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def port(self) -> int:
+        """The port of its health answer; 0: it has not told it yet."""
+        try:
+            return int(self._port_file.read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            return 0
 
     @property
     def is_running(self) -> bool:
@@ -117,11 +143,12 @@ class WorkerProcess:
 
     async def run(self) -> int:
         """Starts it and waits until it ends. Returns its exit code: below 0 a signal."""
-        self.port = free_port()
+        self._port_file.unlink(missing_ok=True)
+        self.starts += 1
         self._process = await asyncio.create_subprocess_exec(
             *self._command,
             stdin=asyncio.subprocess.PIPE,
-            env={**os.environ, **self._variables, "HEALTH_PORT": str(self.port)},
+            env={**os.environ, **self._variables},
             **_own_group(),
         )
         return await self._process.wait()
@@ -151,13 +178,6 @@ def _own_group() -> dict[str, Any]:
     return {"process_group": 0}
 
 
-def free_port() -> int:
-    """A port of the loopback interface that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class Supervisor:
     """Keeps the workers running until a signal."""
 
@@ -165,7 +185,11 @@ class Supervisor:
         self._settings = settings
         own = shared(settings, count)
         command = [sys.executable, str(program), "start"]
-        self._workers = [WorkerProcess(number, command, own) for number in range(1, count + 1)]
+        self._ports = tempfile.TemporaryDirectory(prefix="voice-segmenter-")
+        self._workers = [
+            WorkerProcess(number, command, own, Path(self._ports.name) / str(number))
+            for number in range(1, count + 1)
+        ]
         self._max_rooms = int(own["MAX_ROOMS"])
         self._stopping = asyncio.Event()
         self._code = 0
@@ -194,6 +218,7 @@ class Supervisor:
             await asyncio.gather(*(self._keep(worker) for worker in self._workers))
             for task in [*watches, *([self._rolling] if self._rolling else [])]:
                 task.cancel()
+        self._ports.cleanup()
         logger.info("All workers have stopped")
         return self._code
 
@@ -253,11 +278,11 @@ class Supervisor:
         """Restarts one worker after the other. Meanwhile the others take its rooms."""
         logger.info("SIGHUP: restarting the workers, one after the other")
         for worker in self._workers:
-            before = worker.port
+            before = worker.starts
             worker.stop()
             try:
                 async with asyncio.timeout(READY_SECONDS + STOP_SECONDS):
-                    while worker.port == before or not await is_ready(worker.port):  # noqa: ASYNC110  (another process)
+                    while worker.starts == before or not await is_ready(worker.port):  # noqa: ASYNC110  (another process)
                         await asyncio.sleep(0.2)
             except TimeoutError:
                 logger.error("Worker %d takes no rooms: the others are not restarted", worker.number)

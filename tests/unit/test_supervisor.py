@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from config import Settings
 from devtools.room_folders import until
 from support import ROOT
 from worker.fleet_health import Answer, merged, verdict
-from worker.supervisor import free_port, shared
+from worker.supervisor import shared
 
 WORKER = """
 import http.server, os, pathlib, sys, threading
@@ -42,7 +43,8 @@ class Health(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_): pass
 
-server = http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["HEALTH_PORT"])), Health)
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Health)
+pathlib.Path(os.environ["WORKER_PORT_FILE"]).write_text(str(server.server_port))
 threading.Thread(target=server.serve_forever, daemon=True).start()
 sys.stdin.read()
 os.write(1, f"worker {number} stops\\n".encode())
@@ -66,7 +68,6 @@ class Parent:
     def __init__(self, folder: Path, workers: int) -> None:
         program = folder / "worker.py"
         program.write_text(WORKER, encoding="utf-8")
-        self.port = free_port()
         self.folder = folder
         self._log = folder / "log"
         with self._log.open("wb") as log:
@@ -83,7 +84,7 @@ class Parent:
                     "LIVEKIT_API_SECRET": "s" * 32,
                     "WORKERS": str(workers),
                     "METRICS": "true",
-                    "HEALTH_PORT": str(self.port),
+                    "HEALTH_PORT": "0",
                     "FOLDER": str(folder),
                 },
             )
@@ -93,8 +94,11 @@ class Parent:
         return self._log.read_text(encoding="utf-8", errors="replace")
 
     def get(self, path: str) -> tuple[int, str]:
+        told = re.search(r"health on (http://\S+)/", self.log)
+        if told is None:
+            return 0, ""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+            with urllib.request.urlopen(told[1] + path, timeout=5) as answer:
                 return int(answer.status), answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
