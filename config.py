@@ -299,7 +299,7 @@ class Settings:
     )
     workers: int = integer(
         OPERATION,
-        0,
+        1,
         0,
         64,
         "processes",

@@ -56,6 +56,8 @@ SILENT_LOOKS = 6
 READY_SECONDS = 60.0
 """How long a rolling restart waits until a new worker takes rooms. If it does not, the others are not restarted."""
 
+READY_LOOK_SECONDS = 0.2
+
 STOP_SECONDS = 30.0
 """How long a worker that does not answer gets to save what it has, before it is killed."""
 
@@ -192,11 +194,13 @@ class Supervisor:
         ]
         self._max_rooms = int(own["MAX_ROOMS"])
         self._stopping = asyncio.Event()
+        self._first_is_ready = asyncio.Event()
+        """Whether the first worker takes rooms: then the others are started."""
         self._code = 0
         self._rolling: asyncio.Task[None] | None = None
 
     async def run(self) -> int:
-        """Returns the exit code: 0 after a signal, 2 if the workers say that their settings are wrong."""
+        """Returns the exit code: 0 after a signal, otherwise that of a worker that cannot work: 1 or 2."""
         loop = asyncio.get_running_loop()
         for number in _STOP_SIGNALS:
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(self._stop))
@@ -212,10 +216,13 @@ class Supervisor:
                 port,
             )
             watches = [
-                supervised(partial(self._watch, worker), f"watch over worker {worker.number}")
-                for worker in self._workers
+                supervised(self._wait_for_first, "start of the first worker"),
+                *(
+                    supervised(partial(self._watch, worker), f"watch over worker {worker.number}")
+                    for worker in self._workers
+                ),
             ]
-            await asyncio.gather(*(self._keep(worker) for worker in self._workers))
+            await asyncio.gather(*map(self._keep, self._workers))
             for task in [*watches, *([self._rolling] if self._rolling else [])]:
                 task.cancel()
         self._ports.cleanup()
@@ -229,19 +236,21 @@ class Supervisor:
                 worker.kill()
             return
         self._stopping.set()
+        self._first_is_ready.set()  # nobody waits for it any more
         for worker in self._workers:
             worker.stop()
 
     async def _keep(self, worker: WorkerProcess) -> None:
-        """Starts the worker, and again whenever it ends."""
+        """Starts the worker, and again whenever it ends. The first goes ahead: what is wrong is said once."""
+        if worker is not self._workers[0]:
+            await self._first_is_ready.wait()
         waits = pauses(RESTART_SECONDS)
         while not self._stopping.is_set():
             began = time.monotonic()
             code = await _run(worker)
-            if code == WRONG_SETTINGS:
+            if not self._stopping.is_set() and (code == WRONG_SETTINGS or self._has_never_worked(code)):
                 self._code = code
-                if not self._stopping.is_set():
-                    self._stop()
+                self._stop()
             if self._stopping.is_set():
                 return
             if time.monotonic() - began > WORKING_SECONDS:
@@ -254,6 +263,15 @@ class Supervisor:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await self._stopping.wait()
+
+    def _has_never_worked(self, code: int) -> bool:
+        """Whether the first worker ended by itself before it took rooms: it has said what the operator must do."""
+        return code > 0 and not self._first_is_ready.is_set()
+
+    async def _wait_for_first(self) -> None:
+        while not await is_ready(self._workers[0].port):  # noqa: ASYNC110  (another process)
+            await asyncio.sleep(READY_LOOK_SECONDS)
+        self._first_is_ready.set()
 
     async def _watch(self, worker: WorkerProcess) -> None:
         """Restarts the worker if it does not answer, or says that only a restart helps."""
@@ -283,7 +301,7 @@ class Supervisor:
             try:
                 async with asyncio.timeout(READY_SECONDS + STOP_SECONDS):
                     while worker.starts == before or not await is_ready(worker.port):  # noqa: ASYNC110  (another process)
-                        await asyncio.sleep(0.2)
+                        await asyncio.sleep(READY_LOOK_SECONDS)
             except TimeoutError:
                 logger.error("Worker %d takes no rooms: the others are not restarted", worker.number)
                 return

@@ -244,3 +244,11 @@ def test_metrics_keep_their_kinds_and_labels() -> None:
     assert both.count("# TYPE recorder_gaps_total counter") == 1
     assert 'recorder_gaps_total{reason="network",worker="1"} 2.0' in both
     assert 'recorder_gaps_total{reason="network",worker="2"} 5.0' in both
+
+
+async def test_a_worker_that_cannot_work_is_started_once(tmp_path: Path) -> None:
+    """What is wrong, such as the key, is said once and ends the start, as with one worker."""
+    (tmp_path / "wrong-1").touch()
+    with parent(tmp_path, 3) as running:
+        assert await asyncio.to_thread(running.process.wait, 30) == 2
+        assert running.log.count(" starts") == 1
