@@ -274,11 +274,12 @@ class Supervisor:
         self._first_is_ready.set()
 
     async def _watch(self, worker: WorkerProcess) -> None:
-        """Restarts the worker if it does not answer, or says that only a restart helps."""
+        """Restarts the worker if it does not answer, or says that only a restart helps. A start may take its time."""
         failures = 0
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            failures = 0 if not worker.is_running or await is_live(worker.port) else failures + 1
+            is_well = not worker.is_running or not worker.port or await is_live(worker.port)
+            failures = 0 if is_well else failures + 1
             if failures >= SILENT_LOOKS:
                 failures = 0
                 logger.error("Worker %d does not answer, or needs a restart: restarting it", worker.number)

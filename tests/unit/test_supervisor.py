@@ -10,7 +10,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -52,10 +52,11 @@ os._exit(0)
 """
 
 PARENT = """
-import pathlib, sys
+import os, pathlib, sys
 from worker import supervisor
 
-supervisor.LOOK_SECONDS, supervisor.SILENT_LOOKS = 0.2, 3
+if "LOOK_SECONDS" in os.environ:
+    supervisor.LOOK_SECONDS = float(os.environ["LOOK_SECONDS"])
 supervisor.RESTART_SECONDS = (0.0, 0.1)
 supervisor.run_if_several(pathlib.Path(sys.argv[1]))
 print("not several")
@@ -65,7 +66,7 @@ print("not several")
 class Parent:
     """A parent of simple workers, and what all of them have printed."""
 
-    def __init__(self, folder: Path, workers: int) -> None:
+    def __init__(self, folder: Path, workers: int, variables: Mapping[str, str]) -> None:
         program = folder / "worker.py"
         program.write_text(WORKER, encoding="utf-8")
         self.folder = folder
@@ -86,6 +87,7 @@ class Parent:
                     "METRICS": "true",
                     "HEALTH_PORT": "0",
                     "FOLDER": str(folder),
+                    **variables,
                 },
             )
 
@@ -120,8 +122,8 @@ class Parent:
 
 
 @contextmanager
-def parent(folder: Path, workers: int = 2) -> Iterator[Parent]:
-    running = Parent(folder, workers)
+def parent(folder: Path, workers: int = 2, **variables: str) -> Iterator[Parent]:
+    running = Parent(folder, workers, variables)
     try:
         yield running
     finally:
@@ -166,7 +168,7 @@ async def test_a_worker_that_dies_is_started_again(tmp_path: Path) -> None:
 
 
 async def test_a_worker_that_needs_a_restart_is_restarted(tmp_path: Path) -> None:
-    with parent(tmp_path) as running:
+    with parent(tmp_path, LOOK_SECONDS="0.1") as running:
         await running.until_healthy()
         (tmp_path / "sick-1").touch()
         await running.until_log("Worker 1 does not answer, or needs a restart")
