@@ -60,6 +60,7 @@ def test_a_path_and_its_url_are_the_same(tmp_path: Path) -> None:
     assert Path(folder_in(folder.as_uri())) == folder
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_not_mounted_is_not_filled_and_nothing_is_removed_here(tmp_path: Path) -> None:
     mount, disk = tmp_path / "mnt", tmp_path / "disk"
     out, url = tmp_path / "out", (mount / "nas").as_uri()

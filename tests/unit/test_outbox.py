@@ -354,6 +354,7 @@ STEPS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25)
 @given(STEPS, st.sampled_from(Order))
 def test_whatever_happens_each_item_is_in_one_place(steps: list[tuple[str, int]], order: Order) -> None:

@@ -14,6 +14,8 @@ from livekit import api
 from devtools import page
 from devtools.page import PageUnavailable, link, served
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass
 class Server:

@@ -22,7 +22,7 @@ from lesson_tools.export.subtitles import RIGHT_TO_LEFT_MARK, WORD_JOINER, Cue, 
 from lesson_tools.lesson import Lesson, read_lesson
 from support.commands import run
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 """A build machine installs the programs first."""
 
 LANGUAGES = ("en", "es", "ar")

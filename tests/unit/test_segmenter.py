@@ -736,6 +736,7 @@ def test_the_confidence_is_between_the_lowest_and_one(lesson: Lesson) -> None:
         assert segment.lowest_probability <= segment.mean_probability + 1e-9 <= 1 + 1e-9
 
 
+@pytest.mark.slow
 @whatever
 @given(LESSONS)
 def test_the_same_stream_is_cut_the_same_way(lesson: Lesson) -> None:
@@ -746,6 +747,7 @@ def test_the_same_stream_is_cut_the_same_way(lesson: Lesson) -> None:
     ]
 
 
+@pytest.mark.slow
 @whatever
 @given(LESSONS)
 @example(_DEFAULTS)

@@ -23,6 +23,8 @@ from recording.speech_detector import (
     VoiceLevel,
 )
 
+pytestmark = pytest.mark.slow
+
 RUNTIMES = [NativeDetector, OnnxDetector]
 AFTER = 4 * SAMPLE_RATE
 

@@ -14,6 +14,8 @@ SIGNALS = """
 import asyncio, os, signal, sys
 from worker.stop import StopRequest, stop_on_signals
 
+pytestmark = pytest.mark.slow
+
 async def main():
     stop = StopRequest()
     stop_on_signals(asyncio.get_running_loop(), stop)

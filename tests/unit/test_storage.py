@@ -987,6 +987,7 @@ def test_each_segment_is_saved_once_after_any_refusal_of_the_disk(
     assert not troubles, "\n\n".join(troubles)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)
 def test_after_a_crash_at_any_point_recovery_finds_everything_synced_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: Callable[[Recorder], None]

@@ -25,6 +25,8 @@ from worker.supervisor import shared
 WORKER = """
 import http.server, os, pathlib, sys, threading
 
+pytestmark = pytest.mark.slow
+
 number, folder = os.environ["WORKER_NUMBER"], pathlib.Path(os.environ["FOLDER"])
 os.write(1, f"worker {number} starts\\n".encode())  # in one piece, as the workers share the log
 if (folder / f"wrong-{number}").exists():

@@ -614,6 +614,7 @@ def probabilities(detector: SpeechDetector, pcm: Pcm) -> list[float]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHIPPED_SPEECH)
 async def test_both_runtimes_hear_the_same_and_cut_the_same(name: str) -> None:
     pcm = sound.load(name)
