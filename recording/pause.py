@@ -2,8 +2,8 @@
 
 The state is kept in the room's metadata, ``{"recording": "paused"}``, so that it outlives this recorder. A teacher's
 RPC takes effect at once and then writes it there, beside what the app has in the metadata. Until that succeeds, the
-handover note has it for the next recorder. Participants cannot write a
-room's metadata, and an RPC of anybody but a teacher is refused.
+handover note has it for the next recorder. Participants cannot write a room's metadata, and an RPC of anybody but a
+teacher is refused.
 """
 
 from __future__ import annotations
