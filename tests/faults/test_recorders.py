@@ -100,6 +100,7 @@ async def test_a_worker_without_the_dead_one_s_disk_finds_out_by_asking(
     assert len(gaps(tmp_path / "other" / "far")) == 1
 
 
+@pytest.mark.alone
 @pytest.mark.fault(
     "SIGKILL of the only worker in a lecture, restarted after 1 s",
     "recorded again 4 s after the kill; the time between is recorded as a gap",
