@@ -1177,10 +1177,11 @@ def test_a_part_that_another_process_is_writing_is_left_alone_until_it_dies(
 
 @pytest.mark.slow
 def test_a_writer_killed_at_any_moment_loses_nothing_that_was_safe(tmp_path: Path, writers: Writers) -> None:
-    chance, first = random.Random(7), 0
-    for _ in range(20):
+    chance, first, rounds = random.Random(7), 0, 0
+    while rounds < 20 or not writers.saved:  # on a busy machine a writer does nothing for a while
+        rounds += 1
         writers.start("write", tmp_path, first, until="pid")
-        time.sleep(chance.uniform(0, 0.1))
+        time.sleep(chance.uniform(0, 0.1 * (1 + rounds // 20)))
         writers.kill()
         first = max(writers.safe, default=-1) + 2  # the last one may have begun and not said so
         folder = open_room(tmp_path)
@@ -1195,4 +1196,3 @@ def test_a_writer_killed_at_any_moment_loses_nothing_that_was_safe(tmp_path: Pat
             np.testing.assert_array_equal(pcm, spoken[: len(pcm)])
             assert len(pcm) >= safe
             assert len(pcm) == len(spoken) or index not in writers.saved
-    assert writers.saved, "nothing was written"
