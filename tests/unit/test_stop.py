@@ -10,11 +10,11 @@ import pytest
 
 from support import ROOT
 
+pytestmark = pytest.mark.slow
+
 SIGNALS = """
 import asyncio, os, signal, sys
 from worker.stop import StopRequest, stop_on_signals
-
-pytestmark = pytest.mark.slow
 
 async def main():
     stop = StopRequest()

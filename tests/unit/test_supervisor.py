@@ -22,10 +22,10 @@ from support import ROOT
 from worker.fleet_health import Answer, merged, verdict
 from worker.supervisor import shared
 
+pytestmark = pytest.mark.slow
+
 WORKER = """
 import http.server, os, pathlib, sys, threading
-
-pytestmark = pytest.mark.slow
 
 number, folder = os.environ["WORKER_NUMBER"], pathlib.Path(os.environ["FOLDER"])
 os.write(1, f"worker {number} starts\\n".encode())  # in one piece, as the workers share the log

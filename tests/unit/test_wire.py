@@ -13,10 +13,10 @@ import pytest
 
 from devtools.wire import BROKEN, PERFECT, Quality, Wire
 
+pytestmark = pytest.mark.slow
+
 ECHO = """
 import socket, sys
-
-pytestmark = pytest.mark.slow
 ear = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 ear.bind((sys.argv[1], 5555))
 print("listening", flush=True)
