@@ -3,7 +3,7 @@
 
     python dev.py demo [--keep] [--output DIR]     records a lecture on this machine
     python dev.py test [arguments for pytest]      format, lint, types and tests
-    python dev.py test --quick                     lint, types of changed files, unit tests (one to two minutes)
+    python dev.py test --quick                     lint, types of changed files, unit tests (about a minute)
     python dev.py bench [arguments]                compares the recorder with the stock recipe (benchmarks/run.py)
     python dev.py faults                           produces every fault and writes docs/faults.md
     python dev.py soak [--minutes N] [--report DIR] [--output DIR]

@@ -1,7 +1,7 @@
 """Runs what `python dev.py test` checks: format, lint, types and tests, and prints how long each took.
 
     python -m devtools.check_all                      everything, in parallel where possible
-    python -m devtools.check_all --quick              in one to two minutes: lint, types of changed files, unit tests
+    python -m devtools.check_all --quick              in about a minute: lint, types of changed files, unit tests
     python -m devtools.check_all ARGUMENTS            lint, types, and the tests that pytest selects by these
 
 Tests with a LiveKit server or a browser hear speech in real time and mostly wait, so several processes run them in
@@ -52,7 +52,7 @@ OTHER_TESTS = (
     *("-n", "3", "--dist", "worksteal"),  # half of their time they wait
 )
 ALONE = ("tests/room", "tests/faults", "-m", "alone")
-QUICK_TESTS = ("tests/unit", "-m", "unit and not slow", "-n", "3", "--dist", "worksteal")
+QUICK_TESTS = ("tests/unit", "-m", "unit and not slow", "-n", "4", "--dist", "worksteal")
 
 FORMAT = ("ruff", "format", "--check")
 LINT = ("ruff", "check")
