@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -57,29 +58,44 @@ class OrphanWatch:
         self._replace = replace
         self._claims: dict[Orphan, float] = {}
         """Orphans that were asked for, and until when they are kept from others (monotonic clock)."""
+        self._found: list[Orphan] = []
+        """Orphans that were found and are not handled yet."""
+        self._is_over = False
+        self._ending = threading.Lock()
         self._in_vain: dict[str, _InVain] = {}
         """Orphans for which no recorder was asked, by their recorder's sid."""
 
     async def run(self) -> None:
         """Looks until cancelled."""
+        self._is_over = False  # it may be restarted
         try:
             while True:
                 began = time.monotonic()
-                orphans = await asyncio.to_thread(self._find)
+                await asyncio.to_thread(self._find)
+                orphans, self._found = self._found, []
                 took = time.monotonic() - began
                 await asyncio.gather(*map(self._take, orphans))
                 await asyncio.sleep(max(LOOK_SECONDS, took / MAX_SHARE))
                 self._release_claims()
         finally:
-            for orphan in self._claims:
+            with self._ending:
+                self._is_over = True
+                left = [*self._found, *self._claims]
+            for orphan in left:
                 orphan.lock.release()
 
-    def _find(self) -> list[Orphan]:
+    def _find(self) -> None:
+        """Finds and locks orphans. The watch may end meanwhile: then they are released again."""
         try:
-            return list(find_orphans(self._output_dir, self._agent_name))
+            found = list(find_orphans(self._output_dir, self._agent_name))
         except OSError as error:  # the health answer and the recorders of the rooms report the disk
             logger.debug("The output folder cannot be read", exc_info=error)
-            return []
+            return
+        with self._ending:
+            self._found = [] if self._is_over else found
+        if self._is_over:
+            for orphan in found:
+                orphan.lock.release()
 
     async def _take(self, orphan: Orphan) -> None:
         """Has a recorder asked for. The orphan is locked meanwhile, so of several workers one asks."""
