@@ -25,7 +25,7 @@ from core.errors import RetryLater
 from core.records import SegmentRecord
 from delivery.items import AudioItem, Item, ListsItem, Selection
 from delivery.lists import lines_to_deliver
-from delivery.retention import Housekeeping, Rules, remove_leaving
+from delivery.retention import Housekeeping, Leaving, Rules, remove_leaving
 from delivery.service import DeliveryService
 from devtools.room_folders import until
 from support.commands import run_in_thread
@@ -294,14 +294,20 @@ def test_a_room_that_is_being_recorded_keeps_its_lists(tmp_path: Path) -> None:
     assert not leaving.lines, "something has happened here within the hour"
 
 
-def test_a_lesson_that_begins_while_an_old_folder_goes_keeps_its_manifest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def whole_folder_that_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Settings, Leaving]:
+    """An old lesson of which everything may be removed."""
     monkeypatch.setattr("delivery.retention.QUIET_SECONDS", -1)
     settings = settings_for(tmp_path, RETENTION_DAYS="30")
     spoken(settings, "math", 2)
     leaving = Rules(settings, []).leaving(tmp_path / "math", NOW + timedelta(days=31))
     assert leaving.is_whole
+    return settings, leaving
+
+
+def test_a_lesson_that_begins_while_an_old_folder_goes_keeps_its_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, leaving = whole_folder_that_goes(tmp_path, monkeypatch)
     (begun,) = spoken(settings, "math", 1, at=NOW + timedelta(days=31))
     remove_leaving(leaving)
     assert [record.file for record in read_manifest(tmp_path / "math")] == [begun.file]
@@ -310,10 +316,7 @@ def test_a_lesson_that_begins_while_an_old_folder_goes_keeps_its_manifest(
 def test_an_empty_folder_stays_while_its_room_is_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("delivery.retention.QUIET_SECONDS", -1)
-    settings = settings_for(tmp_path, RETENTION_DAYS="30")
-    spoken(settings, "math", 2)
-    leaving = Rules(settings, []).leaving(tmp_path / "math", NOW + timedelta(days=31))
+    _, leaving = whole_folder_that_goes(tmp_path, monkeypatch)
     (tmp_path / "math" / HANDOVER_NOTE).write_text("{}")
     remove_leaving(leaving)
     assert (tmp_path / "math" / HANDOVER_NOTE).exists()
