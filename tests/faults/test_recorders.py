@@ -37,8 +37,10 @@ ON_THE_WAY = timedelta(seconds=0.5)
 """The longest delay of speech: codec, network and jitter buffer."""
 
 
-def owned_up(room_dir: Path) -> list[tuple[datetime, datetime]]:
-    return [(parse_utc(gap["start"]), parse_utc(gap["end"])) for gap in gaps(room_dir)]
+def gap_times(room_dir: Path, since: datetime | None = None) -> list[tuple[datetime, datetime]]:
+    """When the gaps that end after ``since`` start and end. One before that tells how long the first join took."""
+    times = [(parse_utc(gap["start"]), parse_utc(gap["end"])) for gap in gaps(room_dir)]
+    return [(start, end) for start, end in times if since is None or end > since]
 
 
 async def recorders_in(server: LiveKitServer, room: str) -> int:
@@ -58,6 +60,7 @@ async def test_a_room_whose_worker_is_killed_goes_to_another_that_is_there(
     first = await worker(RECONCILE_SECONDS="2")
     async with await teacher_in(livekit_server, first, "orphan") as teacher:
         second = await worker(RECONCILE_SECONDS="2")
+        began = utc_now()
         await teacher.say(sentences(0, 3))
         first.kill()
         # The server lists the dead one for twenty seconds more; the lock on its note is free at once.
@@ -69,7 +72,7 @@ async def test_a_room_whose_worker_is_killed_goes_to_another_that_is_there(
     await second.wait_for("Room over")
     room_dir = tmp_path / "segments" / "orphan"
     assert heard(room_dir) == [0, 1, 2, 3, 4, 5]
-    ((start, end),) = owned_up(room_dir)
+    ((start, end),) = gap_times(room_dir, began)
     seen(f"{(end - start).total_seconds():.1f} s not recorded")
     records = manifest(room_dir)
     before = [record for record in records if record["number"] == 1]
@@ -110,6 +113,7 @@ async def test_a_killed_worker_that_is_restarted_knows_its_rooms(
 ) -> None:
     first = await worker(RECONCILE_SECONDS="60")
     async with await teacher_in(livekit_server, first, "restarted") as teacher:
+        began = utc_now()
         await teacher.say(sentences(0, 2))
         await teacher.silence(1)
         killed = utc_now()
@@ -122,7 +126,7 @@ async def test_a_killed_worker_that_is_restarted_knows_its_rooms(
     await second.wait_for("Room over")
     room_dir = tmp_path / "segments" / "restarted"
     assert heard(room_dir) == [0, 1, 2, 3]
-    ((start, end),) = owned_up(room_dir)
+    ((start, end),) = gap_times(room_dir, began)
     assert start < killed < end
     outage = (end - killed).total_seconds()
     seen(f"after {outage:.1f} s")
@@ -141,6 +145,7 @@ async def test_a_worker_that_stops_hands_its_rooms_over(
     first = await worker(RECONCILE_SECONDS="2")
     async with await teacher_in(livekit_server, first, "rolling") as teacher:
         second = await worker(RECONCILE_SECONDS="2")
+        began = utc_now()
         talk = asyncio.create_task(teacher.say(sentences(0, 8)))
         await asyncio.sleep(4)
         assert await first.stop() == 0
@@ -152,11 +157,11 @@ async def test_a_worker_that_stops_hands_its_rooms_over(
     found = heard(room_dir)
     assert found == sorted(set(found)), "none twice, in order"
     assert len(found) >= 7, "at most one sentence holds the gap"
-    ((start, end),) = owned_up(room_dir)
+    ((start, end),) = gap_times(room_dir, began)
     words = [Word(one.marker, one.start.timestamp(), one.seconds) for one in spoken(said, 0, 8)]
     checked = check_recordings(words, room_dir, "anna")
     assert checked.is_good, f"{checked.unexplained} is missing, the gap is {start} to {end}"
-    assert manifest(room_dir)[0]["start"] < gaps(room_dir)[0]["start"]
+    assert parse_utc(manifest(room_dir)[0]["start"]) < start
     seen(f"{(end - start).total_seconds():.1f} s not recorded")
     assert (end - start).total_seconds() < 5, "the promise is one second, on a machine that is not this busy"
 
@@ -200,7 +205,7 @@ async def test_a_late_worker_records_a_gap_for_what_it_missed(
     await recorder.wait_for("Room over")
     room_dir = tmp_path / "segments" / "late"
     assert heard(room_dir) == [3, 4]
-    ((start, end),) = owned_up(room_dir)
+    ((start, end),) = gap_times(room_dir)
     assert (end - start).total_seconds() > 4
     assert end <= parse_utc(manifest(room_dir)[0]["start"])
 
@@ -228,7 +233,7 @@ async def test_a_room_that_no_worker_could_take_gets_the_first_place_that_is_fre
     await recorder.in_room("second").wait_for("Room over")
     assert heard(tmp_path / "segments" / "first") == [0, 1]
     assert heard(tmp_path / "segments" / "second") == [12, 13]
-    assert len(owned_up(tmp_path / "segments" / "second")) == 1
+    assert len(gap_times(tmp_path / "segments" / "second")) == 1
 
 
 @pytest.mark.fault("SIGTERM with ON_STOP=drain", "the room is recorded to its end, no new one is taken")
@@ -407,7 +412,7 @@ async def test_a_recorder_that_hangs_is_replaced(
     assert heard(room_dir) == [0, 1, 2, 3]
     seen(f"{(replaced_at - hangs_since).total_seconds():.1f} s not recorded")
     latest_start, earliest_end = hangs_since, replaced_at - timedelta(seconds=1)
-    assert any(start <= latest_start and earliest_end <= end for start, end in owned_up(room_dir))
+    assert any(start <= latest_start and earliest_end <= end for start, end in gap_times(room_dir))
 
 
 @pytest.mark.fault("the native client panics", "everything heard is saved; exit code 1")
