@@ -19,30 +19,26 @@ from dotenv import dotenv_values
 
 from core.errors import ConfigError
 from core.setting_kinds import (
+    FILE,
+    FOLDER,
+    IDENTITY,
+    SERVER_URL,
+    TIME_ZONE,
+    WEB_URL,
+    Form,
     choice,
     cloud_name,
     flag,
-    identity,
     integer,
     languages,
     number,
     removed_problems,
-    server_url,
+    secret,
     several,
     template,
     text,
-    time_zone,
-    web_url,
     words,
 )
-
-START = "Start here"
-TEXT = "Text and captions"
-WHO = "Who is recorded"
-FILES = "Files and disk"
-DELIVERY = "Delivery and retention"
-OPERATION = "Operation"
-SPEECH = "Speech detection"
 
 ROOM_PLACEHOLDERS = ("room", "room_sid", "date")
 SEGMENT_PLACEHOLDERS = ("number", "time", "room", "identity", "source")
@@ -61,122 +57,91 @@ REMOVED_SETTINGS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """All settings; the name in the environment is the field's name in capitals. The order is that of the documents."""
+    """All settings; the name in the environment is the field's name in capitals.
 
-    livekit_url: str = text(
-        START,
-        "",
-        "address of your LiveKit server",
-        allowed="a URL such as wss://livekit.example.com or ws://127.0.0.1:7880",
-        parse=server_url,
-        required=True,
+    The order is that of the documents, which have the headings from :mod:`devtools.settings_docs`.
+    """
+
+    # --- Start here ---
+
+    livekit_url: str = text("", "address of your LiveKit server", SERVER_URL, required=True)
+    livekit_api_key: str = secret("API key of the server", "the server's API key", required=True)
+    livekit_api_secret: str = secret("secret of that API key", "the API key's secret", required=True)
+    gemini_api_key: str = secret(
+        "Google AI Studio key for text and captions; or set GOOGLE_CLOUD_PROJECT", "an API key"
     )
-    livekit_api_key: str = text(
-        START, "", "API key of the server", allowed="the server's API key", secret=True, required=True
-    )
-    livekit_api_secret: str = text(
-        START, "", "secret of that API key", allowed="the API key's secret", secret=True, required=True
-    )
-    gemini_api_key: str = text(
-        START,
-        "",
-        "Google AI Studio key for text and captions; or set GOOGLE_CLOUD_PROJECT",
-        allowed="an API key",
-        secret=True,
-    )
-    output_dir: str = text(
-        START, "./segments", "folder for the recordings, with one folder per room", allowed="a folder's path"
-    )
+    output_dir: str = text("./segments", "folder for the recordings, with one folder per room", FOLDER)
     save_audio: bool = flag(
-        START, True, "keep WAV files; false: delete each when its text is saved (needs SAVE_TRANSLATIONS)"
+        True, "keep WAV files; false: delete each when its text is saved (needs SAVE_TRANSLATIONS)"
     )
     save_translations: bool = flag(
-        START, False, "write transcript and translations as .txt files beside each WAV (needs Gemini)"
+        False, "write transcript and translations as .txt files beside each WAV (needs Gemini)"
     )
     log_level: str = choice(
-        START, "INFO", ("DEBUG", "INFO", "WARNING", "ERROR"), "log only messages of this level and above"
+        "INFO", ("DEBUG", "INFO", "WARNING", "ERROR"), "log only messages of this level and above"
     )
 
-    target_languages: tuple[str, ...] = languages(TEXT, "languages that every segment is translated into")
-    captions: bool = flag(TEXT, False, "show live captions in the room (needs Gemini)")
+    # --- Text and captions ---
+
+    target_languages: tuple[str, ...] = languages("languages that every segment is translated into")
+    captions: bool = flag(False, "show live captions in the room (needs Gemini)")
     caption_languages: tuple[str, ...] = languages(
-        TEXT, "further languages that students may request for captions; empty: any language"
+        "further languages that students may request for captions; empty: any language"
     )
-    gemini_model: str = text(
-        TEXT, "gemini-3.8-flash", "Gemini model", allowed="a model's name", parse=cloud_name
-    )
+    gemini_model: str = text("gemini-3.8-flash", "Gemini model", cloud_name("a model's name"))
     gemini_thinking: str = choice(
-        TEXT,
         "low",
         ("low", "minimal", "medium", "high", "default"),
         "thinking level: higher is slower and costs more; default: none sent (before Gemini 3)",
     )
-    glossary_file: str = text(
-        TEXT, "", "file of terms and names with their spelling, one per line, UTF-8", allowed="a file's path"
-    )
-    prompt_file: str = text(
-        TEXT, "", "file of additional instructions for Gemini, UTF-8", allowed="a file's path"
-    )
-    gemini_max_at_once: int = integer(TEXT, 8, 1, 100, "calls", "most calls at the same time, over all rooms")
+    glossary_file: str = text("", "file of terms and names with their spelling, one per line, UTF-8", FILE)
+    prompt_file: str = text("", "file of additional instructions for Gemini, UTF-8", FILE)
+    gemini_max_at_once: int = integer(8, 1, 100, "calls", "most calls at the same time, over all rooms")
     gemini_max_per_minute: int = integer(
-        TEXT, 0, 0, 100_000, "calls", "most calls in any 60 seconds; further calls wait; 0: no limit"
+        0, 0, 100_000, "calls", "most calls in any 60 seconds; further calls wait; 0: no limit"
     )
     gemini_max_per_day: int = integer(
-        TEXT, 0, 0, 10_000_000, "calls", "most calls in any 24 hours; further calls wait; 0: no limit"
+        0, 0, 10_000_000, "calls", "most calls in any 24 hours; further calls wait; 0: no limit"
     )
     google_cloud_project: str = text(
-        TEXT,
-        "",
-        "project for Gemini on Vertex AI; not used if GEMINI_API_KEY is set",
-        allowed="a project's id",
-        parse=cloud_name,
+        "", "project for Gemini on Vertex AI; not used if GEMINI_API_KEY is set", cloud_name("a project's id")
     )
     google_cloud_location: str = text(
-        TEXT, "global", "location of Vertex AI", allowed="a location such as europe-west4", parse=cloud_name
+        "global", "location of Vertex AI", cloud_name("a location such as europe-west4")
     )
     google_application_credentials: str = text(
-        TEXT, "", "credentials for Vertex AI; empty: the machine's or gcloud's", allowed="a file's path"
+        "", "credentials for Vertex AI; empty: the machine's or gcloud's", FILE
     )
-    google_gemini_base_url: str = text(
-        TEXT, "", "address of a proxy for AI Studio", allowed="an http or https URL", parse=web_url
-    )
-    google_vertex_base_url: str = text(
-        TEXT, "", "address of a proxy for Vertex AI", allowed="an http or https URL", parse=web_url
-    )
+    google_gemini_base_url: str = text("", "address of a proxy for AI Studio", WEB_URL)
+    google_vertex_base_url: str = text("", "address of a proxy for Vertex AI", WEB_URL)
 
-    record: str = choice(
-        WHO, "teachers", ("teachers", "everyone"), "record teachers only, or all participants"
-    )
+    # --- Who is recorded ---
+
+    record: str = choice("teachers", ("teachers", "everyone"), "record teachers only, or all participants")
     room_filter: tuple[str, ...] = words(
-        WHO, (), "record only rooms whose name matches a pattern, such as class-*,exam?; empty: all"
+        (), "record only rooms whose name matches a pattern, such as class-*,exam?; empty: all"
     )
     role_key: str = text(
-        WHO,
         "role",
         "key of the role in the participant's metadata (JSON), or a path such as user.role; "
         "an attribute of this name counts if the metadata has no role",
     )
     teacher_roles: tuple[str, ...] = words(
-        WHO, ("teacher",), "values of the role that mean teacher", required=True
+        ("teacher",), "values of the role that mean teacher", required=True
     )
-    role_attribute: str = text(
-        WHO, "", "participant attribute that holds the role, used instead of the metadata"
-    )
+    role_attribute: str = text("", "participant attribute that holds the role, used instead of the metadata")
     teacher_kinds: tuple[str, ...] = several(
-        WHO,
         ("standard", "ingress", "sip"),
         ("standard", "ingress", "sip", "connector", "bridge"),
         "kinds of participants that may be recorded, as LiveKit names them; agents and egress never are",
     )
     role_trust: str = choice(
-        WHO,
         "metadata",
         ("metadata", "strict"),
         "strict: a participant that may change its own metadata is never a teacher",
     )
     # A recorded track costs about 2.5 MB and 3 % of a core (docs/benchmarks.md): fifty fill a small machine.
     max_teachers_per_room: int = integer(
-        WHO,
         50,
         1,
         1000,
@@ -185,53 +150,45 @@ class Settings:
     )
     # A microphone and a shared screen with sound, each twice while a client replaces it.
     max_tracks_per_teacher: int = integer(
-        WHO, 4, 1, 100, "tracks", "most recorded at once of one participant; the others wait"
+        4, 1, 100, "tracks", "most recorded at once of one participant; the others wait"
     )
-    e2ee_passphrase: str = text(
-        WHO,
-        "",
+    e2ee_passphrase: str = secret(
         "passphrase of rooms with end-to-end encryption; other rooms need none",
-        allowed="the passphrase that the clients use",
-        secret=True,
+        "the passphrase that the clients use",
     )
     agent_identity: str = text(
-        WHO,
         "agent",
         "identity of the recorder, the same for all workers: a second recorder replaces the first",
-        allowed="1 to 128 printable characters",
-        parse=identity,
+        IDENTITY,
     )
-    agent_display_name: str = text(WHO, "Lesson recorder", "name that participants see")
+    agent_display_name: str = text("Lesson recorder", "name that participants see")
     agent_name: str = text(
-        WHO,
         "",
         "if set, only rooms with a dispatch of this name, or an agent of it in their configuration, are recorded",
     )
-    hidden: bool = flag(WHO, False, "join rooms invisibly; check that your law allows it")
+    hidden: bool = flag(False, "join rooms invisibly; check that your law allows it")
+
+    # --- Files and disk ---
 
     timezone: str = text(
-        FILES,
-        "UTC",
-        "time zone of the times in file names; the manifest is always in UTC",
-        allowed="a zone such as UTC or Europe/Berlin",
-        parse=time_zone,
+        "UTC", "time zone of the times in file names; the manifest is always in UTC", TIME_ZONE
     )
     room_dir: str = text(
-        FILES,
         "{room}",
         "name of a room's folder; placeholders: {room}, {room_sid}, {date}",
-        allowed="a name with {room} or {room_sid}, and no slash",
-        parse=template(ROOM_PLACEHOLDERS, ("room", "room_sid")),
+        template("a name with {room} or {room_sid}, and no slash", ROOM_PLACEHOLDERS, ("room", "room_sid")),
     )
     segment_name: str = text(
-        FILES,
         "segment_{number}_{time}",
         "name of a segment's files; placeholders: {number}, {time}, {room}, {identity}, {source}",
-        allowed="a name with {time}, and {number} not next to a digit or a placeholder, and no slash",
-        parse=template(SEGMENT_PLACEHOLDERS, ("number",), ("time",)),
+        template(
+            "a name with {time}, and {number} not next to a digit or a placeholder, and no slash",
+            SEGMENT_PLACEHOLDERS,
+            ("number",),
+            ("time",),
+        ),
     )
     max_unsaved_seconds: float = number(
-        FILES,
         600,
         10,
         36_000,
@@ -239,58 +196,47 @@ class Settings:
         "most speech kept in memory per room while the disk fails (32 kB/s); beyond it the oldest is lost",
     )
     disk_warning_percent: float = number(
-        FILES, 10, 0, 90, "percent", "log a warning when less of the disk is free; 0: never"
+        10, 0, 90, "percent", "log a warning when less of the disk is free; 0: never"
     )
 
+    # --- Delivery and retention ---
+
     retention_days: int = integer(
-        DELIVERY,
-        0,
-        0,
-        36_500,
-        "days",
-        "delete files from this disk after this time, once delivered; 0: never",
+        0, 0, 36_500, "days", "delete files from this disk after this time, once delivered; 0: never"
     )
     keep_local: str = choice(
-        DELIVERY,
         "always",
         ("always", "until_delivered"),
         "until_delivered: delete audio and text here as soon as every target has them",
     )
     remote_retention_days: int = integer(
-        DELIVERY, 0, 0, 36_500, "days", "delete objects and rows from the targets after this time; 0: never"
+        0, 0, 36_500, "days", "delete objects and rows from the targets after this time; 0: never"
     )
     s3_endpoint: str = text(
-        DELIVERY,
         "",
         "S3-compatible store such as Cloudflare R2 or MinIO; empty: AWS",
-        allowed="a URL such as https://ACCOUNT.r2.cloudflarestorage.com",
+        Form("a URL such as https://ACCOUNT.r2.cloudflarestorage.com"),
     )
-    s3_region: str = text(DELIVERY, "auto", "region of the bucket", allowed="a region's name")
+    s3_region: str = text("auto", "region of the bucket", Form("a region's name"))
     s3_bucket: str = text(
-        DELIVERY,
-        "",
-        "bucket for all recordings; needs S3_KEY_ID and S3_KEY_SECRET",
-        allowed="a bucket's name",
+        "", "bucket for all recordings; needs S3_KEY_ID and S3_KEY_SECRET", Form("a bucket's name")
     )
-    s3_key_id: str = text(DELIVERY, "", "access key id", allowed="an access key id", secret=True)
-    s3_key_secret: str = text(DELIVERY, "", "secret access key", allowed="its secret", secret=True)
-    s3_prefix: str = text(DELIVERY, "", "path before all object names", allowed="a path such as lessons/2026")
+    s3_key_id: str = secret("access key id", "an access key id")
+    s3_key_secret: str = secret("secret access key", "its secret")
+    s3_prefix: str = text("", "path before all object names", Form("a path such as lessons/2026"))
     store_url: str = text(
-        DELIVERY,
         "",
         "another object store: gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or file:///FOLDER (docs/delivery.md)",
-        allowed="a URL",
+        Form("a URL"),
     )
-    database_url: str = text(
-        DELIVERY,
-        "",
+    database_url: str = secret(
         "Postgres for all recordings (`python lessons.py migrate` creates its tables)",
-        allowed="a URL such as postgresql://USER:PASSWORD@HOST:5432/DATABASE",
-        secret=True,
+        "a URL such as postgresql://USER:PASSWORD@HOST:5432/DATABASE",
     )
 
+    # --- Operation ---
+
     max_rooms: int = integer(
-        OPERATION,
         0,
         0,
         1000,
@@ -298,48 +244,39 @@ class Settings:
         "most rooms at the same time in each worker process; 0: as memory and cores allow",
     )
     workers: int = integer(
-        OPERATION,
-        1,
-        0,
-        64,
-        "processes",
-        "worker processes, each with its own rooms; 0: as cores and memory allow",
+        1, 0, 64, "processes", "worker processes, each with its own rooms; 0: as cores and memory allow"
     )
     on_stop: str = choice(
-        OPERATION,
         "handover",
         ("handover", "drain"),
         "at SIGTERM: hand rooms over to another worker, or record them to their end",
     )
     reconcile_seconds: float = number(
-        OPERATION, 3, 1, 3600, "seconds", "interval of the search for rooms without a recorder"
+        3, 1, 3600, "seconds", "interval of the search for rooms without a recorder"
     )
-    health_host: str = text(OPERATION, "127.0.0.1", "address of the health answer", allowed="an address")
-    health_port: int = integer(
-        OPERATION, 8081, 0, 65535, "port", "port of the health answer; 0: any free one"
-    )
-    metrics: bool = flag(OPERATION, False, "Prometheus metrics under /metrics on HEALTH_PORT")
-    log_format: str = choice(
-        OPERATION, "text", ("text", "json"), "readable lines, or JSON for log collectors"
-    )
+    health_host: str = text("127.0.0.1", "address of the health answer", Form("an address"))
+    health_port: int = integer(8081, 0, 65535, "port", "port of the health answer; 0: any free one")
+    metrics: bool = flag(False, "Prometheus metrics under /metrics on HEALTH_PORT")
+    log_format: str = choice("text", ("text", "json"), "readable lines, or JSON for log collectors")
+
+    # --- Speech detection ---
 
     vad_runtime: str = choice(
-        SPEECH, "native", ("native", "onnx"), "how Silero VAD runs: native code, or the plugin's ONNX model"
+        "native", ("native", "onnx"), "how Silero VAD runs: native code, or the plugin's ONNX model"
     )
     speech_start_probability: float = number(
-        SPEECH, 0.25, 0.05, 0.95, "probability", "speech may begin at this probability"
+        0.25, 0.05, 0.95, "probability", "speech may begin at this probability"
     )
     speech_end_probability: float = number(
-        SPEECH, 0.1, 0.01, 0.95, "probability", "speech continues until the probability is below this"
+        0.1, 0.01, 0.95, "probability", "speech continues until the probability is below this"
     )
     min_speech_seconds: float = number(
-        SPEECH, 0.16, 0.032, 1, "seconds", "shorter sounds are ignored, such as a cough or a click"
+        0.16, 0.032, 1, "seconds", "shorter sounds are ignored, such as a cough or a click"
     )
-    pre_roll_seconds: float = number(SPEECH, 0.3, 0, 2, "seconds", "audio kept before the first speech")
-    post_roll_seconds: float = number(SPEECH, 0.2, 0, 2, "seconds", "audio kept after the last speech")
-    pause_seconds: float = number(SPEECH, 0.5, 0.1, 5, "seconds", "a pause of this length ends a segment")
+    pre_roll_seconds: float = number(0.3, 0, 2, "seconds", "audio kept before the first speech")
+    post_roll_seconds: float = number(0.2, 0, 2, "seconds", "audio kept after the last speech")
+    pause_seconds: float = number(0.5, 0.1, 5, "seconds", "a pause of this length ends a segment")
     join_seconds: float = number(
-        SPEECH,
         2,
         0.1,
         10,
@@ -347,16 +284,9 @@ class Settings:
         "a pause of this length ends a segment that is shorter than MIN_SEGMENT_SECONDS",
     )
     min_segment_seconds: float = number(
-        SPEECH,
-        2,
-        0,
-        30,
-        "seconds",
-        "a shorter segment is joined with speech that follows within JOIN_SECONDS",
+        2, 0, 30, "seconds", "a shorter segment is joined with speech that follows within JOIN_SECONDS"
     )
-    max_segment_seconds: float = number(
-        SPEECH, 10, 3, 60, "seconds", "longest segment; longer speech is split"
-    )
+    max_segment_seconds: float = number(10, 3, 60, "seconds", "longest segment; longer speech is split")
 
     @property
     def has_gemini(self) -> bool:
@@ -393,43 +323,48 @@ class Settings:
                 problems.append(kind.message(name, value))
         if not problems:
             settings = cls(**values)
-            problems = settings._speech_contradictions()
-            problems += settings._text_contradictions() if for_worker else []
+            problems = _speech_contradictions(settings)
+            problems += _text_contradictions(settings) if for_worker else []
         if problems:
             raise ConfigError("\n".join(problems))
         return settings
 
-    # Settings that are allowed one by one, but not together.
 
-    def _speech_contradictions(self) -> list[str]:
-        problems = []
-        if self.speech_end_probability > self.speech_start_probability:
-            problems.append(
-                f"SPEECH_END_PROBABILITY={self.speech_end_probability:g} is wrong: "
-                f"it must not exceed SPEECH_START_PROBABILITY ({self.speech_start_probability:g})"
-            )
-        shortest = max(self.min_segment_seconds + 1, 3 * (self.pre_roll_seconds + self.post_roll_seconds))
-        if self.max_segment_seconds < shortest:
-            problems.append(
-                f"MAX_SEGMENT_SECONDS={self.max_segment_seconds:g} is wrong: with these MIN_SEGMENT_SECONDS, "
-                f"PRE_ROLL_SECONDS and POST_ROLL_SECONDS it must be at least {shortest:g}"
-            )
-        return problems
+# --- settings that are allowed one by one, but not together ---
 
-    def _text_contradictions(self) -> list[str]:
-        problems = []
-        for name in ("save_translations", "captions"):
-            if getattr(self, name) and not self.has_gemini:
-                problems.append(
-                    f"{name.upper()}=true is wrong: it needs a GEMINI_API_KEY, or a GOOGLE_CLOUD_PROJECT"
-                )
-        if self.captions and self.hidden:
-            problems.append("CAPTIONS=true is wrong: the recorder cannot show captions with HIDDEN=true")
-        if not self.save_audio and not self.save_translations:
+
+def _speech_contradictions(settings: Settings) -> list[str]:
+    problems = []
+    if settings.speech_end_probability > settings.speech_start_probability:
+        problems.append(
+            f"SPEECH_END_PROBABILITY={settings.speech_end_probability:g} is wrong: "
+            f"it must not exceed SPEECH_START_PROBABILITY ({settings.speech_start_probability:g})"
+        )
+    shortest = max(
+        settings.min_segment_seconds + 1, 3 * (settings.pre_roll_seconds + settings.post_roll_seconds)
+    )
+    if settings.max_segment_seconds < shortest:
+        problems.append(
+            f"MAX_SEGMENT_SECONDS={settings.max_segment_seconds:g} is wrong: with these MIN_SEGMENT_SECONDS, "
+            f"PRE_ROLL_SECONDS and POST_ROLL_SECONDS it must be at least {shortest:g}"
+        )
+    return problems
+
+
+def _text_contradictions(settings: Settings) -> list[str]:
+    problems = []
+    for name in ("save_translations", "captions"):
+        if getattr(settings, name) and not settings.has_gemini:
             problems.append(
-                "SAVE_AUDIO=false is wrong: without SAVE_TRANSLATIONS=true neither audio nor text would be kept"
+                f"{name.upper()}=true is wrong: it needs a GEMINI_API_KEY, or a GOOGLE_CLOUD_PROJECT"
             )
-        return problems
+    if settings.captions and settings.hidden:
+        problems.append("CAPTIONS=true is wrong: the recorder cannot show captions with HIDDEN=true")
+    if not settings.save_audio and not settings.save_translations:
+        problems.append(
+            "SAVE_AUDIO=false is wrong: without SAVE_TRANSLATIONS=true neither audio nor text would be kept"
+        )
+    return problems
 
 
 # --- where the values come from ---

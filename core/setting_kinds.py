@@ -1,9 +1,7 @@
 """Kinds of settings: how the text of a setting is parsed, and which values are allowed.
 
 Each function such as :func:`text` or :func:`number` makes one field of :class:`config.Settings`: its default, and a
-:class:`Kind` in the field's metadata. A ``parse`` function turns text into the value and raises ValueError where
-the text is not allowed; ``allowed`` describes the allowed values in one phrase. ``group`` is the heading under which
-the setting is documented.
+:class:`Kind` in the field's metadata. A :class:`Form` is what a setting of free text may be.
 """
 
 from __future__ import annotations
@@ -14,7 +12,7 @@ import re
 import string
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 from zoneinfo import ZoneInfo
 
@@ -37,7 +35,6 @@ class Kind:
 
     parse: Callable[[str], Any]
     allowed: str
-    group: str
     help: str
     secret: bool = False
     required: bool = False
@@ -71,119 +68,19 @@ def _is_same_value(given: str, fixed: str) -> bool:
         return given.casefold() == fixed
 
 
-# --- one function for each kind ---
+# --- forms of text ---
 
 
-def _setting(default: Any, kind: Kind) -> Any:
-    return dataclasses.field(default=default, metadata={"kind": kind}, repr=not kind.secret)
+class Form(NamedTuple):
+    """What a text may be. ``parse`` raises ValueError for any other; ``allowed`` describes it in one phrase."""
+
+    allowed: str
+    parse: Callable[[str], str] = str
 
 
-def text(
-    group: str,
-    default: str,
-    help: str,
-    *,
-    allowed: str = "any text",
-    parse: Callable[[str], str] = str,
-    secret: bool = False,
-    required: bool = False,
-) -> Any:
-    return _setting(default, Kind(parse, allowed, group, help, secret, required))
-
-
-def number(group: str, default: float, low: float, high: float, unit: str, help: str) -> Any:
-    def parse(text: str) -> float:
-        value = float(text)
-        if not math.isfinite(value) or not low <= value <= high:
-            raise ValueError
-        return value
-
-    return _setting(default, Kind(parse, f"a number from {low:g} to {high:g} ({unit})", group, help))
-
-
-def integer(group: str, default: int, low: int, high: int, unit: str, help: str) -> Any:
-    def parse(text: str) -> int:
-        value = int(text)
-        if not low <= value <= high:
-            raise ValueError
-        return value
-
-    return _setting(default, Kind(parse, f"a whole number from {low} to {high} ({unit})", group, help))
-
-
-def flag(group: str, default: bool, help: str) -> Any:
-    def parse(text: str) -> bool:
-        word = text.casefold()
-        if word not in _TRUE + _FALSE:
-            raise ValueError
-        return word in _TRUE
-
-    return _setting(default, Kind(parse, "true or false", group, help))
-
-
-def choice(group: str, default: str, choices: tuple[str, ...], help: str) -> Any:
-    def parse(text: str) -> str:
-        by_word = {choice.casefold(): choice for choice in choices}
-        if text.casefold() not in by_word:
-            raise ValueError
-        return by_word[text.casefold()]
-
-    return _setting(default, Kind(parse, " or ".join(choices), group, help))
-
-
-def words(group: str, default: tuple[str, ...], help: str, *, required: bool = False) -> Any:
-    def parse(text: str) -> tuple[str, ...]:
-        words = tuple(word.strip() for word in text.split(",") if word.strip())
-        if required and not words:
-            raise ValueError
-        return words
-
-    return _setting(default, Kind(parse, "words separated by commas", group, help))
-
-
-def several(group: str, default: tuple[str, ...], choices: tuple[str, ...], help: str) -> Any:
-    """One or more of ``choices``."""
-
-    def parse(text: str) -> tuple[str, ...]:
-        words = tuple(dict.fromkeys(word.strip().casefold() for word in text.split(",") if word.strip()))
-        if not words or not set(words) <= set(choices):
-            raise ValueError
-        return words
-
-    allowed = f"one or more of {', '.join(choices)}, separated by commas"
-    return _setting(default, Kind(parse, allowed, group, help))
-
-
-def languages(group: str, help: str) -> Any:
-    def parse(text: str) -> tuple[str, ...]:
-        tags = language_tags(word for word in text.split(",") if word.strip())
-        if len(tags) > MAX_LANGUAGES:
-            raise ValueError
-        return tags
-
-    allowed = f"at most {MAX_LANGUAGES} BCP 47 tags separated by commas, such as es,ar,pt-BR"
-    return _setting((), Kind(parse, allowed, group, help))
-
-
-# --- parse functions of texts ---
-
-
-def web_url(text: str) -> str:
-    parts = _address(text, "http", "https")
-    if parts.query or parts.username:
-        raise ValueError
-    return text
-
-
-def cloud_name(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.:_@/-]{0,255}", text) or ".." in text:
-        raise ValueError
-    return text
-
-
-def server_url(text: str) -> str:
-    _address(text, "ws", "wss", "http", "https")
-    return text
+ANY_TEXT = Form("any text")
+FILE = Form("a file's path")
+FOLDER = Form("a folder's path")
 
 
 def _address(text: str, *schemes: str) -> SplitResult:
@@ -194,7 +91,25 @@ def _address(text: str, *schemes: str) -> SplitResult:
     return parts
 
 
-def time_zone(text: str) -> str:
+def _server_url(text: str) -> str:
+    _address(text, "ws", "wss", "http", "https")
+    return text
+
+
+SERVER_URL = Form("a URL such as wss://livekit.example.com or ws://127.0.0.1:7880", _server_url)
+
+
+def _web_url(text: str) -> str:
+    parts = _address(text, "http", "https")
+    if parts.query or parts.username:
+        raise ValueError
+    return text
+
+
+WEB_URL = Form("an http or https URL", _web_url)
+
+
+def _time_zone(text: str) -> str:
     try:
         ZoneInfo(text)
     except Exception as error:  # ZoneInfo raises KeyError, ValueError, OSError and IsADirectoryError
@@ -202,28 +117,49 @@ def time_zone(text: str) -> str:
     return text
 
 
-def template(placeholders: tuple[str, ...], *required: tuple[str, ...]) -> Callable[[str], str]:
+TIME_ZONE = Form("a zone such as UTC or Europe/Berlin", _time_zone)
+
+
+def _identity(text: str) -> str:
+    if not text or len(text.encode()) > 128 or not text.isprintable():
+        raise ValueError
+    return text
+
+
+IDENTITY = Form("1 to 128 printable characters", _identity)
+
+
+def cloud_name(allowed: str) -> Form:
+    """A name that becomes a part of a URL of Google's."""
+
+    def parse(text: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.:_@/-]{0,255}", text) or ".." in text:
+            raise ValueError
+        return text
+
+    return Form(allowed, parse)
+
+
+def template(allowed: str, placeholders: tuple[str, ...], *required: tuple[str, ...]) -> Form:
     """A name with these placeholders, among them at least one of each of the ``required`` groups."""
 
     def parse(text: str) -> str:
         pieces = list(string.Formatter().parse(text))
-        names = [name for _, name, _, _ in pieces if name is not None]
-        if any(spec or conversion for _, _, spec, conversion in pieces) or not set(names) <= set(
-            placeholders
-        ):
-            raise ValueError
+        names = {name for _, name, _, _ in pieces if name is not None}
         literals = "".join(literal for literal, _, _, _ in pieces)
+        if any(spec or conversion for _, _, spec, conversion in pieces) or not names <= set(placeholders):
+            raise ValueError
+        if not all(names & set(group) for group in required):
+            raise ValueError
         if len(literals.encode()) > 24 or not literals.isprintable() or set(literals) & set('<>:"/\\|?*{}'):
             raise ValueError
         if text[0] in ". " or text[-1] in ". " or DEVICE_NAME.fullmatch(text):
-            raise ValueError
-        if not all(set(names) & set(group) for group in required):
             raise ValueError
         if any(character.isdigit() or character in "{}" for character in _neighbours(text, "{number}")):
             raise ValueError  # the number could not be read back from such a name
         return text
 
-    return parse
+    return Form(allowed, parse)
 
 
 def _neighbours(text: str, part: str) -> str:
@@ -232,7 +168,91 @@ def _neighbours(text: str, part: str) -> str:
     return "".join(piece[-1:] for piece in pieces[:-1]) + "".join(piece[:1] for piece in pieces[1:])
 
 
-def identity(text: str) -> str:
-    if not text or len(text.encode()) > 128 or not text.isprintable():
-        raise ValueError
-    return text
+# --- one function for each kind ---
+
+
+def _setting(default: Any, kind: Kind) -> Any:
+    return dataclasses.field(default=default, metadata={"kind": kind}, repr=not kind.secret)
+
+
+def text(default: str, help: str, form: Form = ANY_TEXT, *, required: bool = False) -> Any:
+    return _setting(default, Kind(form.parse, form.allowed, help, required=required))
+
+
+def secret(help: str, allowed: str, *, required: bool = False) -> Any:
+    """A text without a default, which neither a message nor the settings' ``repr`` shows."""
+    return _setting("", Kind(str, allowed, help, secret=True, required=required))
+
+
+def number(default: float, low: float, high: float, unit: str, help: str) -> Any:
+    def parse(text: str) -> float:
+        value = float(text)
+        if not math.isfinite(value) or not low <= value <= high:
+            raise ValueError
+        return value
+
+    return _setting(default, Kind(parse, f"a number from {low:g} to {high:g} ({unit})", help))
+
+
+def integer(default: int, low: int, high: int, unit: str, help: str) -> Any:
+    def parse(text: str) -> int:
+        value = int(text)
+        if not low <= value <= high:
+            raise ValueError
+        return value
+
+    return _setting(default, Kind(parse, f"a whole number from {low} to {high} ({unit})", help))
+
+
+def flag(default: bool, help: str) -> Any:
+    def parse(text: str) -> bool:
+        word = text.casefold()
+        if word not in _TRUE + _FALSE:
+            raise ValueError
+        return word in _TRUE
+
+    return _setting(default, Kind(parse, "true or false", help))
+
+
+def choice(default: str, choices: tuple[str, ...], help: str) -> Any:
+    def parse(text: str) -> str:
+        by_word = {choice.casefold(): choice for choice in choices}
+        if text.casefold() not in by_word:
+            raise ValueError
+        return by_word[text.casefold()]
+
+    return _setting(default, Kind(parse, " or ".join(choices), help))
+
+
+def words(default: tuple[str, ...], help: str, *, required: bool = False) -> Any:
+    def parse(text: str) -> tuple[str, ...]:
+        words = tuple(word.strip() for word in text.split(",") if word.strip())
+        if required and not words:
+            raise ValueError
+        return words
+
+    return _setting(default, Kind(parse, "words separated by commas", help))
+
+
+def several(default: tuple[str, ...], choices: tuple[str, ...], help: str) -> Any:
+    """One or more of ``choices``."""
+
+    def parse(text: str) -> tuple[str, ...]:
+        words = tuple(dict.fromkeys(word.strip().casefold() for word in text.split(",") if word.strip()))
+        if not words or not set(words) <= set(choices):
+            raise ValueError
+        return words
+
+    allowed = f"one or more of {', '.join(choices)}, separated by commas"
+    return _setting(default, Kind(parse, allowed, help))
+
+
+def languages(help: str) -> Any:
+    def parse(text: str) -> tuple[str, ...]:
+        tags = language_tags(word for word in text.split(",") if word.strip())
+        if len(tags) > MAX_LANGUAGES:
+            raise ValueError
+        return tags
+
+    allowed = f"at most {MAX_LANGUAGES} BCP 47 tags separated by commas, such as es,ar,pt-BR"
+    return _setting((), Kind(parse, allowed, help))

@@ -6,11 +6,12 @@ python -m devtools.settings_docs
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from config import DELIVERY, FILES, OPERATION, SPEECH, START, TEXT, WHO, Settings
+from config import Settings
 
 ROOT = Path(__file__).parent.parent
 SETTINGS_PAGE = ROOT / "docs" / "settings.md"
@@ -26,17 +27,47 @@ the disk and Gemini.
 This page and `.env.example` are written by `python -m devtools.settings_docs`; change `config.py` instead.
 """
 
-GROUPS = {
-    START: "For every installation.",
-    TEXT: "For those who want transcripts, translations or live captions ([translation.md](translation.md)).",
-    WHO: "For those whose roles, rooms or numbers of participants differ from the defaults ([setup.md](setup.md)).",
-    FILES: "For those who process the files further.",
-    DELIVERY: "For those who keep recordings in a bucket or a database, or delete them after a time "
-    "([delivery.md](delivery.md)).",
-    OPERATION: "For those who run the worker on a server ([operations.md](operations.md)).",
-    SPEECH: "For those who want speech cut differently ([segmentation.md](segmentation.md)).",
-}
-"""Each group of settings, in the order of the documents, and who needs it."""
+
+class Group(NamedTuple):
+    """A heading in the documents, and who needs the settings below it."""
+
+    heading: str
+    first: str
+    """Its first setting. The group ends where the next begins."""
+    needed_by: str
+
+
+GROUPS = (
+    Group("Start here", "livekit_url", "For every installation."),
+    Group(
+        "Text and captions",
+        "target_languages",
+        "For those who want transcripts, translations or live captions ([translation.md](translation.md)).",
+    ),
+    Group(
+        "Who is recorded",
+        "record",
+        "For those whose roles, rooms or numbers of participants differ from the defaults ([setup.md](setup.md)).",
+    ),
+    Group("Files and disk", "timezone", "For those who process the files further."),
+    Group(
+        "Delivery and retention",
+        "retention_days",
+        "For those who keep recordings in a bucket or a database, or delete them after a time "
+        "([delivery.md](delivery.md)).",
+    ),
+    Group(
+        "Operation",
+        "max_rooms",
+        "For those who run the worker on a server ([operations.md](operations.md)).",
+    ),
+    Group(
+        "Speech detection",
+        "vad_runtime",
+        "For those who want speech cut differently ([segmentation.md](segmentation.md)).",
+    ),
+)
+"""In the order of the settings."""
 
 EXAMPLE_HEAD = """\
 # Copy this file to .env and fill in the first three settings. All others have defaults.
@@ -47,10 +78,10 @@ EXAMPLE_HEAD = """\
 def settings_page() -> str:
     """The text of ``docs/settings.md``: one table for each group."""
     parts = [PAGE_HEAD]
-    for group, needed_by in GROUPS.items():
-        rows = [table_row(field) for field in _fields(group)]
+    for group, fields in _groups():
+        rows = [table_row(field) for field in fields]
         table = "\n".join(["| setting | default | allowed | what it does |", "|---|---|---|---|", *rows])
-        parts.append(f"## {group}\n\n{needed_by}\n\n{table}\n")
+        parts.append(f"## {group.heading}\n\n{group.needed_by}\n\n{table}\n")
     return "\n".join(parts)
 
 
@@ -65,9 +96,9 @@ def table_row(field: dataclasses.Field[Any]) -> str:
 def env_example() -> str:
     """The text of ``.env.example``: required settings to fill in, the others commented out with their defaults."""
     lines = EXAMPLE_HEAD.splitlines()
-    for group in GROUPS:
-        lines += ["", f"# --- {group} ---"]
-        for field in _fields(group):
+    for group, fields in _groups():
+        lines += ["", f"# --- {group.heading} ---"]
+        for field in fields:
             kind = field.metadata["kind"]
             lines.append(f"# {kind.help} [{kind.allowed}]")
             lines.append(
@@ -76,8 +107,13 @@ def env_example() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _fields(group: str) -> Iterator[dataclasses.Field[Any]]:
-    return (field for field in dataclasses.fields(Settings) if field.metadata["kind"].group == group)
+def _groups() -> Iterator[tuple[Group, list[dataclasses.Field[Any]]]]:
+    """Yields each group with its settings."""
+    fields = dataclasses.fields(Settings)
+    names = [field.name for field in fields]
+    starts = [*(names.index(group.first) for group in GROUPS), len(fields)]
+    for group, (start, end) in zip(GROUPS, itertools.pairwise(starts), strict=True):
+        yield group, list(fields[start:end])
 
 
 def _is_to_fill_in(field: dataclasses.Field[Any]) -> bool:
