@@ -39,16 +39,7 @@ from archive.files import (
     write_all,
     write_whole,
 )
-from archive.handover_note import (
-    EarlierRecorders,
-    HandoverNote,
-    NoteLock,
-    RoomProgress,
-    TrackProgress,
-    is_plausible,
-    read_note,
-    write_note,
-)
+from archive.handover import RoomHandover
 from archive.jsonl import Bookmark, encoded, new_lines
 from archive.manifest import append_gap, append_manifest, read_manifest, records_in
 from archive.names import MANIFEST, PART_SUFFIX, SegmentNames, digest_of, safe_name
@@ -83,11 +74,8 @@ class RoomFolder:
     def __init__(self, path: Path, room: RoomInfo, names: SegmentNames, agent_name: str) -> None:
         self.path = path
         self.room = room
+        self.handover = RoomHandover(path, room, agent_name)
         self._names = names
-        self._agent_name = agent_name
-        self._note_lock = NoteLock(path)
-        self._earlier: EarlierRecorders | None = None
-        self._has_written_note = False
         self._highest_number = 0
         self._bookmark = Bookmark()
         self._opened_at = utc_now()
@@ -112,65 +100,6 @@ class RoomFolder:
     def recover(self) -> list[SegmentRecord]:
         """Makes segments of everything that a crash has left in the folder."""
         return list(self.recovering())
-
-    def write_progress(self, progress: RoomProgress) -> None:
-        """Writes the handover note.
-
-        Raises:
-            OSError: the disk refuses.
-        """
-        before, now = self._earlier_recorders(), progress.now or progress.until
-        self._has_written_note = True
-        first = TrackProgress(self.room.started_at)
-        tracks = {sid: one or before.progress(sid, now) or first for sid, one in progress.tracks.items()}
-        note = HandoverNote(
-            self.room.sid,
-            progress.until,
-            tracks,
-            now,
-            self.room.name,
-            progress.recorder_sid,
-            self._agent_name,
-            progress.no_teachers,
-            progress.unstored_pause,
-        )
-        write_note(self.path, note)
-
-    def note_before(self) -> HandoverNote | None:
-        """The note of an earlier recorder of this session; None: there was none on this disk, or it cannot be read."""
-        return read_note(self.path, self.room.sid)
-
-    def hold_note(self) -> None:
-        """Locks the handover note, unless the recorder before still does: a free lock tells that a recorder has died.
-
-        Raises:
-            OSError: the disk refuses.
-        """
-        self._note_lock.acquire()
-
-    def leave(self) -> None:
-        """The recorder is no longer in the room, or its worker ends. Idempotent."""
-        self._note_lock.release()
-
-    def received_before(self, track_sid: str, now: datetime) -> datetime | None:
-        """Until when earlier recorders of this session on this disk received a track; None: there was none."""
-        progress = self._earlier_recorders().progress(track_sid, now)
-        return progress.everything_until if progress else None
-
-    def _earlier_recorders(self) -> EarlierRecorders:
-        if self._earlier is None or not self._has_written_note:
-            self._earlier = EarlierRecorders(read_note(self.path, self.room.sid), self._last_ends())
-        return self._earlier
-
-    def _last_ends(self) -> dict[str, datetime]:
-        ends = {}
-        with contextlib.suppress(
-            PermissionError
-        ):  # of another owner: the gap that is recorded is then too long
-            for record in read_manifest(self.path):
-                if record.room_sid == self.room.sid and is_plausible(record.end):
-                    ends[record.track_sid] = record.end
-        return ends
 
     def note_gap(self, gap: GapRecord) -> None:
         """Records a time from which speech may be missing, unless it was erased meanwhile.

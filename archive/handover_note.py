@@ -28,9 +28,6 @@ MAX_JITTER_DELAY_SECONDS = 60.0
 PLAUSIBLE_YEARS = range(1970, 9000)
 """Years of dates from files that are accepted: calculations with them do not overflow."""
 
-MAX_CLOCK_DIFFERENCE = timedelta(seconds=5)
-"""A note from farther in the future is ignored: the clock has been set back since."""
-
 
 @dataclass(frozen=True)
 class TrackProgress:
@@ -231,27 +228,3 @@ def _jitter_delay(value: object) -> float:
     if isinstance(value, (int, float)) and 0 <= value <= MAX_JITTER_DELAY_SECONDS:
         return float(value)
     raise ValueError(f"not a plausible jitter-buffer delay: {value!r}")
-
-
-@dataclass(frozen=True)
-class EarlierRecorders:
-    """What earlier recorders of this session left: the note, and the ends of their segments."""
-
-    note: HandoverNote | None
-    last_ends: Mapping[str, datetime]
-    """When the last segment of each track ends, by track sid. After a crash this may be later than the note."""
-
-    def progress(self, track_sid: str, now: datetime) -> TrackProgress | None:
-        """Until when they received a track; None: there was no earlier recorder."""
-        latest = now + MAX_CLOCK_DIFFERENCE
-        ends = {sid: end for sid, end in self.last_ends.items() if end < latest}
-        note = self.note
-        if note is None or note.until >= latest:
-            last_end = max(ends.values(), default=None)
-            return TrackProgress(last_end) if last_end else None
-        noted = note.tracks.get(track_sid, TrackProgress(note.until))
-        left_at = note.left_at or note.until
-        end = ends.get(track_sid, left_at)
-        # The note includes every end before it. A segment may end with the silence of a cut connection, so its end
-        # counts only if it is later than the note.
-        return TrackProgress(end, noted.jitter_delay_seconds) if end > left_at else noted

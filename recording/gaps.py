@@ -51,7 +51,9 @@ def write_gap(folder: RoomFolder, room: RoomInfo, track: TrackInfo, gap: Gap) ->
         OSError, StorageError: the disk refuses.
     """
     start = (
-        gap.start or folder.received_before(track.track_sid, gap.end) or _first_speech_possible(room, gap.end)
+        gap.start
+        or folder.handover.received_before(track.track_sid, gap.end)
+        or _first_speech_possible(room, gap.end)
     )
     record = GapRecord(
         room_name=room.name,

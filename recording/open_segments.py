@@ -103,12 +103,12 @@ class OpenSegments:
 
     def write_progress(self, progress: RoomProgress) -> None:
         """Writes the handover note, and keeps it locked as long as the recorder is in the room."""
-        self.folder().write_progress(progress)
-        self.folder().hold_note()
+        self.folder().handover.write(progress)
+        self.folder().handover.hold()
 
     def note_before(self) -> HandoverNote | None:
         """The note of an earlier recorder of this session; None: there was none on this disk, or it cannot be read."""
-        return self.folder().note_before()
+        return self.folder().handover.note_before()
 
     def prove_disk(self) -> int:
         """Tests whether the disk still refuses, while nobody speaks. Returns its free bytes."""
@@ -117,7 +117,7 @@ class OpenSegments:
     def leave(self) -> None:
         """The recorder is no longer in the room."""
         if self._folder is not None:
-            self._folder.leave()
+            self._folder.handover.leave()
 
     def leave_nothing_open(self) -> None:
         """Recovers segments from the files of speech that was dropped from memory."""

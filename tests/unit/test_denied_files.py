@@ -134,7 +134,7 @@ def test_segments_are_saved_without_a_manifest_and_listed_later(
         assert part.commit(segment_of(sound(index), index * STRIDE)).number == index + 1
         assert not part.is_listed
     again.recover()
-    assert again.received_before("TR_A", CLOCK.anchor) is None
+    assert again.handover.received_before("TR_A", CLOCK.anchor) is None
     deny.no_more()
     assert len(manifest(folder.path)) == 1
     assert [record.number for record in again.recover()] == [2, 3]

@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from archive.handover_note import EarlierRecorders, HandoverNote, TrackProgress
+from archive.handover import EarlierRecorders
+from archive.handover_note import HandoverNote, TrackProgress
 
 NOON = datetime(2025, 10, 8, 12, tzinfo=UTC)
 

@@ -295,7 +295,7 @@ def test_a_room_that_is_being_recorded_is_recognised_and_not_touched(folder: Roo
 
 
 def test_a_room_in_which_nobody_speaks_just_now_is_being_recorded(folder: RoomFolder) -> None:
-    folder.write_progress(RoomProgress(datetime.now(UTC), {}))
+    folder.handover.write(RoomProgress(datetime.now(UTC), {}))
     assert kinds(look(folder)) == [Kind.BEING_RECORDED]
     os.utime(folder.path / HANDOVER_NOTE, (0, 0))
     assert kinds(look(folder)) == []

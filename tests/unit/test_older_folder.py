@@ -133,7 +133,7 @@ def test_the_lists_are_read(folder: Path, tmp_path: Path) -> None:
 def test_the_lists_go_on(folder: Path, tmp_path: Path) -> None:
     opened = open_room(tmp_path)
     assert opened.path == folder
-    assert opened.received_before("TR_1", utc_now()) is not None
+    assert opened.handover.received_before("TR_1", utc_now()) is not None
     clock = StreamClock(ROOM.started_at)
     record = opened.begin(ANNA, clock, 0, 0).commit(segment_of(noise(1_600), 0))
     assert record.number == 4

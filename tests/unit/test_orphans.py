@@ -26,18 +26,18 @@ def folder(tmp_path: Path) -> Iterator[RoomFolder]:
     """The folder of a recorder that is in the room."""
     folder = recorder_in(tmp_path)
     yield folder
-    folder.leave()
+    folder.handover.leave()
 
 
 def recorder_in(output_dir: Path, room: RoomInfo = ROOM, agent_name: str = "") -> RoomFolder:
     folder = open_room(output_dir, room, agent_name=agent_name)
-    folder.write_progress(RoomProgress(utc_now(), {}, recorder_sid="PA_old"))
-    folder.hold_note()
+    folder.handover.write(RoomProgress(utc_now(), {}, recorder_sid="PA_old"))
+    folder.handover.hold()
     return folder
 
 
 def dies(folder: RoomFolder, seconds_ago: float = SILENT_SECONDS + 0.5) -> None:
-    folder.leave()
+    folder.handover.leave()
     moment = time.time() - seconds_ago
     os.utime(folder.path / HANDOVER_NOTE, (moment, moment))
 
@@ -59,20 +59,20 @@ def test_only_a_recorder_that_has_died_is_found(tmp_path: Path, folder: RoomFold
     assert rooms_without_recorder(tmp_path) == [], "it holds its note: its disk may just be slow"
     dies(folder)
     assert rooms_without_recorder(tmp_path) == ["math101"]
-    folder.hold_note()
+    folder.handover.hold()
     assert rooms_without_recorder(tmp_path) == []
 
 
 def test_a_successor_that_cannot_lock_the_note_yet_is_alive(tmp_path: Path, folder: RoomFolder) -> None:
     successor = open_room(tmp_path)
-    successor.write_progress(RoomProgress(utc_now(), {}, recorder_sid="PA_new"))
-    successor.hold_note()
-    folder.leave()
+    successor.handover.write(RoomProgress(utc_now(), {}, recorder_sid="PA_new"))
+    successor.handover.hold()
+    folder.handover.leave()
     assert rooms_without_recorder(tmp_path) == [], "the note has just been written"
-    successor.hold_note()
+    successor.handover.hold()
     dies(folder)
     assert rooms_without_recorder(tmp_path) == []
-    successor.leave()
+    successor.handover.leave()
     (orphan,) = find_orphans(tmp_path, "")
     assert orphan.note.recorder_sid == "PA_new"
     orphan.lock.release()

@@ -623,7 +623,7 @@ def gaps_of(folder: Path) -> list[tuple[float, GapReason]]:
 
 async def test_a_recorder_records_the_gap_between_its_predecessor_and_itself(tmp_path: Path) -> None:
     settings, now = settings_for(tmp_path), CLOCK.anchor
-    RoomFolder.open(settings, ROOM).write_progress(RoomProgress(now, {}))
+    RoomFolder.open(settings, ROOM).handover.write(RoomProgress(now, {}))
     room = SegmentWriter(settings, ROOM)
     room.record_gap(ANNA, Gap(None, now + timedelta(seconds=7), GapReason.NO_RECORDER))
     assert (await room.aclose()).gap_seconds == 7
@@ -634,7 +634,7 @@ async def test_a_recorder_records_the_gap_between_its_predecessor_and_itself(tmp
 
 async def test_an_earlier_session_of_the_same_room_is_no_gap(tmp_path: Path) -> None:
     settings = settings_for(tmp_path)
-    RoomFolder.open(settings, replace(ROOM, sid="RM_before")).write_progress(RoomProgress(CLOCK.anchor, {}))
+    RoomFolder.open(settings, replace(ROOM, sid="RM_before")).handover.write(RoomProgress(CLOCK.anchor, {}))
     room = SegmentWriter(settings, replace(ROOM, started_at=CLOCK.anchor))
     room.record_gap(ANNA, Gap(None, CLOCK.anchor + timedelta(seconds=1), GapReason.NO_RECORDER))
     await room.aclose()
@@ -657,11 +657,11 @@ async def test_a_recorder_writes_the_handover_note_while_it_receives(tmp_path: P
     stopped = utc_now()
     await room.aclose()
     successor = RoomFolder.open(settings_for(tmp_path), ROOM)
-    before = successor.received_before("TR_any", stopped)
+    before = successor.handover.received_before("TR_any", stopped)
     assert before is not None
     assert before <= stopped
-    successor.write_progress(RoomProgress(stopped + timedelta(hours=1), {}))
-    assert successor.received_before("TR_any", stopped) == before, "its own hearing is not the one before"
+    successor.handover.write(RoomProgress(stopped + timedelta(hours=1), {}))
+    assert successor.handover.received_before("TR_any", stopped) == before, "its own hearing is not the one before"
 
 
 def note_in(folder: Path) -> HandoverNote | None:
@@ -672,7 +672,7 @@ def note_in(folder: Path) -> HandoverNote | None:
 async def test_the_note_says_until_when_each_track_was_received(tmp_path: Path) -> None:
     settings, now = settings_for(tmp_path), CLOCK.anchor
     seconds = timedelta(seconds=1)
-    RoomFolder.open(settings, ROOM).write_progress(
+    RoomFolder.open(settings, ROOM).handover.write(
         RoomProgress(now, {"TR_before": TrackProgress(now - 5 * seconds, 0.5)})
     )
     told = {
@@ -686,9 +686,9 @@ async def test_the_note_says_until_when_each_track_was_received(tmp_path: Path) 
     room.stop_handover_note()
     await room.aclose()
     successor = RoomFolder.open(settings, ROOM)
-    assert successor.received_before("TR_1", now + 9 * seconds) == now + seconds
-    assert successor.received_before("TR_late", now + 9 * seconds) == now + 0.75 * seconds
-    assert successor.received_before("TR_before", now + 9 * seconds) == now - 5.5 * seconds, (
+    assert successor.handover.received_before("TR_1", now + 9 * seconds) == now + seconds
+    assert successor.handover.received_before("TR_late", now + 9 * seconds) == now + 0.75 * seconds
+    assert successor.handover.received_before("TR_before", now + 9 * seconds) == now - 5.5 * seconds, (
         "as the one before us had said"
     )
 
@@ -818,7 +818,7 @@ async def test_a_note_of_an_older_version_is_read(tmp_path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
     path.write_text(ROOM.sid)
     os.utime(path, (1_700_000_000, 1_700_000_000))
-    before = RoomFolder.open(settings, ROOM).received_before("TR_any", utc_now())
+    before = RoomFolder.open(settings, ROOM).handover.received_before("TR_any", utc_now())
     assert before is not None
     assert before.timestamp() == 1_700_000_000
 
