@@ -65,10 +65,10 @@ class DiskThread:
         """Runs work without logging a failure, and without counting it as a refusal of the disk."""
         return asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    def close(self, last: Callable[[], object] | None = None) -> None:
-        """Closes the thread without waiting. ``last`` still runs after all earlier steps if the disk answers again."""
-        if last is not None:
-            self._thread.submit(last)
+    def close(self, *last: Callable[[], object]) -> None:
+        """Closes the thread without waiting. ``last`` still run, after all earlier steps, if the disk answers again."""
+        for work in last:
+            self._thread.submit(work)
         self._thread.shutdown(wait=False)
 
     def _refuses(self, error: Exception) -> None:

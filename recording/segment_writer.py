@@ -159,7 +159,7 @@ class SegmentWriter:
             self._task.cancel()
             for item in self._backlog.items():
                 self._lose(item, "the disk does not answer")
-            self._disk.close(last=self._open.leave_nothing_open)
+            self._disk.close(self._open.leave_nothing_open, self._open.leave)
             return self.totals
         if self._open.has_leftovers:
             remaining = max(0.0, self._closing_at - time.monotonic())
@@ -167,7 +167,7 @@ class SegmentWriter:
                 async with asyncio.timeout(remaining + HANGING_SECONDS):
                     await self._disk.attempt(self._open.leave_nothing_open)
         await self._write_last_note()
-        self._disk.close(last=self._open.leave)
+        self._disk.close(self._open.leave)
         return self.totals
 
     def _put(self, item: Item) -> None:

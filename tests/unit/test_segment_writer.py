@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from archive import files, handover_note
-from archive.handover_note import HandoverNote, RoomProgress, TrackProgress
+from archive.handover_note import HandoverNote, NoteLock, RoomProgress, TrackProgress
 from archive.manifest import read_gaps
 from archive.names import HANDOVER_NOTE
 from archive.recovery import recover_all
@@ -512,6 +512,8 @@ async def test_a_disk_that_hangs_until_the_end_delays_no_shutdown_and_the_loss_i
     monkeypatch.setattr(PartFile, "commit", hang)
     room, wanted = SegmentWriter(settings_for(tmp_path), ROOM), lecture(3)
     sink, folder = room.sink(ANNA), tmp_path / "math101"
+    room.start_handover_note()
+    await until(lambda: note_in(tmp_path), "the disk is told")
     grow(sink, wanted[0], 0)
     await part_has_grown(folder, wanted[0])
     for start, pcm in wanted.items():
@@ -525,6 +527,9 @@ async def test_a_disk_that_hangs_until_the_end_delays_no_shutdown_and_the_loss_i
     await until(lambda: manifest(folder) and not leftovers(folder), "what is on the disk is a segment")
     assert [line["end_reason"] for line in assert_sound(folder)] == ["recovered"]
     await until(lambda: not disk_threads(), "the disk's thread has ended")
+    lock = NoteLock(folder)
+    assert lock.acquire(), "the room looks as if its recorder were alive"
+    lock.release()
 
 
 async def test_a_disk_that_dies_in_mid_sentence_leaves_no_file_open(
@@ -661,7 +666,9 @@ async def test_a_recorder_writes_the_handover_note_while_it_receives(tmp_path: P
     assert before is not None
     assert before <= stopped
     successor.handover.write(RoomProgress(stopped + timedelta(hours=1), {}))
-    assert successor.handover.received_before("TR_any", stopped) == before, "its own hearing is not the one before"
+    assert successor.handover.received_before("TR_any", stopped) == before, (
+        "its own hearing is not the one before"
+    )
 
 
 def note_in(folder: Path) -> HandoverNote | None:
