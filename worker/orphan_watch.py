@@ -59,7 +59,7 @@ class OrphanWatch:
         self._claims: dict[Orphan, float] = {}
         """Orphans that were asked for, and until when they are kept from others (monotonic clock)."""
         self._found: list[Orphan] = []
-        """Orphans that were found and are not handled yet."""
+        """Orphans of the last look."""
         self._is_over = False
         self._ending = threading.Lock()
         self._in_vain: dict[str, _InVain] = {}
@@ -72,16 +72,15 @@ class OrphanWatch:
             while True:
                 began = time.monotonic()
                 await asyncio.to_thread(self._find)
-                orphans, self._found = self._found, []
                 took = time.monotonic() - began
-                await asyncio.gather(*map(self._take, orphans))
+                await asyncio.gather(*map(self._take, self._found))
                 await asyncio.sleep(max(LOOK_SECONDS, took / MAX_SHARE))
                 self._release_claims()
         finally:
             with self._ending:
                 self._is_over = True
                 left = [*self._found, *self._claims]
-            for orphan in left:
+            for orphan in left:  # a task that is cancelled before it has started has released nothing
                 orphan.lock.release()
 
     def _find(self) -> None:
@@ -90,7 +89,7 @@ class OrphanWatch:
             found = list(find_orphans(self._output_dir, self._agent_name))
         except OSError as error:  # the health answer and the recorders of the rooms report the disk
             logger.debug("The output folder cannot be read", exc_info=error)
-            return
+            found = []
         with self._ending:
             self._found = [] if self._is_over else found
         if self._is_over:

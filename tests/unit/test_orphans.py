@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -194,6 +194,30 @@ async def test_an_orphan_that_hangs_delays_no_other_and_is_released(
     await until(lambda: asked.count("math101") == 2, "it is asked for again")
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+@pytest.mark.parametrize("steps", range(8))
+async def test_a_watch_that_ends_at_any_step_keeps_no_orphan(
+    tmp_path: Path, folder: RoomFolder, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    """It may be cancelled between finding an orphan and the first step of the task that handles it."""
+    dies(folder)
+    loop = asyncio.get_running_loop()
+
+    def cancel_in(more: int) -> None:
+        loop.call_soon(cancel_in, more - 1) if more else running.cancel()
+
+    async def replace(_: HandoverNote) -> bool:
+        return False
+
+    def find(watch: OrphanWatch, find: Callable[[OrphanWatch], None] = OrphanWatch._find) -> None:
+        find(watch)
+        loop.call_soon_threadsafe(cancel_in, steps)
+
+    monkeypatch.setattr(OrphanWatch, "_find", find)
+    running = asyncio.create_task(OrphanWatch(settings_for(tmp_path), replace).run())
+    await asyncio.gather(running, return_exceptions=True)
+    assert rooms_without_recorder(tmp_path) == ["math101"]
 
 
 async def test_orphans_that_cannot_be_found_again_are_forgotten(tmp_path: Path) -> None:
