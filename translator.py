@@ -22,7 +22,7 @@ from config import Settings
 from core.answers import answer_schema, checked
 from core.errors import ConfigError, Refused, RetryLater
 from core.plausibility import doubt_about, without_loops
-from core.records import Translation
+from core.text_records import Translation
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials

@@ -17,7 +17,8 @@ from typing import Any
 from archive import jsonl
 from archive.files import FolderLock
 from archive.jsonl import lines_of
-from core.records import SegmentRecord, TextRecord, format_utc
+from core.records import SegmentRecord, format_utc
+from core.text_records import TextRecord
 
 DELIVERED = "delivered.jsonl"
 REFUSED = "refused"

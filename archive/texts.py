@@ -32,7 +32,8 @@ from archive.tombstones import erasures_in, is_being_erased
 from core import notify
 from core.answers import name_of
 from core.errors import StorageError
-from core.records import SegmentRecord, TextRecord
+from core.records import SegmentRecord
+from core.text_records import TextRecord
 
 LANGUAGE_TAG = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 """BCP 47 as far as it names spoken languages; also what makes a tag safe as part of a file name."""

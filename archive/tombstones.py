@@ -24,7 +24,8 @@ from typing import Any
 
 from archive.files import FolderLock, write_private
 from core.errors import StorageError
-from core.records import GapRecord, SegmentRecord, TextRecord, format_utc, parse_utc, utc_now
+from core.records import GapRecord, SegmentRecord, format_utc, parse_utc, utc_now
+from core.text_records import TextRecord
 
 logger = logging.getLogger("recorder")
 

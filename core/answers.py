@@ -25,8 +25,8 @@ from core.language_tags import (
 )
 from core.loose_json import cut_off_string, objects_in
 from core.plain_text import one_line
-from core.records import Translation
 from core.scripts import script_of_text
+from core.text_records import Translation
 
 MAX_TEXT_CHARACTERS = 4000
 """Longer texts are cut. A minute of the fastest speech has about 2000 characters."""

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from core.records import Translation
+from core.text_records import Translation
 
 MAX_WIDTH_PER_SECOND = 40.0
 """In Latin letters. The fastest speech has about 30."""

@@ -13,7 +13,8 @@ from archive.tombstones import is_being_erased
 from config import Settings
 from core.backoff import Backoff
 from core.errors import ConfigError, RecorderError, Refused, RetryLater, StorageError
-from core.records import SegmentRecord, TextRecord
+from core.records import SegmentRecord
+from core.text_records import TextRecord
 from delivery.items import (
     CALL_TIMEOUT_SECONDS,
     AudioItem,

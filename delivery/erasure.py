@@ -31,7 +31,8 @@ from archive.names import (
 from archive.outbox import Outbox
 from archive.rooms import Room
 from archive.texts import entry_in, file_in, text_in
-from core.records import GapRecord, SegmentRecord, TextRecord
+from core.records import GapRecord, SegmentRecord
+from core.text_records import TextRecord
 from delivery.item_reader import is_ours
 from delivery.items import Selection, belongs_to
 

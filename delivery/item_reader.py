@@ -17,7 +17,8 @@ from archive.outbox import Outbox, Work
 from archive.texts import text_in
 from archive.tombstones import is_being_erased
 from config import Settings
-from core.records import SegmentRecord, TextRecord
+from core.records import SegmentRecord
+from core.text_records import TextRecord
 from delivery.items import expired_before
 
 LOOK_AGAIN_SECONDS = 60.0

@@ -17,7 +17,8 @@ from typing import Protocol
 from archive.names import PART_SUFFIX, safe_name
 from archive.texts import LANGUAGE_TAG
 from core.errors import Refused, StorageError
-from core.records import GapRecord, SegmentRecord, TextRecord
+from core.records import GapRecord, SegmentRecord
+from core.text_records import TextRecord
 
 CALL_TIMEOUT_SECONDS = 60.0
 """Time limit for the delivery of one item."""

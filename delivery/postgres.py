@@ -17,7 +17,8 @@ from typing import Any
 
 from core import search_tokens
 from core.errors import ConfigError
-from core.records import EndReason, SegmentRecord, TextRecord
+from core.records import EndReason, SegmentRecord
+from core.text_records import TextRecord
 from delivery.items import AudioItem, Item, ListsItem, Selection, TextItem, audio_bytes
 from delivery.postgres_connections import Connections
 from delivery.postgres_schema import apply_migrations

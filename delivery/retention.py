@@ -24,7 +24,8 @@ from archive.rooms import Room
 from archive.texts import read_texts
 from config import Settings
 from core.errors import RecorderError, StorageError
-from core.records import SegmentRecord, TextRecord
+from core.records import SegmentRecord
+from core.text_records import TextRecord
 from delivery.erasure import files_of, forget_work, remove_folder, remove_lines, room_folders
 from delivery.item_reader import key_of_lists
 from delivery.items import Selection, Target, expired_before

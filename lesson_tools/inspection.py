@@ -25,7 +25,8 @@ from archive.texts import Text, Texts
 from archive.wav import whole_samples_in
 from config import Settings
 from core.errors import StorageError
-from core.records import SegmentRecord, TextRecord, format_utc
+from core.records import SegmentRecord, format_utc
+from core.text_records import TextRecord
 from delivery.targets import names_of_targets
 from lesson_tools.console import Advance, tell
 from lesson_tools.findings import Finding, Kind, Report

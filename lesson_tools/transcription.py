@@ -21,7 +21,8 @@ from archive.texts import FolderTexts, Text
 from config import Settings
 from core.errors import ConfigError, RetryLater
 from core.language_tags import is_same_language
-from core.records import SegmentRecord, TextRecord
+from core.records import SegmentRecord
+from core.text_records import TextRecord
 from lesson_tools.console import Advance
 from text.attempts import Answered, Done, NeverAgain, Outcome, names_of_languages, requested_languages
 from text.gate import TEXT

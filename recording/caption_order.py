@@ -6,7 +6,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from core.records import SegmentRecord, Translation
+from core.records import SegmentRecord
+from core.text_records import Translation
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

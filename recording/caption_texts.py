@@ -8,7 +8,7 @@ from typing import Any
 from archive.jsonl import Bookmark, bookmark_before_end, new_lines
 from archive.texts import entry_in
 from core.language_tags import language_tag_or_empty
-from core.records import Translation
+from core.text_records import Translation
 from recording.caption_languages import MAX_LANGUAGES
 
 MAX_TEXT_CHARACTERS = 4000

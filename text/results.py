@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from archive.texts import FolderTexts, write_text
-from core.records import SegmentRecord, TextRecord, Translation
+from core.records import SegmentRecord
+from core.text_records import TextRecord, Translation
 from translator import TextResult
 
 logger = logging.getLogger("recorder")

@@ -12,7 +12,8 @@ import pytest
 
 from core.errors import ConfigError, RecorderError
 from core.language_tags import is_same_language
-from core.records import SegmentRecord, TextRecord
+from core.records import SegmentRecord
+from core.text_records import TextRecord
 from delivery.items import AudioItem, TextItem
 from delivery.postgres import PostgresTarget
 from delivery.postgres_schema import MIGRATIONS

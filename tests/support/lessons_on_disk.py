@@ -20,9 +20,9 @@ from core.records import (
     SegmentRecord,
     SpeechSegment,
     StreamClock,
-    TextRecord,
     TrackInfo,
 )
+from core.text_records import TextRecord
 from storage import RoomFolder
 
 NOW = datetime(2026, 1, 5, 9, 0, tzinfo=UTC)

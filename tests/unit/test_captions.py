@@ -21,7 +21,8 @@ from config import Settings
 from core import notify
 from core.language_names import KNOWN_LANGUAGES, language_choices
 from core.language_tags import language_tag
-from core.records import EndReason, RoomInfo, SegmentRecord, Translation, format_utc, parse_utc
+from core.records import EndReason, RoomInfo, SegmentRecord, format_utc, parse_utc
+from core.text_records import Translation
 from devtools.room_folders import until
 from recording import caption_sender, captions
 from recording.caption_languages import MAX_LANGUAGES, wanted_languages

@@ -29,9 +29,9 @@ from core.records import (
     SegmentRecord,
     SpeechSegment,
     StreamClock,
-    Translation,
     utc_now,
 )
+from core.text_records import Translation
 from delivery.item_reader import ItemReader
 from delivery.items import ListsItem, Selection
 from delivery.lists import lines_to_deliver

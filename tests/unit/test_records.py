@@ -18,10 +18,10 @@ from core.records import (
     SegmentRecord,
     SpeechSegment,
     StreamClock,
-    TextRecord,
     format_utc,
     parse_utc,
 )
+from core.text_records import TextRecord
 
 BEGINNING = datetime(2025, 10, 8, 14, 5, 23, 120_000, tzinfo=UTC)
 MOMENTS = st.integers(-(10**12), 10**12).map(lambda value: BEGINNING + timedelta(milliseconds=value))

@@ -667,7 +667,7 @@ async def test_a_recorder_writes_the_handover_note_while_it_receives(tmp_path: P
     assert before <= stopped
     successor.handover.write(RoomProgress(stopped + timedelta(hours=1), {}))
     assert successor.handover.received_before("TR_any", stopped) == before, (
-        "its own hearing is not the one before"
+        "its own note is not the one before"
     )
 
 

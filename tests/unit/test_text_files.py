@@ -10,7 +10,7 @@ import pytest
 
 from archive.names import TEXTS
 from archive.texts import FolderTexts, write_text
-from core.records import TextRecord
+from core.text_records import TextRecord
 from support.disk import RefusingDisk, needs_posix
 from support.segment_records import NOW, segment
 

@@ -32,7 +32,7 @@ from core.plausibility import (
     width,
     without_loops,
 )
-from core.records import Translation
+from core.text_records import Translation
 from translator import (
     INSTRUCTION,
     MAX_FILE_CHARACTERS,
