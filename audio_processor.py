@@ -10,10 +10,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
 
 import numpy as np
 
@@ -25,9 +23,6 @@ WINDOW_SAMPLES = 512
 
 SURVIVING_ONSET_WINDOWS = 2
 """If a stream ends during an onset of at least this length, it is kept as speech: the word was cut off."""
-
-
-# --- the segmenter ---
 
 
 @dataclass(frozen=True)
@@ -397,18 +392,3 @@ def _quietest_boundary(windows: list[_Window], earliest: int) -> int:
     energy = [float(np.square(window.pcm, dtype=np.float64).sum()) for window in windows[earliest - 1 :]]
     around = [before + after for before, after in itertools.pairwise(energy)]
     return earliest + int(np.argmin(around))
-
-
-# --- the detector ---
-
-
-class SpeechDetector(Protocol):
-    """A voice activity model with the state of one stream."""
-
-    def probability(self, window: Pcm) -> float:
-        """Speech probability (0 to 1) of the next window, shape (512,)."""
-        ...
-
-
-DetectorFactory = Callable[[], SpeechDetector]
-"""Returns a new detector for one stream."""

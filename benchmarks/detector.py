@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from livekit.local_inference import VAD
 
-from audio_processor import DetectorFactory, SegmenterOptions
+from audio_processor import SegmenterOptions
 from benchmarks import corpus, offline
 from benchmarks.corpus import RATE, Labelled, Labels, Pcm, Random, Utterance
 from benchmarks.figures import Figure, Options, Outcome
 from benchmarks.noises import NOISES
-from recording.speech_detector import NativeDetector
+from recording.speech_detector import DetectorFactory, NativeDetector
 
 NAME = "detector"
 

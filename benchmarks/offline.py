@@ -11,16 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from livekit import rtc
 
-from audio_processor import (
-    WINDOW_SAMPLES,
-    Closed,
-    DetectorFactory,
-    Segmenter,
-    SegmenterOptions,
-    SpeechDetector,
-)
+from audio_processor import WINDOW_SAMPLES, Closed, Segmenter, SegmenterOptions
 from core.records import SAMPLE_RATE, EndReason, SpeechSegment
-from recording.speech_detector import load_detector
+from recording.speech_detector import DetectorFactory, SpeechDetector, load_detector
 
 if TYPE_CHECKING:  # the framework takes four seconds to load, and only the stock recipe needs it here
     from livekit.agents.vad import VADEvent

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from audio_processor import WINDOW_SAMPLES, DetectorFactory
+from audio_processor import WINDOW_SAMPLES
 from core.records import SAMPLE_RATE, Pcm
 from lesson_tools.timeline import Channels
+from recording.speech_detector import DetectorFactory
 
 BLOCK_SAMPLES = 312 * WINDOW_SAMPLES
 """About ten seconds: judged together, and all that is in memory of a recording."""

@@ -17,14 +17,13 @@ from typing import Any
 
 import av
 
-from audio_processor import DetectorFactory
 from core.errors import InputError
 from core.records import GapReason, Pcm
 from lesson_tools.channels import Chooser, Mixer
 from lesson_tools.recorded_at import began_at
 from lesson_tools.timeline import HOLE_SECONDS, Channels, Loss
 from lesson_tools.track_reader import Source, TrackReader, promised_seconds, reason
-from recording.speech_detector import load_detector
+from recording.speech_detector import DetectorFactory, load_detector
 
 MIN_MISSING_SECONDS, MIN_MISSING_SHARE = 0.5, 0.005
 """A recording may be shorter than its header says by this much, as encoders and muxers round."""

@@ -25,7 +25,7 @@ from archive.files import Reservation
 from archive.imports import ImportedFile, add_import, blocks_of, known_recording, losses_of_session
 from archive.manifest import read_manifest, replace_gaps
 from archive.names import digest_of, valid_unicode
-from audio_processor import WINDOW_SAMPLES, Closed, DetectorFactory, Segmenter, SegmenterOptions, Update
+from audio_processor import WINDOW_SAMPLES, Closed, Segmenter, SegmenterOptions, Update
 from config import Settings
 from core.errors import InputError, StorageError
 from core.records import (
@@ -45,7 +45,7 @@ from lesson_tools.console import progress, run
 from lesson_tools.decoding import Recording
 from lesson_tools.timeline import Loss
 from recording.segment_writer import SegmentWriter
-from recording.speech_detector import load_detector
+from recording.speech_detector import DetectorFactory, load_detector
 from storage import RoomFolder
 
 MAX_WAITING = 32

@@ -13,7 +13,6 @@ import time
 from livekit import rtc
 
 from archive.handover_note import RoomProgress
-from audio_processor import DetectorFactory
 from config import Settings
 from core.heartbeat import start_room
 from core.language_tags import language_tag_or_empty
@@ -30,6 +29,7 @@ from recording.people import People
 from recording.room_log import RoomLog
 from recording.rpc_methods import RpcMethods
 from recording.segment_writer import SegmentWriter
+from recording.speech_detector import DetectorFactory
 from recording.streams import Streams
 from recording.track import audio_of
 from recording.track_state import TrackEvent

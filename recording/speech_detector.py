@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
 
-from audio_processor import WINDOW_SAMPLES, DetectorFactory
+from audio_processor import WINDOW_SAMPLES
 from core.records import SAMPLE_RATE, Pcm
 
 logger = logging.getLogger("recorder")
@@ -38,6 +39,18 @@ FALL_DB = 0.064
 """Largest decrease of the level with each quieter window of speech: two decibels a second."""
 
 _FULL_SCALE = 32768.0
+
+
+class SpeechDetector(Protocol):
+    """A voice activity model with the state of one stream."""
+
+    def probability(self, window: Pcm) -> float:
+        """Speech probability (0 to 1) of the next window, shape (512,)."""
+        ...
+
+
+DetectorFactory = Callable[[], SpeechDetector]
+"""Returns a new detector for one stream."""
 
 
 class VoiceLevel:
@@ -96,7 +109,6 @@ class _SileroDetector:
         self._prime()
 
     def probability(self, window: Pcm) -> float:
-        """Speech probability (0 to 1) of the next window, shape (512,)."""
         probability = self._model.predict(self._level.amplified(window))
         self._level.learn(window, probability)
         self._latest.append(window)

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 from livekit import rtc
 
 from archive.handover_note import TrackProgress
-from audio_processor import DetectorFactory, Segmenter, SegmenterOptions
+from audio_processor import Segmenter, SegmenterOptions
 from config import Settings
 from core.records import EndReason, RoomInfo, TrackInfo
 from recording.encryption import Encryption
 from recording.packet_stats import PacketStats
 from recording.segment_writer import SegmentWriter
+from recording.speech_detector import DetectorFactory
 from recording.track_processor import TrackProcessor, open_stream
 
 logger = logging.getLogger("recorder")

@@ -20,10 +20,11 @@ from livekit import rtc
 from livekit.rtc._ffi_client import FfiClient
 from livekit.rtc._proto.ffi_pb2 import FfiEvent
 
-from audio_processor import WINDOW_SAMPLES, Segmenter, SpeechDetector, SpeechState, Update
+from audio_processor import WINDOW_SAMPLES, Segmenter, SpeechState, Update
 from core.records import SAMPLE_RATE, EndReason, Pcm, StreamClock, TrackInfo
 from core.stream_clock import Dating, Instant, Timekeeper
 from core.worker_state import worker_state
+from recording.speech_detector import SpeechDetector
 
 logger = logging.getLogger("recorder")
 

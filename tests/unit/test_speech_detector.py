@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from audio_processor import WINDOW_SAMPLES, Closed, Segmenter, SpeechDetector, Update
+from audio_processor import WINDOW_SAMPLES, Closed, Segmenter, Update
 from benchmarks import corpus
 from benchmarks.corpus import Labels
 from benchmarks.noises import NOISES
@@ -20,6 +20,7 @@ from recording.speech_detector import (
     SURE_PROBABILITY,
     NativeDetector,
     OnnxDetector,
+    SpeechDetector,
     VoiceLevel,
 )
 

@@ -15,20 +15,12 @@ from livekit import rtc
 from livekit.rtc._ffi_client import FfiClient, FfiHandle
 from livekit.rtc._proto.ffi_pb2 import FfiEvent
 
-from audio_processor import (
-    WINDOW_SAMPLES,
-    Closed,
-    Grown,
-    Segmenter,
-    SegmenterOptions,
-    SpeechDetector,
-    Update,
-)
+from audio_processor import WINDOW_SAMPLES, Closed, Grown, Segmenter, SegmenterOptions, Update
 from core.records import SAMPLE_RATE, EndReason, Pcm, SpeechSegment, StreamClock, TrackInfo
 from core.stream_clock import Instant
 from devtools import sound
 from recording import track_processor
-from recording.speech_detector import NativeDetector, OnnxDetector, load_detector
+from recording.speech_detector import NativeDetector, OnnxDetector, SpeechDetector, load_detector
 from recording.track_processor import MUTE_GRACE_SECONDS, LosslessAudioStream, TrackProcessor
 
 TRACK = TrackInfo("anna", "Anna", "TR_1", "microphone")
