@@ -34,6 +34,7 @@ from core.errors import ConfigError, Refused, RetryLater, StorageError
 from core.language_tags import language_tag_or_empty
 from core.plausibility import believable
 from core.records import SegmentRecord
+from core.text_request import TextRequest
 from lesson_tools.console import Advance
 from lesson_tools.transcription import ArchiveTextService, Task, TranscriptionOptions
 from text.attempts import requested_languages
@@ -41,7 +42,6 @@ from translator import (
     MAX_OUTPUT_TOKENS,
     GeminiTranslator,
     Rejected,
-    TextRequest,
     TextResult,
     compressed,
     translation_in,

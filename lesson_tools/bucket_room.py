@@ -19,12 +19,13 @@ from archive.rooms import Room
 from archive.texts import text_in
 from core.errors import ConfigError, Refused
 from core.records import SegmentRecord
+from core.text_request import TextRequest
 from delivery.items import TextItem, Unusable
 from delivery.lists import whole_lines
 from lesson_tools.batches import ERASED_ITEM, Note, note_in, without
 from lesson_tools.bucket import Bucket, with_retries
 from lesson_tools.transcription import Task
-from translator import Rejected, TextRequest, TextResult, Translator, WrongSettings
+from translator import Rejected, TextResult, Translator, WrongSettings
 
 MIN_PAUSE_SECONDS = 0.5
 SHARE_OF_LISTS = 0.1

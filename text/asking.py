@@ -9,9 +9,10 @@ from core.answers import completed
 from core.errors import Refused, RetryLater
 from core.plausibility import believable
 from core.records import SegmentRecord
+from core.text_request import TextRequest
 from text.costs import CostsByLesson
 from text.gate import CallGate
-from translator import BadAnswer, TextRequest, TextResult, Translator, Usage
+from translator import BadAnswer, TextResult, Translator, Usage
 
 
 class Asking:

@@ -16,12 +16,13 @@ from core.backoff import Backoff
 from core.errors import Refused, RetryLater
 from core.language_tags import language_of, language_tag_or_empty
 from core.records import SegmentRecord
+from core.text_request import TextRequest
 from text.asking import Asking
 from text.costs import CostsByLesson
 from text.failures import Failures, Verdict
 from text.gate import CallGate
 from text.results import TextFolders
-from translator import BadAnswer, FailedCall, Rejected, TextRequest, TextResult, Translator
+from translator import BadAnswer, FailedCall, Rejected, TextResult, Translator
 
 MAX_BAD_ANSWERS = 3
 """After so many unusable answers a segment is refused, if the engine answers for others."""

@@ -18,6 +18,7 @@ from core.backoff import Backoff
 from core.errors import RetryLater
 from core.plausibility import ECHO
 from core.records import RoomInfo
+from core.text_request import INSTRUCTION
 from devtools import sound
 from devtools.gemini_server import KEY, Call, GeminiServer
 from devtools.room_folders import until
@@ -29,7 +30,7 @@ from lesson_tools.transcription import TranscriptionOptions, estimate, is_in_sha
 from support import ROOT
 from support.commands import Result, environment, run_in_thread, run_process
 from text import gate
-from translator import INSTRUCTION, GeminiTranslator
+from translator import GeminiTranslator
 
 pytestmark = pytest.mark.slow
 

@@ -33,17 +33,14 @@ from core.plausibility import (
     without_loops,
 )
 from core.text_records import Translation
+from core.text_request import INSTRUCTION, TextRequest, accompanying_text, system_instruction
 from translator import (
-    INSTRUCTION,
     MAX_FILE_CHARACTERS,
     BadAnswer,
     GeminiTranslator,
-    TextRequest,
     Usage,
-    accompanying_text,
     compressed,
     operators_file,
-    system_instruction,
     translation_in,
 )
 
