@@ -114,9 +114,7 @@ class RoomFolder:
                 return
             try:
                 append_gap(self.path, gap)
-            except (
-                PermissionError
-            ) as error:  # of another owner: the speech behind the gap must still be saved
+            except PermissionError as error:  # of another owner; the speech after the gap must be saved
                 logger.error("This gap is only in the log: %s", error)
 
     def begin(self, track: TrackInfo, clock: StreamClock, start_sample: int, speech_sample: int) -> PartFile:

@@ -235,9 +235,7 @@ class GeminiTranslator:
             raise WrongSettings("The credentials for Vertex AI are refused") from None
         except TimeoutError:
             raise FailedCall(f"Gemini did not answer within {CALL_TIMEOUT_SECONDS:g} s") from None
-        except (
-            Exception
-        ) as error:  # each transport has its own: connection lost, host not found, invalid HTTP
+        except Exception as error:  # each transport has its own: no connection, no such host, invalid HTTP
             raise RetryLater(f"Gemini cannot be reached: {type(error).__name__}") from None
 
     def _http_options(self, base_url: str) -> types.HttpOptions:

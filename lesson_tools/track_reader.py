@@ -220,9 +220,7 @@ class TrackReader:
                         errors = 0
                         yield packet
                 return
-            except (
-                Exception
-            ) as error:  # also of PyAV itself, such as IndexError for a stream that comes later
+            except Exception as error:  # PyAV raises others, too: IndexError for a stream that comes later
                 self._failed(error)
                 errors += 1 if self._source.path is not None else MAX_ERRORS_IN_A_ROW
 

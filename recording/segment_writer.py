@@ -126,11 +126,7 @@ class SegmentWriter:
         try:
             async with asyncio.timeout(HANGING_SECONDS):
                 return await self._disk.run(self._open.note_before)
-        except (
-            TimeoutError,
-            OSError,
-            StorageError,
-        ):  # the disk's trouble is reported when the folder is opened
+        except (TimeoutError, OSError, StorageError):  # reported when the folder is opened
             return None
 
     def start_handover_note(self) -> None:
