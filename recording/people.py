@@ -13,6 +13,7 @@ from config import Settings
 from recording.role_hint import Publisher, RoleHint
 from recording.roles import MAX_PARTICIPANTS, ParticipantFacts, RoleRules, Verdict
 from recording.room_log import RoomLog
+from recording.track import audio_of
 
 SHOWN_METADATA_CHARACTERS = 40
 """How much of metadata that cannot be read is logged, at DEBUG."""
@@ -95,7 +96,7 @@ class People:
         if self._hint.is_over:
             return
         is_anybody_recorded = any(person.verdict.is_recorded for person in self._people.values())
-        publishing = [] if is_anybody_recorded else [one for one in participants if _publishes_audio(one)]
+        publishing = [] if is_anybody_recorded else [one for one in participants if audio_of(one)]
         self._hint.look(
             is_anybody_recorded,
             [Publisher(facts := _facts(one), self._rules.judge(facts)) for one in publishing],
@@ -158,8 +159,3 @@ def _kind(participant: rtc.RemoteParticipant) -> str:
     if participant.kind not in rtc.ParticipantKind.values():
         return "unknown"
     return rtc.ParticipantKind.Name(participant.kind).removeprefix("PARTICIPANT_KIND_").lower()
-
-
-def _publishes_audio(participant: rtc.RemoteParticipant) -> bool:
-    publications = participant.track_publications.values()
-    return any(one.kind == rtc.TrackKind.KIND_AUDIO for one in publications)
