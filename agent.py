@@ -30,9 +30,8 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["start"]:
         from worker.supervisor import run_if_several
 
-        run_if_several(
-            Path(__file__).resolve()
-        )  # before the framework is loaded: this process needs none of it
+        # Before the framework is loaded: the parent of several workers does not need it.
+        run_if_several(Path(__file__).resolve())
 
 # By default the framework loads an end-of-turn model of 244 MB, which a recorder never uses (fact 18).
 os.environ.setdefault("LIVEKIT_AGENTS_PRELOAD_LOCAL_INFERENCE", "0")

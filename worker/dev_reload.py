@@ -22,10 +22,8 @@ def run_and_reload(program: Path) -> int:
     """Runs ``program start`` until Ctrl-C, and restarts it after every change. Returns the exit code."""
     import watchfiles
 
-    for name in (
-        "SIGTERM",
-        "SIGHUP",
-    ):  # the child is in a group of its own: it would not end with this process
+    # The child is in a process group of its own: these signals would end only this process.
+    for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):

@@ -171,7 +171,7 @@ class _DiskProof:
     def _worked(self) -> None:
         if self._trouble.ends():
             logger.warning("OUTPUT_DIR can be written again")
-        worker_state.disk_refuses(WORKER, "")  # an empty text: the disk works
+        worker_state.disk_works(WORKER)
 
 
 # --- metrics ---
