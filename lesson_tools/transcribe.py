@@ -77,8 +77,8 @@ def transcribe(
 ) -> None:
     """Get transcripts and translations for segments that have none. An interrupted run can be started again.
 
-    Before it begins, it prints the cost and asks. Segments that are done are skipped. Those that were refused are only
-    asked for again with --refused. A segment that fails again and again is set aside; then the exit code is 1.
+    Before it begins, it prints the cost and asks. Segments that have a text are not sent. Those that were refused are
+    sent again only with --refused. A segment that fails again and again is skipped; then the exit code is 1.
     Settings and budgets are the worker's (GEMINI_API_KEY, TARGET_LANGUAGES, GEMINI_MAX_PER_DAY, ...). With --batch,
     the exit code is 3 while texts are still to come. It is 3 as well if Gemini does not answer for about an hour.
 
@@ -191,7 +191,7 @@ def _at_once(request: Request, rooms: Sequence[Room]) -> None:
                 )
             costs.add(**vars(service.costs))
     _say_costs(costs, request)
-    if costs.refused or costs.set_aside or free_rooms < len(rooms):
+    if costs.refused or costs.skipped or free_rooms < len(rooms):
         raise typer.Exit(console.TROUBLE)
 
 
@@ -292,7 +292,7 @@ def _in_bucket(
     if run.batches.waiting:
         tell(f"{run.batches.waiting} segments are in batches that have not ended: --batch collects them")
         raise typer.Exit(console.NOT_YET)
-    if run.costs.refused or run.costs.set_aside:
+    if run.costs.refused or run.costs.skipped:
         raise typer.Exit(console.TROUBLE)
 
 

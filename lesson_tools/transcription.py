@@ -243,8 +243,8 @@ class ArchiveTextService(TextService):
 
     @property
     def finished(self) -> int:
-        """Number of segments that have their text now, or a refusal, or are set aside."""
-        return self.costs.texts + self.costs.refused + self.costs.set_aside
+        """Number of segments that have their text now, or a refusal, or are skipped."""
+        return self.costs.texts + self.costs.refused + self.costs.skipped
 
     async def is_done(self) -> bool:
         return not self._has_more and not self._calls and (await self.backlog()).count == 0

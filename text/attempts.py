@@ -31,7 +31,7 @@ MAX_REJECTIONS = 2
 MAX_FAILED_CALLS = 5
 """The same for calls that the engine fails at, such as 500 for one segment's sound."""
 MAX_FAILURES_OF_A_RUN = 6
-"""A run that is to end sets a segment aside after so many such failures, also if no other segment is left."""
+"""A run that is to end skips a segment after so many such failures, also if no other segment is left."""
 SEGMENT_BACKOFF = Backoff(2.0, 600.0)
 """How long a segment waits after a call that failed for it alone."""
 CONTEXT_SENTENCES = 3
@@ -73,13 +73,13 @@ class NeverAgain:
 
 
 @dataclass(frozen=True)
-class SetAside:
+class Skipped:
     """The segment is left as it is until the next run."""
 
     reason: str
 
 
-Outcome = Done | NotTried | Answered | TryAgain | NeverAgain | SetAside
+Outcome = Done | NotTried | Answered | TryAgain | NeverAgain | Skipped
 
 
 # --- the attempt ---
@@ -89,7 +89,7 @@ class TextAttempts:
     """Calls the text engine, and decides what a failure means for the segment.
 
     Args:
-        is_run: the work is to come to an end: what fails again and again is set aside.
+        is_run: the work is to come to an end: what fails again and again is skipped.
     """
 
     def __init__(
@@ -174,7 +174,7 @@ class TextAttempts:
             return NeverAgain(str(error))
         may_be_outage = verdict is Verdict.OUTAGE and not self._gate.has_answered
         if self._is_run and not may_be_outage and self._failures.count(key) >= MAX_FAILURES_OF_A_RUN:
-            return SetAside(str(error))
+            return Skipped(str(error))
         if verdict is Verdict.OUTAGE or isinstance(error, Rejected):
             return self._after_pause(work, error, began)
         if isinstance(error, BadAnswer) and self._failures.count(key) < most:
@@ -182,12 +182,12 @@ class TextAttempts:
         return TryAgain(SEGMENT_BACKOFF.doubled(self._failures.count(key)))
 
     def _after_passing_failure(self, work: Work, error: RetryLater, began: float) -> Outcome:
-        """Handles a failure that is never counted against a segment. Only in a run a single one may be set aside."""
+        """Handles a failure that is never counted against a segment. Only in a run a single one may be skipped."""
         key = _key(work)
         verdict = self._passing_failures.failed(key, began, time.monotonic(), MAX_FAILURES_OF_A_RUN)
         is_alone = verdict is not Verdict.OUTAGE and self._gate.has_answered
         if self._is_run and is_alone and self._passing_failures.count(key) >= MAX_FAILURES_OF_A_RUN:
-            return SetAside(str(error))
+            return Skipped(str(error))
         return self._after_pause(work, error, began)
 
     def _after_pause(self, work: Work, error: RetryLater, began: float) -> TryAgain:

@@ -42,7 +42,7 @@ class TextCosts:
     output_tokens: int = 0
     texts: int = 0
     refused: int = 0
-    set_aside: int = 0
+    skipped: int = 0
     """Segments that a run has left as they are, after several failures."""
 
     def add(self, **numbers: float) -> None:
@@ -53,7 +53,7 @@ class TextCosts:
         return (
             f"{self.texts} texts, {self.calls} calls, {self.audio_seconds:.0f} s of audio, "
             f"{self.input_tokens} tokens in, {self.output_tokens} out, {self.refused} refused"
-            + (f", {self.set_aside} set aside" if self.set_aside else "")
+            + (f", {self.skipped} skipped" if self.skipped else "")
         )
 
 

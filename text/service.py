@@ -22,7 +22,7 @@ from core.errors import StorageError
 from core.records import SegmentRecord
 from core.trouble import Trouble, trouble_of
 from core.worker_state import worker_state
-from text.attempts import Answered, Done, NeverAgain, NotTried, Outcome, SetAside, TextAttempts, TryAgain
+from text.attempts import Answered, Done, NeverAgain, NotTried, Outcome, Skipped, TextAttempts, TryAgain
 from text.audio_removal import AudioRemoval
 from text.costs import CostsByLesson, TextCosts, TextMetrics
 from text.gate import TEXT, CallGate
@@ -45,7 +45,7 @@ class TextService:
     Args:
         budget: the outbox that counts the calls, if it is another one: all processes that use a disk share one budget.
         folders: the texts, if they are not those in OUTPUT_DIR.
-        is_run: the work is to come to an end: a segment that fails again and again is set aside.
+        is_run: the work is to come to an end: a segment that fails again and again is skipped.
         removes_audio: False keeps the WAVs, whatever SAVE_AUDIO is.
     """
 
@@ -220,18 +220,18 @@ class TextService:
         elif isinstance(outcome, TryAgain):
             await self._outbox.retry(work, outcome.after_seconds)
             asyncio.get_running_loop().call_later(outcome.after_seconds, self._wake)
-        elif isinstance(outcome, SetAside):
-            await self._set_aside(work, outcome)
+        elif isinstance(outcome, Skipped):
+            await self._skip(work, outcome)
         else:
             await self._settle(work, outcome)
 
-    async def _set_aside(self, work: Work, outcome: SetAside) -> None:
+    async def _skip(self, work: Work, outcome: Skipped) -> None:
         segment = SegmentRecord.from_json(work.payload)
         await self._outbox.refuse(work, outcome.reason)
         self._attempts.forget(work)
-        self._costs.add(work.folder, segment, set_aside=1)
+        self._costs.add(work.folder, segment, skipped=1)
         logger.error(
-            "%s is set aside after several failures, and can be tried again later: %s",
+            "%s is skipped after several failures, and can be tried again later: %s",
             segment.file,
             outcome.reason,
             extra={"room": segment.room_name},

@@ -230,7 +230,7 @@ async def test_what_fails_for_all_is_counted_against_none(
     calls = iter([mishap] * 12)
     gemini.spoil = lambda call: next(calls, "")
     service = await transcribed(done, room)
-    assert service.costs.refused == service.costs.set_aside == 0
+    assert service.costs.refused == service.costs.skipped == 0
     assert len(lines(room)) == 5 and not any("refused" in line for line in lines(room))
 
 
@@ -241,28 +241,28 @@ async def test_one_segment_that_always_gets_an_internal_error_does_not_keep_the_
     room = record_room(tmp_path, 3)
     gemini.spoil = of_marker(index, "500")
     service = await transcribed(settings_of(tmp_path, gemini), room)
-    assert service.costs.texts == 2 and service.costs.refused + service.costs.set_aside == 1
+    assert service.costs.texts == 2 and service.costs.refused + service.costs.skipped == 1
     assert service.costs.failed_calls <= attempts.MAX_FAILURES_OF_A_RUN
     assert "500 INTERNAL" in caplog.text
 
 
-async def test_one_segment_for_which_the_service_is_never_there_is_set_aside_in_a_run(
+async def test_one_segment_for_which_the_service_is_never_there_is_skipped_in_a_run(
     tmp_path: Path, gemini: GeminiServer
 ) -> None:
     room = record_room(tmp_path, 3)
     gemini.spoil = of_marker(0, "503")
     service = await transcribed(settings_of(tmp_path, gemini), room)
-    assert (service.costs.texts, service.costs.set_aside, service.costs.refused) == (2, 1, 0)
+    assert (service.costs.texts, service.costs.skipped, service.costs.refused) == (2, 1, 0)
     assert len(lines(room)) == 2
 
 
-async def test_an_only_segment_that_fails_is_set_aside_and_not_refused(
+async def test_an_only_segment_that_fails_is_skipped_and_not_refused(
     tmp_path: Path, gemini: GeminiServer
 ) -> None:
     room = record_room(tmp_path, 1)
     gemini.spoil = lambda call: "nothing"
     service = await transcribed(settings_of(tmp_path, gemini), room)
-    assert (service.costs.set_aside, lines(room)) == (1, [])
+    assert (service.costs.skipped, lines(room)) == (1, [])
     gemini.spoil = lambda call: ""
     assert (await transcribed(settings_of(tmp_path, gemini), room)).costs.texts == 1
 
