@@ -32,7 +32,7 @@ MAX_TEXT_CHARACTERS = 4000
 """Longer texts are cut. A minute of the fastest speech has about 2000 characters."""
 
 MAX_OBJECTS = 100
-"""So many objects of an answer are looked at."""
+"""At most this many objects of an answer are read."""
 
 CUT_OFF = "the answer is cut off"
 """The doubt about a transcript of which only the beginning is there."""
@@ -42,11 +42,14 @@ _SPOKEN = ("spoken_language", "language", "lang", "source_language", "detected_l
 _TRANSLATIONS = ("translations", "translation", "translated_texts")
 _LANGUAGE_OF_TRANSLATION = ("target_language", "target_lang", "target", *_SPOKEN)
 _TEXT = ("text", "translation", "translated_text", "transcript", "value", "content")
-"""The keys that models use, the one that is asked for first."""
+"""The keys that models use; first the one of the schema."""
+
 NO_LANGUAGES = ("und", "mul", "mis", "zxx")
 """Tags that name no language: undetermined, several, without a code, no words."""
+
 _NO_STATED_LANGUAGES = ("unk", "mix", "nan", "nil", "non", "n/a")
 """What models and programs write for no language, though some of it could be a tag."""
+
 _SCRIPTS_OF_LANGUAGES = {
     **dict.fromkeys(("zh", "yue"), ("Hans", "Hant")),
     **dict.fromkeys(("sr", "bs", "mn", "tg", "tk", "tt", "ky"), ("Cyrl", "Latn")),

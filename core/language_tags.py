@@ -149,7 +149,7 @@ _USUAL_SCRIPT = {
 }
 """Languages that are written in several scripts, with the one that a tag without a script nearly always means."""
 
-_understood_not: set[str] = set()
+_not_understood: set[str] = set()
 
 
 def language_tag(text: str) -> str:
@@ -253,8 +253,8 @@ def language_tag_or_empty(text: str) -> str:
     try:
         return language_tag(text) if text else ""
     except ValueError:
-        if text not in _understood_not and len(_understood_not) < MAX_REMEMBERED:
-            _understood_not.add(text[:MAX_LOCALE_CHARACTERS])
+        if text not in _not_understood and len(_not_understood) < MAX_REMEMBERED:
+            _not_understood.add(text[:MAX_LOCALE_CHARACTERS])
             logger.info(
                 "This is not understood as a language, and is ignored: %a", text[:MAX_LOCALE_CHARACTERS]
             )

@@ -1,6 +1,6 @@
 """Reads the JSON objects in the answer of a language model, also where the answer is not quite JSON. No I/O.
 
-Seen in answers: a fence of Markdown around the JSON, sentences before and behind it, the object twice, in a list, in
+Seen in answers: a fence of Markdown around the JSON, sentences before and after it, the object twice, in a list, in
 another object, or as a string; in two halves; raw line ends in strings; an end that is cut off; a quotation mark that
 is not escaped; everything escaped, for JSON or for HTML; the quotation marks of Python or of print; keys without any;
 comments; a comma that is missing.
@@ -15,19 +15,19 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 MAX_CHARACTERS = 200_000
-"""What is behind them is not read. An answer has a few thousand."""
+"""Maximum length of an answer that is read. An answer has a few thousand characters."""
 MAX_BEGINNINGS = 20
-"""At so many opening braces it is tried to read an object."""
+"""At how many opening braces an object is looked for."""
 MAX_PARTS = 100
-"""So many objects of a list are joined."""
+"""How many objects of a list are joined."""
 MAX_ESCAPES = 3
-"""So many times over a text may be escaped."""
+"""How many times over a text may be escaped."""
 MAX_DEPTH = 5
-"""How deep in others an object is looked for."""
+"""How deep within others an object is looked for."""
 
 _DECODER = json.JSONDecoder(strict=False)
 _END = r"\s*(?:[}\]:]|$|,\s*(?:[\"}\]]|$)|\s\"\w{1,60}\"\s*:)"
-"""What stands behind the quotation mark that ends a string."""
+"""What follows the quotation mark that ends a string."""
 _PAIR = re.compile(rf'"([^"\\]{{1,60}})"\s*:\s*"((?:[^"\\]|\\.|"(?!{_END}))*)"(?={_END})', re.DOTALL)
 """A key with a string, also one with quotation marks in it that are not escaped."""
 _TOKEN = re.compile(
@@ -35,16 +35,16 @@ _TOKEN = re.compile(
     r"""|(?P<constant>\b(?:None|True|False)\b)|(?P<key>\b[A-Za-z_]\w*)(?=\s*:)""",
     re.DOTALL,
 )
-"""What is not the same in JSON and in the notations of JavaScript and Python; strings of JSON, to step over them.
+"""Tokens that JavaScript and Python write differently from JSON; and JSON's strings, to skip them.
 
-What has no end goes on to the end of the text, so that no text takes longer than its length."""
+A token without an end reaches to the end of the text, so that the time is linear in the text's length."""
 _CONSTANTS = {"None": "null", "True": "true", "False": "false"}
 _NEXT_OBJECT = re.compile(r"\s*(?=\{)")
 _ESCAPE = re.compile(r'\\(?!["\\/bfnrt]|u[0-9a-fA-F]{4})|(?<!\\)"')
 
 
 def objects_in(text: str) -> Iterator[dict[str, Any]]:
-    """Yields the objects in a text, outer ones before those in them; at last the pairs of what is broken as an object.
+    """Yields the objects in a text, outer ones before inner ones; last, the pairs of broken ones as an object.
 
     Of a list, one object with the values of all comes first.
 
@@ -63,7 +63,7 @@ def objects_in(text: str) -> Iterator[dict[str, Any]]:
 
 
 def _repaired(text: str) -> str:
-    """A text in the notation of JSON, as far as single signs can be mended."""
+    """A text in the notation of JSON, as far as single characters can be corrected."""
     if re.search(r"&(?:quot|#34|#x22);\s*:", text):
         text = html.unescape(text)
     for _ in range(MAX_ESCAPES):

@@ -1,38 +1,38 @@
 """Whether a text can be what was said in a time: finds the loops and echoes of models that write text. Pure.
 
 Models that transcribe sound sometimes repeat a word thousands of times, or write what they were told in place of what
-is said. The signs are too many characters a second, the same words over and over, and a row of the prompt's words.
+is said. That shows in too many characters a second, in the same words over and over, or in a row of the prompt's words.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from core.character_width import character_width, is_wide
 from core.text_records import Translation
 
 MAX_WIDTH_PER_SECOND = 40.0
-"""In Latin letters. The fastest speech has about 30."""
+"""Maximum width of a second of speech, in Latin letters. The fastest speech has about 30."""
 SPARE_WIDTH = 80.0
-"""Is allowed besides, as numbers, formulas and short shouts are long in writing."""
+"""Allowed in addition: numbers, formulas and short exclamations are long in writing."""
 USUAL_WIDTH_PER_SECOND = 20.0
-"""Of quick speech: to so much a text that cannot be true is cut."""
+"""Width of a second of quick speech. A text that is too long to be true is cut to this."""
 WIDE = 2.5
 """Width of a Chinese, Japanese or Korean character: it stands for a syllable or a word."""
 MIN_LOOP_BYTES = 120
-"""Shorter repetitions are no loop: people laugh, count and chant. Neither is a text that is shorter as a whole."""
+"""Shorter repetitions, and shorter texts, are no loop: people laugh, count and chant."""
 MAX_UNIT = 200
-"""In characters: what is longer is not looked for as something that is repeated."""
+"""Longest unit of a repetition that is found, in characters."""
 MIN_REPETITIONS = 6
-"""So many times the same words one after another are no speech."""
+"""The same words this many times in a row are no speech."""
 MIN_ECHO_WORDS = 6.0
-"""So many words of the prompt in a row are no coincidence."""
-WORDS_OF_SIGN = 0.5
-"""So many words a Chinese, Japanese or Korean character stands for."""
+"""This many words of the prompt in a row are no coincidence."""
+WORDS_PER_WIDE_CHARACTER = 0.5
+"""How many words a Chinese, Japanese or Korean character counts as."""
 MAX_WORDS_BEFORE_ECHO = 3
-"""So many words may stand before an echo, such as ``Okay.``"""
+"""How many words may come before an echo, such as ``Okay.``"""
 
 TOO_LONG = "more text than can be said in the time"
 LOOP = "the same words over and over"
@@ -42,10 +42,10 @@ _LOOP = re.compile(rf"(?P<unit>.{{1,{MAX_UNIT}}}?)(?P=unit){{{MIN_REPETITIONS - 
 
 
 def doubt_about(text: str, seconds: float, prompts: Iterable[str] = ()) -> str:
-    """Why a text is probably not what was said in ``seconds``; empty: nothing speaks against it.
+    """Why a text is probably not what was said in ``seconds``; empty: there is no reason to think so.
 
     Args:
-        prompts: what the model was told with the sound: instructions, and the sentences before.
+        prompts: the texts that were sent with the sound: instructions, and the sentences before.
     """
     if width(text) > max_width(seconds):
         return TOO_LONG
@@ -55,19 +55,13 @@ def doubt_about(text: str, seconds: float, prompts: Iterable[str] = ()) -> str:
 
 
 def max_width(seconds: float) -> float:
-    """The greatest width of a text of so many seconds of speech."""
+    """The maximum width of the text of this many seconds of speech."""
     return SPARE_WIDTH + MAX_WIDTH_PER_SECOND * max(0.0, seconds)
 
 
 def width(text: str) -> float:
     """The width of a text in Latin letters; marks on letters have none."""
-    return sum(map(_width_of, text))
-
-
-def _width_of(sign: str) -> float:
-    if unicodedata.category(sign) in ("Mn", "Me", "Cf"):
-        return 0.0
-    return WIDE if unicodedata.east_asian_width(sign) in "WF" else 1.0
+    return sum(character_width(character, WIDE) for character in text)
 
 
 def is_loop(text: str) -> bool:
@@ -83,21 +77,21 @@ def _bytes_of(text: str) -> int:
 
 def is_echo(text: str, prompt: str) -> bool:
     """Whether a text is a part of the prompt, or has a row of its words at its beginning or soon after it."""
-    said, told = _words(text), _words(prompt)
+    said, prompted = _words(text), _words(prompt)
     rows = (_row(said[start:]) for start in range(MAX_WORDS_BEFORE_ECHO + 1))
     return any(
-        told[start : start + len(row)] == row
+        prompted[start : start + len(row)] == row
         for row in rows
         if row
-        for start in range(len(told) - len(row) + 1)
+        for start in range(len(prompted) - len(row) + 1)
     )
 
 
 def _row(words: Sequence[str]) -> Sequence[str]:
-    """As many of the first words as are no coincidence; empty if there are not so many."""
+    """The first words, as many as are no coincidence; empty if there are fewer."""
     count = 0.0
     for index, word in enumerate(words, 1):
-        count += WORDS_OF_SIGN if _width_of(word[0]) == WIDE else 1.0
+        count += WORDS_PER_WIDE_CHARACTER if is_wide(word[0]) else 1.0
         if count >= MIN_ECHO_WORDS:
             return words[:index]
     return ()
@@ -106,7 +100,7 @@ def _row(words: Sequence[str]) -> Sequence[str]:
 def _words(text: str) -> Sequence[str]:
     """The words of a text; of Chinese, Japanese and Korean, which may have no spaces, the characters."""
     words = re.findall(r"\w+", text.casefold())
-    return [part for word in words for part in (word if _width_of(word[0]) == WIDE else (word,))]
+    return [part for word in words for part in (word if is_wide(word[0]) else (word,))]
 
 
 def without_repetitions(text: str) -> str:
@@ -122,24 +116,24 @@ def without_repetitions(text: str) -> str:
 
 
 def shortened(text: str, seconds: float) -> str:
-    """What may be true of a text that cannot be: without its repetitions, and no longer than quick speech."""
+    """A text that is too long to be true, without its repetitions and cut to the length of quick speech."""
     text = without_repetitions(text).strip()
     most, length = SPARE_WIDTH / 2 + USUAL_WIDTH_PER_SECOND * max(0.0, seconds), 0.0
-    for position, sign in enumerate(text):
-        length += _width_of(sign)
+    for position, character in enumerate(text):
+        length += character_width(character, WIDE)
         if length > most:
             whole_words = text[:position].rpartition(" ")[0]
             return whole_words if len(whole_words) > position / 2 else text[:position]
     return text
 
 
-def believable(translation: Translation, seconds: float) -> Translation:
+def plausible(translation: Translation, seconds: float) -> Translation:
     """A translation with a transcript without loops, and no longer than can be said in ``seconds``."""
     text = translation.transcript
     if is_loop(text):
         text = without_repetitions(text).strip()
-    is_true = width(text) <= max_width(seconds)
-    return replace(translation, transcript=text if is_true else shortened(text, seconds))
+    is_short_enough = width(text) <= max_width(seconds)
+    return replace(translation, transcript=text if is_short_enough else shortened(text, seconds))
 
 
 def without_loops(translation: Translation, seconds: float) -> Translation:

@@ -43,7 +43,7 @@ _CODES = {
 """Scripts by the first word of their characters' names in Unicode."""
 
 MIN_LETTERS = 4
-"""Of fewer letters no script is named."""
+"""A text with fewer letters has no script."""
 MAJORITY = 0.7
 """The share of a text's letters that must be of its script."""
 MAX_CHARACTERS = 1000
@@ -72,16 +72,16 @@ def script_of_letter(letter: str) -> str:
 
 def _kind_of_han(text: str) -> str:
     """Tells Simplified from Traditional characters by the national standards that contain only one of the forms."""
-    simplified = sum(_is_in("gb2312", sign) and not _is_in("big5", sign) for sign in text if sign.isalpha())
-    traditional = sum(_is_in("big5", sign) and not _is_in("gb2312", sign) for sign in text if sign.isalpha())
+    simplified = sum(_is_in("gb2312", one) and not _is_in("big5", one) for one in text if one.isalpha())
+    traditional = sum(_is_in("big5", one) and not _is_in("gb2312", one) for one in text if one.isalpha())
     if simplified > 3 * traditional:
         return "Hans"
     return "Hant" if traditional > 3 * simplified else "Hani"
 
 
-def _is_in(standard: str, sign: str) -> bool:
+def _is_in(standard: str, character: str) -> bool:
     try:
-        sign.encode(standard)
+        character.encode(standard)
     except UnicodeEncodeError:
         return False
     return True

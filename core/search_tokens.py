@@ -25,7 +25,7 @@ MAX_WORD_CHARACTERS = 64
 """Longer words are cut to this; of a query's word not more tokens than this are searched for."""
 
 MIN_HEAD_CHARACTERS, MIN_INSIDE_CHARACTERS = 3, 3
-"""What follows within a word is found behind at least so many characters, if it has at least so many."""
+"""An inner part of a word is found after at least this many characters, if it has at least this many."""
 
 INSIDE = "\u2026"
 """Marks a token that is only a part of a word. No text has this token."""

@@ -32,7 +32,7 @@ from config import Settings
 from core.answers import answer_schema
 from core.errors import ConfigError, Refused, RetryLater, StorageError
 from core.language_tags import language_tag_or_empty
-from core.plausibility import believable
+from core.plausibility import plausible
 from core.records import SegmentRecord
 from core.text_request import TextRequest
 from lesson_tools.console import Advance
@@ -279,7 +279,7 @@ class Batches(GeminiTranslator):
                 names=service.names(task),
                 seconds=task.record.duration_seconds,
             )
-            translation = believable(
+            translation = plausible(
                 translation_in(response, request, usage, self._instruction), request.seconds
             )
             await service.save(task, TextResult(translation, note.model, usage))

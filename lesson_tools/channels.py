@@ -47,7 +47,7 @@ MIN_OWN_WINDOWS = 8
 KEPT_SPEECH = 0.8
 """The mix has lost a voice if it has less than this share of the best channel's speech."""
 LEADER_BONUS = 2.0
-"""Another channel replaces the one that led the last block only if it has so many times its speech."""
+"""Another channel replaces the one that led the last block only if it has this many times as much speech."""
 
 Weights = npt.NDArray[np.float32]
 """How much of each channel is in the mix, shape (channels,)."""

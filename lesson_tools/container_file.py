@@ -22,7 +22,7 @@ MAX_BYTES = 1 << 40
 """A length beyond this is not one: programs write such numbers if they cannot go back to the header."""
 
 PLACEHOLDER_RANGE = 4096
-"""A length that differs from 2 or 4 GiB by at most so many bytes is not one either: some subtract their headers."""
+"""A length that differs from 2 or 4 GiB by at most this many bytes is not one either: some subtract their headers."""
 
 PADDING_BYTES = 1024
 """This much behind the sound is padding, not sound that the header does not count."""

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 FIRST_BYTES = 4096
-"""The first frame begins within so many bytes behind the tags."""
+"""The first frame begins within this many bytes after the tags."""
 
 _COUNTED = re.compile(
     rb"\xff([\xe2\xe3\xf2\xf3\xfa\xfb])(.).{10,35}"

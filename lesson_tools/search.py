@@ -68,8 +68,8 @@ def search(
     """Search all lessons in all languages; the best matches first, the newest among equals.
 
     Case, accents, Arabic vowel signs and variants of letters do not matter. Words next to each other rank
-    higher. Quotes and other signs have no special meaning. The exit code is 1 if nothing is found. If DATABASE_URL is
-    set, that database is searched instead, with what all workers have delivered.
+    higher. Quotes and other characters have no special meaning. The exit code is 1 if nothing is found. If
+    DATABASE_URL is set, that database is searched instead, with what all workers have delivered.
     """
     settings = console.settings()
     wanted = _checked_tag(language) if language else ""

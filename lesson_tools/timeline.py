@@ -49,7 +49,7 @@ JOINED_SECONDS = 1.0
 """Losses that are less than this apart are one."""
 
 STEADY_STEPS = 12
-"""If the steps between so many timestamps are too long by the same factor, they were computed with a wrong rate."""
+"""If the steps between this many timestamps are too long by the same factor, they were computed with a wrong rate."""
 MAX_RATE_FACTOR = 6.1
 """48 kHz for 8 kHz, and a little. A pause of a codec looks alike, with larger steps."""
 
@@ -135,7 +135,7 @@ class Timeline:
         self._lost = 0.0
         """Seconds of undecodable pieces since the last good one."""
         self._untimed = 0
-        """So many of the next pieces have wrong timestamps."""
+        """How many of the next pieces have wrong timestamps."""
         self._comparisons = 0
         self._was_tiny = False
 

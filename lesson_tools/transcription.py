@@ -38,7 +38,7 @@ QUEUED_AT_ONCE = 1_000
 POLL_SECONDS = 0.2
 
 MAX_FAILURES = 20
-"""A run ends when so many calls have failed one after another, each after a longer pause: about an hour. Whether the
+"""A run ends when this many calls have failed one after another, each after a longer pause: about an hour. Whether the
 service or the last segments are at fault cannot be told then, so nothing is noted about the segments."""
 
 TOKENS_PER_CALL, TOKENS_PER_SECOND = 230, 32

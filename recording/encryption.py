@@ -23,7 +23,7 @@ from core.worker_state import worker_state
 from recording.track_processor import FrameStream
 
 MAX_DECRYPTION_FAILURES = 100
-"""After so many packets in a row that cannot be decrypted (about two seconds) the client reports a failure."""
+"""After this many packets in a row that cannot be decrypted (about two seconds) the client reports a failure."""
 
 DECRYPTION_FAILURE_SECONDS = 3.0
 """The length of the audio in those packets, with some margin."""

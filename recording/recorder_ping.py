@@ -30,7 +30,7 @@ async def is_alive(livekit: api.LiveKitAPI, room: str, identity: str) -> bool | 
     try:
         return await _ask(livekit, room, identity) != NO_FRAMES
     except api.TwirpError as error:
-        is_silent = any(sign in error.message for sign in _NO_ANSWER)
+        is_silent = any(text in error.message for text in _NO_ANSWER)
         is_absent = error.code == api.TwirpErrorCode.UNAVAILABLE
         return False if is_silent or is_absent else None
 

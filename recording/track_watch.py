@@ -38,7 +38,7 @@ FIRST_PACKET_POLL_SECONDS = 0.05
 STATS_SECONDS = 2.0
 """How long the client may take to return its packet statistics."""
 MAX_STATS_FAILURES = 3
-"""After so many failed queries the first packet is taken to have arrived."""
+"""After this many failed queries the first packet is assumed to have arrived."""
 
 _EVENTS = {
     Reception.ARRIVING: TrackEvent.PACKETS_RESUMED,

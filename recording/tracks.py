@@ -152,7 +152,7 @@ class Tracks:
     def decryption_changed(
         self, participant: rtc.RemoteParticipant, undecrypted_seconds: float | None
     ) -> None:
-        """Handles a participant whose packets cannot be decrypted, since so many seconds; None: they can be again."""
+        """Handles a participant whose packets could not be decrypted for these seconds; None: they can be again."""
         for track, stream in self.streaming():
             if track.info.participant_identity != participant.identity:
                 continue

@@ -7,7 +7,7 @@ from dataclasses import replace
 from archive.outbox import Work
 from core.answers import completed
 from core.errors import Refused, RetryLater
-from core.plausibility import believable
+from core.plausibility import plausible
 from core.records import SegmentRecord
 from core.text_request import TextRequest
 from text.costs import CostsByLesson
@@ -51,7 +51,7 @@ class Asking:
         seconds = segment.duration_seconds
         usage = first.usage + second.usage if second is not None else first.usage
         if best.translation.doubt:
-            best = replace(best, translation=believable(best.translation, seconds))
+            best = replace(best, translation=plausible(best.translation, seconds))
         return replace(best, usage=usage)
 
     async def _completed(

@@ -25,17 +25,23 @@ from text.results import TextFolders
 from translator import BadAnswer, FailedCall, Rejected, TextResult, Translator
 
 MAX_BAD_ANSWERS = 3
-"""After so many unusable answers a segment is refused, if the engine answers for others."""
+"""After this many unusable answers a segment is refused, if the engine answers for others."""
+
 MAX_REJECTIONS = 2
 """The same for requests that the engine rejects."""
+
 MAX_FAILED_CALLS = 5
-"""The same for calls that the engine fails at, such as 500 for one segment's sound."""
+"""The same for calls that fail in the engine, such as 500 for one segment's sound."""
+
 MAX_FAILURES_OF_A_RUN = 6
-"""A run that is to end skips a segment after so many such failures, also if no other segment is left."""
+"""A run skips a segment after this many such failures, even if no other segment is left."""
+
 SEGMENT_BACKOFF = Backoff(2.0, 600.0)
 """How long a segment waits after a call that failed for it alone."""
+
 CONTEXT_SENTENCES = 3
 """How many earlier texts are sent as context with each segment."""
+
 # --- outcomes ---
 
 

@@ -20,7 +20,7 @@ TEXT = "text"
 BACKOFF = Backoff(1.0, 300.0)
 
 MIN_REJECTIONS = 2
-"""After so many rejected requests without an answer between them the settings are at fault, not a segment."""
+"""After this many rejected requests without an answer between them the settings are at fault, not a segment."""
 
 
 class CallGate:

@@ -220,6 +220,6 @@ def _data(lesson: Lesson, media: Media) -> str:
         for one in lesson.utterances
     ]
     text = json.dumps({"seconds": round(lesson.seconds, 3), "lines": lines}, ensure_ascii=False)
-    for sign in "<>&\u2028\u2029":
-        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
     return text

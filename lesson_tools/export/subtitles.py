@@ -8,13 +8,13 @@ here; libraries for them have a document model (styles, override tags), and plai
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from core.character_width import character_width, is_wide
 from core.plain_text import one_line
 
 LINE_WIDTH = 42.0
@@ -27,7 +27,7 @@ READING_SPEED = 20.0
 MIN_SECONDS = 0.8
 MAX_SECONDS = 7.0
 SHORTEST_SECONDS = 0.01
-"""For so long a cue is shown for which there is no time."""
+"""How long a cue is shown if no time is left for it."""
 
 SENTENCE_END = ".!?…。！？؟۔।"
 CLAUSE_END = ",;:–—、，；：،؛"
@@ -35,7 +35,7 @@ CLOSING = "\"'”’»)]}）］」』】〉》"
 NEVER_FIRST = SENTENCE_END + CLAUSE_END + CLOSING + "ーぁぃぅぇぉっゃゅょァィゥェォッャュョ々%"
 """Characters that must not begin a line in scripts without spaces between words."""
 
-AFTER_SENTENCE, AFTER_CLAUSE, BETWEEN_WORDS, BETWEEN_SIGNS, INSIDE_WORD = 0.0, 0.12, 0.3, 0.34, 3.0
+AFTER_SENTENCE, AFTER_CLAUSE, BETWEEN_WORDS, BETWEEN_CHARACTERS, INSIDE_WORD = 0.0, 0.12, 0.3, 0.34, 3.0
 """Cost of a break there, added to its distance from the middle as a share of the text's length."""
 
 NEVER_LAST = "\u200c\u200d\u17d2\u1039" + "เแโใไ" + "ເແໂໃໄ"
@@ -44,7 +44,7 @@ letter below, and the vowels of Thai and Lao that are written before their conso
 STAY_BEHIND = "ะาำๅๆฯ" + "ະາຳໆຯ"
 """Vowels and signs of Thai and Lao that belong to the letter before them."""
 WORD_SPACE = "\u200b"
-"""Stands between the words of Khmer and Thai, and is not seen."""
+"""Invisible; between the words of Khmer and Thai."""
 RIGHT_TO_LEFT_MARK = "\u200f"
 WORD_JOINER = "\u2060"
 
@@ -68,7 +68,7 @@ class Cue:
     lines: tuple[str, ...]
     speaker: str = ""
     latest_start: float = math.inf
-    """Until then its start may be put off: the end of its speech."""
+    """Its start may be delayed until then, the end of its speech (seconds)."""
 
     @property
     def text(self) -> str:
@@ -112,8 +112,8 @@ def _escaped(text: str) -> str:
 
 
 def _without_tags(line: str) -> str:
-    for sign in "<{\\":  # many players convert it to ASS, where a backslash and a letter may end a line
-        line = line.replace(sign, f"{sign}{WORD_JOINER}")
+    for character in "<{\\":  # many players convert it to ASS, where a backslash and a letter may end a line
+        line = line.replace(character, f"{character}{WORD_JOINER}")
     return line.replace("-->", f"--{WORD_JOINER}>")
 
 
@@ -142,28 +142,17 @@ def _with_names(spoken: Iterable[Spoken]) -> list[Spoken]:
 
 def is_right_to_left(text: str) -> bool:
     """Returns whether most letters of a text are of a script written from right to left."""
-    right = sum(_is_right(sign) for sign in text)
-    return right > sum(unicodedata.bidirectional(sign) == "L" for sign in text)
+    right = sum(map(_is_right, text))
+    return right > sum(unicodedata.bidirectional(character) == "L" for character in text)
 
 
-def _is_right(sign: str) -> bool:
-    return unicodedata.bidirectional(sign) in ("R", "AL")
+def _is_right(character: str) -> bool:
+    return unicodedata.bidirectional(character) in ("R", "AL")
 
 
 def width(text: str) -> float:
     """Returns a text's width, in Latin letters; combining marks have none."""
-    return sum(_sign_width(sign) for sign in text)
-
-
-@functools.cache
-def _sign_width(sign: str) -> float:
-    if unicodedata.category(sign) in ("Mn", "Me", "Cf"):
-        return 0.0
-    return WIDE if _is_wide(sign) else 1.0
-
-
-def _is_wide(sign: str) -> bool:
-    return unicodedata.east_asian_width(sign) in "WF"
+    return sum(character_width(character, WIDE) for character in text)
 
 
 # --- cues ---
@@ -237,7 +226,7 @@ def wrapped(text: str) -> tuple[str, ...] | None:
         return (text,)
     if width(text) > LINES * LINE_WIDTH:
         return None
-    return _best_break(text, LINE_WIDTH, worst=BETWEEN_SIGNS)
+    return _best_break(text, LINE_WIDTH, worst=BETWEEN_CHARACTERS)
 
 
 def _best_break(text: str, widest: float = math.inf, worst: float = INSIDE_WORD) -> tuple[str, str] | None:
@@ -247,7 +236,9 @@ def _best_break(text: str, widest: float = math.inf, worst: float = INSIDE_WORD)
     """
     best, least = None, math.inf
     whole = width(text)
-    left_widths = list(itertools.accumulate((_sign_width(sign) for sign in text), initial=0.0))
+    left_widths = list(
+        itertools.accumulate((character_width(character, WIDE) for character in text), initial=0.0)
+    )
     for position in range(1, len(text)):
         badness = _badness(text, position)
         cost = badness + abs(left_widths[position] / max(whole, 1.0) - 0.5)
@@ -268,17 +259,17 @@ def _badness(text: str, position: int) -> float:
         return _after(text[:position].rstrip())
     if before == WORD_SPACE:
         return BETWEEN_WORDS
-    if _is_wide(before) or _is_wide(after):
+    if is_wide(before) or is_wide(after):
         may_begin = after not in NEVER_FIRST and after != " "
-        return min(_after(text[:position]), BETWEEN_SIGNS) if may_begin else INSIDE_WORD
+        return min(_after(text[:position]), BETWEEN_CHARACTERS) if may_begin else INSIDE_WORD
     return INSIDE_WORD
 
 
 def _after(text: str) -> float:
-    sign = text.rstrip(CLOSING)[-1:]
-    if sign and sign in SENTENCE_END:
+    last = text.rstrip(CLOSING)[-1:]
+    if last and last in SENTENCE_END:
         return AFTER_SENTENCE
-    return AFTER_CLAUSE if sign and sign in CLAUSE_END else BETWEEN_WORDS
+    return AFTER_CLAUSE if last and last in CLAUSE_END else BETWEEN_WORDS
 
 
 def plain_text(spoken: Sequence[Spoken]) -> str:

@@ -27,8 +27,8 @@ from core.plausibility import (
     ECHO,
     LOOP,
     TOO_LONG,
-    believable,
     doubt_about,
+    plausible,
     width,
     without_loops,
 )
@@ -598,14 +598,14 @@ def test_loops_and_echoes_are_found_and_speech_is_not(text: str, seconds: float,
 )
 @pytest.mark.parametrize("seconds", [0.3, 3.0, 60.0])
 def test_what_cannot_be_true_is_cut_to_what_can(text: str, seconds: float) -> None:
-    cut = believable(Translation("en", text, {}, doubt=TOO_LONG), seconds).transcript
+    cut = plausible(Translation("en", text, {}, doubt=TOO_LONG), seconds).transcript
     assert 0 < width(cut) <= 40 + 20 * seconds
     assert text.startswith(cut)
 
 
 def test_of_a_loop_in_the_time_only_the_repetitions_are_cut() -> None:
     def cut(text: str) -> str:
-        return believable(Translation("en", text, {}, doubt=LOOP), 60.0).transcript
+        return plausible(Translation("en", text, {}, doubt=LOOP), 60.0).transcript
 
     assert cut("no " * 300) == "no no no"
     assert cut(SPEECH + "no " * 70) == SPEECH + "no no no"
