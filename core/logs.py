@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import sys
+import traceback
 import unicodedata
 from datetime import UTC, datetime
 from typing import Any, NoReturn
@@ -90,9 +91,18 @@ def _context(record: logging.LogRecord) -> dict[str, str]:
 
 
 def _reason(record: logging.LogRecord) -> str:
-    """The exception of a record in one line; the traceback is shown at DEBUG only."""
+    """The exception of a record in one line, with the place where it was raised. DEBUG shows the traceback as well."""
     error = record.exc_info[1] if record.exc_info else None
-    return f": {type(error).__name__}: {error}" if error is not None else ""
+    return f": {type(error).__name__}: {error}{_place(error)}" if error is not None else ""
+
+
+def _place(error: BaseException) -> str:
+    """The file and line in which an exception was raised; empty if it was not."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    if not frames:
+        return ""
+    frame, line = frames[-1]
+    return f" ({os.path.basename(frame.f_code.co_filename)}:{line})"
 
 
 class TextFormatter(logging.Formatter):

@@ -201,12 +201,12 @@ class Pause:
                 self._log(logging.INFO, "The room's metadata says whether the recording is paused")
             return
         state = state_name(is_paused=self._is_paused)
-        message = f"The room's metadata does not say that the recording is {state}: {problem}"
+        message = (
+            f"The room's metadata does not say that the recording is {state}: {problem}. "
+            "It is tried again. It holds until another recorder takes over on another disk"
+        )
         if self._trouble.begins(message):
-            self._log(
-                logging.WARNING,
-                f"{message}. It is tried again. It holds until another recorder takes over on another disk",
-            )
+            self._log(logging.WARNING, message)
 
     async def _write_metadata(self, *, is_paused: bool) -> str:
         """Writes the state into the room's metadata. Returns why that is not possible; empty if it was done."""

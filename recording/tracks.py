@@ -97,7 +97,11 @@ class Tracks:
                     self._actions.carry_out(step, track, moment)
             except Exception as error:  # the other actions and the other tracks must go on
                 logger.error(
-                    "%s of %s failed", step, track.sid, exc_info=error, extra={"room": self._room.name}
+                    "A step for %s failed (%s)",
+                    track.sid,
+                    step,
+                    exc_info=error,
+                    extra={"room": self._room.name},
                 )
                 if step is Action.START:
                     self.apply(track, TrackEvent.NO_FRAMES, moment)

@@ -22,7 +22,6 @@ from core import worker_state as worker_state_module
 from core.worker_state import WorkerState
 from delivery.status import DeliveryMetrics, Status
 from support import ROOT
-from support.program import sources
 from text.costs import TextMetrics
 from worker import health
 from worker.health import exposition, health_answer
@@ -279,14 +278,3 @@ async def test_the_guide_has_every_metric_and_no_other(tmp_path: Path, worker_st
     names = {name.partition("{")[0] for name in seen if name.startswith("recorder_")}
     names = {re.sub("(?<=disk_write_seconds)_(bucket|sum|count)$", "", name) for name in names}
     assert names == named
-
-
-def test_the_guide_names_only_log_lines_that_exist() -> None:
-    guide = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
-    table = guide.partition("## What the log says")[2].partition("\n## ")[0]
-    lines = [row.split("`")[1] for row in table.splitlines() if row.startswith("| `")]
-    source = "\n".join(path.read_text(encoding="utf-8") for path in sources())
-    assert len(lines) > 10
-    for line in lines:
-        for part in filter(None, (part.strip() for part in line.split("…"))):
-            assert part in source, f"no line of the log says {part!r}"

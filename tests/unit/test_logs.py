@@ -136,11 +136,14 @@ def test_an_exception_is_one_line_as_well() -> None:
 
 
 @pytest.mark.usefixtures("own_logging")
-def test_at_debug_an_exception_says_where_it_was_raised() -> None:
+def test_an_exception_says_where_it_was_raised_and_at_debug_has_a_traceback() -> None:
+    error = raised("full")
+    where = f"full (test_logs.py:{raised.__code__.co_firstlineno + 2})"
     logging.getLogger().setLevel(logging.DEBUG)
-    assert "test_logs.py" in text("It failed", error=raised("full"))
+    assert where in text("It failed", error=error) and "Traceback" in text("It failed", error=error)
     logging.getLogger().setLevel(logging.INFO)
-    assert "test_logs.py" not in text("It failed", error=raised("full"))
+    assert text("It failed", error=error).endswith(where)
+    assert text("It failed", error=OSError("never raised")).endswith("never raised")
 
 
 def test_colours_are_for_terminals_and_for_trouble() -> None:
