@@ -257,7 +257,9 @@ class Batches(GeminiTranslator):
 
         def task_and_answer(answer: Any) -> tuple[Task, Any]:
             number = int(answer["key"])
-            folder, record = note.items[number] if number >= 0 else note.items[len(note.items)]
+            if number < 0:
+                raise ValueError(f"no index of a segment: {number}")
+            folder, record = note.items[number]
             return Task(self._output_dir / folder, SegmentRecord.from_json(record)), answer
 
         return jsonl.parsed(line, task_and_answer) or (None, None)
