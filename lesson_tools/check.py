@@ -11,8 +11,9 @@ from archive.names import SegmentNames
 from archive.rooms import Archive
 from lesson_tools import console
 from lesson_tools.console import AsJson, SomeRooms, progress, say, say_json, tell
+from lesson_tools.expected import Expected
 from lesson_tools.findings import Kind, Report
-from lesson_tools.inspection import Expected, inspect
+from lesson_tools.inspection import inspect
 from lesson_tools.repair import repaired
 
 LINES_SHOWN = 10
@@ -39,13 +40,15 @@ def check(
     """  # fmt: skip
     settings = console.settings()
     names = SegmentNames.from_settings(settings)
-    expected = Expected.from_settings(settings, checksums=not quick)
+    expected = Expected.from_settings(settings)
     chosen = Archive.from_settings(settings).chosen(rooms)
     reports = []
     with progress("Checking", sum(room.line_count() for room in chosen), "segments") as advance:
         for room in chosen:
-            report = inspect(room, names, expected, advance)
-            reports.append(repaired(room, names, expected, report) if repair else report)
+            report = inspect(room, names, expected, advance, checksums=not quick)
+            if repair:
+                report = repaired(room, names, expected, report, checksums=not quick)
+            reports.append(report)
     for report in [] if as_json else reports:
         _say_report(report)
     if as_json:

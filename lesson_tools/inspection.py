@@ -10,7 +10,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,12 +22,11 @@ from archive.recovery import is_from_recorder
 from archive.rooms import Room
 from archive.texts import Text, Texts
 from archive.wav import whole_samples_in
-from config import Settings
 from core.errors import StorageError
 from core.records import SegmentRecord, format_utc
 from core.text_records import TextRecord
-from delivery.targets import names_of_targets
-from lesson_tools.console import Advance, tell
+from lesson_tools.console import Advance
+from lesson_tools.expected import Expected
 from lesson_tools.findings import Finding, Kind, Report
 from lesson_tools.series_check import Series
 from lesson_tools.wav_check import check_wav
@@ -39,28 +37,16 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-@dataclass(frozen=True)
-class Expected:
-    """What a folder should have besides the WAVs."""
-
-    texts: bool = False
-    """SAVE_TRANSLATIONS, CAPTIONS: every segment has a text. A room that has texts should have all of them anyway."""
-    checksums: bool = True
-    targets: tuple[str, ...] = ()
-    """Where everything should have been delivered, by the targets' names."""
-    audio: bool = True
-    """SAVE_AUDIO: the sound is delivered, too."""
-
-    @classmethod
-    def from_settings(cls, settings: Settings, *, checksums: bool = True) -> Expected:
-        targets = names_of_targets(settings, tell)
-        return cls(settings.wants_text, checksums, targets, settings.save_audio)
-
-
 def inspect(
-    room: Room, names: SegmentNames, expected: Expected | None = None, advance: Advance = lambda _: None
+    room: Room,
+    names: SegmentNames,
+    expected: Expected | None = None,
+    advance: Advance = lambda _: None,
+    *,
+    checksums: bool = True,
 ) -> Report:
-    """Compares everything in a room's folder with its manifest. Reads only.
+    """Compares everything in a room's folder with its manifest. Reads only. Without ``checksums``, of a WAV only header
+    and length are compared.
 
     Raises:
         StorageError: the folder cannot be read.
@@ -69,7 +55,7 @@ def inspect(
     report = Report(room.name, room.path.name)
     lines, series, listed = Lines(), Series(), set[str]()
     with room.texts() as texts, ThreadPoolExecutor(FILES_AT_ONCE, thread_name_prefix="check") as pool:
-        segments = _Segments(room, texts, expected)
+        segments = _Segments(room, texts, expected, checksums)
         for record, of_wav in _in_order(pool, segments.check_wav, room.records(lines=lines)):
             series.add(record)
             listed.add(record.file)
@@ -90,8 +76,9 @@ def inspect(
 class _Segments:
     """Checks segments one by one: the WAV, its text, and where both have been delivered."""
 
-    def __init__(self, room: Room, texts: Texts, expected: Expected) -> None:
+    def __init__(self, room: Room, texts: Texts, expected: Expected, checksums: bool) -> None:
         self._room = room
+        self._checksums = checksums
         self._texts = texts
         self._expected = expected
         self._wants_texts = expected.texts or len(texts) > 0
@@ -99,7 +86,7 @@ class _Segments:
 
     def check_wav(self, record: SegmentRecord) -> list[Finding]:
         """Checks the WAV. Slow; may run on any thread."""
-        return check_wav(self._room, record, checksum=self._expected.checksums)
+        return check_wav(self._room, record, checksum=self._checksums)
 
     def findings(self, record: SegmentRecord, of_wav: list[Finding]) -> Iterator[Finding]:
         text = self._texts.get(record) if self._wants_texts else None

@@ -16,29 +16,11 @@ from archive.jsonl import Lines
 from archive.rooms import Archive, Room
 from archive.sessions import Session
 from archive.texts import Texts
-from config import Settings
 from core.records import SegmentRecord, format_utc
-from delivery.targets import names_of_targets
 from lesson_tools import console
 from lesson_tools.console import AsJson, counted, duration, say, say_json, say_table, tell
+from lesson_tools.expected import Expected
 from lesson_tools.lesson import date_of
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What should be done with every segment, by the settings."""
-
-    texts: bool = False
-    languages: tuple[str, ...] = ()
-    targets: tuple[str, ...] = ()
-    """Where it should be delivered, by the targets' names."""
-    audio: bool = True
-    """Whether its sound is kept and delivered."""
-
-    @classmethod
-    def from_settings(cls, settings: Settings) -> Expected:
-        targets = names_of_targets(settings, tell)
-        return cls(settings.wants_text, settings.target_languages, targets, settings.save_audio)
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,14 @@ from archive.recovery import recover_folder
 from archive.rooms import Room
 from archive.wav import mend_wav
 from core.errors import StorageError
+from lesson_tools.expected import Expected
 from lesson_tools.findings import Finding, Kind, Report
-from lesson_tools.inspection import Expected, inspect
+from lesson_tools.inspection import inspect
 
 
-def repaired(room: Room, names: SegmentNames, expected: Expected, report: Report) -> Report:
+def repaired(
+    room: Room, names: SegmentNames, expected: Expected, report: Report, *, checksums: bool = True
+) -> Report:
     """Repairs what can be repaired, and inspects the room again.
 
     Raises:
@@ -28,7 +31,7 @@ def repaired(room: Room, names: SegmentNames, expected: Expected, report: Report
         done = list(_repair(room, names, report.findings))
     except OSError as error:
         raise StorageError(f"{room.path} cannot be repaired: {error.strerror or error}") from None
-    return replace(inspect(room, names, expected), repaired=done)
+    return replace(inspect(room, names, expected, checksums=checksums), repaired=done)
 
 
 def _repair(room: Room, names: SegmentNames, findings: Sequence[Finding]) -> Iterator[str]:

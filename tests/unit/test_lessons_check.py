@@ -21,8 +21,9 @@ from archive.rooms import Room
 from core.records import EndReason, GapReason, GapRecord, RoomInfo, SegmentRecord, TrackInfo
 from core.text_records import TextRecord
 from devtools.sample_room import ANNA, BOB, CLOCK, ROOM, noise, open_room, segment_of
+from lesson_tools.expected import Expected
 from lesson_tools.findings import Kind, Report
-from lesson_tools.inspection import Expected, inspect
+from lesson_tools.inspection import inspect
 from lesson_tools.repair import repaired
 from storage import RoomFolder
 from support.commands import run
@@ -51,8 +52,8 @@ def folder(tmp_path: Path) -> RoomFolder:
     return folder
 
 
-def look(folder: RoomFolder, wanted: Expected | None = None) -> Report:
-    return inspect(Room(folder.path), NAMES, wanted)
+def look(folder: RoomFolder, wanted: Expected | None = None, *, checksums: bool = True) -> Report:
+    return inspect(Room(folder.path), NAMES, wanted, checksums=checksums)
 
 
 def kinds(report: Report) -> list[Kind]:
@@ -105,7 +106,7 @@ def test_changed_sound_is_found_by_its_checksum(folder: RoomFolder) -> None:
         file.seek(1000)
         file.write(b"\x00\x01\x02")
     assert kinds(look(folder)) == [Kind.CHECKSUM]
-    assert kinds(look(folder, Expected(checksums=False))) == []
+    assert kinds(look(folder, checksums=False)) == []
     assert kinds(after_repair(folder)) == [Kind.CHECKSUM]
 
 
@@ -132,7 +133,7 @@ def test_what_was_added_behind_a_wav_is_taken_off(folder: RoomFolder) -> None:
 @pytest.mark.parametrize("checksums", [True, False])
 def test_a_wav_that_was_cut_off_is_found(folder: RoomFolder, size: int, checksums: bool) -> None:
     os.truncate(wav(folder, 2), size)
-    (finding,) = look(folder, Expected(checksums=checksums)).findings
+    (finding,) = look(folder, checksums=checksums).findings
     assert finding.kind in (Kind.CHECKSUM, Kind.WAV_HEADER, Kind.WAV_LENGTH)
     assert not finding.can_be_repaired
 

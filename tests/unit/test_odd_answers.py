@@ -21,8 +21,9 @@ from devtools import gemini_mishaps, sound
 from devtools.gemini_mishaps import candidate
 from devtools.gemini_server import KEY, Call, GeminiServer
 from devtools.sample_room import ANNA, CLOCK, open_room, segment_of
+from lesson_tools.expected import Expected
 from lesson_tools.findings import Kind
-from lesson_tools.inspection import Expected, inspect
+from lesson_tools.inspection import inspect
 from lesson_tools.transcription import (
     ArchiveTextService,
     TranscriptionOptions,
