@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from config import Settings
-from worker.health import exposition, listen
+from worker.health import application, exposition, listen
 
 ANSWER_SECONDS = 3.0
 """How long a worker's own answer is waited for."""
@@ -99,12 +99,7 @@ def _app(health: Health, *, with_metrics: bool) -> web.Application:
         text = merged({number: one.text for number, one in answers.items() if one.status == 200})
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    app = web.Application()
-    app.router.add_get("/", operators)
-    app.router.add_get("/live", live)
-    if with_metrics:
-        app.router.add_get("/metrics", metrics)
-    return app
+    return application(operators, live, metrics if with_metrics else None)
 
 
 def verdict(answers: Mapping[int, Answer]) -> tuple[int, str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -37,6 +37,9 @@ PROOF_SECONDS = 15.0
 """How often a file is written to test the disk. While nobody speaks, nothing else is written."""
 
 REFUSED_PROOF_SECONDS = 1.0
+
+Handler = Callable[[web.Request], Awaitable[web.Response]]
+"""Answers a request."""
 
 
 @contextlib.asynccontextmanager
@@ -107,10 +110,15 @@ def health_app(of: WorkerState, *, with_metrics: bool) -> web.Application:
         text = exposition(await of.registries())
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
+    return application(health, live, metrics if with_metrics else None)
+
+
+def application(health: Handler, live: Handler, metrics: Handler | None) -> web.Application:
+    """The web application with these answers."""
     app = web.Application()
     app.router.add_get("/", health)
     app.router.add_get("/live", live)
-    if with_metrics:
+    if metrics is not None:
         app.router.add_get("/metrics", metrics)
     return app
 
