@@ -70,11 +70,12 @@ def names_of_targets(settings: Settings, report: Callable[[str], None]) -> tuple
     if targets:
         import asyncio  # imported only if there are targets
 
-        asyncio.run(_closed(targets))
+        asyncio.run(close_all(targets))
     return tuple(target.name for target in targets)
 
 
-async def _closed(targets: Iterable[Target]) -> None:
+async def close_all(targets: Iterable[Target]) -> None:
+    """Closes the connections of all targets."""
     for target in targets:
         await target.aclose()
 

@@ -22,7 +22,7 @@ from delivery.folder_store import set_up as mark_folder
 from delivery.items import Selection, Target
 from delivery.retention import Leaving, Rules, remove_leaving
 from delivery.service import DeliveryService, kind_of
-from delivery.targets import open_targets
+from delivery.targets import close_all, open_targets
 from lesson_tools import console
 from lesson_tools.console import TROUBLE, AsJson, progress, say, say_json, tell
 
@@ -218,8 +218,7 @@ async def _prune_remote(
     if settings.remote_retention_days:
         old = Selection(before=now - timedelta(days=settings.remote_retention_days))
         return await remove_from(targets, old, {}, only_count=dry_run)
-    for target in targets:
-        await target.aclose()
+    await close_all(targets)
     return {}, True
 
 

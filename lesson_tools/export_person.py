@@ -22,9 +22,9 @@ from config import Settings
 from core.errors import InputError, RecorderError, StorageError
 from core.records import SegmentRecord, format_utc, utc_now
 from delivery.erasure import all_folders
-from delivery.items import Target
 from delivery.lists import whole_lines
 from delivery.object_store import ObjectTarget
+from delivery.targets import close_all
 from lesson_tools import console
 from lesson_tools.console import TROUBLE, AsJson, say, say_json, tell
 from lesson_tools.delivery import targets_of
@@ -116,12 +116,7 @@ async def _collect(
             except RecorderError as error:
                 found.problems.append(f"{store.name}: {error}")
     finally:
-        await _closed(targets)
-
-
-async def _closed(targets: Iterable[Target]) -> None:
-    for target in targets:
-        await target.aclose()
+        await close_all(targets)
 
 
 def _folders(output_dir: Path) -> list[Path]:
