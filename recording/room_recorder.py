@@ -105,7 +105,7 @@ class RoomRecorder:
 
     async def prepare(self) -> None:
         """Reads what an earlier recorder of this session has noted. Call it before connecting."""
-        before = await self._writer.note_before()
+        before = await self._writer.notes.before()
         if before is not None:
             self._people.take_over(before.no_teachers)
             self._pause.take_over(before.unstored_pause)
@@ -124,7 +124,7 @@ class RoomRecorder:
             supervised(loop, name, room=self._info.sid, room_name=self._info.name)
             for name, loop in loops.items()
         ]
-        self._writer.start_handover_note()
+        self._writer.notes.start()
         for participant in people:
             for publication in audio_of(participant):
                 self._tracks.get_or_add(publication, participant).is_preexisting = True
@@ -269,7 +269,7 @@ class RoomRecorder:
         self._leave()
 
     def _leave(self) -> None:
-        self._writer.stop_handover_note()
+        self._writer.notes.stop()
         self._tracks.leave()
 
     async def _watch_tracks(self) -> None:

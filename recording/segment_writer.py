@@ -14,18 +14,15 @@ import contextlib
 import logging
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from archive.handover_note import HandoverNote, RoomProgress
 from archive.names import MANIFEST
 from audio_processor import Closed, Grown, Opened
 from config import Settings
 from core import notify
-from core.errors import StorageError
 from core.records import (
     GapReason,
     RoomInfo,
@@ -34,13 +31,13 @@ from core.records import (
     StreamClock,
     TrackInfo,
     format_utc,
-    utc_now,
 )
 from core.supervised import supervised
 from core.worker_state import worker_state
 from recording.backlog import Backlog
 from recording.disk_thread import DiskThread
 from recording.gaps import MIN_GAP_SECONDS, Gap, write_gap
+from recording.handover_notes import HandoverNotes, Progress, all_received
 from recording.open_segments import OpenSegments
 from recording.track_sink import Item, TextOptionsSource, TrackSink, no_text_options
 from storage import SegmentErased
@@ -50,20 +47,8 @@ logger = logging.getLogger("recorder")
 CLOSE_TIMEOUT_SECONDS = 8.0
 """How long closing a room waits for a disk that refuses. Hosts kill a process 10 s after their signal."""
 
-HANDOVER_NOTE_SECONDS = 1.0
-"""How often the handover note is written. From it the next recorder knows since when audio has not been received."""
-
 HANGING_SECONDS = 1.0
 """How much longer is waited for a disk that does not answer at all."""
-
-
-Progress = Callable[[], RoomProgress]
-"""Returns until when the room has been received and passed on. Must not block."""
-
-
-def all_received() -> RoomProgress:
-    """Everything has been received until now. For rooms without tracks of their own."""
-    return RoomProgress(utc_now(), {})
 
 
 class Stage(Protocol):
@@ -99,7 +84,6 @@ class SegmentWriter:
         self._room = room
         self._stages = stages
         self._text_options = text_options
-        self._progress = progress
         self._sinks: weakref.WeakSet[TrackSink] = weakref.WeakSet()
         self._open = OpenSegments(settings, room)
         self._is_recovering = True
@@ -108,11 +92,7 @@ class SegmentWriter:
         self._backlog = Backlog(settings.max_unsaved_seconds)
         self._more = asyncio.Event()
         self._closing_at: float | None = None
-        self._note_task: asyncio.Task[None] | None = None
-        self._left_at: datetime | None = None
-        self._note: RoomProgress | None = None
-        """The next handover note, to be written when all speech that it covers is on disk."""
-        self._writing_note: asyncio.Future[None] | None = None
+        self.notes = HandoverNotes(room, progress, self._disk, self._open, self._on_note_due)
         self._task = supervised(self._work, "saving", room=room.sid, room_name=room.name)
 
     def sink(self, track: TrackInfo) -> TrackSink:
@@ -121,33 +101,13 @@ class SegmentWriter:
         self._sinks.add(sink)
         return sink
 
-    async def note_before(self) -> HandoverNote | None:
-        """The note of an earlier recorder of this session. None: there was none, or the disk does not answer."""
-        try:
-            async with asyncio.timeout(HANGING_SECONDS):
-                return await self._disk.run(self._open.note_before)
-        except (TimeoutError, OSError, StorageError):  # reported when the folder is opened
-            return None
-
-    def start_handover_note(self) -> None:
-        """Writes the handover note regularly from now on. Call it when the recorder has joined the room."""
-        self._note_task = supervised(
-            self._keep_note, "handover note", room=self._room.sid, room_name=self._room.name
-        )
-
-    def stop_handover_note(self) -> None:
-        """Stops the regular note. Call it when the recorder has left the room, or is about to. Idempotent."""
-        if self._note_task is not None and self._left_at is None:
-            self._note_task.cancel()
-            self._left_at = utc_now()
-
     def record_gap(self, track: TrackInfo, gap: Gap) -> None:
         """Records a gap of the track in ``gaps.jsonl``."""
         self._put(Item(track, StreamClock(gap.end), gap))
 
     async def aclose(self) -> Totals:
         """Saves everything in the backlog. Call it after the last track has been closed."""
-        self.stop_handover_note()
+        self.notes.stop()
         self._closing_at = time.monotonic() + CLOSE_TIMEOUT_SECONDS
         self._more.set()
         await asyncio.wait({self._task}, timeout=CLOSE_TIMEOUT_SECONDS + HANGING_SECONDS)
@@ -162,7 +122,7 @@ class SegmentWriter:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(remaining + HANGING_SECONDS):
                     await self._disk.attempt(self._open.leave_nothing_open)
-        await self._write_last_note()
+        await self.notes.write_last()
         self._disk.close(self._open.leave)
         return self.totals
 
@@ -198,7 +158,7 @@ class SegmentWriter:
         while self._backlog or self._closing_at is None:
             if not self._backlog:
                 self._more.clear()
-                await self._write_note()
+                await self.notes.write_due()
                 if self._disk.trouble and self._open.has_folder:
                     await self._disk.attempt(self._open.prove_disk)
                 if not await self._has_recovered():
@@ -300,37 +260,10 @@ class SegmentWriter:
     def _is_time_up(self) -> bool:
         return self._closing_at is not None and time.monotonic() > self._closing_at
 
-    # The handover note.
-
-    async def _keep_note(self) -> None:
-        while True:
-            await asyncio.sleep(HANDOVER_NOTE_SECONDS)
-            for sink in list(self._sinks):
-                sink.flush()
-            self._note = self._progress()
-            self._more.set()
-
-    async def _write_note(self) -> None:
-        """Writes the note without a retry: it must not delay speech. While one write hangs, no other is started."""
-        note, self._note = self._note, None
-        is_hanging = self._writing_note is not None and not self._writing_note.done()
-        is_covered = self._open.has_folder and not self._disk.trouble and self._open.are_all_on_disk
-        if note is None or is_hanging or not is_covered:
-            return
-        self._writing_note = self._disk.run(lambda: self._open.write_progress(note))
-        try:
-            async with asyncio.timeout(HANGING_SECONDS):
-                await asyncio.shield(self._writing_note)
-        except (TimeoutError, OSError):
-            pass
-        except Exception as error:  # a failing note must not stop the saving of speech
-            logger.error("The handover note could not be written", exc_info=error)
-
-    async def _write_last_note(self) -> None:
-        if self._left_at is not None:
-            received, left_at = self._progress(), self._left_at
-            self._note = received._replace(until=min(received.until, left_at), now=left_at)
-            await self._write_note()
+    def _on_note_due(self) -> None:
+        for sink in list(self._sinks):
+            sink.flush()
+        self._more.set()
 
     def _context(self, item: Item) -> dict[str, str]:
         return {"room": self._room.name, "participant": item.track.participant_identity}

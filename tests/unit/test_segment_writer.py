@@ -41,7 +41,7 @@ from core.records import (
 from core.worker_state import WorkerState
 from devtools.room_folders import samples, until
 from devtools.sample_room import ANNA, BOB, CLOCK, ROOM, noise, segment_of, settings_for
-from recording import disk_thread, segment_writer, track_sink
+from recording import disk_thread, handover_notes, segment_writer, track_sink
 from recording.disk_thread import DiskThread
 from recording.gaps import Gap
 from recording.segment_writer import SegmentWriter, Totals
@@ -54,7 +54,7 @@ FOR_EVER = 10**9
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segment_writer, "HANDOVER_NOTE_SECONDS", 0.01)
+    monkeypatch.setattr(handover_notes, "NOTE_SECONDS", 0.01)
     monkeypatch.setattr(disk_thread, "RETRY_SECONDS", (0.01, 0.02))
     monkeypatch.setattr(segment_writer, "CLOSE_TIMEOUT_SECONDS", 0.3)
 
@@ -512,7 +512,7 @@ async def test_a_disk_that_hangs_until_the_end_delays_no_shutdown_and_the_loss_i
     monkeypatch.setattr(PartFile, "commit", hang)
     room, wanted = SegmentWriter(settings_for(tmp_path), ROOM), lecture(3)
     sink, folder = room.sink(ANNA), tmp_path / "math101"
-    room.start_handover_note()
+    room.notes.start()
     await until(lambda: note_in(tmp_path), "the disk is told")
     grow(sink, wanted[0], 0)
     await part_has_grown(folder, wanted[0])
@@ -655,10 +655,10 @@ async def test_a_room_that_is_older_than_its_first_recorder_has_a_gap(tmp_path: 
 
 async def test_a_recorder_writes_the_handover_note_while_it_receives(tmp_path: Path) -> None:
     room = SegmentWriter(settings_for(tmp_path), ROOM)
-    room.start_handover_note()
+    room.notes.start()
     received = tmp_path / "math101" / ".heard"
     await until(received.exists, "the disk is told")
-    room.stop_handover_note()
+    room.notes.stop()
     stopped = utc_now()
     await room.aclose()
     successor = RoomFolder.open(settings_for(tmp_path), ROOM)
@@ -688,9 +688,9 @@ async def test_the_note_says_until_when_each_track_was_received(tmp_path: Path) 
         "TR_before": None,
     }
     room = SegmentWriter(settings, ROOM, progress=lambda: RoomProgress(now + seconds, told))
-    room.start_handover_note()
+    room.notes.start()
     await until(lambda: (note := note_in(tmp_path)) is not None and "TR_1" in note.tracks, "the disk is told")
-    room.stop_handover_note()
+    room.notes.stop()
     await room.aclose()
     successor = RoomFolder.open(settings, ROOM)
     assert successor.handover.received_before("TR_1", now + 9 * seconds) == now + seconds
@@ -714,7 +714,7 @@ async def test_the_note_does_not_go_beyond_what_is_on_disk(
     room = SegmentWriter(settings_for(tmp_path), ROOM)
     sink, pcm = room.sink(ANNA), noise(1_600)
     grow(sink, pcm, 0)
-    room.start_handover_note()
+    room.notes.start()
     await asyncio.sleep(0.2)
     assert note_in(tmp_path) is None
     may_go_on.set()
@@ -732,7 +732,7 @@ async def test_while_the_disk_refuses_no_note_is_written(
     disk = RefusingDisk(monkeypatch)
     room = SegmentWriter(settings_for(tmp_path), ROOM)
     sink, pcm = room.sink(ANNA), noise(16_000)
-    room.start_handover_note()
+    room.notes.start()
     await until(lambda: note_in(tmp_path), "the disk is told")
     disk.refuse(errno.ENOSPC, 0, FOR_EVER)
     grow(sink, pcm, 0)
@@ -774,7 +774,7 @@ async def test_one_track_on_disk_does_not_advance_the_note_of_another(
         anna, bob = room.sink(ANNA), room.sink(BOB)
         grow(anna, noise(16_000), 0)
         grow(bob, noise(16_000), 0)
-        room.start_handover_note()
+        room.notes.start()
         for _ in range(5):
             bob.take(Grown(0, noise(16_000)), CLOCK)
             await until(lambda room=room: not room._disk.trouble, "what the disk did last, it did")  # type: ignore[misc]
@@ -810,7 +810,7 @@ async def test_an_unusable_note_does_not_delay_recording(
     room = SegmentWriter(
         settings_for(tmp_path), ROOM, progress=lambda: RoomProgress(utc_now(), {"TR_9": None})
     )
-    room.start_handover_note()
+    room.notes.start()
     room.record_gap(ANNA, Gap(None, utc_now(), GapReason.NO_RECORDER))
     speak(room.sink(ANNA), noise(16_000))
     await until(lambda: room.totals.segments == 1, "the segment is saved")
@@ -851,7 +851,7 @@ async def test_a_discarded_segment_does_not_end_the_note(
     anna, bob = room.sink(ANNA), room.sink(BOB)
     for sink in (anna, bob) if has_file else ():
         grow(sink, noise(16_000), 0)
-    room.start_handover_note()
+    room.notes.start()
     await until(lambda: note_in(tmp_path), "the disk is told")
     disk.refuse(errno.ENOSPC, 0, FOR_EVER)
     for sink in (anna, bob):
@@ -964,6 +964,6 @@ async def test_a_note_that_cannot_be_made_once_is_made_again(
         return RoomProgress(utc_now(), {})
 
     room = SegmentWriter(settings_for(tmp_path), ROOM, progress=progress)
-    room.start_handover_note()
+    room.notes.start()
     await until(lambda: note_in(tmp_path), "the disk is told")
     await room.aclose()
