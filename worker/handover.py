@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from livekit import api
 
 from config import Settings
-from worker.reconciler import ask_for_recorder
+from worker.room_queries import ask_for_recorder
 
 logger = logging.getLogger("recorder")
 

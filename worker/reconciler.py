@@ -30,8 +30,7 @@ from archive.handover_note import HandoverNote
 from config import Settings
 from core.trouble import Trouble, trouble_of
 from core.worker_state import worker_state
-from recording import recorder_ping
-from recording.roles import ParticipantFacts, RoleRules
+from worker.room_queries import RoomQueries, ask_for_recorder
 
 logger = logging.getLogger("recorder")
 
@@ -95,10 +94,10 @@ class Reconciler:
     ) -> None:
         self._livekit = livekit
         self._settings = settings
+        self._queries = RoomQueries(livekit, settings)
         self._is_recorded_here = is_recorded_here
         self._rooms_taken = rooms_taken
         self._has_capacity = has_capacity
-        self._rules = RoleRules(settings)
         self._rooms: dict[str, models.Room] = {}
         """Rooms by sid, as of the last list."""
         self._list_again_at = 0.0
@@ -154,13 +153,13 @@ class Reconciler:
         room = next((room for room in named if room.sid == dead.room_sid), None)
         if room is None or not is_wanted(room.name, self._settings.room_filter):
             return False
-        if not await self._is_for_this_agent(room):
+        if not await self._queries.is_for_this_agent(room):
             return False
-        if await self._listed_recorder(room) not in (None, dead.recorder_sid):
+        if await self._queries.listed_recorder(room) not in (None, dead.recorder_sid):
             return None
-        if not await self._has_teacher(room):
+        if not await self._queries.has_teacher(room):
             return None
-        self._asked[room.sid] = _Asked(time.monotonic(), (await self._dispatches(room)).keys())
+        self._asked[room.sid] = _Asked(time.monotonic(), (await self._queries.dispatches(room)).keys())
         worker_state.counters.adoptions.inc()
         logger.info("The recorder of this room has died: asking for another", extra={"room": room.name})
         await ask_for_recorder(self._livekit, self._settings, room.name)
@@ -205,8 +204,8 @@ class Reconciler:
 
     async def _look_at(self, room: models.Room) -> None:
         try:
-            is_ours = await self._is_for_this_agent(room)
-            if is_ours and not await self._has_recorder(room) and await self._has_teacher(room):
+            is_ours = await self._queries.is_for_this_agent(room)
+            if is_ours and not await self._has_recorder(room) and await self._queries.has_teacher(room):
                 await self._ask_unless_another_has(room)
         except api.TwirpError as error:
             if error.code != api.TwirpErrorCode.NOT_FOUND:
@@ -214,75 +213,32 @@ class Reconciler:
             self._rooms.pop(room.sid, None)  # it is over
         self._seen.add(room.sid)
 
-    async def _is_for_this_agent(self, room: models.Room) -> bool:
-        """Whether somebody asked for an agent of this worker's name; without AGENT_NAME, every room is for it."""
-        name = self._settings.agent_name
-        if not name:
-            return True
-        try:
-            dispatches = await self._dispatches(room)
-        except api.TwirpError as error:
-            if error.code == api.TwirpErrorCode.UNAVAILABLE:
-                return False  # nobody serves the room: it is over, or moves to another server
-            raise
-        return any(dispatch.agent_name == name for dispatch in dispatches.values())
-
     async def _has_recorder(self, room: models.Room) -> bool:
         """Whether the room has a recorder that is alive. One that does not answer twice is removed from the room.
 
         For a recorder that answers this takes a single call.
         """
-        if self._asked_ago(room) < ABSENT_SECONDS and await self._listed_recorder(room) is None:
+        if self._asked_ago(room) < ABSENT_SECONDS and await self._queries.listed_recorder(room) is None:
             return False
-        is_alive = await self._is_alive(room)
-        listed = None if is_alive else await self._listed_recorder(room)
+        is_alive = await self._queries.is_alive(room)
+        listed = None if is_alive else await self._queries.listed_recorder(room)
         if is_alive or listed is None:
             return bool(is_alive)
-        if is_alive is None or await self._is_alive(room) is not False:
+        if is_alive is None or await self._queries.is_alive(room) is not False:
             return True
-        if await self._listed_recorder(room) != listed:
+        if await self._queries.listed_recorder(room) != listed:
             return True  # there is a new one, or another worker has removed the old one and asks for another
         logger.warning("The room's recorder does not answer: removing it", extra={"room": room.name})
-        return not await self._remove_recorder(room)
-
-    async def _is_alive(self, room: models.Room) -> bool | None:
-        return await recorder_ping.is_alive(self._livekit, room.name, self._settings.agent_identity)
-
-    async def _listed_recorder(self, room: models.Room) -> str | None:
-        """The sid of the recorder that the server lists in the room; None: it lists none."""
-        try:
-            return (await self._livekit.room.get_participant(self._recorder_in(room))).sid
-        except api.TwirpError as error:
-            if error.code == api.TwirpErrorCode.NOT_FOUND:
-                return None
-            raise
-
-    async def _remove_recorder(self, room: models.Room) -> bool:
-        """Returns whether this worker removed it: of several that try, only that one asks for another recorder."""
-        try:
-            await self._livekit.room.remove_participant(self._recorder_in(room))
-        except api.TwirpError:
-            return False
-        return True
-
-    def _recorder_in(self, room: models.Room) -> api.RoomParticipantIdentity:
-        return api.RoomParticipantIdentity(room=room.name, identity=self._settings.agent_identity)
-
-    async def _has_teacher(self, room: models.Room) -> bool:
-        people = (
-            await self._livekit.room.list_participants(api.ListParticipantsRequest(room=room.name))
-        ).participants
-        present = [one for one in people if one.state != models.ParticipantInfo.DISCONNECTED]
-        return any(self._rules.judge(_facts(one)).is_recorded for one in present)
+        return not await self._queries.remove_recorder(room)
 
     async def _ask_unless_another_has(self, room: models.Room) -> None:
-        before = await self._dispatches(room)
+        before = await self._queries.dispatches(room)
         if self._is_one_on_its_way(room, before):
             return
         await asyncio.sleep(random.uniform(*CAUTION_SECONDS))
         self._asked[room.sid] = _Asked(time.monotonic(), before.keys())
-        after = await self._dispatches(room)
-        if after.keys() != before.keys() or await self._listed_recorder(room) is not None:
+        after = await self._queries.dispatches(room)
+        if after.keys() != before.keys() or await self._queries.listed_recorder(room) is not None:
             return
         worker_state.counters.adoptions.inc()
         logger.info("A teacher without a recorder: asking for one", extra={"room": room.name})
@@ -295,35 +251,3 @@ class Reconciler:
             return False
         new = dispatches.keys() - self._asked[room.sid].dispatches_before
         return any(job.state.status in _UNDER_WAY for sid in new for job in dispatches[sid].state.jobs)
-
-    async def _dispatches(self, room: models.Room) -> dict[str, api.AgentDispatch]:
-        """The room's dispatches by id."""
-        dispatches = await self._livekit.agent_dispatch.list_dispatch(room.name)
-        return {dispatch.id: dispatch for dispatch in dispatches}
-
-
-async def ask_for_recorder(livekit: api.LiveKitAPI, settings: Settings, room: str) -> None:
-    """Asks LiveKit to send a recorder into the room; LiveKit chooses the worker.
-
-    Raises:
-        api.TwirpError, aiohttp.ClientError, asyncio.TimeoutError: the server does not answer.
-    """
-    request = api.CreateAgentDispatchRequest(agent_name=settings.agent_name, room=room)
-    await livekit.agent_dispatch.create_dispatch(request)
-
-
-def _facts(participant: models.ParticipantInfo) -> ParticipantFacts:
-    return ParticipantFacts(
-        sid=participant.sid,
-        identity=participant.identity,
-        kind=_kind(participant),
-        metadata=participant.metadata,
-        attributes=participant.attributes,
-        can_update_metadata=participant.permission.can_update_metadata,
-    )
-
-
-def _kind(participant: models.ParticipantInfo) -> str:
-    """As in :mod:`recording.people`, by the server's numbers of the kinds: the client has others."""
-    kinds = models.ParticipantInfo.Kind
-    return kinds.Name(participant.kind).lower() if participant.kind in kinds.values() else "unknown"
