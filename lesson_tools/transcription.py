@@ -24,8 +24,9 @@ from core.language_tags import is_same_language
 from core.records import SegmentRecord
 from core.text_records import TextRecord
 from lesson_tools.console import Advance
-from text.attempts import Answered, Done, NeverAgain, Outcome, names_of_languages, requested_languages
+from text.attempts import Answered, NeverAgain, Outcome, names_of_languages, requested_languages
 from text.gate import TEXT
+from text.outcomes import do_nothing
 from text.results import TextFolders
 from text.service import TextService
 from translator import TextResult, Translator
@@ -234,9 +235,15 @@ class ArchiveTextService(TextService):
             TextFolders(Path(settings.output_dir), ReplacingTexts, max_folders=None) if is_forced else None
         )
         super().__init__(
-            settings, translator, queue, budget=budget, folders=folders, removes_audio=False, is_run=True
+            settings,
+            translator,
+            queue,
+            budget=budget,
+            folders=folders,
+            removes_audio=False,
+            is_run=True,
+            on_saved=self._on_replaced if is_forced else do_nothing,
         )
-        self._is_forced = is_forced
         self._worker_outbox = budget
         self._tasks = iter(tasks)
         self._has_more = True
@@ -264,11 +271,10 @@ class ArchiveTextService(TextService):
     async def _store_if_new(self, task: Task, outcome: Outcome) -> None:
         texts = self._folders.texts_of(task.folder.name)
         if not await asyncio.to_thread(texts.has, task.record):
-            await self._store(task.work, outcome)
+            await self._outcomes.store(task.work, outcome)
 
-    async def _settle(self, work: Work, outcome: Done | Answered | NeverAgain) -> None:
-        await super()._settle(work, outcome)
-        if self._is_forced and isinstance(outcome, Answered) and (self._output_dir / OUTBOX).exists():
+    async def _on_replaced(self, work: Work) -> None:
+        if (self._output_dir / OUTBOX).exists():
             await self._worker_outbox.done(work)  # the worker may have it as refused
 
     async def _find_work(self) -> None:

@@ -8,7 +8,6 @@ lesson in progress never waits for an old one.
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import time
 from pathlib import Path
@@ -19,14 +18,13 @@ from archive.outbox import Backlog, Order, Outbox, Work
 from config import Settings
 from core import notify
 from core.errors import StorageError
-from core.records import SegmentRecord
-from core.trouble import Trouble, trouble_of
 from core.worker_state import worker_state
-from text.attempts import Answered, Done, NeverAgain, NotTried, Outcome, Skipped, TextAttempts, TryAgain
+from text.attempts import NotTried, TextAttempts, TryAgain
 from text.audio_removal import AudioRemoval
 from text.costs import CostsByLesson, TextCosts, TextMetrics
 from text.gate import TEXT, CallGate
-from text.results import TextFolders, save_refusal, save_text
+from text.outcomes import OnSaved, OutcomeStore, do_nothing
+from text.results import TextFolders
 from translator import Translator
 
 logger = logging.getLogger("recorder")
@@ -34,7 +32,6 @@ logger = logging.getLogger("recorder")
 SCAN_SECONDS = 2.0
 """How often all folders are checked for new segments."""
 
-DISK_PAUSE_SECONDS = 1.0
 QUIET_SECONDS = 120.0
 """After this long without a call, the costs of a lesson are logged."""
 
@@ -47,6 +44,7 @@ class TextService:
         folders: the texts, if they are not those in OUTPUT_DIR.
         is_run: the work is to come to an end: a segment that fails again and again is skipped.
         removes_audio: False keeps the WAVs, whatever SAVE_AUDIO is.
+        on_saved: called after a text is saved.
     """
 
     def __init__(
@@ -59,6 +57,7 @@ class TextService:
         *,
         removes_audio: bool = True,
         is_run: bool = False,
+        on_saved: OnSaved = do_nothing,
     ) -> None:
         self.metrics = TextMetrics(self.backlog)
         self.gate = CallGate(settings, budget or outbox)
@@ -79,9 +78,9 @@ class TextService:
         """Folders with a notification that their manifests have grown."""
         self._may_claim = True
         self._scan_at = 0.0
-        self._disk = Trouble()
-        self._unsaved = 0
-        """Outcomes in memory that are not stored yet."""
+        self._outcomes = OutcomeStore(
+            settings, outbox, self._folders, self._costs, self._attempts, self._removal, self._wake, on_saved
+        )
 
     async def run(self) -> None:
         """Works until cancelled. It may be started again; calls that are running go on until :meth:`aclose`."""
@@ -90,9 +89,9 @@ class TextService:
             while True:
                 try:
                     await self._round()
-                    self._disk_works()
+                    self._outcomes.disk_works()
                 except (StorageError, OSError) as error:
-                    self._disk_refuses(error)
+                    self._outcomes.disk_refuses(error)
                 except Exception as error:  # unexpected: the next round tries again
                     logger.error("Looking for missing text failed", exc_info=error)
                 self._costs.log(QUIET_SECONDS)
@@ -185,94 +184,12 @@ class TextService:
         try:
             outcome = await self._attempts.attempt(work)
         except (StorageError, OSError) as error:
-            self._disk_refuses(error)
+            self._outcomes.disk_refuses(error)
             outcome = NotTried()
         except Exception as error:  # unexpected: the other items continue
             logger.error("Getting a text failed", exc_info=error, extra={"room": work.folder})
             outcome = TryAgain(self.gate.backoff.max_seconds)
-        await self._until_stored(work, outcome)
-
-    async def _until_stored(self, work: Work, outcome: Outcome) -> None:
-        """Stores an outcome, and retries while the disk refuses: an answer that has been paid for is kept in memory."""
-        self._unsaved += 1
-        try:
-            while True:
-                try:
-                    await self._store(work, outcome)
-                    return
-                except (StorageError, OSError) as error:
-                    outcome = await self._after_disk_error(work, outcome, error)
-                    await asyncio.sleep(DISK_PAUSE_SECONDS)
-        finally:
-            self._unsaved -= 1
-
-    async def _after_disk_error(self, work: Work, outcome: Outcome, error: Exception) -> Outcome:
-        if getattr(error, "errno", None) == errno.ENAMETOOLONG:
-            return NeverAgain("the name of its text file is too long")
-        if await asyncio.to_thread(self._folders.is_gone, work.folder):
-            return NeverAgain("its folder is gone", is_recorded=False)
-        self._disk_refuses(error)
-        return outcome
-
-    async def _store(self, work: Work, outcome: Outcome) -> None:
-        if isinstance(outcome, NotTried):
-            await self._outbox.give_back(work)
-        elif isinstance(outcome, TryAgain):
-            await self._outbox.retry(work, outcome.after_seconds)
-            asyncio.get_running_loop().call_later(outcome.after_seconds, self._wake)
-        elif isinstance(outcome, Skipped):
-            await self._skip(work, outcome)
-        else:
-            await self._settle(work, outcome)
-
-    async def _skip(self, work: Work, outcome: Skipped) -> None:
-        segment = SegmentRecord.from_json(work.payload)
-        await self._outbox.refuse(work, outcome.reason)
-        self._attempts.forget(work)
-        self._costs.add(work.folder, segment, skipped=1)
-        logger.error(
-            "%s is skipped after several failures, and can be tried again later: %s",
-            segment.file,
-            outcome.reason,
-            extra={"room": segment.room_name},
-        )
-
-    async def _settle(self, work: Work, outcome: Done | Answered | NeverAgain) -> None:
-        segment, texts = SegmentRecord.from_json(work.payload), self._folders.texts_of(work.folder)
-        if isinstance(outcome, NeverAgain):
-            if outcome.is_recorded and await save_refusal(texts, segment, outcome.reason):
-                self._costs.add(work.folder, segment, refused=1)
-            await self._outbox.refuse(work, outcome.reason)
-            self._attempts.forget(work)
-        else:
-            if isinstance(outcome, Answered):
-                await self._save(work, segment, outcome)
-            if self._removal is not None and await asyncio.to_thread(texts.may_remove_audio, segment):
-                await self._removal.plan(work)
-            await self._outbox.done(work)
-            self._attempts.forget(work)
-
-    async def _save(self, work: Work, segment: SegmentRecord, answer: Answered) -> None:
-        is_new = await save_text(
-            self._folders.texts_of(work.folder),
-            segment,
-            answer.result,
-            with_files=self._settings.save_translations,
-            is_audio_kept=self._settings.save_audio,
-        )
-        if is_new:
-            self._costs.add(work.folder, segment, texts=1)
-
-    # The disk.
-
-    def _disk_refuses(self, error: Exception) -> None:
-        trouble = trouble_of(error)
-        if self._disk.begins(trouble):
-            logger.warning("Text has to wait for the disk: %s", trouble)
-
-    def _disk_works(self) -> None:
-        if not self._unsaved and self._disk.ends():
-            logger.warning("Texts can be written again")
+        await self._outcomes.until_stored(work, outcome)
 
 
 def _log_backlog(backlog: Backlog) -> None:

@@ -45,6 +45,7 @@ from devtools.room_folders import until
 from storage import RoomFolder
 from support.delivering import state_of
 from text import attempts, audio_removal, gate
+from text import outcomes as text_outcomes
 from text import service as text_service
 from text.audio_removal import REMOVE_AUDIO, AudioRemoval
 from text.service import TextService
@@ -62,7 +63,7 @@ BOB = TrackInfo("bob", "Bob", "TR_2", "microphone")
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_service, "SCAN_SECONDS", 0.05)
-    monkeypatch.setattr(text_service, "DISK_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(text_outcomes, "DISK_PAUSE_SECONDS", 0.05)
     monkeypatch.setattr(gate, "BACKOFF", Backoff(0.1, 0.2))
     monkeypatch.setattr(audio_removal, "BACKOFF", Backoff(0.05, 3600.0))
     monkeypatch.setattr(translator, "OPERATOR_PAUSE_SECONDS", 0.1)
