@@ -35,6 +35,10 @@ class EarlierRecorders:
     last_ends: Mapping[str, datetime]
     """When the last segment of each track ends, by track sid. After a crash this may be later than the note."""
 
+    def paused_until(self) -> datetime | None:
+        """Until when the recording is known to have been paused; None: it was not."""
+        return self.note.paused_until if self.note else None
+
     def progress(self, track_sid: str, now: datetime) -> TrackProgress | None:
         """Until when they received a track; None: there was no earlier recorder."""
         latest = now + MAX_CLOCK_DIFFERENCE
@@ -71,6 +75,10 @@ class RoomHandover:
         progress = self._earlier_recorders().progress(track_sid, now)
         return progress.everything_until if progress else None
 
+    def paused_before(self) -> datetime | None:
+        """Until when an earlier recorder of this session on this disk was paused when it ended; None: it was not."""
+        return self._earlier_recorders().paused_until()
+
     def write(self, progress: RoomProgress) -> None:
         """Writes the note.
 
@@ -91,6 +99,7 @@ class RoomHandover:
             self._agent_name,
             progress.no_teachers,
             progress.unstored_pause,
+            progress.is_paused,
         )
         write_note(self._folder, note)
 

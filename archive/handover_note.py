@@ -59,6 +59,8 @@ class RoomProgress(NamedTuple):
     """The sids of participants who were no teachers when they were first seen, and may change their own role."""
     unstored_pause: bool | None = None
     """What a teacher has requested (True: a pause) and the room's metadata does not say; None: nothing."""
+    is_paused: bool = False
+    """Whether the recording is paused."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,13 @@ class HandoverNote:
     """The sids of participants who were no teachers when they were first seen, and may change their own role."""
     unstored_pause: bool | None = None
     """What a teacher has requested (True: a pause) and the room's metadata does not say; None: nothing."""
+    is_paused: bool = False
+    """Whether the recording was paused."""
+
+    @property
+    def paused_until(self) -> datetime | None:
+        """Until when the recording is known to have been paused; None: it was not."""
+        return (self.left_at or self.until) if self.is_paused else None
 
     def to_line(self) -> bytes:
         """Encodes the note as one line of JSON."""
@@ -103,6 +112,7 @@ class HandoverNote:
                 "agent_name": self.agent_name,
                 "no_teachers": self.no_teachers,
                 "unstored_pause": self.unstored_pause,
+                "is_paused": self.is_paused,
             }
         )
 
@@ -128,6 +138,7 @@ class HandoverNote:
             str(note.get("agent_name", "")),
             tuple(str(sid) for sid in note.get("no_teachers", ())),
             pause if isinstance(pause := note.get("unstored_pause"), bool) else None,
+            note.get("is_paused") is True,
         )
 
 

@@ -23,9 +23,12 @@ class Admission:
 
     def reconsider(self, participant: rtc.RemoteParticipant) -> None:
         """Updates the subscriptions to a participant after anything that decides about them may have changed."""
+        was_refused = self._people.is_refused(participant)
         is_recorded = self._people.rejudge(participant).is_recorded
         for publication in audio_of(participant):
             if is_recorded:
+                if was_refused:
+                    self._tracks.get_or_add(publication, participant).is_in_use = True
                 self._want(publication, participant)
             else:
                 self._refuse(publication, participant)

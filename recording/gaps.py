@@ -44,28 +44,39 @@ class CurrentGap:
         return Gap(start, now, self.reason)
 
 
-def write_gap(folder: RoomFolder, room: RoomInfo, track: TrackInfo, gap: Gap) -> GapRecord:
-    """Appends a gap to the room's ``gaps.jsonl``, unless it is too short. Does disk work: call it on a thread.
+def gap_records(folder: RoomFolder, room: RoomInfo, track: TrackInfo, gap: Gap) -> list[GapRecord]:
+    """The lines of ``gaps.jsonl`` for a gap, without those that are too short. Reads the disk: call it on a thread.
+
+    A gap that begins before this recorder is in two parts if the recorder before was paused when it ended.
 
     Raises:
         OSError, StorageError: the disk refuses.
     """
+
+    def record(start: datetime, end: datetime, reason: GapReason) -> GapRecord:
+        identity, sid = track.participant_identity, track.track_sid
+        return GapRecord(room.name, room.sid, identity, sid, start, end, reason)
+
     start = (
         gap.start
         or folder.handover.received_before(track.track_sid, gap.end)
         or _first_speech_possible(room, gap.end)
     )
-    record = GapRecord(
-        room_name=room.name,
-        room_sid=room.sid,
-        participant_identity=track.participant_identity,
-        track_sid=track.track_sid,
-        start=start,
-        end=gap.end,
-        reason=gap.reason,
-    )
-    if record.seconds >= MIN_GAP_SECONDS:
-        folder.note_gap(record)
+    paused_until = folder.handover.paused_before() if gap.start is None else None
+    middle = min(max(start, paused_until or start), gap.end)
+    records = [record(start, middle, GapReason.PAUSED), record(middle, gap.end, gap.reason)]
+    if gap.reason is GapReason.PAUSED:
+        records = [record(start, gap.end, gap.reason)]
+    return [one for one in records if one.seconds >= MIN_GAP_SECONDS]
+
+
+def write_gap(folder: RoomFolder, record: GapRecord) -> GapRecord:
+    """Appends a line to the room's ``gaps.jsonl``. Does disk work: call it on a thread.
+
+    Raises:
+        OSError, StorageError: the disk refuses.
+    """
+    folder.note_gap(record)
     return record
 
 

@@ -76,6 +76,11 @@ class People:
             self._log(logging.INFO, f"Role changed to {verdict.role}: {change}", participant)
         return verdict
 
+    def is_refused(self, participant: rtc.RemoteParticipant) -> bool:
+        """Whether it was not recorded when it was last judged."""
+        person = self._people.get(participant.identity)
+        return person is not None and not person.verdict.is_recorded
+
     def log_refusal(self, participant: rtc.RemoteParticipant) -> None:
         """Logs once that the tracks of this participant are not recorded."""
         person = self._people.get(participant.identity)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterable
 
 from livekit import rtc
 
@@ -75,6 +76,8 @@ class RoomRecorder:
         )
         self._methods = RpcMethods(room)
         self._watching: list[asyncio.Task[None]] = []
+        self._was_paused = False
+        """Whether the recorder before was paused when it ended."""
         self._is_closed = False
 
     def attach(self) -> None:
@@ -109,6 +112,7 @@ class RoomRecorder:
         if before is not None:
             self._people.take_over(before.no_teachers)
             self._pause.take_over(before.unstored_pause)
+            self._was_paused = before.is_paused
 
     def begin(self) -> None:
         """Handles the participants who are already in the room. Call it right after connecting."""
@@ -125,15 +129,20 @@ class RoomRecorder:
             for name, loop in loops.items()
         ]
         self._writer.notes.start()
-        for participant in people:
-            for publication in audio_of(participant):
-                self._tracks.get_or_add(publication, participant).is_preexisting = True
+        self._add_preexisting(people)
         if self._captions is not None:
             self._captions.begin()
         self._pause.begin()
         for participant in people:
             self._on_participant_connected(participant)
         self._announce()
+
+    def _add_preexisting(self, people: Iterable[rtc.RemoteParticipant]) -> None:
+        for participant in people:
+            for publication in audio_of(participant):
+                track = self._tracks.get_or_add(publication, participant)
+                track.is_preexisting = True
+                track.was_paused = self._was_paused
 
     async def aclose(self) -> None:
         """Closes every track and saves every segment. Idempotent; called before the room is disconnected."""
@@ -287,6 +296,7 @@ class RoomRecorder:
             recorder_sid=self._room.local_participant.sid,
             no_teachers=self._people.no_teachers(),
             unstored_pause=self._pause.unstored,
+            is_paused=self._pause.is_paused,
         )
 
     async def _answer_ping(self, _: rtc.RpcInvocationData) -> str:

@@ -16,6 +16,7 @@ import time
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -25,6 +26,7 @@ from config import Settings
 from core import notify
 from core.records import (
     GapReason,
+    GapRecord,
     RoomInfo,
     SegmentRecord,
     SpeechSegment,
@@ -36,7 +38,7 @@ from core.supervised import supervised
 from core.worker_state import worker_state
 from recording.backlog import Backlog
 from recording.disk_thread import DiskThread
-from recording.gaps import MIN_GAP_SECONDS, Gap, write_gap
+from recording.gaps import Gap, gap_records, write_gap
 from recording.handover_notes import HandoverNotes, Progress, all_received
 from recording.open_segments import OpenSegments
 from recording.track_sink import Item, TextOptionsSource, TrackSink, no_text_options
@@ -235,11 +237,14 @@ class SegmentWriter:
                 logger.error("A stage after saving failed", exc_info=error, extra=self._context(item))
 
     async def _write_gap(self, item: Item, found: Gap) -> None:
-        gap = await self._disk.retry(
-            lambda: write_gap(self._open.folder(), self._room, item.track, found), self._is_time_up
+        records = await self._disk.retry(
+            lambda: gap_records(self._open.folder(), self._room, item.track, found), self._is_time_up
         )
-        if gap is None or gap.seconds < MIN_GAP_SECONDS:
-            return
+        for record in records or ():
+            await self._disk.retry(partial(write_gap, self._open.folder(), record), self._is_time_up)
+            self._report_gap(item, record)
+
+    def _report_gap(self, item: Item, gap: GapRecord) -> None:
         if gap.reason is GapReason.PAUSED:
             message = "Paused: not recorded from %s to %s (%.1f s)"
             dates = format_utc(gap.start), format_utc(gap.end)

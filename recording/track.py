@@ -37,6 +37,10 @@ class Track:
     state: TrackState = TrackState.NEW
     is_preexisting: bool = False
     """It was published before this recorder joined: its first gap begins where the previous recorder stopped."""
+    was_paused: bool = False
+    """The recording was paused when the recorder before ended."""
+    is_in_use: bool = False
+    """It was published before it was to be recorded: what is said until it arrives is a gap, however short."""
     requested_at: float = 0.0
     """When the subscription was last requested."""
     media: rtc.RemoteTrack | None = None

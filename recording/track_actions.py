@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 
 from livekit import rtc
 
 from core.audit import AuditEvent, audit
-from core.records import RoomInfo, utc_now
+from core.records import GapReason, RoomInfo, utc_now
 from core.worker_state import worker_state
 from recording.gaps import CurrentGap
 from recording.roles import Places
@@ -102,14 +103,21 @@ class TrackActions:
         if gap.replaces and track.gap is not None and track.gap.reason is not gap.reason:
             self._close_gap(track)
         if track.gap is None:
-            start = None if track.is_preexisting else since
-            track.gap = CurrentGap(start, gap.reason, time.monotonic())
+            is_from_before = track.is_preexisting
+            if is_from_before and gap.reason is GapReason.PAUSED and not track.was_paused:
+                self._record_gap(track, CurrentGap(None, GapReason.NO_RECORDER, since), since)
+                is_from_before = False
+            track.gap = CurrentGap(None if is_from_before else since, gap.reason, time.monotonic())
             track.is_preexisting = False
 
     def _close_gap(self, track: Track) -> None:
         if track.gap is not None:
             gap, track.gap = track.gap, None
-            self._writer.record_gap(track.info, gap.closed(utc_now(), time.monotonic()))
+            self._record_gap(track, gap, time.monotonic())
+
+    def _record_gap(self, track: Track, gap: CurrentGap, until: float) -> None:
+        now = utc_now() - timedelta(seconds=time.monotonic() - until)
+        self._writer.record_gap(track.info, gap.closed(now, until))
 
     def _free_place(self, track: Track) -> None:
         track.is_preexisting = False

@@ -29,7 +29,7 @@ from recording.track_state import Action, TrackEvent, TrackState, transition
 logger = logging.getLogger("recorder")
 
 LATE_SECONDS = 2.0
-"""If a subscription takes longer than this, speech may have been missed, and a gap is opened."""
+"""If the subscription to a new track takes longer than this, speech may have been missed, and a gap is opened."""
 
 RECENTLY_GONE_SECONDS = 2.0
 """How long a gone track is kept: a full reconnect first reports all tracks as gone, and then that it reconnects."""
@@ -119,6 +119,7 @@ class Tracks:
     def pause(self, track: Track) -> None:
         """The recording of the room is paused; the track is to be recorded when it is resumed."""
         track.no_frames_since = None
+        track.is_in_use = True
         since = track.received_until or track.missing_since
         self.apply(track, TrackEvent.PAUSED, since if track.gap is None else None)
 
@@ -131,8 +132,10 @@ class Tracks:
         elif track.recently_gone is not None:
             event = TrackEvent.ARRIVED_AGAIN
         else:
-            is_late = since is not None and time.monotonic() - since > LATE_SECONDS
+            patience = 0.0 if track.is_in_use else LATE_SECONDS
+            is_late = since is not None and time.monotonic() - since > patience
             event = TrackEvent.ARRIVED_LATE if is_late else TrackEvent.ARRIVED
+        track.is_in_use = False
         self.apply(track, event, since)
         self._log(logging.INFO, f"Track subscribed: {track.info.source} {track.sid}", track.participant)
 

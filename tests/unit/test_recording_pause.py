@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,13 +17,15 @@ from unittest.mock import MagicMock
 import pytest
 from livekit import api, rtc
 
+from archive.handover_note import RoomProgress, TrackProgress
 from config import Settings
-from core.records import parse_utc
+from core.records import parse_utc, utc_now
 from devtools.room_folders import STUDENT, TEACHER, gaps, until
 from recording import pause, role_reading, streams, track_watch, tracks
 from recording.gaps import MIN_GAP_SECONDS
 from recording.pause import is_paused_in, with_state
 from recording.room_recorder import RoomRecorder
+from storage import RoomFolder
 from support.fake_room import (
     ROOM,
     Detector,
@@ -197,6 +201,71 @@ async def test_what_is_lost_after_the_pause_is_not_listed_as_paused(
     paused, late = gaps(lesson.folder)[-2:]
     assert (paused["reason"], late["reason"]) == ("paused", "deaf")
     assert parse_utc(paused["end"]) <= parse_utc(late["start"])
+
+
+@pytest.mark.parametrize("change", ["resumed", "promoted", "consent"])
+async def test_what_is_said_until_a_track_in_use_arrives_is_a_gap_however_short(
+    lesson: Lesson, change: str
+) -> None:
+    await begin(lesson)
+    sam = lesson.room.people["sam"]
+    lesson.room.publishes(sam, "TR_2")
+    who, sid = (lesson.anna, "TR_1") if change == "resumed" else (sam, "TR_2")
+    if change == "resumed":
+        await lesson.call("recorder/pause", "anna")
+        await lesson.call("recorder/resume", "anna")
+    elif change == "promoted":
+        lesson.room.becomes(sam, TEACHER)
+    else:
+        sam.attributes = {"recording": "no"}
+        lesson.room.becomes(sam, TEACHER)
+        assert not is_asked_for(sam, sid)
+        sam.attributes = {}
+        lesson.room.tell("participant_attributes_changed", {"recording": ""}, sam)
+    assert is_asked_for(who, sid)
+    await asyncio.sleep(2 * MIN_GAP_SECONDS)
+    lesson.room.subscribed(who, sid)
+    await until(lambda: ("deaf", sid) in listed(lesson), "it is listed")
+
+
+def listed(lesson: Lesson) -> list[tuple[str, str]]:
+    return [(gap["reason"], gap["track_sid"]) for gap in gaps(lesson.folder)]
+
+
+@pytest.mark.parametrize(
+    ("was_paused", "is_paused", "reasons"),
+    [
+        (False, True, ["no_recorder", "paused"]),
+        (True, True, ["paused"]),
+        (True, False, ["paused", "no_recorder"]),
+        (False, False, ["no_recorder"]),
+    ],
+)
+async def test_of_the_time_after_a_crash_only_what_is_known_to_have_been_paused_is_listed_as_paused(
+    lesson: Lesson, was_paused: bool, is_paused: bool, reasons: list[str]
+) -> None:
+    """A recorder was killed; the room may have been paused before or after that."""
+    killed_at = utc_now() - timedelta(seconds=10)
+    received = {"TR_1": TrackProgress(killed_at - timedelta(seconds=5))}
+    note = RoomProgress(killed_at, received, killed_at, is_paused=was_paused)
+    settings = Settings(output_dir=str(lesson.folder.parent))
+    RoomFolder.open(settings, ROOM).write_progress(note)
+    lesson.room.rtc.metadata = PAUSED if is_paused else ""
+    await lesson.recorder.prepare()
+    lesson.recorder.attach()
+    joined_at = utc_now()
+    lesson.recorder.begin()
+    await asyncio.sleep(2 * MIN_GAP_SECONDS)
+    if not is_paused:
+        lesson.room.subscribed(lesson.anna, "TR_1")
+    await lesson.recorder.aclose()
+    found = gaps(lesson.folder)
+    assert [gap["reason"] for gap in found] == reasons
+    assert parse_utc(found[0]["start"]) - received["TR_1"].until < timedelta(milliseconds=2)
+    border = killed_at if was_paused else joined_at
+    for before, after in itertools.pairwise(found):
+        assert abs(parse_utc(before["end"]) - parse_utc(after["start"])) < timedelta(milliseconds=2)
+        assert abs(parse_utc(before["end"]) - border) < timedelta(seconds=1)
 
 
 @pytest.mark.parametrize("caller", ["sam", "nobody", ""])
