@@ -48,6 +48,8 @@ class Erasure:
     is_complete: bool = False
     outcome: Mapping[str, Any] = field(default_factory=dict)
     """Counts of what was removed."""
+    given: tuple[str, ...] | None = None
+    """Digests of the names that were given by the user; None: an older version did not note them."""
 
     def covers(self, folder: str, room: str, participant: str, start: datetime) -> bool:
         """Whether it erases what this participant said at ``start`` in a room with this folder."""
@@ -56,6 +58,14 @@ class Erasure:
             and (not self.participant or self.participant == _digest(self.salt, participant))
             and (not self.rooms or any(_digest(self.salt, name) in self.rooms for name in (folder, room)))
         )
+
+    def concerns(self, participant: str) -> bool:
+        """Whether it is of this participant; empty: of everybody."""
+        return self.participant == (_digest(self.salt, participant) if participant else "")
+
+    def names_room(self, room: str) -> bool:
+        """Whether it names this room or folder; empty: whether it is of every room."""
+        return _digest(self.salt, room) in self.rooms if room else not self.rooms
 
     def covers_record(self, folder: Path, record: SegmentRecord | GapRecord | TextRecord) -> bool:
         """Whether it erases what a line of one of the folder's lists is about."""
@@ -70,12 +80,14 @@ class Erasure:
             "rooms": list(self.rooms),
             "participant": self.participant,
             "is_complete": self.is_complete,
+            **({} if self.given is None else {"given": list(self.given)}),
             **self.outcome,
         }
 
     @classmethod
     def from_json(cls, entry: dict[str, Any]) -> Erasure:
-        known = ("id", "at", "salt", "rooms", "participant", "is_complete")
+        known = ("id", "at", "salt", "rooms", "participant", "is_complete", "given")
+        given = entry.get("given")
         return cls(
             str(entry["id"]),
             parse_utc(entry["at"]),
@@ -84,18 +96,20 @@ class Erasure:
             str(entry["participant"]),
             bool(entry["is_complete"]),
             {name: value for name, value in entry.items() if name not in known},
+            None if given is None else tuple(str(name) for name in given),
         )
 
 
 # --- writing ---
 
 
-def begin(output_dir: Path, rooms: Iterable[str], participant: str) -> Erasure:
+def begin(output_dir: Path, rooms: Iterable[str], participant: str, given: Iterable[str] = ()) -> Erasure:
     """Writes an open erasure of everything that began before now.
 
     Args:
         rooms: names of the rooms and of their folders; empty: every room.
         participant: identity; empty: everybody.
+        given: those of the names that the user has given.
 
     Raises:
         StorageError: the file is damaged.
@@ -108,6 +122,7 @@ def begin(output_dir: Path, rooms: Iterable[str], participant: str) -> Erasure:
         salt,
         tuple(sorted({_digest(salt, room) for room in rooms})),
         _digest(salt, participant) if participant else "",
+        given=tuple(sorted({_digest(salt, room) for room in given})),
     )
     _change(output_dir, lambda known: [*known, erasure])
     return erasure
@@ -124,8 +139,14 @@ def complete(output_dir: Path, erasure: Erasure, outcome: Mapping[str, Any], *, 
     return done
 
 
-def close_repeated(output_dir: Path, rooms: Iterable[str], participant: str) -> None:
+def close_repeated(
+    output_dir: Path, rooms: Iterable[str], participant: str, others: Mapping[str, datetime]
+) -> None:
     """Closes open erasures of the same names: a later one has removed everything.
+
+    Args:
+        others: rooms with other folders here, and when the first segment in those began. An older version did not note
+            which names were given, and for a folder its room's name, too. One of the room would name these folders.
 
     Raises:
         StorageError, OSError: as with :func:`begin`.
@@ -133,10 +154,12 @@ def close_repeated(output_dir: Path, rooms: Iterable[str], participant: str) -> 
     names = list(rooms)
 
     def closed(one: Erasure) -> Erasure:
-        digests = {_digest(one.salt, name) for name in names}
-        who = _digest(one.salt, participant) if participant else ""
-        is_same = set(one.rooms) <= digests if one.rooms else not names
-        return replace(one, is_complete=True) if is_same and one.participant == who else one
+        known = {_digest(one.salt, name) for name in names}
+        rest = set(one.rooms if one.given is None else one.given) - known
+        if one.given is None and rest < set(one.rooms):
+            rest -= {_digest(one.salt, name) for name, since in others.items() if since < one.at}
+        is_same = not rest if one.rooms else not names
+        return replace(one, is_complete=True) if is_same and one.concerns(participant) else one
 
     _change(output_dir, lambda known: [closed(one) for one in known])
 

@@ -113,11 +113,16 @@ def _check_names(
     in_targets: Mapping[str, int],
 ) -> None:
     """Raises InputError for a pattern, which is never expanded, and if nothing is found by the names."""
+    is_known_there = len(selections) == 1 and any(in_targets.values())
     for selection, found in zip(selections, here, strict=True):
         for name in (selection.room, selection.participant):
-            if not found and set(name) & WILD_CARDS:
+            if not found and not is_known_there and set(name) & WILD_CARDS:
                 raise InputError(f"{name!r} is taken literally, and nothing has this name: no wild cards")
-    is_repeated = bool(open_erasures(output_dir))
+    is_repeated = any(
+        one.names_room(selection.room) and one.concerns(selection.participant)
+        for one in open_erasures(output_dir)
+        for selection in selections
+    )
     if not any(here) and not any(in_targets.values()) and not is_repeated:
         names = ", ".join(repr(name) for one in selections for name in (one.room, one.participant) if name)
         raise InputError(f"Nothing is known of {names}, neither here nor in the targets")

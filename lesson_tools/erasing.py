@@ -17,10 +17,12 @@ import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from archive.files import Reservation
+from archive.manifest import read_manifest
 from archive.names import SegmentNames, safe_name
 from archive.outbox import Outbox
 from archive.outbox_file import BROKEN_OUTBOX
@@ -68,7 +70,8 @@ class ErasureRun:
             StorageError, OSError: the disk refuses; run it again.
         """
         names, participant = self._names(before), self._selections[0].participant
-        erasure = await asyncio.to_thread(begin, self._output_dir, names, participant)
+        given = [one.room for one in self._selections if one.room]
+        erasure = await asyncio.to_thread(begin, self._output_dir, names, participant, given)
         here = await asyncio.to_thread(self._chosen, before, erasure)
         folders = sorted({one.folder for found in here for one in found})
         await self._wait_for_deliveries(folders)
@@ -87,7 +90,7 @@ class ErasureRun:
         is_complete = not self.problems
         done = complete(self._output_dir, erasure, outcome, is_complete=is_complete)
         if is_complete:
-            close_repeated(self._output_dir, names, participant)
+            close_repeated(self._output_dir, names, participant, self._other_rooms(names))
         return {**done.to_json()}
 
     def _names(self, before: Sequence[Sequence[Chosen]]) -> list[str]:
@@ -99,6 +102,15 @@ class ErasureRun:
             if selection.room:
                 names |= {selection.room, safe_name(selection.room), *(one.folder.name for one in found)}
         return sorted(names)
+
+    def _other_rooms(self, names: Sequence[str]) -> dict[str, datetime]:
+        """The rooms of the folders that are not erased, and when the first segment in these began."""
+        starts: dict[str, datetime] = {}
+        for folder in all_folders(self._output_dir):
+            if folder.name not in names:
+                for record in read_manifest(folder):
+                    starts[record.room_name] = min(record.start, starts.get(record.room_name, record.start))
+        return starts
 
     def _chosen(self, before: Sequence[Sequence[Chosen]], erasure: Erasure) -> list[list[Chosen]]:
         """What is to be erased now: what was found before, and what has come until the erasure was written."""

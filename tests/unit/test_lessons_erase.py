@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -440,6 +441,59 @@ def test_one_session_is_erased_and_the_others_of_its_room_stay(tmp_path: Path) -
     assert (tmp_path / "math-20260105" / today.file).exists()
     assert run("erase", "math", "--yes", output_dir=tmp_path).code == 0
     assert sounds(tmp_path) == []
+
+
+def begun_by_older_version(output_dir: Path, *rooms: str) -> None:
+    """It did not note which of the names were given, and of a folder also its room's name."""
+    begin(output_dir, rooms, "")
+    content = json.loads((output_dir / "erased.json").read_text())
+    for entry in content["erasures"]:
+        del entry["given"]
+    (output_dir / "erased.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("is_removed", [False, True])
+def test_repeating_an_erasure_of_a_folder_completes_that_of_an_older_version(
+    tmp_path: Path, is_removed: bool
+) -> None:
+    settings = settings_for(tmp_path, ROOM_DIR="{room}-{date}")
+    for days in (1, 0):
+        spoken(settings, "math", 1, at=NOW - timedelta(days=days))
+    begun_by_older_version(tmp_path, "math-20260104", "math")
+    if is_removed:
+        shutil.rmtree(tmp_path / "math-20260104")
+    today = Room(tmp_path / "math-20260105")
+    assert not list(today.records()), "it cannot be read while the erasure of the other folder is open"
+    assert run("erase", "math-20260104", "--yes", output_dir=tmp_path).code == 0
+    assert len(list(today.records())) == 1 and not (tmp_path / "math-20260104").exists()
+
+
+@pytest.mark.parametrize("is_older", [False, True])
+def test_an_erasure_of_a_room_is_completed_by_its_name_and_not_by_one_of_its_folders(
+    tmp_path: Path, is_older: bool
+) -> None:
+    settings = settings_for(tmp_path, ROOM_DIR="{room}-{date}")
+    for days in (1, 0):
+        spoken(settings, "math", 1, at=NOW - timedelta(days=days))
+    names = ("math-20260104", "math-20260105", "math")
+    if is_older:
+        begun_by_older_version(tmp_path, *names)
+        assert run("erase", "math-20260104", "--yes", output_dir=tmp_path).code == 0
+        assert not list(Room(tmp_path / "math-20260105").records()), "the other folder is to go, too"
+    else:
+        begin(tmp_path, names, "", ["math"])
+        shutil.rmtree(tmp_path / "math-20260104")  # and then it was interrupted
+    assert run("erase", "math", "--yes", output_dir=tmp_path).code == 0
+    assert sounds(tmp_path) == []
+    assert is_older or all(one.is_complete for one in erasures_in(tmp_path))
+
+
+def test_an_unknown_name_is_refused_although_an_erasure_of_another_is_open(archive: Path) -> None:
+    begin(archive, ["math"], "")
+    begin(archive, [], "anna")
+    for unknown in (["mth"], ["--participant", "ana", "--all"], ["art", "--participant", "carl"]):
+        done = run("erase", *unknown, "--yes", "--count", "0", output_dir=archive)
+        assert done.code == 2 and "Nothing is known" in done.err, (unknown, done)
 
 
 def test_a_gap_of_what_was_erased_is_not_recorded_and_a_later_one_is(archive: Path) -> None:
