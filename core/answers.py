@@ -7,12 +7,15 @@ language that is not named by a tag. What is missing is named, so that it can be
 from __future__ import annotations
 
 import itertools
+import json
+import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from core.language_by_name import language_named
 from core.language_detection import UNKNOWN, detected_language, is_in_latin_script, may_be_in
-from core.language_names import language_named
 from core.language_tags import (
     best_match,
     in_script,
@@ -37,12 +40,22 @@ MAX_OBJECTS = 100
 CUT_OFF = "the answer is cut off"
 """The doubt about a transcript of which only the beginning is there."""
 
-_TRANSCRIPT = ("transcript", "transcription", "transcribed_text")
+_TRANSCRIPT = (
+    *("transcript", "transcription", "transcribed_text", "transcript_text"),
+    *("original_text", "original", "source_text"),
+)
 _SPOKEN = ("spoken_language", "language", "lang", "source_language", "detected_language", "language_code")
 _TRANSLATIONS = ("translations", "translation", "translated_texts")
-_LANGUAGE_OF_TRANSLATION = ("target_language", "target_lang", "target", *_SPOKEN)
+_LANGUAGE_OF_TRANSLATION = ("target_language", "target_lang", "target", *_SPOKEN, "code", "locale", "key")
 _TEXT = ("text", "translation", "translated_text", "transcript", "value", "content")
 """The keys that models use; first the one of the schema."""
+
+_AROUND_LANGUAGE = re.compile(
+    r"^(?:translation|translated|text)[_ -]+|[_ -]+(?:translation|text)$", re.IGNORECASE
+)
+"""What stands before or behind the language in a key, such as ``translation_es``."""
+
+_ESCAPED_LETTERS = re.compile(r"(?:\\u[0-9a-fA-F]{4})+")
 
 NO_LANGUAGES = ("und", "mul", "mis", "zxx")
 """Tags that name no language: undetermined, several, without a code, no words."""
@@ -101,7 +114,9 @@ def checked(
         raise ValueError("it is nested too deep") from None
     texts = _translations_in(found, languages)
     stated = _stated_language(_value(found, _SPOKEN))
-    transcript = _transcript_in(found) or known or _text_in_language(stated, texts)
+    transcript = _transcript_in(found) or known
+    if not transcript:
+        stated, transcript = _said_among_translations(stated, found, languages)
     doubt = ""
     if not transcript and (beginning := cut_off_string(answer, _TRANSCRIPT[0])):
         transcript, doubt = cleaned_text(beginning), CUT_OFF
@@ -221,7 +236,8 @@ def _count(found: Mapping[str, Any], languages: Sequence[str]) -> int:
 
 
 def _transcript_in(found: Mapping[str, Any]) -> str:
-    return _text_in(_value(found, (*_TRANSCRIPT, *_TEXT[:1])))
+    texts = (_text_in(_value(found, (key,))) for key in (*_TRANSCRIPT, *_TEXT[:1]))
+    return next(filter(None, texts), "")
 
 
 def _has(found: Mapping[str, Any], keys: Iterable[str]) -> bool:
@@ -245,21 +261,39 @@ def _plain_key(key: str) -> str:
 
 
 def _text_in(value: Any) -> str:
-    """The text in a value: a string, strings in a list, or a string in an object; empty if there is none."""
-    if isinstance(value, str):
-        return cleaned_text(value)
+    """The text in a value: a string or number, or those in a list or an object; empty if there is none."""
     if isinstance(value, list):
-        return cleaned_text(" ".join(_text_in(one) for one in value if isinstance(one, (str, dict))))
+        return cleaned_text(" ".join(_text_in(one) for one in value if not isinstance(one, list)))
     if isinstance(value, dict):
-        text = _value(value, _TEXT)
-        return cleaned_text(text) if isinstance(text, str) else ""
-    return ""
+        return _single_text_in(_value(value, _TEXT))
+    return _single_text_in(value)
+
+
+def _single_text_in(value: Any) -> str:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        value = str(value)
+    return cleaned_text(_unescaped(value)) if isinstance(value, str) else ""
+
+
+def _unescaped(text: str) -> str:
+    """A text with the letters that were escaped twice, and the backslashes that were not (``\\frac``)."""
+    text = _ESCAPED_LETTERS.sub(_letters, text)
+    return text if text.isprintable() else re.sub(r"[\b\f](?=[a-z])", _backslash, text)
+
+
+def _letters(found: re.Match[str]) -> str:
+    letters = str(json.loads(f'"{found[0]}"'))
+    return found[0] if letters.isascii() else letters
+
+
+def _backslash(found: re.Match[str]) -> str:
+    return r"\b" if found[0] == "\b" else r"\f"
 
 
 def _translations_in(found: Mapping[str, Any], languages: Sequence[str]) -> dict[str, str]:
     """The translations by the tags that were asked for."""
     texts: dict[str, str] = {}
-    pairs = [(_tag_in(key), text) for key, value in _pairs_in(found, languages) if (text := _text_in(value))]
+    pairs = list(_texts_by_tag(found, languages))
     for tag, text in pairs:
         if tag in languages:
             texts.setdefault(tag, text)
@@ -270,6 +304,13 @@ def _translations_in(found: Mapping[str, Any], languages: Sequence[str]) -> dict
         if fitting:
             texts[fitting] = text
     return texts
+
+
+def _texts_by_tag(found: Mapping[str, Any], languages: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for key, value in _pairs_in(found, languages):
+        tag = _tag_in(key) or _tag_in(_AROUND_LANGUAGE.sub("", key))
+        if tag and (text := _text_in(value)):
+            yield tag, text
 
 
 def _pairs_in(found: Mapping[str, Any], languages: Sequence[str]) -> Iterator[tuple[str, Any]]:
@@ -287,7 +328,7 @@ def _pairs_in(found: Mapping[str, Any], languages: Sequence[str]) -> Iterator[tu
             yield from [(language, _value(one, _TEXT))] if isinstance(language, str) else one.items()
         elif isinstance(one, str) and len(languages) == len(value) == 1:
             yield languages[0], one
-    yield from ((key, value) for key, value in found.items() if _tag_in(key) in languages)
+    yield from ((key, value) for key, value in found.items() if isinstance(value, (str, list, dict)))
 
 
 def _tag_in(text: str) -> str:
@@ -307,16 +348,25 @@ def _stated_language(value: Any) -> str:
         value = list(value.values())
     stated = value if isinstance(value, list) else [value]
     texts = [text for text in stated if isinstance(text, str)]
-    words = [word for text in texts for separator in ",;/|" for word in text.split(separator)]
-    named = [word.strip() for word in (*texts, *words)]
+    words = [word for text in texts for separator in ",;/|(:=" for word in text.split(separator)]
+    named = [word.strip(" \t\r\n\"'`.)") for word in (*texts, *words)]
     return next(
         (tag for word in named if word.lower() not in _NO_STATED_LANGUAGES and (tag := _tag_in(word))), ""
     )
 
 
-def _text_in_language(stated: str, texts: Mapping[str, str]) -> str:
-    """The text that stands among the translations, as it was to be translated into the language spoken."""
-    return next((text for tag, text in texts.items() if stated and is_same_language(tag, stated)), "")
+def _said_among_translations(
+    stated: str, found: Mapping[str, Any], languages: Sequence[str]
+) -> tuple[str, str]:
+    """The language spoken, and the text that stands under it among the translations; empty if there is none.
+
+    If no language is stated, but all texts stand under their languages, it is the one that was not asked for.
+    """
+    texts = list(_texts_by_tag(found, languages))
+    if stated:
+        return stated, next((text for tag, text in texts if is_same_language(tag, stated)), "")
+    others = [(tag, text) for tag, text in texts if best_match(tag, languages) is None]
+    return others[0] if len(others) == 1 and all(map(_tag_in, found)) else ("", "")
 
 
 def _language_of_text(transcript: str, texts: Mapping[str, str], hint: str, names: Sequence[str]) -> str:

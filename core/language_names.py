@@ -1,4 +1,4 @@
-"""The name of each language in that language, and a flag, for the language menu of an app; languages by their names.
+"""The name of each language in that language, and a flag, for the language menu of an app.
 
 A flag only helps to find a line of the menu. For a language of no country or of several it is the usual one.
 
@@ -8,7 +8,6 @@ language_data takes 295 MB of memory and 22 MB of disk, and Babel 17 MB of memor
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable
 from typing import TypedDict
 
@@ -103,46 +102,7 @@ _NAMES = {
 """By BCP 47 tag: the language's own name, and the country of its flag."""
 
 KNOWN_LANGUAGES = tuple(_NAMES)
-
-_ENGLISH_NAMES = (
-    "af Afrikaans, am Amharic, ar Arabic, az Azerbaijani, be Belarusian, bg Bulgarian, bn Bengali, bn Bangla, "
-    "bs Bosnian, ca Catalan, cs Czech, cy Welsh, da Danish, de German, el Greek, en English, es Spanish, "
-    "es Castilian, et Estonian, eu Basque, fa Persian, fa Farsi, fi Finnish, fil Filipino, fil Tagalog, "
-    "fr French, ga Irish, gl Galician, gu Gujarati, ha Hausa, he Hebrew, hi Hindi, hr Croatian, hu Hungarian, "
-    "hy Armenian, id Indonesian, ig Igbo, is Icelandic, it Italian, ja Japanese, ka Georgian, kk Kazakh, "
-    "km Khmer, km Cambodian, kn Kannada, ko Korean, ku Kurdish, ky Kyrgyz, lo Lao, lt Lithuanian, lv Latvian, "
-    "mk Macedonian, ml Malayalam, mn Mongolian, mr Marathi, ms Malay, mt Maltese, my Burmese, "
-    "nb Norwegian Bokmål, ne Nepali, nl Dutch, nl Flemish, nn Norwegian Nynorsk, no Norwegian, or Odia, "
-    "pa Punjabi, pl Polish, ps Pashto, pt Portuguese, pt-BR Brazilian Portuguese, ro Romanian, ru Russian, "
-    "si Sinhala, sk Slovak, sl Slovenian, so Somali, sq Albanian, sr Serbian, sv Swedish, sw Swahili, ta Tamil, "
-    "te Telugu, th Thai, ti Tigrinya, tr Turkish, uk Ukrainian, ur Urdu, uz Uzbek, vi Vietnamese, yi Yiddish, "
-    "yo Yoruba, zh Chinese, zh Mandarin, zh Mandarin Chinese, zh-Hans Simplified Chinese, "
-    "zh-Hant Traditional Chinese, zh-Hans Chinese Simplified, zh-Hant Chinese Traditional, yue Cantonese, zu Zulu, "
-    "as Assamese, ba Bashkir, be Belarusian, bho Bhojpuri, bo Tibetan, ceb Cebuano, ckb Sorani, ckb Central Kurdish, "
-    "dv Dhivehi, dz Dzongkha, fa Dari, ht Haitian Creole, jv Javanese, kok Konkani, ks Kashmiri, la Latin, "
-    "lb Luxembourgish, mai Maithili, mg Malagasy, mi Maori, om Oromo, rw Kinyarwanda, sa Sanskrit, sd Sindhi, "
-    "sn Shona, st Sesotho, su Sundanese, tg Tajik, tk Turkmen, tt Tatar, ug Uyghur, xh Xhosa, "
-    "ja jp, el gr, zh cn, cs cz, da dk, uk ua, vi vn, es esp, ja jap"  # countries, which are no languages
-)
-
-
-def language_named(name: str) -> str:
-    """The tag of the language with this name, in English or in the language itself; empty if none is known.
-
-    What is in brackets only makes a name more precise: ``English (US)``.
-    """
-    wanted = " ".join(name.casefold().replace("(", " ").replace(")", " ").replace("language", " ").split())
-    known = _tags_by_name()
-    return known.get(wanted) or known.get(" ".join(name.casefold().partition("(")[0].split()), "")
-
-
-@functools.cache
-def _tags_by_name() -> dict[str, str]:
-    english = (entry.partition(" ") for entry in _ENGLISH_NAMES.split(", "))
-    return {
-        **{name.casefold(): tag for tag, (name, _) in _NAMES.items()},
-        **{name.casefold(): tag for tag, _, name in english},
-    }
+OWN_NAMES = {tag: name for tag, (name, _) in _NAMES.items()}
 
 
 def language_choices(tags: Iterable[str]) -> list[LanguageChoice]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 logger = logging.getLogger("recorder")
 
@@ -23,6 +23,8 @@ MAX_LOCALE_CHARACTERS = 100
 """Longer texts are no tags, whatever extensions they have."""
 MAX_REMEMBERED = 100
 """How many texts that are no tags are remembered, so that each is logged once."""
+
+UNKNOWN_SCRIPT, UNKNOWN_REGION = "Zzzz", "ZZ"
 
 _ISO_639_1 = frozenset(
     "aa ab ae af ak am an ar as av ay az ba be bg bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz ee el en eo "
@@ -196,7 +198,7 @@ def _parts_of_locale(text: str) -> list[str]:
     """
     text = text if len(text) <= MAX_LOCALE_CHARACTERS else ""
     locale, _, modifier = text.strip().partition("@")
-    locale = re.sub("_?[_-]#|_-?", "-", locale.partition(".")[0])
+    locale = re.sub("[_-]*#|_+-?", "-", locale.partition(".")[0].rstrip("_"))
     if locale.lower().startswith("b+"):
         locale = locale[2:].replace("+", "-")
     locale = _IRREGULAR.get(locale.lower(), locale)
@@ -219,10 +221,10 @@ def _parsed(text: str, parts: Sequence[str]) -> _Tag:
     language, _, script = language.partition("-")
     region, variants = "", []
     for part in more:
-        if len(part) == 4 and part.isalpha():
-            script = script or part.title()  # Java writes it behind the region
+        if len(part) == 4 and part.isalpha():  # Java writes it behind the region
+            script = script or part.title().replace(UNKNOWN_SCRIPT, "")
         elif (len(part) == 2 and part.isalpha()) or (len(part) == 3 and part.isdecimal()):
-            region = region or part.upper()
+            region = region or part.upper().replace(UNKNOWN_REGION, "")
         elif re.fullmatch("r[A-Z]{2}", part):
             region = region or part[1:]  # Android's folders: pt-rBR
         elif part.upper() in _COUNTRIES:
@@ -324,6 +326,11 @@ def in_script(tag: str, script: str) -> str:
     implied = _SCRIPT_OF_REGION.get(found.language, {}).get(found.region, script)
     region = found.region if implied == script else ""
     return str(_Tag(found.language, script, region, found.variants))
+
+
+def in_region(tag: str, region: str) -> str:
+    """The tag with this region in place of its own."""
+    return str(replace(_tag_of(tag), region=region))
 
 
 def _tag_of(text: str) -> _Tag:

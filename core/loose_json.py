@@ -40,7 +40,7 @@ _TOKEN = re.compile(
 A token without an end reaches to the end of the text, so that the time is linear in the text's length."""
 _CONSTANTS = {"None": "null", "True": "true", "False": "false"}
 _NEXT_OBJECT = re.compile(r"\s*(?=\{)")
-_ESCAPE = re.compile(r'\\(?!["\\/bfnrt]|u[0-9a-fA-F]{4})|(?<!\\)"')
+_ESCAPE = re.compile(r"""(?P<known>\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))|\\'|\\|\"""")
 
 
 def objects_in(text: str) -> Iterator[dict[str, Any]]:
@@ -167,4 +167,6 @@ def _unescaped(string: str) -> str:
 
 
 def _escaped(found: re.Match[str]) -> str:
-    return "\\" + found[0]
+    if found["known"]:
+        return found[0]
+    return "'" if found[0] == r"\'" else "\\" + found[0]

@@ -65,6 +65,10 @@ from core.scripts import script_of_text
         ("en-US-x-mine", "en-US"),
         ("tl-PH", "fil-PH"),
         ("sl-ROZAJ-biske-1994", "sl-rozaj-biske-1994"),
+        ("en#US", "en-US"),
+        ("zh_TW#Hant", "zh-Hant-TW"),
+        ("en_US_", "en-US"),
+        ("en-Zzzz-ZZ", "en"),
     ],
 )
 def test_a_tag_gets_its_usual_spelling(text: str, tag: str) -> None:

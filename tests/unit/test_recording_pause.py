@@ -249,7 +249,7 @@ async def test_of_the_time_after_a_crash_only_what_is_known_to_have_been_paused_
     received = {"TR_1": TrackProgress(killed_at - timedelta(seconds=5))}
     note = RoomProgress(killed_at, received, killed_at, is_paused=was_paused)
     settings = Settings(output_dir=str(lesson.folder.parent))
-    RoomFolder.open(settings, ROOM).write_progress(note)
+    RoomFolder.open(settings, ROOM).handover.write(note)
     lesson.room.rtc.metadata = PAUSED if is_paused else ""
     await lesson.recorder.prepare()
     lesson.recorder.attach()

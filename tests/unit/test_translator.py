@@ -140,7 +140,7 @@ def test_a_translation_that_is_empty_is_none() -> None:
         "Sure! Here is your transcript.",
         answer("en", None, es="Hola"),
         answer("", "", es="Hola"),
-        answer("en", 7, es="Hola"),
+        answer("en", True, es="Hola"),
         '{"spoken_language": "en"}',
     ],
 )
@@ -188,10 +188,13 @@ GOOD = answer("en", "Hello.", es="Hola.")
         '{"transcript": {"text": "Hello."}, "language": "en", "translations": {"es": {"text": "Hola."}}}',
         '{"spoken_language": "en", "transcript": ["Hello."], "translations": [{"language": "es", "text": "Hola."}]}',
         '{"spoken_language": "en", "transcript": "", "translations": {"en": "Hello.", "es": "Hola."}}',
+        '{"en": "Hello.", "es": "Hola."}',
+        '{"language": "English", "transcript": "", "original_text": "Hello.", "translation_es": "Hola."}',
+        '{"spoken_language": "en", "transcript": "", "translations": {"English": "Hello.", "Spanish": "Hola."}}',
     ],
 )
 def test_a_good_answer_is_taken_out_of_what_is_around_it(wrapped: str) -> None:
-    languages = ("es", "en") if '"transcript": ""' in wrapped else ("es",)
+    languages = ("es", "en") if '{"en": "Hello.", "es": "Hola."}}' in wrapped else ("es",)
     found = checked(wrapped, languages)
     assert found == Translation("en", "Hello.", {"es": "Hola."})
 
@@ -211,6 +214,24 @@ def test_line_ends_and_quotation_marks_in_a_string_are_kept() -> None:
         assert checked(joined, ("es",)) == Translation("en", "One. Two.", {"es": "Uno. Dos."})
 
 
+def test_a_number_is_text() -> None:
+    found = checked('{"spoken_language": "en", "transcript": 42, "translations": {"es": 42}}', ("es",))
+    assert found == Translation("en", "42", {"es": "42"})
+
+
+@pytest.mark.parametrize(
+    ("in_json", "text"),
+    [
+        (r"the \\u00e9t\\u00e9 of \\ud83d\\ude00 and \\u0041", r"the été of 😀 and \u0041"),
+        (r"a half is \frac{1}{2}, not \beta", r"a half is \frac{1}{2}, not \beta"),
+        (r"it\'s 5\% of \alpha", r"it's 5\% of \alpha"),
+    ],
+)
+def test_wrong_escapes_cost_no_letter(in_json: str, text: str) -> None:
+    raw = '{"spoken_language": "en", "transcript": "' + in_json + '", "translations": {}}'
+    assert checked(raw, ()).transcript == text
+
+
 def test_an_answer_that_comes_twice_with_another_translation_counts_once() -> None:
     assert checked(GOOD + GOOD.replace("Hola.", "¡Hola!"), ("es",)).translations == {"es": "Hola."}
 
@@ -226,7 +247,11 @@ def test_what_looks_like_another_notation_in_a_good_answer_is_left_as_it_is() ->
         ({"es": "Hola"}, {"es": "Hola"}, ("ar",)),
         ({"es": "Hola", "ar": None}, {"es": "Hola"}, ("ar",)),
         ({"es": "Hola", "ar": " "}, {"es": "Hola"}, ("ar",)),
-        ({"es": 7, "ar": ["x"]}, {"ar": "x"}, ("es",)),
+        ({"es": True, "ar": ["x"]}, {"ar": "x"}, ("es",)),
+        ({"es": 7, "ar": [3.5, "x"]}, {"es": "7", "ar": "3.5 x"}, ()),
+        ({"es (Spanish)": "Hola", "Arabic (ar)": "x"}, {"es": "Hola", "ar": "x"}, ()),
+        ({"translation_es": "Hola", "ar text": "x"}, {"es": "Hola", "ar": "x"}, ()),
+        ([{"key": "es", "value": "Hola"}, {"code": "ar", "value": "x"}], {"es": "Hola", "ar": "x"}, ()),
         ({"es-ES": "Hola", "ar_EG": "x"}, {"es": "Hola", "ar": "x"}, ()),
         ({"ES": "Hola", "Arabic": "x"}, {"es": "Hola", "ar": "x"}, ()),
         ({"Español": "Hola", "fr": "Salut"}, {"es": "Hola"}, ("ar",)),
@@ -256,6 +281,20 @@ def test_what_is_good_is_kept_and_what_is_missing_is_named(
         ("../../x", "Hello", "und"),
         ("und", "Ein Blatt ist grün und die Blüte ist rot.", "de"),
         (7, "葉子是綠色的。", "zh-Hant"),
+        ("Brazilian Portuguese", "Olá.", "pt-BR"),
+        ("Portuguese (Portugal)", "Olá.", "pt-PT"),
+        ("Mandarin", "你好", "zh"),
+        ("Chinese (Traditional, Taiwan)", "你好", "zh-Hant-TW"),
+        ("Serbian (Latin script)", "Da.", "sr-Latn"),
+        ("Modern Standard Arabic", "نعم", "ar"),
+        ("The language is French.", "Oui.", "fr"),
+        ("Русский язык", "Да", "ru"),
+        ("Espanol", "Sí.", "es"),
+        ("Spanish; Castilian", "Sí.", "es"),
+        ("fr (probably)", "Oui.", "fr"),
+        ('"en"', "Yes.", "en"),
+        ("German and French", "Ja.", "und"),
+        ("no speech", "Hm.", "und"),
     ],
 )
 def test_a_language_is_understood_or_found_in_the_text(spoken: Any, transcript: str, language: str) -> None:
