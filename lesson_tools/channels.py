@@ -256,7 +256,7 @@ class _Blocks:
     """Cuts the pieces of one track into blocks of equal length."""
 
     def __init__(self, pieces: Iterable[Channels]) -> None:
-        self._pieces = iter(pieces)
+        self._pieces = (piece for piece in pieces if len(piece))
         self._waiting: list[Channels] = []
         self._samples = 0
         self._channels = 1

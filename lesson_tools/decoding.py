@@ -20,6 +20,7 @@ import av
 from core.errors import InputError
 from core.records import GapReason, Pcm
 from lesson_tools.channels import Chooser, Mixer
+from lesson_tools.console import progress
 from lesson_tools.recorded_at import began_at
 from lesson_tools.timeline import HOLE_SECONDS, Channels, Loss
 from lesson_tools.track_reader import Source, TrackReader, promised_seconds, reason
@@ -30,6 +31,9 @@ MIN_MISSING_SECONDS, MIN_MISSING_SHARE = 0.5, 0.005
 
 MAX_HELD = 60
 """Blocks that are held back until something can be decoded: ten minutes."""
+
+PROGRESS_SECONDS = 10.0
+"""So much of a recording is measured between two reports of the progress."""
 
 TAKEN_SHARE = 0.02
 """A channel that was taken for less than this share of the time is not named."""
@@ -161,11 +165,17 @@ class Recording:
         return all(reader.is_unreadable for reader in self._readers)
 
     def length_seconds(self) -> float:
-        """Reads all of it, and returns how long it is."""
+        """Reads all of it, shows the progress, and returns how long it is."""
         readers = [TrackReader(self._source, number) for number in self._numbers]
-        for reader in readers:
-            for _ in reader.sound(resampled=False):
-                pass
+        total = (self.metadata.estimated_seconds or 0.0) * len(readers)
+        with progress(f"Measuring {self.path.name}", total, "s") as advance:
+            for reader in readers:
+                reported = 0.0
+                for _ in reader.sound(resampled=False):
+                    if reader.timeline.seconds - reported >= PROGRESS_SECONDS:
+                        advance(reader.timeline.seconds - reported)
+                        reported = reader.timeline.seconds
+                advance(reader.timeline.seconds - reported)
         return max(reader.timeline.seconds for reader in readers)
 
     def _chooser(self) -> Chooser:

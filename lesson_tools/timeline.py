@@ -140,7 +140,7 @@ class Timeline:
         self._was_tiny = False
 
     def laid_out(self, pieces: Iterator[Piece]) -> Iterator[Channels]:
-        """Yields the sound of all pieces with silence in the holes."""
+        """Yields the sound of all pieces, which may be empty, with silence in the holes."""
         ahead = _Ahead(pieces)
         while (piece := ahead.take()) is not None:
             if piece.pcm is None:
@@ -149,8 +149,7 @@ class Timeline:
             yield from self._silent(self._hole_before(piece, ahead), piece.pcm.shape[1])
             self._was_tiny = piece.is_tiny
             self.seconds += piece.seconds
-            if len(piece.pcm):
-                yield piece.pcm
+            yield piece.pcm
         yield from self._silent(self._untimed_hole(), 1)
 
     def _silent(self, hole: float, channels: int) -> Iterator[Channels]:

@@ -141,7 +141,7 @@ class TrackReader:
         """Yields the track from the recording's beginning on, in pieces of any length.
 
         Args:
-            resampled: False: yields only the silence, to find out how long the recording is.
+            resampled: False: yields empty pieces and silence, to find out how long the recording is.
         """
         with self._opened(self._source.parts[0]) as container:
             if container is None:

@@ -25,7 +25,7 @@ from core.errors import InputError
 from core.records import SAMPLE_RATE, GapReason, Pcm, format_utc
 from devtools import sound
 from devtools.sample_room import settings_for
-from lesson_tools import container_file
+from lesson_tools import console, container_file, decoding
 from lesson_tools.container_file import parts_of
 from lesson_tools.decoding import Recording
 from lesson_tools.export.video import Video, _video_seconds
@@ -764,3 +764,14 @@ def test_the_length_of_a_video_is_that_of_its_sound_whatever_its_header_says(
     if ending == "mkv":
         with_number(path, b"\x44\x89\x88", 0, struct.pack(">d", 2000.0))
     assert _video_seconds(Video(str(path))) == pytest.approx(8, abs=0.2)
+
+
+def test_a_video_that_is_measured_shows_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(decoding, "PROGRESS_SECONDS", 1.0)
+    path = write_tracks(tmp_path / "a.mkv", 2 * [tone(3 * SAMPLE_RATE)[:, None]])
+    assert _video_seconds(Video(str(path))) == pytest.approx(3, abs=0.1)
+    lines = capsys.readouterr().err.splitlines()
+    assert "Measuring a.mkv: 1 of 6 s (17%)" in lines[0] and "6 of 6 s (100%)" in lines[-1]
