@@ -40,9 +40,10 @@ from archive.files import (
     write_whole,
 )
 from archive.handover import RoomHandover
-from archive.jsonl import Bookmark, encoded, new_lines
-from archive.manifest import append_gap, append_manifest, read_manifest, records_in
+from archive.jsonl import encoded
+from archive.manifest import append_gap, append_manifest, read_manifest
 from archive.names import MANIFEST, PART_SUFFIX, SegmentNames, digest_of, safe_name
+from archive.numbers import Numbers
 from archive.recovery import OpenNote, recovering
 from archive.tombstones import ERASED, erased_since
 from archive.wav import WAV_HEADER_BYTES, pcm_bytes, wav_header
@@ -76,8 +77,7 @@ class RoomFolder:
         self.room = room
         self.handover = RoomHandover(path, room, agent_name)
         self._names = names
-        self._highest_number = 0
-        self._bookmark = Bookmark()
+        self._numbers = Numbers(path, names)
         self._opened_at = utc_now()
 
     @classmethod
@@ -125,31 +125,17 @@ class RoomFolder:
         """
         self.path.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
         with FolderLock(self.path):
-            taken = os.listdir(self.path)
-            number = self._highest_known(taken) + 1
-            while (note := self._note(number, track, clock, start_sample, speech_sample)).is_taken(taken):
+            number = self._numbers.highest() + 1
+            while (note := self._note(number, track, clock, start_sample, speech_sample)).is_taken(self.path):
                 number += 1
-            part = PartFile.create(self.path, note, self._opened_at)
-            self._highest_number = number
-            return part
+            self._numbers.keep(number)  # before the file: after a crash in between a number is missing, not given twice
+            return PartFile.create(self.path, note, self._opened_at)
 
     def _note(
         self, number: int, track: TrackInfo, clock: StreamClock, start_sample: int, speech_sample: int
     ) -> OpenNote:
         stem = self._names.stem(number, clock.at(speech_sample), self.room, track)
         return OpenNote(number, f"{stem}.wav", self.room, track, clock.anchor, start_sample)
-
-    def _highest_known(self, names: list[str]) -> int:
-        """The highest number in the file names and in the manifest's new lines (other recorders write too)."""
-        highest = max(self._highest_number, *(self._names.number_in(name) or 0 for name in names), 0)
-        while True:
-            try:
-                lines, self._bookmark = new_lines(self.path / MANIFEST, self._bookmark)
-            except PermissionError:  # of another owner: the names of the files have to do
-                return highest
-            if not lines:
-                return highest
-            highest = max(highest, *(record.number for record in records_in(lines, self.path)), 0)
 
 
 def _folder_for(settings: Settings, room: RoomInfo, zone: ZoneInfo) -> Path:

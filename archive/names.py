@@ -20,6 +20,8 @@ GAPS = "gaps.jsonl"
 TEXTS = "texts.jsonl"
 HANDOVER_NOTE = ".heard"
 """The handover note: one line of JSON with how far each track has been received. Rewritten every second."""
+HIGHEST_NUMBER = ".highest_number"
+"""The highest segment number of the folder, and how far the manifest was read for it. May be deleted."""
 PART_SUFFIX = ".part"
 
 _LOOKS_HASHED = re.compile(r"-[0-9a-f]{10}\Z", re.IGNORECASE)

@@ -50,9 +50,11 @@ class OpenNote:
     def path_name(self) -> str:
         return f".{Path(self.file).stem}.json"
 
-    def is_taken(self, names: list[str]) -> bool:
+    def is_taken(self, folder: Path) -> bool:
         """Whether any of this segment's file names exists already: a template can give two numbers the same name."""
-        return bool({self.file, self.file + PART_SUFFIX, self.path_name} & set(names))
+        return any(
+            os.path.lexists(folder / name) for name in (self.file, self.file + PART_SUFFIX, self.path_name)
+        )
 
     @property
     def start(self) -> datetime:

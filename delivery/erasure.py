@@ -22,6 +22,7 @@ from archive.manifest import gap_in, read_gaps, read_manifest, record_in
 from archive.names import (
     GAPS,
     HANDOVER_NOTE,
+    HIGHEST_NUMBER,
     MANIFEST,
     PART_SUFFIX,
     TEXTS,
@@ -40,6 +41,7 @@ BROKEN_MANIFEST = f"{MANIFEST}.broken"
 
 _REMAINS = (".*.new", f"{PROOF}*", f"*.txt{PART_SUFFIX}")
 """Patterns of the files that a process leaves which is killed while it writes them."""
+_LISTS_AND_NOTES = (DELIVERED, EXPORTS, HANDOVER_NOTE, HIGHEST_NUMBER, BROKEN_MANIFEST, TEXTS, GAPS)
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,7 @@ def remove_folder(folder: Path) -> None:
         with contextlib.suppress(OSError):
             for path in (path for pattern in _REMAINS for path in folder.glob(pattern)):
                 path.unlink(missing_ok=True)
-        for name in (DELIVERED, EXPORTS, HANDOVER_NOTE, BROKEN_MANIFEST, TEXTS, GAPS, MANIFEST):
+        for name in (*_LISTS_AND_NOTES, MANIFEST):
             (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         (folder / LOCK_FILE).unlink(missing_ok=True)  # Windows removes no open file

@@ -45,7 +45,7 @@ def wavs(folder: Path) -> list[str]:
 
 def leftovers(folder: Path) -> list[str]:
     """Files that are neither WAVs nor the manifest and gaps, nor files of a running recorder."""
-    expected = {"segments.jsonl", "gaps.jsonl", ".heard", ".lock", *wavs(folder)}
+    expected = {"segments.jsonl", "gaps.jsonl", ".heard", ".highest_number", ".lock", *wavs(folder)}
     return sorted(path.name for path in folder.iterdir() if path.name not in expected)
 
 

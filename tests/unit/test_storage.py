@@ -26,8 +26,8 @@ import numpy as np
 import pytest
 
 from archive.files import prepare_output_dir, prove_disk
-from archive.manifest import read_manifest
-from archive.names import MANIFEST
+from archive.manifest import read_manifest, records_in
+from archive.names import HIGHEST_NUMBER, MANIFEST
 from archive.recovery import recover_all, recover_folder
 from archive.wav import wav_header
 from core.errors import StorageError
@@ -301,6 +301,63 @@ def test_numbers_continue_after_a_segment_that_is_still_open(tmp_path: Path) -> 
     assert [part.name[:11] for part in (first, second)] == ["segment_001", "segment_002"]
     first.commit(segment_of(noise(10)))
     second.commit(segment_of(noise(10)))
+
+
+def test_beginning_a_segment_neither_lists_the_folder_nor_reads_old_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The work is the same after 3 and after 300 segments."""
+    for _ in range(3):
+        save(open_room(tmp_path), noise(10))
+    parsed: list[bytes] = []
+
+    def counted(lines: list[bytes], folder: Path) -> Iterator[SegmentRecord]:
+        parsed.extend(lines)
+        return records_in(lines, folder)
+
+    monkeypatch.setattr(os, "listdir", lambda path: pytest.fail(f"{path} is listed"))
+    monkeypatch.setattr("archive.numbers.records_in", counted)
+    folder = open_room(tmp_path)
+    assert [save(folder, noise(10)).number for _ in range(3)] == [4, 5, 6]
+    assert len(parsed) == 3, "each line is read once, by the segment after it"
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        None,
+        b"",
+        b"[]",
+        b'{"number": 1',
+        b'{"number": -1, "manifest_bytes": 0, "manifest_digest": ""}',
+        b'{"number": 1e999, "manifest_bytes": 0, "manifest_digest": ""}',
+        b'{"number": 99999999999999999, "manifest_bytes": 0, "manifest_digest": ""}',
+        b'{"number": 1, "manifest_bytes": 9, "manifest_digest": "of another manifest"}',
+        b"[" * 50_000,
+    ],
+)
+def test_numbers_continue_without_the_file_that_keeps_them(tmp_path: Path, kept: bytes | None) -> None:
+    for _ in range(3):
+        folder = open_room(tmp_path)
+        (folder.path / save(folder, noise(10)).file).unlink()
+    open_part = begin(open_room(tmp_path))
+    path = tmp_path / "math101" / HIGHEST_NUMBER
+    if kept is None:
+        path.unlink()
+    else:
+        path.write_bytes(kept)
+    assert save(open_room(tmp_path), noise(10)).number == 5
+    crash(open_part)
+
+
+def test_numbers_continue_behind_a_recorder_that_does_not_keep_them(tmp_path: Path) -> None:
+    """An older version that runs in between, or on another machine with the same disk."""
+    folder = open_room(tmp_path)
+    save(folder, noise(10))
+    before = (folder.path / HIGHEST_NUMBER).read_bytes()
+    save(folder, noise(10))
+    (folder.path / HIGHEST_NUMBER).write_bytes(before)
+    assert save(open_room(tmp_path), noise(10)).number == 3
 
 
 def test_two_recorders_of_one_room_never_share_a_number_or_a_file(tmp_path: Path) -> None:
