@@ -17,6 +17,7 @@ from typing import Any
 from archive import jsonl
 from archive.files import FolderLock
 from archive.jsonl import lines_of
+from archive.line_index import Entry, LineIndex
 from core.records import SegmentRecord, format_utc
 from core.text_records import TextRecord
 
@@ -101,6 +102,34 @@ class DeliveryLog:
     def refused(self) -> dict[tuple[str, Key], str]:
         """The dead letters, with the reasons."""
         return {one: reason for one, reason in self._settled.items() if reason}
+
+
+class SettledItems:
+    """The same questions about single items, answered without reading the whole log. Every method blocks."""
+
+    def __init__(self, folder: Path) -> None:
+        self._lines = LineIndex(folder / DELIVERED, _entry_in)
+
+    def is_settled(self, target: str, key: Key) -> bool:
+        """Whether the item is delivered or a dead letter.
+
+        Raises:
+            OSError, StorageError: the disk refuses.
+        """
+        return self._lines.find(_name_of(target, key)) is not None
+
+
+def _entry_in(line: bytes) -> Entry | None:
+    entry = jsonl.entry_in(line) or {}
+    try:
+        key = Key(str(entry["item"]), str(entry.get("sha256", "")))
+        return Entry(_name_of(str(entry["target"]), key))
+    except KeyError:
+        return None
+
+
+def _name_of(target: str, key: Key) -> str:
+    return json.dumps([target, key.item, key.sha256])
 
 
 def note(folder: Path, target: str, key: Key, refused: str = "") -> None:

@@ -213,6 +213,14 @@ def lines_behind(
 ) -> tuple[bool, list[bytes], Bookmark]:
     """Does the same as :func:`new_lines`. The first result is whether the file is not the one of the bookmark, so that
     everything derived from its earlier lines is invalid."""
+    is_another, lines, behind = placed_lines_behind(path, bookmark, most)
+    return is_another, [line for _, line in lines], behind
+
+
+def placed_lines_behind(
+    path: Path, bookmark: Bookmark, most: int = MAX_LINES_AT_ONCE
+) -> tuple[bool, list[tuple[int, bytes]], Bookmark]:
+    """Does the same as :func:`lines_behind`, with the position of each line in bytes."""
     file = open_regular(path)
     if file is None:
         return bookmark != Bookmark(), [], Bookmark()
@@ -220,13 +228,13 @@ def lines_behind(
         is_marked = not bookmark.bytes or _digest_before(file, bookmark.bytes) == bookmark.digest
         start = bookmark.bytes if is_marked else 0
         file.seek(start)
-        lines: list[bytes] = []
+        lines: list[tuple[int, bytes]] = []
         end = start
         while len(lines) < most and end - start < MAX_BYTES_AT_ONCE:
             line, size = _next_line(file)
             if not line.endswith(b"\n"):
                 break
-            lines.append(line)
+            lines.append((end, line))
             end += size
         return not is_marked, lines, _bookmark_at(file, end)
 

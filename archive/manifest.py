@@ -9,6 +9,7 @@ from pathlib import Path
 from archive import jsonl
 from archive.files import FolderLock
 from archive.jsonl import lines_of
+from archive.line_index import Entry, LineIndex
 from archive.names import GAPS, MANIFEST
 from core.records import GapReason, GapRecord, SegmentRecord
 
@@ -66,6 +67,16 @@ def read_manifest(folder: Path) -> Iterator[SegmentRecord]:
         OSError: the manifest exists and cannot be read.
     """
     return records_in((line for _, line in lines_of(folder / MANIFEST)), folder)
+
+
+def listed_segments(folder: Path) -> LineIndex:
+    """Finds a folder's lines of the manifest by the names of their WAVs, without reading the others."""
+
+    def entry_in(line: bytes) -> Entry | None:
+        file = (jsonl.entry_in(line) or {}).get("file")
+        return Entry(file) if isinstance(file, str) else None
+
+    return LineIndex(folder / MANIFEST, entry_in)
 
 
 def records_in(lines: Iterable[bytes], folder: Path) -> Iterator[SegmentRecord]:

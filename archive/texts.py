@@ -1,51 +1,33 @@
-"""Reads and writes the texts of segments: ``texts.jsonl`` in a room's folder, and the text files beside the WAVs.
+"""Reads the texts of segments: ``texts.jsonl`` in a room's folder, and the text files beside the WAVs.
 
 The key is a segment's number with the name of its WAV, never the number alone: two recorders that deliver to one bucket
 both count from 1. A line without a ``file`` belongs to the only segment of that number, and to none if there are
 several. The last line about a segment counts.
 
-:class:`Texts` finds texts, :class:`FolderTexts` adds them. Everything blocks except :func:`write_text`.
+Everything here blocks. :mod:`archive.folder_texts` adds texts.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import re
-import threading
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-import aiofiles
-import aiofiles.os
-
 from archive import jsonl
-from archive.files import PRIVATE_FILE, FolderLock, sync_folder
-from archive.jsonl import MAX_LINE_BYTES, Bookmark, Lines, lines_behind, lines_of
+from archive.jsonl import MAX_LINE_BYTES, Lines, lines_of
 from archive.manifest import read_manifest
-from archive.names import MANIFEST, PART_SUFFIX, TEXTS
-from archive.tombstones import erasures_in, is_being_erased
-from core import notify
-from core.answers import name_of
+from archive.names import TEXTS
 from core.errors import StorageError
 from core.records import SegmentRecord
 from core.text_records import TextRecord
 
 LANGUAGE_TAG = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 """BCP 47 as far as it names spoken languages; also what makes a tag safe as part of a file name."""
-
-MAX_REMEMBERED = 200
-"""Records of one folder that are kept in memory as context."""
-
-MAX_SPOKEN_LANGUAGES = 50
-"""Of one folder; more are not remembered."""
-
-CONTEXT_SECONDS = 120.0
-"""What was said longer ago than this is not used as context."""
 
 SegmentKey = tuple[int, str]
 """A segment's number and the name of its WAV."""
@@ -186,20 +168,6 @@ def _tags_by_stem(folder: Path) -> dict[str, list[str]]:
     return found
 
 
-async def write_text(path: Path, text: str) -> None:
-    """Writes a private file completely or not at all. Does not block."""
-    part = path.with_name(path.name + PART_SUFFIX)
-    async with aiofiles.open(part, "w", encoding="utf-8", newline="\n", opener=_private) as file:
-        await file.write(text)
-        await file.flush()
-        await asyncio.to_thread(os.fsync, file.fileno())
-    await aiofiles.os.replace(part, path)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), PRIVATE_FILE)
-
-
 # --- finding texts ---
 
 
@@ -316,138 +284,3 @@ def read_texts(folder: Path) -> dict[str, TextRecord]:
     """
     texts = (text_in(line) for _, line in lines_of(folder / TEXTS))
     return {text.file: text for text in texts if text is not None}
-
-
-# --- adding texts ---
-
-
-class FolderTexts:
-    """Adds texts to one room's folder, each once. May be used by several threads at once.
-
-    The line in texts.jsonl is written last, when the text files it names are on disk.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._lock = threading.RLock()
-        self._bookmark = Bookmark()
-        self._done: dict[SegmentKey, bool] = {}
-        """The segments that have a line, and whether their audio is kept."""
-        self._latest: OrderedDict[SegmentKey, TextRecord] = OrderedDict()
-        self._languages: OrderedDict[str, None] = OrderedDict()
-        """The languages spoken, in the order in which they first came."""
-        self._manifest_bookmark = Bookmark()
-        self._listed: set[str] = set()
-        """The WAVs that the manifest names."""
-
-    @property
-    def path(self) -> Path:
-        return self.folder / TEXTS
-
-    def has(self, segment: SegmentRecord) -> bool:
-        """Whether this segment has a text or is refused."""
-        with self._lock:
-            self._read_on()
-            return key_of(segment) in self._done
-
-    def spoken_languages(self) -> tuple[str, ...]:
-        """The BCP 47 tags of the languages spoken so far."""
-        with self._lock:
-            self._read_on()
-            return tuple(self._languages)
-
-    def name_of_language(self, tag: str, transcript: str) -> str:
-        """The tag by which the language of a transcript is named here. A new one is remembered: its text is about to be
-        saved."""
-        with self._lock:
-            name = name_of(tag, transcript, self.spoken_languages())
-            self._remember_language(name)
-            return name
-
-    def may_remove_audio(self, segment: SegmentRecord) -> bool:
-        """Whether its text is saved, and its WAV still exists but is not to be kept (SAVE_AUDIO=false)."""
-        is_kept = self._done.get(key_of(segment), True)
-        return not is_kept and (self.folder / segment.file).exists()
-
-    def before(self, segment: SegmentRecord, most: int) -> tuple[str, ...]:
-        """The last texts that are known of what the same person said before this segment, at most ``most``."""
-        with self._lock:
-            self._read_on()
-            known = list(self._latest.values())
-        said = [
-            record
-            for record in known
-            if record.transcript
-            and not record.doubt
-            and record.participant_identity == segment.participant_identity
-            and record.number < segment.number
-            and 0 <= (segment.start - record.start).total_seconds() <= CONTEXT_SECONDS
-        ]
-        said.sort(key=lambda record: record.start)
-        return tuple(record.transcript for record in said[-most:]) if most else ()
-
-    def is_erased(self, record: TextRecord) -> bool:
-        """Whether the segment is no longer in the manifest, or is being erased: its text is not to be written.
-
-        Raises:
-            OSError: the disk refuses.
-        """
-        with self._lock, FolderLock(self.folder):
-            return self._is_erased(record)
-
-    def save(self, record: TextRecord) -> bool:
-        """Adds the record's line. False: the segment has one already, from another worker, or has been erased.
-
-        Of an erased segment the text files are removed."""
-        with self._lock, FolderLock(self.folder):
-            self._read_on()
-            if key_of(record) in self._done:
-                return False
-            if self._is_erased(record):
-                for name in record.files:
-                    (self.folder / name).unlink(missing_ok=True)
-                return False
-            sync_folder(self.folder)  # the text files' names are durable before the line that names them
-            jsonl.append(self.path, record.to_json())
-            self._read_on()
-        notify.notify(self.path)
-        return True
-
-    def _is_erased(self, record: TextRecord) -> bool:
-        if is_being_erased(self.folder, record):
-            return True
-        while True:
-            is_another, lines, self._manifest_bookmark = lines_behind(
-                self.folder / MANIFEST, self._manifest_bookmark
-            )
-            if is_another:
-                self._listed.clear()
-            entries = (jsonl.entry_in(line) or {} for line in lines)
-            self._listed.update(str(entry.get("file")) for entry in entries)
-            if not lines:
-                break
-        if (self.folder / MANIFEST).exists():
-            return record.file not in self._listed
-        return any(erasure.covers_record(self.folder, record) for erasure in erasures_in(self.folder.parent))
-
-    def _remember_language(self, tag: str) -> None:
-        if len(self._languages) < MAX_SPOKEN_LANGUAGES:
-            self._languages.setdefault(tag, None)
-
-    def _read_on(self) -> None:
-        while True:
-            is_another, lines, self._bookmark = lines_behind(self.path, self._bookmark)
-            if is_another:
-                self._done.clear()
-                self._latest.clear()
-                self._languages.clear()
-            for record in filter(None, map(text_in, lines)):
-                self._done[key_of(record)] = record.is_audio_kept
-                self._latest[key_of(record)] = record
-                if record.language:
-                    self._remember_language(record.language)
-                self._latest.move_to_end(key_of(record))
-                if len(self._latest) > MAX_REMEMBERED:
-                    self._latest.popitem(last=False)
-            if not lines:
-                return

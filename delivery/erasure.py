@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from archive import jsonl
+from archive import jsonl, line_index
 from archive.delivery_log import DELIVERED, forget
 from archive.exports import EXPORTS, remove_exports
 from archive.files import LOCK_FILE, PROOF, FolderLock
@@ -189,6 +189,7 @@ def remove_folder(folder: Path) -> None:
                 path.unlink(missing_ok=True)
         for name in (*_LISTS_AND_NOTES, MANIFEST):
             (folder / name).unlink(missing_ok=True)
+    line_index.forget(folder / name for name in (MANIFEST, TEXTS, DELIVERED))
     with contextlib.suppress(OSError):
         (folder / LOCK_FILE).unlink(missing_ok=True)  # Windows removes no open file
         folder.rmdir()

@@ -14,10 +14,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from archive.folder_texts import FolderTexts
 from archive.outbox import Outbox, Work
 from archive.outbox_file import OUTBOX
 from archive.rooms import Room
-from archive.texts import FolderTexts, Text
+from archive.texts import Text
 from config import Settings
 from core.errors import ConfigError, RetryLater
 from core.language_tags import is_same_language
@@ -202,11 +203,12 @@ class ReplacingTexts(FolderTexts):
                 self._made.add(record.file)
                 logger.warning("%s keeps its text: %s", record.file, record.refused or "the new one is empty")
                 return False
-            self._read_on()
-            self._done.pop((record.number, record.file), None)
             if super().save(record):
                 self._made.add(record.file)
                 return True
+        return False
+
+    def _is_done(self, record: TextRecord) -> bool:
         return False
 
     def _has_words(self, record: TextRecord) -> bool:

@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from archive.folder_texts import FolderTexts
 from archive.outbox import Work
-from archive.texts import FolderTexts
 from config import Settings
 from core.answers import NO_LANGUAGES
 from core.backoff import Backoff

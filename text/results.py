@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from archive.texts import FolderTexts, write_text
+from archive.folder_texts import FolderTexts, write_text
 from core.records import SegmentRecord
 from core.text_records import TextRecord, Translation
 from translator import TextResult

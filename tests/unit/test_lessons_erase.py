@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from archive.folder_texts import FolderTexts
 from archive.manifest import read_gaps, read_manifest
 from archive.names import SegmentNames
 from archive.outbox import Order
 from archive.recovery import recover_folder
 from archive.rooms import Room
-from archive.texts import FolderTexts
 from archive.tombstones import begin, complete, erasures_in
 from audio_processor import Closed, Grown, Opened
 from config import Settings

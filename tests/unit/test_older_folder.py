@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from archive.delivery_log import DeliveryLog, Key, note
+from archive.folder_texts import FolderTexts
 from archive.jsonl import Bookmark
 from archive.manifest import read_gaps
 from archive.manifest_reader import ManifestReader
 from archive.outbox import Order
 from archive.outbox_file import OUTBOX
 from archive.rooms import Archive
-from archive.texts import FolderTexts
 from archive.wav import wav_header
 from core.records import StreamClock, utc_now
 from devtools.sample_room import ANNA, ROOM, noise, open_room, segment_of, settings_for

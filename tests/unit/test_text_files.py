@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from archive.folder_texts import FolderTexts, write_text
 from archive.names import TEXTS
-from archive.texts import FolderTexts, write_text
 from core.text_records import TextRecord
 from support.disk import RefusingDisk, needs_posix
 from support.segment_records import NOW, segment

@@ -20,10 +20,10 @@ import pytest
 import devtools.gemini_mishaps
 import translator
 from archive import jsonl, outbox_file
+from archive.folder_texts import FolderTexts
 from archive.names import MANIFEST
 from archive.outbox import Order, Outbox, State, Work
 from archive.outbox_file import OUTBOX
-from archive.texts import FolderTexts
 from config import Settings
 from core import notify, supervised
 from core.answers import MAX_TEXT_CHARACTERS

@@ -1,0 +1,188 @@
+"""Adds texts to a room's folder: lines of ``texts.jsonl``, and the text files beside the WAVs.
+
+Everything blocks except :func:`write_text`. What is asked of earlier lines is looked up (:mod:`archive.line_index`), so
+a text costs the same in a folder with a hundred texts and with a hundred thousand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections import OrderedDict
+from pathlib import Path
+
+import aiofiles
+import aiofiles.os
+
+from archive import jsonl
+from archive.files import PRIVATE_FILE, FolderLock, sync_folder
+from archive.jsonl import Bookmark, bookmark_before_end, lines_behind
+from archive.line_index import Entry, LineIndex
+from archive.manifest import listed_segments
+from archive.names import MANIFEST, PART_SUFFIX, TEXTS
+from archive.texts import LANGUAGE_TAG, SegmentKey, key_of, text_in
+from archive.tombstones import erasures_in, is_being_erased
+from core import notify
+from core.answers import name_of
+from core.records import SegmentRecord, TextRecord
+
+RECENT_BYTES = 1 << 17
+"""How much of the end of texts.jsonl is read for the context of the next text."""
+
+MAX_REMEMBERED = 200
+"""Records of one folder that are kept in memory as context."""
+
+MAX_SPOKEN_LANGUAGES = 50
+"""Of one folder; more are not used."""
+
+CONTEXT_SECONDS = 120.0
+"""What was said longer ago than this is not used as context."""
+
+
+async def write_text(path: Path, text: str) -> None:
+    """Writes a private file completely or not at all. Does not block."""
+    part = path.with_name(path.name + PART_SUFFIX)
+    async with aiofiles.open(part, "w", encoding="utf-8", newline="\n", opener=_private) as file:
+        await file.write(text)
+        await file.flush()
+        await asyncio.to_thread(os.fsync, file.fileno())
+    await aiofiles.os.replace(part, path)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), PRIVATE_FILE)
+
+
+class FolderTexts:
+    """Adds texts to one room's folder, each once. May be used by several threads at once.
+
+    The line in texts.jsonl is written last, when the text files it names are on disk. Every method may raise
+    StorageError or OSError.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = threading.RLock()
+        self._lines = LineIndex(self.path, _entry_in)
+        self._listed = listed_segments(folder)
+        self._bookmark: Bookmark | None = None
+        """How far ``_recent`` has been read; None: not at all."""
+        self._recent: OrderedDict[SegmentKey, TextRecord] = OrderedDict()
+        self._named: dict[str, None] = {}
+        """The languages of texts that were about to be saved."""
+
+    @property
+    def path(self) -> Path:
+        return self.folder / TEXTS
+
+    def has(self, segment: SegmentRecord) -> bool:
+        """Whether this segment has a text or is refused."""
+        return self._record_of(segment) is not None
+
+    def spoken_languages(self) -> tuple[str, ...]:
+        """The BCP 47 tags of the languages spoken so far, in the order in which they first came."""
+        with self._lock:
+            return tuple(dict.fromkeys((*self._lines.tags(), *self._named)))[:MAX_SPOKEN_LANGUAGES]
+
+    def name_of_language(self, tag: str, transcript: str) -> str:
+        """The tag by which the language of a transcript is named here. A new one is remembered: its text is about to be
+        saved."""
+        with self._lock:
+            name = name_of(tag, transcript, self.spoken_languages())
+            if len(self._named) < MAX_SPOKEN_LANGUAGES:
+                self._named[name] = None
+            return name
+
+    def may_remove_audio(self, segment: SegmentRecord) -> bool:
+        """Whether its text is saved, and its WAV still exists but is not to be kept (SAVE_AUDIO=false)."""
+        record = self._record_of(segment)
+        return record is not None and not record.is_audio_kept and (self.folder / segment.file).exists()
+
+    def before(self, segment: SegmentRecord, most: int) -> tuple[str, ...]:
+        """The last texts that are known of what the same person said before this segment, at most ``most``."""
+        with self._lock:
+            self._read_recent()
+            known = list(self._recent.values())
+        said = [
+            record
+            for record in known
+            if record.transcript
+            and not record.doubt
+            and record.participant_identity == segment.participant_identity
+            and record.number < segment.number
+            and 0 <= (segment.start - record.start).total_seconds() <= CONTEXT_SECONDS
+        ]
+        said.sort(key=lambda record: record.start)
+        return tuple(record.transcript for record in said[-most:]) if most else ()
+
+    def is_erased(self, record: TextRecord) -> bool:
+        """Whether the segment is no longer in the manifest, or is being erased: its text is not to be written."""
+        with self._lock:
+            self._listed.find(record.file)  # reads the manifest while the folder is not locked
+            with FolderLock(self.folder):
+                return self._is_erased(record)
+
+    def save(self, record: TextRecord) -> bool:
+        """Adds the record's line. False: the segment has one already, from another worker, or has been erased.
+
+        Of an erased segment the text files are removed."""
+        with self._lock:
+            if self._is_done(record):
+                return False
+            self._listed.find(record.file)  # reads the manifest while the folder is not locked
+            with FolderLock(self.folder):
+                if self._is_done(record):
+                    return False
+                if self._is_erased(record):
+                    for name in record.files:
+                        (self.folder / name).unlink(missing_ok=True)
+                    return False
+                sync_folder(self.folder)  # the text files' names are durable before the line that names them
+                jsonl.append(self.path, record.to_json())
+        notify.notify(self.path)
+        return True
+
+    def _is_done(self, record: TextRecord) -> bool:
+        """Whether no other text is to be saved for the record's segment."""
+        return self._record_of(record) is not None
+
+    def _record_of(self, segment: SegmentRecord | TextRecord) -> TextRecord | None:
+        line = self._lines.find(_name_of(segment))
+        return text_in(line) if line is not None else None
+
+    def _is_erased(self, record: TextRecord) -> bool:
+        if is_being_erased(self.folder, record):
+            return True
+        if self._listed.find(record.file) is not None:
+            return False
+        if (self.folder / MANIFEST).exists():
+            return True
+        return any(erasure.covers_record(self.folder, record) for erasure in erasures_in(self.folder.parent))
+
+    def _read_recent(self) -> None:
+        """Reads the lines that have come since the last call; at first, and of another list, only the last."""
+        while True:
+            if self._bookmark is None:
+                self._recent.clear()
+                self._bookmark = bookmark_before_end(self.path, RECENT_BYTES)
+            is_another, lines, behind = lines_behind(self.path, self._bookmark)
+            self._bookmark = None if is_another else behind
+            for record in filter(None, map(text_in, lines if not is_another else ())):
+                self._recent[key_of(record)] = record
+                self._recent.move_to_end(key_of(record))
+                if len(self._recent) > MAX_REMEMBERED:
+                    self._recent.popitem(last=False)
+            if not lines and not is_another:
+                return
+
+
+def _entry_in(line: bytes) -> Entry | None:
+    record = text_in(line)
+    if record is None:
+        return None
+    return Entry(_name_of(record), record.language if LANGUAGE_TAG.fullmatch(record.language) else "")
+
+
+def _name_of(segment: SegmentRecord | TextRecord) -> str:
+    return f"{segment.number} {segment.file}"

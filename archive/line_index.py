@@ -1,0 +1,251 @@
+"""Finds lines in the lists of the rooms' folders by a name, without reading the lists: each line is read once.
+
+``.lines.sqlite`` in OUTPUT_DIR has the positions of the lines by digests of their names, so it contains no name of a
+person or a room. The lists are the truth: it may be deleted or damaged at any moment, and is made again from them.
+Several processes may use it at once. Everything here blocks, and may be called on any thread.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import hashlib
+import os
+import sqlite3
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from archive.files import open_private
+from archive.jsonl import MAX_LINE_BYTES, Bookmark, lines_of, open_regular, placed_lines_behind
+from core.errors import StorageError
+
+INDEX = ".lines.sqlite"
+SCHEMA_VERSION = 1
+BUSY_SECONDS = 10.0
+CACHE_KILOBYTES = 256
+
+_SCHEMA = """
+CREATE TABLE list (id INTEGER PRIMARY KEY, bytes INTEGER NOT NULL, digest TEXT NOT NULL);
+CREATE TABLE line (list INTEGER, name INTEGER, position INTEGER NOT NULL, PRIMARY KEY (list, name)) WITHOUT ROWID;
+CREATE TABLE tag (list INTEGER, tag TEXT, position INTEGER NOT NULL, PRIMARY KEY (list, tag)) WITHOUT ROWID;
+"""
+
+T = TypeVar("T")
+
+
+class Entry(NamedTuple):
+    """What the index has of a line."""
+
+    name: str
+    """The line is found by it; of several lines with the same name the last counts."""
+    tag: str = ""
+    """Something of which only all that there ever were is asked, such as the language."""
+
+
+class LineIndex:
+    """The index of one list. ``entry_in`` says what it has of a line; None: the line is left out."""
+
+    def __init__(self, path: Path, entry_in: Callable[[bytes], Entry | None]) -> None:
+        self._path = path
+        self._entry_in = entry_in
+        self._id = _list_id(path)
+        self._database = _database_of(path.parent.parent)
+
+    def find(self, name: str) -> bytes | None:
+        """The last line with this name; None if there is none.
+
+        Raises:
+            OSError: the list cannot be read.
+            StorageError: the index cannot be written.
+        """
+        position = self._database.run(lambda database: self._position(database, name))
+        if position is None:
+            return None
+        line = self._line_at(position)
+        if line is not None and self._has_name(line, name):
+            return line
+        # Two names have the same digest, or the list has just been replaced.
+        last = collections.deque((line for _, line in lines_of(self._path) if self._has_name(line, name)), 1)
+        return last.pop() if last else None
+
+    def tags(self) -> list[str]:
+        """All tags, in the order in which they first came. Raises as :meth:`find`."""
+
+        def query(database: sqlite3.Connection) -> list[str]:
+            self._read_on(database)
+            rows = database.execute("SELECT tag FROM tag WHERE list = ? ORDER BY position", (self._id,))
+            return [str(tag) for (tag,) in rows]
+
+        return self._database.run(query)
+
+    def _position(self, database: sqlite3.Connection, name: str) -> int | None:
+        self._read_on(database)
+        query = "SELECT position FROM line WHERE list = ? AND name = ?"
+        row = database.execute(query, (self._id, _digest(name))).fetchone()
+        return int(row[0]) if row else None
+
+    def _has_name(self, line: bytes, name: str) -> bool:
+        entry = self._entry_in(line)
+        return entry is not None and entry.name == name
+
+    def _read_on(self, database: sqlite3.Connection) -> None:
+        """Reads the list's new lines, and all of them if it is another list."""
+        while True:
+            before = self._bookmark(database)
+            is_another, lines, behind = placed_lines_behind(self._path, before)
+            if not is_another and not lines:
+                return
+            with _transaction(database):
+                if self._bookmark(database) == before:  # otherwise another process has just read them
+                    self._add(database, is_another, lines, behind)
+
+    def _bookmark(self, database: sqlite3.Connection) -> Bookmark:
+        row = database.execute("SELECT bytes, digest FROM list WHERE id = ?", (self._id,)).fetchone()
+        return Bookmark(*row) if row else Bookmark()
+
+    def _add(
+        self,
+        database: sqlite3.Connection,
+        is_another: bool,
+        lines: list[tuple[int, bytes]],
+        behind: Bookmark,
+    ) -> None:
+        if is_another:
+            _forget(database, self._id)
+        placed = [(place, entry) for place, line in lines if (entry := self._entry_in(line)) is not None]
+        database.executemany(
+            "INSERT OR REPLACE INTO line VALUES (?, ?, ?)",
+            [(self._id, _digest(entry.name), place) for place, entry in placed],
+        )
+        database.executemany(
+            "INSERT OR IGNORE INTO tag VALUES (?, ?, ?)",
+            [(self._id, entry.tag, place) for place, entry in placed if entry.tag],
+        )
+        database.execute(
+            "INSERT OR REPLACE INTO list VALUES (?, ?, ?)", (self._id, behind.bytes, behind.digest)
+        )
+
+    def _line_at(self, position: int) -> bytes | None:
+        file = open_regular(self._path)
+        if file is None:
+            return None
+        with file:
+            file.seek(position)
+            return file.readline(MAX_LINE_BYTES)
+
+
+def forget(paths: Iterable[Path]) -> None:
+    """Deletes what is known of lists that are removed. What the disk refuses is left: it finds no line any more."""
+    for path in paths:
+        if (path.parent.parent / INDEX).exists():
+            with contextlib.suppress(StorageError, OSError):
+                database, list_id = _database_of(path.parent.parent), _list_id(path)
+                database.run(lambda connection, list_id=list_id: _forget(connection, list_id))
+
+
+def _forget(database: sqlite3.Connection, list_id: int) -> None:
+    for table, column in (("line", "list"), ("tag", "list"), ("list", "id")):
+        database.execute(f"DELETE FROM {table} WHERE {column} = ?", (list_id,))
+
+
+def _list_id(path: Path) -> int:
+    return _digest(f"{path.parent.name}/{path.name}")
+
+
+def _digest(name: str) -> int:
+    """A number of 64 bits for a name."""
+    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
+# --- the file ---
+
+
+class _Database:
+    """The connection to one index file. A damaged file is replaced by a new one."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        self._close: Callable[[], object] = lambda: None
+
+    def run(self, body: Callable[[sqlite3.Connection], T]) -> T:
+        """Calls ``body`` with the connection.
+
+        Raises:
+            StorageError: the disk refuses.
+            OSError: from ``body``.
+        """
+        with self._lock:
+            try:
+                try:
+                    return body(self._connected())
+                except sqlite3.DatabaseError as error:
+                    if isinstance(error, sqlite3.OperationalError) and "no such" not in str(error):
+                        raise
+                    self._remove()
+                    return body(self._connected())
+            except sqlite3.Error as error:
+                self._close()
+                self._connection = None
+                raise StorageError(f"{INDEX} cannot be used: {error}") from error
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._connection is None:
+            open_private(self._path, os.O_RDWR | os.O_CREAT).close()  # 0600, also for its -wal and -shm
+            connection = sqlite3.connect(
+                self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
+            self._close = weakref.finalize(self, connection.close)
+            _prepare(connection)
+            self._connection = connection
+        return self._connection
+
+    def _remove(self) -> None:
+        self._close()
+        self._connection = None
+        for name in (INDEX, f"{INDEX}-wal", f"{INDEX}-shm"):
+            self._path.with_name(name).unlink(missing_ok=True)
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    for pragma in ("journal_mode = WAL", "synchronous = NORMAL", f"cache_size = -{CACHE_KILOBYTES}"):
+        connection.execute(f"PRAGMA {pragma}")
+    with _transaction(connection):
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            for statement in filter(str.strip, _SCHEMA.split(";\n")):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        elif version != SCHEMA_VERSION:
+            raise sqlite3.DatabaseError(f"it is of version {version}")
+
+
+@contextlib.contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+_databases: weakref.WeakValueDictionary[Path, _Database] = weakref.WeakValueDictionary()
+_databases_lock = threading.Lock()
+
+
+def _database_of(output_dir: Path) -> _Database:
+    """The connection to a folder's index that all its users in this process share."""
+    path = output_dir.absolute() / INDEX
+    with _databases_lock:
+        database = _databases.get(path)
+        if database is None:
+            database = _databases[path] = _Database(path)
+        return database
