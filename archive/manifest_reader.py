@@ -1,7 +1,7 @@
 """Reads the manifests: every committed segment, also of other workers, becomes one item of work in the outbox.
 
 A manifest is read from the outbox's bookmark on. A notification names a folder that is to be read at once. The folders
-of other workers, which send none, are read when their files have grown.
+of other workers, which send none, are read when their files have grown (:mod:`archive.folder_watch`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from archive.folder_watch import FolderWatch
 from archive.jsonl import Bookmark, new_lines
 from archive.manifest import record_in
 from archive.names import MANIFEST, is_plain_name
@@ -35,20 +36,26 @@ class ManifestReader:
         self._sizes: dict[str, int] = {}
         """Bytes of each manifest when it was last read to its end, by folder."""
         self._generation = 0
+        self._watch = FolderWatch(output_dir, (MANIFEST,))
+        self._behind: set[str] = set()
+        """Folders with lines that were not added: another worker has read them, or the outbox is full."""
 
     async def look_everywhere(self) -> None:
-        """Reads every manifest that has grown.
+        """Reads the manifests that have grown: those of folders in use, and of the others some at each call.
 
         Raises:
             StorageError, OSError: the disk refuses.
         """
         generation = await self._outbox.generation()
-        if generation != self._generation:  # the outbox is a new one: everything is read again
+        is_new = generation != self._generation
+        if is_new:  # everything is read again
             self._generation = generation
             self._sizes.clear()
-        folders = await asyncio.to_thread(self._folders)
-        self._sizes = {folder: size for folder, size in self._sizes.items() if folder in folders}
-        await self.look_at(folders)
+        due = await asyncio.to_thread(lambda: self._watch.due(everything=is_new))
+        there = self._watch.folders
+        self._sizes = {folder: size for folder, size in self._sizes.items() if folder in there}
+        behind, self._behind = self._behind, set()
+        await self.look_at(due | behind)
 
     async def look_at(self, folders: Iterable[str]) -> bool:
         """Reads the manifests of these folders (relative to OUTPUT_DIR) that have grown; whether there were any."""
@@ -67,7 +74,8 @@ class ManifestReader:
         if behind != bookmark and not await self._outbox.add_read(
             self._kind, source, works, bookmark, behind
         ):
-            self._sizes.pop(folder, None)  # another worker has read them, or the outbox is full
+            self._sizes.pop(folder, None)
+            self._behind.add(folder)
             return False
         if not lines:
             self._sizes[folder] = size
@@ -75,21 +83,14 @@ class ManifestReader:
 
     # What reads the disk runs on a thread.
 
-    def _folders(self) -> set[str]:
-        """The rooms' folders."""
-        with os.scandir(self._output_dir) as entries:
-            return {
-                entry.name
-                for entry in entries
-                if entry.is_dir(follow_symlinks=False) and _is_text(entry.name)
-            }
-
     def _grown(self, folders: list[str]) -> list[str]:
         return [folder for folder in folders if self._size_of(folder) != self._sizes.get(folder, 0)]
 
     def _size_of(self, folder: str) -> int:
-        found = _stat(self._output_dir / folder / MANIFEST)
-        return found.st_size if found else 0
+        try:
+            return os.stat(self._output_dir / folder / MANIFEST).st_size
+        except FileNotFoundError:
+            return 0
 
     def _items(
         self, folder: str, path: Path, bookmark: Bookmark
@@ -112,19 +113,3 @@ def _record_in(line: bytes, path: Path) -> SegmentRecord | None:
         logger.warning("A line of %s is broken and was skipped", path)
         return None
     return record
-
-
-def _is_text(name: str) -> bool:
-    """Whether a folder's name is valid Unicode; names from other programs may not be."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _stat(path: Path) -> os.stat_result | None:
-    try:
-        return os.stat(path)
-    except FileNotFoundError:
-        return None

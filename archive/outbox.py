@@ -162,6 +162,7 @@ class Outbox:
         """Deletes all items of a kind that are not claimed, and its bookmarks, so that all files are read again."""
         self._file.run("DELETE FROM work WHERE kind = ? AND owner = ''", kind)
         self._file.run("DELETE FROM bookmark WHERE kind = ?", kind)
+        self._file.begin_generation()
 
     @_transaction
     def forget(self, folder: str) -> None:
@@ -169,6 +170,7 @@ class Outbox:
         self._file.run("DELETE FROM work WHERE folder = ? AND owner = ''", folder)
         prefix = f"{folder}/"
         self._file.run("DELETE FROM bookmark WHERE substr(source, 1, ?) = ?", len(prefix), prefix)
+        self._file.begin_generation()
 
     @_transaction
     def claimed(self, kind_prefix: str, folder: str) -> int:
@@ -223,7 +225,7 @@ class Outbox:
 
     @_transaction
     def generation(self) -> int:
-        """A number that changes when a new outbox without bookmarks is created."""
+        """A number that changes when bookmarks are deleted, or a new outbox without any is created."""
         return int(self._file.one("PRAGMA application_id")[0])
 
     @_transaction

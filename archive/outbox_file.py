@@ -144,6 +144,10 @@ class OutboxFile:
         assert self._connection is not None
         return self._connection.execute(statement, values).fetchall()
 
+    def begin_generation(self) -> None:
+        """Within a transaction: gives the content another number, as its readers have to begin anew."""
+        self.run(f"PRAGMA application_id = {_new_generation()}")
+
     def disconnect(self) -> None:
         if self._connection is not None:
             with contextlib.suppress(sqlite3.Error):
@@ -202,13 +206,16 @@ def _prepare(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA synchronous = NORMAL")
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version == 0:
-        generation = secrets.randbelow(2**31 - 1) + 1
         connection.executescript(
-            f"BEGIN; {_SCHEMA} PRAGMA application_id = {generation};"
+            f"BEGIN; {_SCHEMA} PRAGMA application_id = {_new_generation()};"
             f" PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
         )
     elif version != SCHEMA_VERSION:
         raise sqlite3.DatabaseError(f"it is of version {version}")
+
+
+def _new_generation() -> int:
+    return secrets.randbelow(2**31 - 1) + 1
 
 
 def _is_broken(error: sqlite3.DatabaseError) -> bool:

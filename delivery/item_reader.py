@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from archive.delivery_log import DeliveryLog, Key, audio_key, lists_key, text_key
+from archive.delivery_log import Key, SettledItems, audio_key, lists_key, text_key
+from archive.folder_watch import FolderWatch
 from archive.jsonl import Bookmark, end_of, new_lines
-from archive.manifest import read_manifest, record_in
+from archive.manifest import listed_segments, read_manifest, record_in
 from archive.names import GAPS, MANIFEST, TEXTS, is_plain_name
 from archive.outbox import Outbox, Work
 from archive.texts import text_in
@@ -21,8 +22,6 @@ from core.records import SegmentRecord
 from core.text_records import TextRecord
 from delivery.items import expired_before
 
-LOOK_AGAIN_SECONDS = 60.0
-"""How often folders are read that have not grown: the outbox may be a new one."""
 LISTS_SECONDS = 60.0
 """How often a room's lists are delivered while they grow."""
 
@@ -63,23 +62,35 @@ class ItemReader:
         self._seen: dict[str, _Seen] = {}
         self._behind: set[str] = set()
         """Folders with items that were not added: the outbox is full, or another worker has read the same lines."""
-        self._looked_again_at = time.monotonic()
+        self._generation = 0
+        self._watch = FolderWatch(self._output_dir, (MANIFEST, TEXTS, GAPS))
 
     async def look(self, *, with_lists: bool) -> bool:
-        """Adds what is new, and returns whether there was anything.
+        """Adds what is new, and returns whether there was anything. It looks into the folders in use, and into some of
+        the others at each call.
 
         Args:
-            with_lists: add lists that have grown at once, even if they have just been delivered.
+            with_lists: look into all folders, and add lists that have grown at once, even if they have just been
+                delivered.
 
         Raises:
             OSError, StorageError: the disk refuses.
         """
-        if time.monotonic() - self._looked_again_at > LOOK_AGAIN_SECONDS:
-            self._looked_again_at = time.monotonic()
+        generation = await self._outbox.generation()
+        is_new = generation != self._generation
+        if is_new:  # everything is read again
+            self._generation = generation
             for seen in self._seen.values():
                 seen.sizes = (0, 0, 0)
+        due = await asyncio.to_thread(lambda: self._watch.due(everything=is_new or with_lists))
+        there = self._watch.folders
+        self._seen = {folder: seen for folder, seen in self._seen.items() if folder in there}
+        return await self.look_at(due | self._unfinished(), with_lists=with_lists)
+
+    async def look_at(self, folders: Iterable[str], *, with_lists: bool = False) -> bool:
+        """Does the same in these folders only (names relative to OUTPUT_DIR)."""
         has_news = False
-        for folder, sizes in (await asyncio.to_thread(self._sizes)).items():
+        for folder, sizes in (await asyncio.to_thread(self._sizes, list(folders))).items():
             seen = self._seen.setdefault(folder, _Seen(grown_at=0.0))
             if sizes != seen.sizes:
                 has_news = await self._read_on(folder, seen, sizes) or has_news
@@ -87,6 +98,14 @@ class ItemReader:
                 has_news = await self._add_lists(folder) or has_news
                 seen.grown_at = None
         return has_news
+
+    def _unfinished(self) -> set[str]:
+        """The folders that have not grown, but where something is left to be added."""
+        return {
+            folder
+            for folder, seen in self._seen.items()
+            if seen.grown_at is not None or seen.sizes == (0, 0, 0)
+        }
 
     async def _read_on(self, folder: str, seen: _Seen, sizes: _Sizes) -> bool:
         """Reads the lists that have grown to their ends; whether there was anything to deliver."""
@@ -103,15 +122,14 @@ class ItemReader:
         self._behind.discard(folder)
         return has_news
 
-    def _sizes(self) -> dict[str, _Sizes]:
+    def _sizes(self, folders: Iterable[str]) -> dict[str, _Sizes]:
+        """Of those with a manifest."""
         found = {}
-        with os.scandir(self._output_dir) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    path = Path(entry.path)
-                    sizes = (_size(path / MANIFEST), _size(path / TEXTS), _size(path / GAPS))
-                    if sizes[0]:
-                        found[entry.name] = sizes
+        for folder in folders:
+            path = f"{self._output_dir}{os.sep}{folder}{os.sep}"
+            sizes = (_size(path + MANIFEST), _size(path + TEXTS), _size(path + GAPS))
+            if sizes[0]:
+                found[folder] = sizes
         return found
 
     async def _read(
@@ -130,26 +148,26 @@ class ItemReader:
         return False
 
     def _sounds(self, folder: str, lines: list[bytes]) -> Iterator[Work]:
-        delivery_log = DeliveryLog(self._output_dir / folder)
+        settled = SettledItems(self._output_dir / folder)
         for record in filter(None, map(record_in, lines)):
             if not self._save_audio or not is_plain_name(record.file) or not record.file.endswith(".wav"):
                 continue
             if self._is_to_go(folder, record):
                 continue
-            if not delivery_log.is_settled(self._target, audio_key(record)):
+            if not settled.is_settled(self._target, audio_key(record)):
                 payload = {"record": record.to_json()}
                 yield Work(self._kind, folder, record.file, record.start.timestamp(), payload)
 
     def _words(self, folder: str, lines: list[bytes]) -> Iterator[Work]:
         path = self._output_dir / folder
-        delivery_log = DeliveryLog(path)
+        settled, segments = SettledItems(path), listed_segments(path)
         texts = [text for line in lines if (text := text_in(line)) is not None and text.transcript]
-        records = {record.file: record for record in read_manifest(path)} if texts else {}
         for text in texts:
-            record, key = records.get(text.file), text_key(text)
+            line, key = segments.find(text.file), text_key(text)
+            record = record_in(line) if line is not None else None
             if record is None or not is_ours(text) or self._is_to_go(folder, record):
                 continue
-            if not delivery_log.is_settled(self._target, key):
+            if not settled.is_settled(self._target, key):
                 moment = max(text.at, record.end).timestamp()
                 payload = {"record": record.to_json(), "text": text.to_json()}
                 yield Work(self._kind, folder, key.item, moment, payload)
@@ -169,7 +187,7 @@ class ItemReader:
     def _lists(self, folder: str, manifest: Bookmark, texts: Bookmark) -> Work | None:
         gaps = end_of(self._output_dir / folder / GAPS)
         key = key_of_lists(manifest, texts, gaps)
-        if not manifest.bytes or DeliveryLog(self._output_dir / folder).is_settled(self._target, key):
+        if not manifest.bytes or SettledItems(self._output_dir / folder).is_settled(self._target, key):
             return None
         if next(read_manifest(self._output_dir / folder), None) is None:
             return None  # another program's file of the same name
@@ -194,8 +212,8 @@ def is_ours(text: TextRecord) -> bool:
     )
 
 
-def _size(path: Path) -> int:
+def _size(path: str) -> int:
     try:
-        return path.stat().st_size
-    except FileNotFoundError:
+        return os.stat(path).st_size
+    except (FileNotFoundError, NotADirectoryError):
         return 0

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,6 +56,7 @@ class DeliveryService:
         self, settings: Settings, targets: Sequence[Target], outbox: Outbox, backoff: Backoff | None = None
     ) -> None:
         self.metrics = DeliveryMetrics(self.status)
+        self._output_dir = Path(settings.output_dir)
         self._lanes = [
             _Lane(settings, target, outbox, backoff or Backoff(), self.metrics) for target in targets
         ]
@@ -67,7 +68,7 @@ class DeliveryService:
     async def run(self) -> None:
         """Delivers until cancelled, then for :data:`LAST_SECONDS` the last segments of the rooms that have ended: the
         disk may be deleted with the container. The rest is delivered after the next start."""
-        stops = [notify.listen(name, self._wake) for name in (MANIFEST, TEXTS)]
+        stops = [notify.listen(name, self._on_notified) for name in (MANIFEST, TEXTS)]
         running = [supervised(lane.run, f"delivery to {lane.status.target}") for lane in self._lanes]
         try:
             await asyncio.gather(*running)
@@ -95,9 +96,10 @@ class DeliveryService:
         for lane in self._lanes:
             await lane.aclose()
 
-    def _wake(self, path: Path) -> None:
-        for lane in self._lanes:
-            lane.wake()
+    def _on_notified(self, path: Path) -> None:
+        if path.parent.parent == self._output_dir:
+            for lane in self._lanes:
+                lane.notify(path.parent.name)
 
 
 class _Lane:
@@ -123,9 +125,12 @@ class _Lane:
         self._reported_at = -REPORT_SECONDS
         self._counted_at = -COUNT_SECONDS
         self._look_at = 0.0
+        self._notified: set[str] = set()
+        """Folders with a notification that their lists have grown."""
 
-    def wake(self) -> None:
-        self._look_at = 0.0
+    def notify(self, folder: str) -> None:
+        """A folder's lists have grown."""
+        self._notified.add(folder)
         self._more.set()
 
     async def run(self) -> None:
@@ -151,8 +156,16 @@ class _Lane:
     async def look(self, *, with_lists: bool) -> bool:
         """Adds what is new to the outbox; whether there was anything."""
         self._look_at = time.monotonic() + LOOK_SECONDS
+        return await self._added(self._reader.look(with_lists=with_lists))
+
+    async def _look_at_notified(self) -> None:
+        notified, self._notified = self._notified, set()
+        if notified:
+            await self._added(self._reader.look_at(notified))
+
+    async def _added(self, looking: Awaitable[bool]) -> bool:
         try:
-            return await self._reader.look(with_lists=with_lists)
+            return await looking
         except (OSError, StorageError) as error:
             self._state.fails(error)
             return False
@@ -184,6 +197,7 @@ class _Lane:
 
     async def _step(self, *, with_lists: bool) -> None:
         try:
+            await self._look_at_notified()
             if time.monotonic() >= self._look_at:
                 await self.look(with_lists=with_lists)
             await self._begin()

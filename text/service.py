@@ -30,7 +30,7 @@ from translator import Translator
 logger = logging.getLogger("recorder")
 
 SCAN_SECONDS = 2.0
-"""How often all folders are checked for new segments."""
+"""How often folders are checked for new segments of other processes."""
 
 QUIET_SECONDS = 120.0
 """After this long without a call, the costs of a lesson are logged."""
@@ -140,7 +140,7 @@ class TextService:
             worker_state.note("text", _note_on_refused(backlog))
             if is_first:
                 _log_backlog(backlog)
-        elif notified:
+        if notified:
             self._may_claim |= await self._manifests.look_at(notified)
 
     async def _until_news(self) -> None:

@@ -1,0 +1,129 @@
+"""Work for one segment does not grow with what lies in its folder or beside it: counted, not timed."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from archive import folder_watch
+from archive.delivery_log import DELIVERED, audio_key, text_key
+from archive.folder_texts import FolderTexts
+from archive.folder_watch import FolderWatch
+from archive.jsonl import encoded
+from archive.names import MANIFEST, TEXTS
+from config import Settings
+from core.records import SegmentRecord, TextRecord
+from delivery.item_reader import ItemReader
+from support.counting import lines_read
+from support.delivering import opened
+from support.segment_records import segment
+
+SIZES = (20, 400)
+TARGET = "shelf"
+
+
+def text_of(record: SegmentRecord) -> TextRecord:
+    said = f"Sentence {record.number}."
+    return TextRecord(record.number, record.file, record.end, record.start, "anna", "en", said)
+
+
+def old_room(folder: Path, segments: int) -> Path:
+    """A room whose segments have their texts and are delivered."""
+    folder.mkdir(parents=True)
+    records = [segment(number) for number in range(1, segments + 1)]
+    texts = [text_of(record) for record in records]
+    keys = [key for pair in zip(map(audio_key, records), map(text_key, texts), strict=True) for key in pair]
+    (folder / MANIFEST).write_bytes(b"".join(encoded(record.to_json()) for record in records))
+    (folder / TEXTS).write_bytes(b"".join(encoded(text.to_json()) for text in texts))
+    (folder / DELIVERED).write_bytes(
+        b"".join(encoded({"target": TARGET, "item": key.item, "sha256": key.sha256}) for key in keys)
+    )
+    return folder
+
+
+def add_segment(folder: Path) -> SegmentRecord:
+    number = (folder / MANIFEST).read_bytes().count(b"\n") + 1
+    with (folder / MANIFEST).open("ab") as file:
+        file.write(encoded(segment(number).to_json()))
+    return segment(number)
+
+
+def test_a_text_reads_as_many_lines_in_a_room_of_any_age(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = []
+    for size in SIZES:
+        folder = old_room(tmp_path / str(size) / "math101", size)
+        texts = FolderTexts(folder)
+        assert texts.save(text_of(add_segment(folder)))  # reads everything once
+        record = add_segment(folder)
+        with lines_read(monkeypatch) as read:
+            assert not FolderTexts(folder).has(record), "nor after a restart of the worker"
+            assert texts.spoken_languages() == ("en",)
+            assert texts.save(text_of(record))
+            assert not texts.save(text_of(record))
+        counts.append(read())
+    assert counts[0] == counts[1] <= 10
+
+
+async def test_a_delivery_reads_as_many_lines_in_a_room_of_any_age(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = []
+    for size in SIZES:
+        folder = old_room(tmp_path / str(size) / "math101", size)
+        settings = Settings(output_dir=str(folder.parent))
+        texts = FolderTexts(folder)
+        assert texts.has(segment(1))  # reads everything once
+        async with opened(folder.parent) as outbox:
+            reader = ItemReader(settings, outbox, TARGET, "delivery")
+            await reader.look(with_lists=True)
+            assert (await outbox.backlog("delivery")).count == 1, "only the lists are not delivered yet"
+            record = add_segment(folder)
+            with lines_read(monkeypatch) as read:
+                assert await reader.look_at(["math101"])
+                assert texts.save(text_of(record))
+                assert await reader.look_at(["math101"])
+            counts.append(read())
+            assert (await outbox.backlog("delivery")).count == 3
+    assert counts[0] == counts[1] <= 20
+
+
+def test_rooms_in_which_nothing_happens_are_looked_at_in_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = time.monotonic()
+    monkeypatch.setattr(folder_watch.time, "monotonic", lambda: clock)
+    monkeypatch.setattr(folder_watch, "COARSE_SECONDS", -1.0)
+    for number in range(60):
+        (tmp_path / f"old {number}").mkdir()
+        (tmp_path / f"old {number}" / MANIFEST).write_text("")
+        os.utime(tmp_path / f"old {number}" / MANIFEST, (0, 0))
+    (tmp_path / "in use").mkdir()
+    (tmp_path / "in use" / MANIFEST).write_text("")
+    watch = FolderWatch(tmp_path, (MANIFEST,))
+    assert len(watch.due()) == 61, "at first all"
+    seen: set[str] = set()
+    for _ in range(31):
+        clock += 2.0
+        due = watch.due()
+        assert "in use" in due and len(due) <= 1 + 3
+        seen |= due
+    assert len(seen) == 61, "all within a minute"
+    (tmp_path / "new").mkdir()
+    clock += 2.0
+    assert "new" in watch.due()
+    os.utime(tmp_path / "old 7" / MANIFEST)
+    for _ in range(31):
+        clock += 2.0
+        due = watch.due()
+    assert {"in use", "old 7", "new"} <= due
+    assert len(watch.due(everything=True)) == 62
+    clock += folder_watch.ACTIVE_SECONDS
+    for file in (tmp_path / "in use" / MANIFEST, tmp_path / "old 7" / MANIFEST):
+        os.utime(file, (0, 0))
+    watch.due()
+    assert watch.due() == set()
