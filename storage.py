@@ -128,8 +128,9 @@ class RoomFolder:
             number = self._numbers.highest() + 1
             while (note := self._note(number, track, clock, start_sample, speech_sample)).is_taken(self.path):
                 number += 1
-            self._numbers.keep(number)  # before the file: after a crash in between a number is missing, not given twice
-            return PartFile.create(self.path, note, self._opened_at)
+            part = PartFile.create(self.path, note, self._opened_at)
+            self._numbers.keep(number)
+            return part
 
     def _note(
         self, number: int, track: TrackInfo, clock: StreamClock, start_sample: int, speech_sample: int

@@ -25,7 +25,8 @@ from archive.texts import LANGUAGE_TAG, SegmentKey, key_of, text_in
 from archive.tombstones import erasures_in, is_being_erased
 from core import notify
 from core.answers import name_of
-from core.records import SegmentRecord, TextRecord
+from core.records import SegmentRecord
+from core.text_records import TextRecord
 
 RECENT_BYTES = 1 << 17
 """How much of the end of texts.jsonl is read for the context of the next text."""

@@ -15,6 +15,7 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -142,8 +143,7 @@ def forget(paths: Iterable[Path]) -> None:
     for path in paths:
         if (path.parent.parent / INDEX).exists():
             with contextlib.suppress(StorageError, OSError):
-                database, list_id = _database_of(path.parent.parent), _list_id(path)
-                database.run(lambda connection, list_id=list_id: _forget(connection, list_id))
+                _database_of(path.parent.parent).run(partial(_forget, list_id=_list_id(path)))
 
 
 def _forget(database: sqlite3.Connection, list_id: int) -> None:

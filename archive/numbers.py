@@ -51,8 +51,8 @@ class Numbers:
     def __init__(self, folder: Path, names: SegmentNames) -> None:
         self._folder = folder
         self._names = names
-        self._known = _Kept()
-        """What this recorder knows, should the file not be usable."""
+        self._known: _Kept | None = None
+        """What this recorder knows, should the file not be usable; None: it has given no number yet."""
 
     def highest(self) -> int:
         """The highest number that any recorder has given, or that a file or a line of the manifest has.
@@ -60,8 +60,10 @@ class Numbers:
         Raises:
             OSError: the disk refuses.
         """
-        kept = self._kept() or _Kept(self._highest_in_names(), self._known.listed)
-        number, listed = max(kept.number, self._known.number), kept.listed
+        # At first the names count, too: a kill may have left a file whose number is not kept.
+        known = self._known or _Kept(self._highest_in_names())
+        kept = self._kept() or known
+        number, listed = max(kept.number, known.number), kept.listed
         with contextlib.suppress(PermissionError):  # of another owner: what is known so far has to do
             while True:
                 lines, listed = new_lines(self._folder / MANIFEST, listed)
@@ -73,7 +75,7 @@ class Numbers:
 
     def keep(self, number: int) -> None:
         """Keeps a number that has been given. Where the disk refuses that, the next recorder seeks it."""
-        self._known = _Kept(number, self._known.listed)
+        self._known = _Kept(number, self._known.listed if self._known else Bookmark())
         path = self._folder / HIGHEST_NUMBER
         try:
             write_whole(path, jsonl.encoded(self._known.to_json()))

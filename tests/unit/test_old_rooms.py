@@ -15,7 +15,8 @@ from archive.folder_watch import FolderWatch
 from archive.jsonl import encoded
 from archive.names import MANIFEST, TEXTS
 from config import Settings
-from core.records import SegmentRecord, TextRecord
+from core.records import SegmentRecord
+from core.text_records import TextRecord
 from delivery.item_reader import ItemReader
 from support.counting import lines_read
 from support.delivering import opened
@@ -96,7 +97,7 @@ def test_rooms_in_which_nothing_happens_are_looked_at_in_turn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = time.monotonic()
-    monkeypatch.setattr(folder_watch.time, "monotonic", lambda: clock)
+    monkeypatch.setattr(time, "monotonic", lambda: clock)
     monkeypatch.setattr(folder_watch, "COARSE_SECONDS", -1.0)
     for number in range(60):
         (tmp_path / f"old {number}").mkdir()

@@ -303,10 +303,10 @@ def test_numbers_continue_after_a_segment_that_is_still_open(tmp_path: Path) -> 
     second.commit(segment_of(noise(10)))
 
 
-def test_beginning_a_segment_neither_lists_the_folder_nor_reads_old_lines(
+def test_a_recorder_lists_the_folder_once_and_reads_no_old_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The work is the same after 3 and after 300 segments."""
+    """The work for a segment is the same after 3 and after 300 segments."""
     for _ in range(3):
         save(open_room(tmp_path), noise(10))
     parsed: list[bytes] = []
@@ -315,11 +315,24 @@ def test_beginning_a_segment_neither_lists_the_folder_nor_reads_old_lines(
         parsed.extend(lines)
         return records_in(lines, folder)
 
-    monkeypatch.setattr(os, "listdir", lambda path: pytest.fail(f"{path} is listed"))
     monkeypatch.setattr("archive.numbers.records_in", counted)
     folder = open_room(tmp_path)
-    assert [save(folder, noise(10)).number for _ in range(3)] == [4, 5, 6]
+    assert save(folder, noise(10)).number == 4
+    monkeypatch.setattr(os, "listdir", lambda path: pytest.fail(f"{path} is listed"))
+    assert [save(folder, noise(10)).number for _ in range(2)] == [5, 6]
     assert len(parsed) == 3, "each line is read once, by the segment after it"
+
+
+def test_a_number_that_was_given_but_not_kept_is_not_given_again(tmp_path: Path) -> None:
+    """A kill between the two."""
+    kept = save(open_room(tmp_path), noise(10))
+    note = (tmp_path / "math101" / HIGHEST_NUMBER).read_bytes()
+    lost = begin(open_room(tmp_path))
+    (tmp_path / "math101" / HIGHEST_NUMBER).write_bytes(note)
+    following = begin(open_room(tmp_path))
+    assert [kept.number, lost.name[:11], following.name[:11]] == [1, "segment_002", "segment_003"]
+    for part in (lost, following):
+        part.commit(segment_of(noise(10)))
 
 
 @pytest.mark.parametrize(
