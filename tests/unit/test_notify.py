@@ -11,24 +11,28 @@ from devtools.room_folders import until
 
 
 async def test_a_notification_from_any_thread_arrives_on_the_listeners_loop(tmp_path: Path) -> None:
-    heard: list[tuple[Path, threading.Thread]] = []
-    stop = notify.listen("a.jsonl", lambda path: heard.append((path, threading.current_thread())))
-    ringer = threading.Thread(target=notify.notify, args=(tmp_path / "a.jsonl",))
-    ringer.start()
-    ringer.join()
+    received: list[tuple[Path, threading.Thread]] = []
+    stop = notify.listen("a.jsonl", lambda path: received.append((path, threading.current_thread())))
+    thread = threading.Thread(target=notify.notify, args=(tmp_path / "a.jsonl",))
+    thread.start()
+    thread.join()
     notify.notify(tmp_path / "b.jsonl")
-    await until(lambda: heard, "the notification arrives")
-    assert heard == [(tmp_path / "a.jsonl", threading.current_thread())]
+    await until(lambda: received, "the notification arrives")
+    assert received == [(tmp_path / "a.jsonl", threading.current_thread())]
     stop()
     stop()
     notify.notify(tmp_path / "a.jsonl")
     await asyncio.sleep(0)
-    assert len(heard) == 1
+    assert len(received) == 1
 
 
-def test_a_listener_that_has_ended_does_not_disturb_others(tmp_path: Path) -> None:
+async def test_a_listener_whose_event_loop_has_ended_does_not_disturb_others(tmp_path: Path) -> None:
     async def listen() -> None:
         notify.listen("gone.jsonl", lambda path: None)
 
-    asyncio.run(listen())
+    await asyncio.to_thread(asyncio.run, listen())
+    received: list[Path] = []
+    stop = notify.listen("gone.jsonl", received.append)
     notify.notify(tmp_path / "gone.jsonl")
+    await until(lambda: received, "the notification arrives")
+    stop()

@@ -445,7 +445,8 @@ def test_whatever_is_answered_a_text_or_a_reason_is_kept(found: Any, wrapper: st
 @given(st.text(max_size=200) | st.text('{}[]":,\\ \ntranscipe', max_size=200))
 def test_no_text_breaks_the_reading_of_an_answer(text: str) -> None:
     with contextlib.suppress(ValueError):
-        checked(text, ("es",))
+        found = checked(text, ("es",))
+        assert one_line(found.transcript) == found.transcript and len(found.transcript) <= len(text)
 
 
 # --- questions ---
