@@ -274,7 +274,7 @@ class PartFile:
 
     def _try_to_list(self, record: SegmentRecord) -> bool:
         """Adds the manifest line. Returns False if the manifest cannot be opened again and again: recovery can still
-        list the WAV by its note, and the segments behind it must be saved, too."""
+        list the WAV by its note, and the segments after it must be saved, too."""
         try:
             self._list(record)
         except PermissionError as error:

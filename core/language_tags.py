@@ -221,7 +221,7 @@ def _parsed(text: str, parts: Sequence[str]) -> _Tag:
     language, _, script = language.partition("-")
     region, variants = "", []
     for part in more:
-        if len(part) == 4 and part.isalpha():  # Java writes it behind the region
+        if len(part) == 4 and part.isalpha():  # Java writes it after the region
             script = script or part.title().replace(UNKNOWN_SCRIPT, "")
         elif (len(part) == 2 and part.isalpha()) or (len(part) == 3 and part.isdecimal()):
             region = region or part.upper().replace(UNKNOWN_REGION, "")

@@ -106,7 +106,7 @@ def _values_in(text: str) -> Iterator[Any]:
 
 
 def _value_at(text: str, position: int) -> tuple[Any, int]:
-    """The value at a position, and its end; objects directly behind one another that say different things as a list.
+    """The value at a position, and its end; objects directly after one another that differ as a list.
 
     Raises:
         ValueError, RecursionError: there is none.

@@ -163,7 +163,7 @@ def template(allowed: str, placeholders: tuple[str, ...], *required: tuple[str, 
 
 
 def _neighbours(text: str, part: str) -> str:
-    """The characters directly before and behind each ``part`` of ``text``."""
+    """The characters directly before and after each ``part`` of ``text``."""
     pieces = text.split(part)
     return "".join(piece[-1:] for piece in pieces[:-1]) + "".join(piece[:1] for piece in pieces[1:])
 

@@ -25,7 +25,7 @@ PLACEHOLDER_RANGE = 4096
 """A length that differs from 2 or 4 GiB by at most this many bytes is not one either: some subtract their headers."""
 
 PADDING_BYTES = 1024
-"""This much behind the sound is padding, not sound that the header does not count."""
+"""This much after the sound is padding, not sound that the header does not count."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Part:
     start: int
     end: int
     promised_end: int
-    """Where it ends according to its header; behind ``end``: the file is incomplete."""
+    """Where it ends according to its header; after ``end``: the file is incomplete."""
     patches: Mapping[int, bytes] = field(default_factory=dict)
     """Bytes of the header to be replaced, by their position in the file."""
 
@@ -346,7 +346,7 @@ def _lacks_last_page(file: IO[bytes], start: int, size: int) -> bool:
 
 
 def _flv(file: IO[bytes], start: int, size: int) -> Part:
-    """Looks for another FLV behind the last tag of this one."""
+    """Looks for another FLV after the last tag of this one."""
     at = start + 13
     for _ in range(MAX_CHUNKS):
         file.seek(at)

@@ -244,7 +244,7 @@ class Recording:
 
     @property
     def restarts(self) -> int:
-        """How often its time begins anew: recordings were joined."""
+        """How often its timestamps restart: recordings were joined."""
         return self._main_reader().timeline.restarts
 
     def _tolerance(self, promised: float) -> float:

@@ -82,7 +82,7 @@ class Outcome:
     excess_seconds: float
     """How much more there was than its header promises."""
     restarts: int
-    """How often the file's time begins anew: recordings were joined."""
+    """How often the file's timestamps restart: recordings were joined."""
 
 
 def segment_file(

@@ -41,7 +41,7 @@ def mp3_seconds(path: Path, start: int) -> float | None:
 
 
 def _first_bytes(path: Path, start: int) -> bytes:
-    """Returns what is behind the tag ID3."""
+    """Returns what follows the ID3 tag."""
     with open(path, "rb") as file:
         file.seek(start)
         head = file.read(10)

@@ -150,7 +150,7 @@ def _remarks(outcome: Outcome) -> Iterator[str]:
         promised = duration(outcome.duration_seconds - outcome.excess_seconds)
         found.append(f"its header promises {promised}, {duration(outcome.duration_seconds)} were read")
     if outcome.restarts:
-        found.append(f"its times begin anew {outcome.restarts} times: the parts follow each other")
+        found.append(f"its timestamps restart {outcome.restarts} times: the parts follow each other")
     if found:
         yield "; ".join(found)
 

@@ -26,13 +26,13 @@ MAX_HOLE_SECONDS = 6 * 3600.0
 """A longer hole is a broken timestamp."""
 
 MAX_SILENCE_SECONDS = 12 * 3600.0
-"""After this much silence in a recording, its timestamps are not believed any more."""
+"""After this much silence in a recording, its timestamps are ignored."""
 
 LOOK_AHEAD_SECONDS = 40.0
-"""So much sound is read to see whether the timestamps return to where they were. A Matroska cluster, whose time may be
+"""How much sound is read to see whether the timestamps return to where they were. A Matroska cluster, whose time may be
 wrong as a whole, has at most 33 s."""
 SMALL_JUMP_SECONDS, SMALL_LOOK_AHEAD_SECONDS = 1.0, 5.0
-"""For smaller jumps, which may be frequent, less is read."""
+"""The same for smaller jumps, which may be frequent."""
 
 CONFIRMING_SECONDS = 2.0
 """At the end of a recording a hole is believed if at least this much sound follows it."""
@@ -125,7 +125,7 @@ class Timeline:
         """Length so far, holes included."""
         self.losses = Losses()
         self.restarts = 0
-        """How often the timestamps began anew."""
+        """How often the timestamps restarted."""
         self._origin = origin
         self._offset = origin
         self._promised = promised_seconds

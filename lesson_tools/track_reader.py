@@ -211,7 +211,7 @@ class TrackReader:
     def _demuxed(
         self, container: av.container.InputContainer, stream: av.AudioStream
     ) -> Iterator[av.Packet[av.AudioStream]]:
-        """Yields packets. A demuxer that ends with an error is started again behind it."""
+        """Yields packets. A demuxer that ends with an error is started again after the error."""
         errors = 0
         while errors < MAX_ERRORS_IN_A_ROW:
             try:

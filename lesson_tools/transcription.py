@@ -41,7 +41,7 @@ POLL_SECONDS = 0.2
 
 MAX_FAILURES = 20
 """A run ends when this many calls have failed one after another, each after a longer pause: about an hour. Whether the
-service or the last segments are at fault cannot be told then, so nothing is noted about the segments."""
+service or the last segments are at fault is not known then, so nothing is noted about the segments."""
 
 TOKENS_PER_CALL, TOKENS_PER_SECOND = 230, 32
 """Input: instruction, schema and three sentences of context; the sound (docs/translation.md)."""

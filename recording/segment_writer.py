@@ -178,7 +178,7 @@ class SegmentWriter:
         return False
 
     async def _handle(self, item: Item) -> None:
-        """Handles one update; a failure must not stop the updates behind it."""
+        """Handles one update; a failure must not stop the updates after it."""
         try:
             if isinstance(item.update, Opened):
                 await self._begin(item, item.update)

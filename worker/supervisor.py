@@ -133,7 +133,7 @@ class WorkerProcess:
 
     @property
     def port(self) -> int:
-        """The port of its health answer; 0: it has not told it yet."""
+        """The port of its health answer; 0: not known yet."""
         try:
             return int(self._port_file.read_text(encoding="ascii"))
         except (OSError, ValueError):

@@ -21,7 +21,7 @@ class Fault(Enum):
     STUDENT = "a student speaks at the same time"
     RESUME = "the teacher's connection breaks and is resumed"
     DISK_FULL = "the disk is full for 8 s"
-    FULL_RECONNECT = "the teacher's connection breaks and is made anew"
+    FULL_RECONNECT = "the teacher's connection breaks and is made again"
     CROWD = "20 students come, change their attributes 20 times each, and go"
     SERVER_RESTART = "the server restarts"
 

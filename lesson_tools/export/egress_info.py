@@ -24,7 +24,7 @@ MAX_FILES = 100_000
 MAX_DEPTH = 8
 """Lists and responses in each other beyond this are not read."""
 _DOCUMENT = re.compile(r"""(?:^|(?<=[}\]]))[ \t\r,]*([{\[])(?=\s*["{}\[\]])""", re.MULTILINE)
-"""Where a document may begin: with a line, or behind another document. ``[x]`` begins none."""
+"""Where a document may begin: with a line, or after another document. ``[x]`` begins none."""
 MAX_DIFFERENCE_SECONDS = 1.0
 """A video and a file of egress may be the same if their lengths differ by no more than this."""
 

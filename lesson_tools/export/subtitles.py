@@ -39,7 +39,7 @@ AFTER_SENTENCE, AFTER_CLAUSE, BETWEEN_WORDS, BETWEEN_CHARACTERS, INSIDE_WORD = 0
 """Cost of a break there, added to its distance from the middle as a share of the text's length."""
 
 NEVER_LAST = "\u200c\u200d\u17d2\u1039" + "เแโใไ" + "ເແໂໃໄ"
-"""What belongs to the letter behind it: joiners of Persian, Hindi and others, the signs of Khmer and Burmese for a
+"""What belongs to the letter after it: joiners of Persian, Hindi and others, the signs of Khmer and Burmese for a
 letter below, and the vowels of Thai and Lao that are written before their consonant."""
 STAY_BEHIND = "ะาำๅๆฯ" + "ະາຳໆຯ"
 """Vowels and signs of Thai and Lao that belong to the letter before them."""
