@@ -933,12 +933,18 @@ def test_a_link_is_not_followed_and_does_not_block_a_room(tmp_path: Path, name: 
 
 
 def test_a_folder_that_cannot_be_recovered_does_not_stop_the_others(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("a", "b", "c"):
         abandoned(open_room(tmp_path, replace(ROOM, name=name)), noise(100))
-    (tmp_path / "b" / ".lock").unlink()
-    (tmp_path / "b" / ".lock").mkdir()
+    listed = os.listdir
+
+    def refusing(path: Path) -> list[str]:
+        if Path(path).name == "b":
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "listdir", refusing)
     assert [record.room_name for record in recover_all(settings_for(tmp_path))] == ["a", "c"]
     (line,) = (record.getMessage() for record in caplog.records)
     assert "Folder b cannot be recovered" in line
