@@ -71,7 +71,10 @@ class FolderLock:
             return open_private(self._path, os.O_RDWR | os.O_CREAT)
         except PermissionError:
             # Of another owner: root has run a command here. Who may change the folder may replace the file.
-            self._path.unlink()
+            if self._path.is_dir() and not self._path.is_symlink():
+                self._path.rename(self._path.with_name(f"{LOCK_FILE}-{secrets.token_hex(4)}"))
+            else:
+                self._path.unlink()
             return open_private(self._path, os.O_RDWR | os.O_CREAT)
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
@@ -119,7 +122,13 @@ def is_still_at(file: IO[bytes], path: Path) -> bool:
 
 
 def open_private(path: Path, flags: int) -> IO[bytes]:
-    """Opens an unbuffered binary file; a new one gets the mode 0600. Follows no symbolic link."""
+    """Opens an unbuffered binary file; a new one gets the mode 0600. Follows no symbolic link.
+
+    Raises:
+        PermissionError: the system does not permit it, or there is something else than a regular file.
+    """
+    if not is_ordinary_or_none(path):
+        raise PermissionError(errno.EACCES, "it is no regular file", str(path))
     descriptor = os.open(
         path, flags | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0), PRIVATE_FILE
     )

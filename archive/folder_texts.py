@@ -7,6 +7,7 @@ a text costs the same in a folder with a hundred texts and with a hundred thousa
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import threading
 from collections import OrderedDict
@@ -16,7 +17,7 @@ import aiofiles
 import aiofiles.os
 
 from archive import jsonl
-from archive.files import PRIVATE_FILE, FolderLock, sync_folder
+from archive.files import PRIVATE_FILE, FolderLock, is_ordinary_or_none, sync_folder
 from archive.jsonl import Bookmark, bookmark_before_end, lines_behind
 from archive.line_index import Entry, LineIndex
 from archive.manifest import listed_segments
@@ -52,6 +53,8 @@ async def write_text(path: Path, text: str) -> None:
 
 
 def _private(path: str, flags: int) -> int:
+    if not is_ordinary_or_none(Path(path)):  # opening a pipe would block
+        raise PermissionError(errno.EACCES, "it is no regular file", path)
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), PRIVATE_FILE)
 
 

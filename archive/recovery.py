@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import logging
 import os
 from collections.abc import Iterator
@@ -13,7 +12,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from archive.files import FolderLock, is_abandoned, sync_folder
+from archive import jsonl
+from archive.files import FolderLock, is_abandoned, open_private, sync_folder
+from archive.handover_note import is_plausible
 from archive.manifest import append_manifest, read_manifest
 from archive.names import MANIFEST, PART_SUFFIX, SegmentNames
 from archive.tombstones import erased_since
@@ -33,6 +34,8 @@ from core.records import (
 )
 
 logger = logging.getLogger("recorder")
+
+MAX_NOTE_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ class OpenNote:
 
     @classmethod
     def from_json(cls, note: dict[str, Any]) -> OpenNote:
-        return cls(
+        read = cls(
             number=int(note["number"]),
             file=str(note["file"]),
             room=RoomInfo(
@@ -111,6 +114,9 @@ class OpenNote:
             anchor=parse_utc(note["anchor"]),
             start_sample=int(note["start_sample"]),
         )
+        if read.number < 1 or not (is_plausible(read.start) and is_plausible(read.room.started_at)):
+            raise ValueError("not a plausible note")
+        return read
 
 
 def recover_all(settings: Settings) -> list[SegmentRecord]:
@@ -327,10 +333,12 @@ def _note_of(folder: Path, file: str) -> OpenNote | None:
     """The note of a WAV or part; None if it has none that is valid."""
     file = file.removesuffix(PART_SUFFIX)
     try:
-        note = OpenNote.from_json(json.loads((folder / f".{Path(file).stem}.json").read_bytes()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        with open_private(folder / f".{Path(file).stem}.json", os.O_RDONLY) as note_file:
+            text = note_file.read(MAX_NOTE_BYTES)
+    except OSError:
         return None
-    return note if note.file == file else None
+    note = jsonl.parsed(text, OpenNote.from_json)
+    return note if note is not None and note.file == file else None
 
 
 def _size(path: Path) -> int:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
+from archive.files import is_ordinary_or_none
 from archive.names import PART_SUFFIX, safe_name
 from archive.texts import LANGUAGE_TAG
 from core.errors import Refused, StorageError
@@ -173,9 +174,9 @@ def file_bytes(path: Path) -> bytes:
         Unusable: it does not exist, or is not an ordinary file.
         StorageError: it cannot be read now.
     """
-    if path.is_symlink():
-        raise Unusable("it is no ordinary file")
     try:
+        if not is_ordinary_or_none(path):  # reading a pipe would block
+            raise Unusable("it is no ordinary file")
         return path.read_bytes()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise Unusable("the file is gone") from None

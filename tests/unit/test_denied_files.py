@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import errno
 import io
+import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,6 +114,54 @@ def test_recovery_names_the_file_and_leaves_it_and_recovers_the_others(
     assert run("check", "--repair", output_dir=tmp_path).code == 0
     lines = assert_sound(folder.path)
     assert {line["participant_identity"] for line in lines} == {"anna"}, "the note is still there"
+
+
+def pipe(path: Path) -> None:
+    if sys.platform == "win32":
+        pytest.skip("it has no pipes with a name in a folder")
+    os.mkfifo(path)
+
+
+def link(path: Path) -> None:
+    if sys.platform == "win32":
+        pytest.skip("creating one needs a privilege")
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, pipe, link])
+@pytest.mark.parametrize(
+    "name", [".lock", MANIFEST, GAPS, ".heard", ".whole lesson.json", "whole lesson.wav"]
+)
+def test_what_is_no_regular_file_stops_no_recorder(
+    tmp_path: Path, folder: RoomFolder, name: str, make: Callable[[Path], None]
+) -> None:
+    left_by_a_crash(folder, 1)
+    (folder.path / ".lock").unlink()
+    make(folder.path / name)
+    if name.endswith(".json"):
+        (folder.path / "whole lesson.wav").write_bytes(bytes(1_000))
+    again = open_room(tmp_path)
+    again.recover()
+    again.handover.note_before()
+    part = begin(again, 1)
+    for _ in range(MAX_LISTING_REFUSALS - 1):
+        with contextlib.suppress(PermissionError):
+            part.commit(segment_of(sound(1), STRIDE))
+    assert part.commit(segment_of(sound(1), STRIDE)).number == 2
+    again.note_gap(GAP)
+    assert len(list(folder.path.glob("segment_*.wav"))) == 2
+
+
+@pytest.mark.parametrize(
+    "change", [{"number": 1e400}, {"number": 0}, {"start_sample": 10**15}, {"anchor": "9999-12-31T23:59:59Z"}]
+)
+def test_a_note_with_impossible_figures_hides_neither_its_part_nor_others(
+    tmp_path: Path, folder: RoomFolder, change: dict[str, Any]
+) -> None:
+    left_by_a_crash(folder, 2)
+    note = next(folder.path.glob(".segment_001*.json"))
+    note.write_text(json.dumps({**json.loads(note.read_text()), **change}))
+    assert len(open_room(tmp_path).recover()) == 2
 
 
 def test_a_lock_file_is_replaced(tmp_path: Path, folder: RoomFolder, deny: Deny) -> None:
