@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from config import Settings
 from recording.role_reading import MAX_METADATA_CHARACTERS
-from recording.roles import NO_ROLE, ParticipantFacts, Verdict
+from recording.roles import NO_ROLE, ParticipantFacts, Verdict, is_declined
 from recording.room_log import RoomLog
 
 HINT_SECONDS = 10.0
@@ -68,10 +68,16 @@ def why_nobody_is_recorded(publishers: Collection[Publisher], settings: Settings
     if not advice:
         where = f"attribute {settings.role_attribute}" if settings.role_attribute else settings.role_key
         advice.append(f"no participant has a role (ROLE_KEY, ROLE_ATTRIBUTE: it is looked for in {where})")
+    if any(_is_recorded_with_everyone(one.facts, settings) for one in publishers):
+        advice.append("RECORD=everyone would record all")
     return (
         f"Nobody is recorded, and audio has been published for {HINT_SECONDS:.0f} s. "
-        f"Roles seen: {seen}. {'; '.join(advice)}; RECORD=everyone would record all"
+        f"Roles seen: {seen}. {'; '.join(advice)}"
     )
+
+
+def _is_recorded_with_everyone(facts: ParticipantFacts, settings: Settings) -> bool:
+    return facts.kind in settings.teacher_kinds and not is_declined(facts.attributes)
 
 
 def _advice(publisher: Publisher, settings: Settings) -> Iterator[str]:
@@ -85,7 +91,7 @@ def _advice(publisher: Publisher, settings: Settings) -> Iterator[str]:
         values = value if isinstance(value, list) else [value]
         return any(isinstance(one, str) and one.strip().casefold() in teacher_roles for one in values)
 
-    if is_teacher(facts.metadata.strip().strip('"')):
+    if is_teacher(facts.metadata.strip().strip("\"'")):
         yield f'a teacher\'s role is the whole metadata: it must be JSON, such as {{"{settings.role_key}": "teacher"}}'
     for path in _paths(facts.metadata, is_teacher):
         instead = " and no ROLE_ATTRIBUTE" if settings.role_attribute else ""
@@ -96,7 +102,7 @@ def _advice(publisher: Publisher, settings: Settings) -> Iterator[str]:
 
 
 def _paths(metadata: str, is_teacher: Callable[[object], bool]) -> Iterator[str]:
-    """The paths in a JSON object whose value is a teacher's role, those near its top first."""
+    """The paths in JSON whose value is a teacher's role, those near its top first."""
     if len(metadata) > MAX_METADATA_CHARACTERS:
         return
     try:

@@ -48,12 +48,13 @@ def roles_in_metadata(metadata: str, key: str) -> Roles:
 def value_at(found: Mapping[str, Any], key: str) -> Any:
     """The value under a key or, if no key has this name, at a path such as ``user.role``; None if there is none.
 
-    A key in other case counts if there is none in this case.
+    A key in other case counts if there is none in this case, and keys on the way may have dots themselves.
     """
-    head, dot, rest = key.partition(".")
     value = _member(found, key)
-    if value is None and dot and isinstance(inner := _member(found, head), dict):
-        return value_at(inner, rest)
+    dots = (at for at, character in enumerate(key) if character == ".")
+    while value is None and (at := next(dots, None)) is not None:
+        if isinstance(inner := _member(found, key[:at]), dict):
+            value = value_at(inner, key[at + 1 :])
     return value
 
 

@@ -143,7 +143,10 @@ class RoleRules:
 
 def is_declined(attributes: Mapping[str, str]) -> bool:
     """Whether a participant's attributes say that it must not be recorded."""
-    return attributes.get(CONSENT_ATTRIBUTE, "").strip().casefold() in _DECLINED
+    return any(
+        name.casefold() == CONSENT_ATTRIBUTE and value.strip().casefold() in _DECLINED
+        for name, value in attributes.items()
+    )
 
 
 class Places:

@@ -50,6 +50,8 @@ def test_roles_that_were_seen_and_settings_are_named_and_nobody_s_name() -> None
         ('{"user": {"role": "teacher"}}', {}, "ROLE_KEY=user.role"),
         ('{"a": {"b": {"c": ["x", "Teacher"]}}}', {}, "ROLE_KEY=a.b.c"),
         ('{"type": "teacher"}', {}, "ROLE_KEY=type"),
+        ('{"a.b": {"c.d": "teacher"}}', {}, "ROLE_KEY=a.b.c.d"),
+        ("'teacher'", {}, 'JSON, such as {"role": "teacher"}'),
         ("", {"kind": "teacher"}, "ROLE_ATTRIBUTE=kind"),
         ("teacher", {}, 'JSON, such as {"role": "teacher"}'),
         (' "Teacher" ', {}, 'JSON, such as {"role": "teacher"}'),
@@ -60,6 +62,9 @@ def test_roles_that_were_seen_and_settings_are_named_and_nobody_s_name() -> None
 def test_a_role_in_another_place_is_found(metadata: str, attributes: dict[str, str], advice: str) -> None:
     told = line(publisher(metadata, attributes))
     assert advice in told and "RECORD=everyone" in told
+    if "=" in advice:
+        setting, _, value = advice.partition("=")
+        assert publisher(metadata, attributes, **{setting.lower(): value}).verdict.is_recorded, "it is true"
     assert "Roles seen: no role (1)" in told
 
 
@@ -78,6 +83,8 @@ def test_a_role_in_the_metadata_is_found_though_an_attribute_is_asked_for() -> N
 )
 def test_reasons_other_than_the_role_are_named(one: Publisher, advice: str) -> None:
     assert advice in line(one)
+    would_be_recorded = RoleRules(Settings(record="everyone")).judge(one.facts).is_recorded
+    assert ("RECORD=everyone" in line(one)) is would_be_recorded
 
 
 def test_a_crowd_and_huge_metadata_make_one_short_line() -> None:

@@ -90,6 +90,7 @@ def test_a_teacher_is_whom_the_metadata_calls_one(metadata: str, recorded: bool,
         ('{"user": {"role": "teacher"}}', True),
         ('{"User": {"ROLE": ["teacher"]}}', True),
         ('{"user.role": "teacher"}', True),
+        ('{"user": {"role": null, "x": 1}, "user.role": null}', False),
         ('{"user.role": "student", "user": {"role": "teacher"}}', False),
         ('{"user": {"role": "student"}, "role": "teacher"}', False),
         ('{"user": "teacher"}', False),
@@ -402,6 +403,7 @@ def test_who_says_nothing_else_is_recorded_by_its_role(attributes: dict[str, str
 def test_who_withdraws_and_consents_again_is_recorded_again() -> None:
     room = rules()
     no = {"recording": "no"}
+    assert not rules().judge(person(TEACHER, attributes={"Recording": "NO"})).is_recorded
     verdicts = [
         room.judge(person(TEACHER, can_update=True, attributes=attributes)).is_recorded
         for attributes in (no, {}, no, {})
