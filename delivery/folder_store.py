@@ -34,7 +34,7 @@ def folder_in(url: str, *, is_windows: bool = sys.platform == "win32") -> str:
     parts = urlsplit(url)
     path = unquote(parts.path, errors="surrogateescape")
     host = "" if parts.netloc.casefold() == "localhost" else parts.netloc
-    if parts.query or parts.fragment or "\0" in path or not path.strip("/\\"):
+    if parts.query or parts.fragment or ":" in host or "\0" in path or not path.strip("/\\"):
         raise ValueError(url)
     if not is_windows:
         if host:
