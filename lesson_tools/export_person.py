@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,9 +18,11 @@ from archive.files import open_private
 from archive.manifest import gap_in, record_in
 from archive.names import GAPS, MANIFEST, TEXTS, is_plain_name, safe_name
 from archive.texts import LANGUAGE_TAG, text_in
+from archive.tombstones import is_being_erased
 from config import Settings
 from core.errors import InputError, RecorderError, StorageError
-from core.records import SegmentRecord, format_utc, utc_now
+from core.records import GapRecord, SegmentRecord, format_utc, utc_now
+from core.text_records import TextRecord
 from delivery.erasure import all_folders
 from delivery.lists import whole_lines
 from delivery.object_store import ObjectTarget
@@ -104,7 +106,8 @@ async def _collect(
     found.not_read = [target.name for target in targets if target not in stores]
     try:
         known: set[tuple[str, str]] = set()
-        for folder in await asyncio.to_thread(_folders, Path(settings.output_dir)):
+        output_dir = Path(settings.output_dir)
+        for folder in await asyncio.to_thread(_folders, output_dir):
             records, names = await asyncio.to_thread(_add_folder, folder, participant, archive, found)
             for record in records:
                 known.add((folder.name, record.file))
@@ -112,7 +115,8 @@ async def _collect(
                     found.missing.append(f"{folder.name}/{record.file}")
         for number, store in enumerate(stores, start=1):
             try:
-                await _add_from_store(store, f"store{number}", participant, archive, found, known)
+                into = f"store{number}"
+                await _add_from_store(store, into, participant, archive, found, known, output_dir)
             except RecorderError as error:
                 found.problems.append(f"{store.name}: {error}")
     finally:
@@ -134,11 +138,26 @@ def _add_folder(
         names = {path.name: path for path in folder.iterdir() if path.is_file() and not path.is_symlink()}
     except OSError as error:
         raise StorageError(f"{folder} cannot be read: {error.strerror or error}") from None
-    records = _add_lists(folder.name, lists, participant, archive, found)
+    records = _add_lists(folder.name, _without_erased(lists, folder), participant, archive, found)
     for record in records:
         for name in _files_of(record, names):
             archive.write(names[name], f"{folder.name}/{name}")
     return records, set(names)
+
+
+def _without_erased(lists: dict[str, list[bytes]], folder: Path) -> dict[str, list[bytes]]:
+    """The lists without the lines that are being erased."""
+    parse: dict[str, Callable[[bytes], SegmentRecord | TextRecord | GapRecord | None]] = {
+        MANIFEST: record_in,
+        TEXTS: text_in,
+        GAPS: gap_in,
+    }
+
+    def is_kept(name: str, line: bytes) -> bool:
+        found = parse[name](line)
+        return found is None or not is_being_erased(folder, found)
+
+    return {name: [line for line in lines if is_kept(name, line)] for name, lines in lists.items()}
 
 
 def _add_lists(
@@ -216,6 +235,7 @@ async def _add_from_store(
     archive: zipfile.ZipFile,
     found: PersonalData,
     known: set[tuple[str, str]],
+    output_dir: Path,
 ) -> None:
     """Adds the segments that this disk does not list, such as those of other workers, below ``into``."""
     for folder in await store.objects.folders():
@@ -225,6 +245,7 @@ async def _add_from_store(
         for name in (MANIFEST, TEXTS, GAPS):
             data, _ = await store.objects.read(f"{folder}/{name}")
             lists[name] = whole_lines(data or b"")
+        lists = _without_erased(lists, output_dir / folder)
         lists[MANIFEST] = [
             line
             for line in lists[MANIFEST]

@@ -26,6 +26,7 @@ class Kind(StrEnum):
     """A file of the recorder that is not in the manifest and cannot be added to it."""
     PART_LEFT = "part_left"
     BEING_RECORDED = "being_recorded"
+    BEING_ERASED = "being_erased"
     SPEECH_MISSED = "speech_missed"
     """The recorder has recorded a gap itself: it was not in the room, or could not save the speech."""
     UNDELIVERED = "undelivered"

@@ -16,15 +16,17 @@ from typing import TypeVar
 from archive.delivery_log import DeliveryLog, audio_key, keys_of
 from archive.files import FolderLock, is_abandoned
 from archive.jsonl import Lines
-from archive.manifest import read_gaps
+from archive.manifest import read_gaps, read_manifest
 from archive.names import MANIFEST, TEXTS, SegmentNames
 from archive.recovery import is_from_recorder
 from archive.rooms import Room
 from archive.texts import Text, Texts
+from archive.tombstones import is_being_erased
 from archive.wav import whole_samples_in
 from core.errors import StorageError
 from core.records import SegmentRecord, format_utc
 from core.text_records import TextRecord
+from lesson_tools import console
 from lesson_tools.console import Advance
 from lesson_tools.expected import Expected
 from lesson_tools.findings import Finding, Kind, Report
@@ -65,6 +67,12 @@ def inspect(
             advance(1)
         report.findings += [_broken(Kind.BROKEN_LINE, MANIFEST, line) for line in lines.broken]
         report.findings += [_broken(Kind.BROKEN_TEXT_LINE, TEXTS, line) for line in texts.lines.broken]
+    if going := [record.file for record in read_manifest(room.path) if is_being_erased(room.path, record)]:
+        count = console.counted(len(going), "segment")
+        report.findings.append(
+            Finding(Kind.BEING_ERASED, f"the erasure of {count} is not complete: repeat it")
+        )
+        listed.update(going)
     # Listed after the manifest was read: every segment that began before the manifest's last line has a file by now.
     files = _names_in(room.path)
     report.findings += series.findings(_numbers_of(files, names))
@@ -227,7 +235,7 @@ def _still_unlisted(room: Room, names: list[str]) -> list[str]:
         return []
     try:
         with FolderLock(room.path):
-            listed = {record.file for record in room.records()}
+            listed = {record.file for record in read_manifest(room.path)}
     except OSError:  # a disk that cannot be written has no recorder either
         return names
     return [name for name in names if name not in listed]

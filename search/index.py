@@ -25,10 +25,11 @@ from archive.jsonl import lines_behind, new_lines
 from archive.manifest import record_in
 from archive.names import MANIFEST, TEXTS, is_plain_name
 from archive.texts import Texts
-from archive.tombstones import is_being_erased
+from archive.tombstones import Erasure, is_being_erased, open_erasures
 from core import notify, search_tokens
 from core.errors import StorageError
 from core.language_tags import is_same_language
+from core.records import parse_utc
 from search.query import Phrase, Step
 from search.ranking import Segment
 from search.rows import PLACES, FolderRows
@@ -231,7 +232,9 @@ class SearchIndex:
             ).fetchall()
         except sqlite3.Error as error:
             raise StorageError(f"{self._path} cannot be read: {error}") from None
-        return [_segment(row) for row in rows]
+        erasures = open_erasures(self._path.parent)
+        found = map(_segment, rows)
+        return [one for one in found if not _is_covered(one, erasures)]
 
     def _expression(self, step: Step, language: str) -> str:
         """The search in FTS5's syntax; empty if there is no text in the language."""
@@ -264,6 +267,11 @@ def _segment(row: Sequence[Any]) -> Segment:
         json.loads(texts),
         json.loads(tokens),
     )
+
+
+def _is_covered(segment: Segment, erasures: Iterable[Erasure]) -> bool:
+    who, start = segment.participant_identity, parse_utc(segment.start)
+    return any(erasure.covers(segment.folder, segment.room, who, start) for erasure in erasures)
 
 
 @contextlib.contextmanager

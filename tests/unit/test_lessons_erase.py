@@ -426,6 +426,20 @@ def test_a_disk_that_cannot_read_the_list_keeps_what_is_known_of_it(
     assert erasures_in(archive) == (known,)
 
 
+def test_while_an_erasure_is_not_complete_no_command_shows_what_it_covers(archive: Path) -> None:
+    for room in ("math", "art"):
+        with_texts(archive / room, list(Room(archive / room).records()))
+    assert run("search", "number", output_dir=archive).out.count(".wav") == 4
+    begin(archive, [], "anna")
+    assert "Anna" not in run("search", "number", output_dir=archive).out
+    done = run("check", "--repair", output_dir=archive)
+    assert "the erasure of 2 segments is not complete: repeat it" in done.out and done.code == 1
+    assert "not in the manifest" not in done.out
+    assert run("export-person", "anna", "--to", str(archive / "a.zip"), output_dir=archive).code == 2
+    assert run("erase", "--participant", "anna", "--all", "--count", "3", output_dir=archive).code == 0
+    assert "not complete" not in run("check", output_dir=archive).out
+
+
 # --- what an erasure does not cover ---
 
 
