@@ -146,6 +146,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 def progress(what: str, total: float, unit: str = "") -> Iterator[Advance]:
     """Shows progress: a bar on a terminal, else a line every LINE_SECONDS. Yields the function that advances it.
 
+    ``total``: 0 if it is not known.
     Nothing may be printed inside the context: the bar redraws the terminal. rich draws it, which typer depends on.
     """
     if sys.stderr.isatty():
@@ -165,14 +166,14 @@ def _bar(what: str, total: float, unit: str) -> Iterator[Advance]:
         TextColumn("{task.description}"),
         BarColumn(),
         TaskProgressColumn(),
-        TextColumn(f"{{task.completed:,.0f}} of {{task.total:,.0f}} {unit}"),
+        TextColumn(f"{{task.completed:,.0f}}{_of(total)} {unit}"),
         TimeRemainingColumn(),
     )
     whole = Console(stderr=True)
     with Progress(
         *columns, console=whole, transient=True, redirect_stdout=False, redirect_stderr=False
     ) as bar:
-        task = bar.add_task(escape(printable(what)), total=total)
+        task = bar.add_task(escape(printable(what)), total=total or None)
         yield lambda amount: bar.advance(task, amount)
 
 
@@ -186,6 +187,10 @@ def _lines(what: str, total: float, unit: str) -> Advance:
             last_reported = time.monotonic()
             share = f" ({done / total:.0%})" if total else ""
             now = datetime.now(UTC)
-            tell(f"{now:%H:%M:%S} {what}: {done:,.0f} of {total:,.0f} {unit}{share}")
+            tell(f"{now:%H:%M:%S} {what}: {done:,.0f}{_of(total)} {unit}{share}")
 
     return advance
+
+
+def _of(total: float) -> str:
+    return f" of {total:,.0f}" if total else ""

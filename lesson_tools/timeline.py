@@ -202,8 +202,9 @@ class Timeline:
         if not self._is_hole(piece, jump, ahead, reach):
             return self._untimed_hole()
         self._offset -= jump
-        is_pause = self._has_pauses and (self._was_tiny or jump <= PAUSE_SECONDS) and not self._lost
-        if not is_pause:
+        is_pause = self._has_pauses and (self._was_tiny or jump <= PAUSE_SECONDS)
+        begins_later = not self.seconds  # than the picture
+        if self._lost or not (is_pause or begins_later):
             self.losses.add(self.seconds, self.seconds + jump, GapReason.DAMAGED)
         self._lost = 0.0
         return jump

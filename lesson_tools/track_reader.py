@@ -18,7 +18,8 @@ import av.error
 import numpy as np
 
 from core.records import SAMPLE_RATE
-from lesson_tools.container_file import ContainerFile, Part, parts_of
+from lesson_tools.container_file import ContainerFile, Part
+from lesson_tools.container_parts import parts_of
 from lesson_tools.mp3_header import mp3_seconds
 from lesson_tools.timeline import Channels, Piece, Timeline
 
@@ -311,13 +312,14 @@ def promised_seconds(
     if names & WITHOUT_LENGTH_IF_CUT and part.share_there < 1:
         return None
     whole = container.duration / av.time_base if container.duration and container.duration > 0 else None
+    start = (container.start_time or 0) / av.time_base
     length = _seconds(stream.duration, stream.time_base)
     if length is not None and whole is not None:  # of the track alone, which may begin later than the picture
-        begins = (_seconds(stream.start_time, stream.time_base) or 0.0) - (
-            container.start_time or 0
-        ) / av.time_base
+        begins = (_seconds(stream.start_time, stream.time_base) or 0.0) - start
         length = max(length, min(length + max(0.0, begins), whole))
     length = length or _tagged_length(stream) or whole
+    if "matroska" in names and length and 0 < start < length:  # it has the time of the end
+        length -= start
     # FFmpeg shortens the length of an AVI by what is missing.
     return length / part.share_there if length and "avi" in names and part.share_there > 0 else length
 

@@ -91,6 +91,7 @@ TRACK_CODECS = {
     "mkv": "pcm_s16le",
     "mov": "pcm_s16le",
     "flac": "flac",
+    "oga": "flac",
     "mp3": "libmp3lame",
     "avi": "libmp3lame",
     "opus": "libopus",

@@ -25,8 +25,8 @@ from core.errors import InputError
 from core.records import SAMPLE_RATE, GapReason, Pcm, format_utc
 from devtools import sound
 from devtools.sample_room import settings_for
-from lesson_tools import console, container_file, decoding
-from lesson_tools.container_file import parts_of
+from lesson_tools import console, container_file, container_parts, decoding
+from lesson_tools.container_parts import parts_of
 from lesson_tools.decoding import Recording
 from lesson_tools.export.video import Video, _video_seconds
 from lesson_tools.importing import Outcome, segment_file
@@ -34,7 +34,7 @@ from lesson_tools.recorded_at import began_at
 from lesson_tools.timeline import HOLE_SECONDS, LOOK_AHEAD_SECONDS, Loss, Piece, Timeline
 from support.commands import run
 from support.disk import manifest
-from support.recordings import TRACK_CODECS, write_tracks
+from support.recordings import TRACK_CODECS, write_pieces, write_tracks
 
 pytestmark = pytest.mark.slow
 
@@ -328,7 +328,7 @@ def test_an_ogg_without_its_end_is_incomplete(tmp_path: Path) -> None:
 
 def fragmented(path: Path, pcm: Pcm) -> bytearray:
     """Writes an MP4 in fragments of 0.1 s."""
-    options = {"movflags": "frag_every_frame+empty_moov", "frag_duration": "100000"}
+    options = {"movflags": "frag_every_frame+empty_moov+default_base_moof", "frag_duration": "100000"}
     with av.open(str(path), "w", options=options) as out:
         stream = out.add_stream("aac", rate=SAMPLE_RATE)
         assert isinstance(stream, av.AudioStream)
@@ -352,15 +352,29 @@ def test_fragments_that_break_off_are_read_up_to_there(tmp_path: Path, after: in
     assert recording.losses[-1].reason is GapReason.TRUNCATED
 
 
-def test_what_is_behind_a_hole_in_fragments_is_known_to_be_missing(tmp_path: Path) -> None:
-    path = tmp_path / "a.mp4"
-    data = fragmented(path, tone(8 * SAMPLE_RATE))
-    middle, length = len(data) // 2, len(data) // 10
-    data[middle : middle + length] = bytes(length)
-    path.write_bytes(data)
+@pytest.mark.parametrize("damage", ["zeros", "noise", "removed"])
+def test_what_is_behind_a_hole_in_fragments_is_read(tmp_path: Path, damage: str) -> None:
+    path, pcm = tmp_path / "a.mp4", spoken(4)
+    data = fragmented(path, pcm)
+    begin = data.index(b"moof", len(data) // 3)
+    length = len(data) // 10
+    fill = {"zeros": bytes(length), "noise": random.Random(1).randbytes(length), "removed": b""}
+    path.write_bytes(data[:begin] + fill[damage] + data[begin + length :])
     heard, recording = read(path)
-    assert len(heard) / SAMPLE_RATE == pytest.approx(4, abs=0.3)
-    assert recording.losses[-1].reason is GapReason.TRUNCATED
+    assert len(heard) == pytest.approx(len(pcm), abs=SAMPLE_RATE // 5)
+    assert words_in(heard[len(pcm) // 2 :], 4) == words_in(pcm[len(pcm) // 2 :], 4)
+    (loss,) = recording.losses
+    assert loss.reason is GapReason.DAMAGED
+    assert loss.seconds == pytest.approx(len(pcm) / SAMPLE_RATE / 10, abs=0.4)
+
+
+def test_many_holes_in_fragments_end_soon(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    piece = b"\0\0\0\x10moof\0\0\0\x08mfhd" + bytes(16)
+    path.write_bytes(fragmented(path, tone(SAMPLE_RATE)) + piece * 200_000)
+    began = time.process_time()
+    parts_of(path)
+    assert time.process_time() - began < 10
 
 
 class HalfDisk(io.FileIO):
@@ -474,12 +488,50 @@ def test_joined_large_wavs_follow_each_other(tmp_path: Path) -> None:
     assert recording.restarts == 1
 
 
-def test_a_box_of_any_length_is_a_bad_file_and_no_defect(tmp_path: Path) -> None:
+@pytest.mark.parametrize("length", [0, 9000, 0x7FFFFFFF, 1 << 63])
+def test_the_index_of_an_mp4_is_found_behind_sound_of_any_length(tmp_path: Path, length: int) -> None:
+    pcm = spoken()
+    path = write_tracks(tmp_path / "a.mp4", [pcm[:, None]])
+    data = bytearray(path.read_bytes())
+    at = data.index(b"mdat") - 4
+    assert data[at - 4 : at] == b"free", "an empty box makes room for a length of 64 bits"
+    if length < 1 << 32:
+        data[at : at + 4] = struct.pack(">I", length)
+    else:
+        data[at - 8 : at + 8] = struct.pack(">I4sQ", 1, b"mdat", length)
+    path.write_bytes(data)
+    heard, recording = read(path)
+    assert words_in(heard) == [0, 1, 2] and recording.losses == []
+
+
+def test_a_box_of_any_length_without_an_index_is_a_bad_file_and_no_defect(tmp_path: Path) -> None:
     path = write_tracks(tmp_path / "a.mp4", [tone(SAMPLE_RATE)[:, None]])
     data = path.read_bytes()
     at = data.index(b"mdat") - 4
-    path.write_bytes(data[:at] + struct.pack(">I4sQ", 1, b"mdat", 1 << 63) + data[at + 8 :])
+    path.write_bytes(data[:at] + struct.pack(">I4sQ", 1, b"mdat", 1 << 63) + data[at + 8 : -2000])
     assert parts_of(path)[0].end == path.stat().st_size
+    with pytest.raises(InputError):
+        read(path)
+
+
+@pytest.mark.parametrize(("first", "second"), [("flac", "flac"), ("opus", "oga"), ("oga", "opus")])
+def test_joined_files_may_differ_in_rate_and_codec(tmp_path: Path, first: str, second: str) -> None:
+    one = write_tracks(tmp_path / f"one.{first}", [spoken(2)[:, None]])
+    others = sound.sequence(sound.markers()[2:4], 0.6)[0]
+    two = write_tracks(tmp_path / f"two.{second}", [np.stack([others, others], axis=1)], rate=48_000)
+    path = tmp_path / f"joined.{first}"
+    path.write_bytes(one.read_bytes() + two.read_bytes())
+    heard, recording = read(path)
+    assert words_in(heard, 4) == [0, 1, 2, 3]
+    assert (recording.restarts, recording.losses) == (1, [])
+
+
+def test_very_many_joined_files_are_read_to_the_end(tmp_path: Path) -> None:
+    one = write_tracks(tmp_path / "one.flac", [tone(SAMPLE_RATE // 10)[:, None]]).read_bytes()
+    path = tmp_path / "joined.flac"
+    path.write_bytes(one * (container_parts.MAX_PARTS + 20))
+    parts = parts_of(path)
+    assert len(parts) == container_parts.MAX_PARTS and parts[-1].end == path.stat().st_size
 
 
 @pytest.mark.parametrize(
@@ -558,6 +610,18 @@ def test_the_first_timestamp_may_be_wrong() -> None:
 def test_times_that_were_computed_with_another_rate_are_not_holes() -> None:
     times = [(0.0, 500), *((10.0 + number * 0.055, 1) for number in range(2000))]
     assert laid_out(times, origin=0.0)[0] == pytest.approx(50.0, abs=0.5)
+
+
+def test_sound_that_begins_later_than_the_picture_is_no_loss(tmp_path: Path) -> None:
+    assert laid_out([(3.0, 500)], origin=0.0) == (pytest.approx(13.0), [])
+    path = write_pieces(tmp_path / "a.mp4", [(3.0, tone(4 * SAMPLE_RATE))], video=True)
+    assert read(path)[1].losses == []
+
+
+def test_a_recording_whose_times_begin_late_is_as_long_as_its_sound(tmp_path: Path) -> None:
+    path = write_pieces(tmp_path / "a.mkv", [(5000.0, tone(4 * SAMPLE_RATE))])
+    heard, recording = read(path)
+    assert (len(heard), recording.losses, recording.excess_seconds) == (4 * SAMPLE_RATE, [], 0)
 
 
 def test_a_pause_of_the_codec_is_silence_and_no_loss() -> None:
