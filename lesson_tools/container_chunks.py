@@ -147,7 +147,7 @@ def _of_chunks(file: IO[bytes], format_: _Format, start: int, size: int) -> Part
         is_first = chunk.start == start
         if chunk.name in format_.beginnings and not is_first and _begins_a_file(file, format_, chunk):
             return Part(start, chunk.start, chunk.start)
-        if sound is not None and not _is_plausible(chunk, size):
+        if sound is not None and (chunk.name == format_.sound or not _is_plausible(chunk, size)):
             if size - chunk.start <= PADDING_BYTES:
                 break
             return Part(start, size, promised_end, format_.correction(sound, size))

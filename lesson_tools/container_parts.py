@@ -11,8 +11,12 @@ from typing import IO
 
 from lesson_tools.container_chunks import MAX_BYTES, MAX_CHUNKS, PADDING_BYTES, first_match, part_of_chunks
 from lesson_tools.container_file import Part
+from lesson_tools.mp3_header import tag_bytes
 
 MAX_PARTS = 100
+
+WITHOUT_TAG = (b"RIFF", b"FORM")
+"""FFmpeg reads these only if no tag ID3 is before them."""
 
 _FLV = b"FLV\x01"
 _OGG = b"OggS"
@@ -42,6 +46,11 @@ def parts_of(path: Path) -> list[Part]:
 def _part(file: IO[bytes], start: int, size: int) -> Part:
     file.seek(start)
     head = file.read(64)
+    if tag := tag_bytes(head):
+        file.seek(start + tag)
+        behind = file.read(64)
+        if behind[:4] in WITHOUT_TAG:
+            start, head = start + tag, behind
     if head[:4] == b".snd" and len(head) >= 12:
         return _au(head, start, size)
     if head[:4] == _EBML:

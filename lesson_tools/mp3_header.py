@@ -40,12 +40,16 @@ def mp3_seconds(path: Path, start: int) -> float | None:
     return int.from_bytes(found[3]) * samples * divisor / _RATES[rate] or None
 
 
+def tag_bytes(head: bytes) -> int:
+    """The length of the tag ID3 with which a file begins, by its first ten bytes; 0: it begins with none."""
+    if head[:3] != b"ID3" or len(head) < 10:
+        return 0
+    return 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9])
+
+
 def _first_bytes(path: Path, start: int) -> bytes:
     """Returns what follows the ID3 tag."""
     with open(path, "rb") as file:
         file.seek(start)
-        head = file.read(10)
-        is_tag = head[:3] == b"ID3" and len(head) == 10
-        size = head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9] if is_tag else 0
-        file.seek(start + (10 + size if is_tag else 0))
+        file.seek(start + tag_bytes(file.read(10)))
         return file.read(FIRST_BYTES)

@@ -455,6 +455,23 @@ def test_a_length_that_no_disk_has_makes_nothing_unreadable(
     assert capfd.readouterr().err == "", "PyAV tells of each seek that fails"
 
 
+@pytest.mark.parametrize("ending", ["wav", "aiff", "flac", "mp3"])
+def test_a_tag_before_the_header_hides_nothing(tmp_path: Path, ending: str) -> None:
+    pcm = tone(4 * SAMPLE_RATE)
+    path = write_tracks(tmp_path / f"a.{ending}", [pcm[:, None]])
+    path.write_bytes(b"ID3\x04\0\0\0\0\x02\0" + bytes(256) + path.read_bytes())
+    heard, recording = read(path)
+    assert len(heard) == pytest.approx(len(pcm), abs=2000)
+    assert recording.losses == []
+
+
+def test_a_wav_with_its_sound_in_two_chunks_is_read_to_its_end(tmp_path: Path) -> None:
+    pcm = tone(4 * SAMPLE_RATE)
+    path = write_tracks(tmp_path / "a.wav", [pcm[:, None]])
+    path.write_bytes(path.read_bytes() + struct.pack("<4sI", b"data", 2 * len(pcm)) + pcm.tobytes())
+    assert len(read(path)[0]) == pytest.approx(2 * len(pcm), abs=100)
+
+
 def rf64(pcm: Pcm, said: int, name: bytes = b"RF64") -> bytes:
     """A WAV of more than 4 GiB, but for its length. ``said``: its sound's bytes according to its header."""
     head = struct.pack("<4sI4s4sIQQQI", name, 0xFFFFFFFF, b"WAVE", b"ds64", 28, said + 72, said, said // 2, 0)
