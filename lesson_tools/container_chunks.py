@@ -1,5 +1,5 @@
 """Reads the structure of containers that are rows of chunks (WAV, AIFF, CAF, W64, AVI, MP4): how long they are by their
-headers, and where another file begins behind them. Only the headers of top-level chunks are read.
+headers, and where another file begins after them. Only the headers of top-level chunks are read.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_CORRECTIONS = 1000
 """How many broken places of an MP4 are corrected."""
 
 PADDING_BYTES = 1024
-"""This much behind the sound is padding, not sound that the header does not count."""
+"""This much after the sound is padding, not sound that the header does not count."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def _of_chunks(file: IO[bytes], format_: _Format, start: int, size: int) -> Part
 
 
 def _mp4(file: IO[bytes], start: int, size: int) -> Part:
-    """Reads the boxes of an MP4. Where one is broken, it is corrected so that FFmpeg finds those behind it.
+    """Reads the boxes of an MP4. Where one is broken, it is corrected so that FFmpeg finds those after it.
 
     Of an MP4 in fragments FFmpeg reads nothing before a broken box; if no whole one follows, it ends with the last one.
     """

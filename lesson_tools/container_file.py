@@ -15,7 +15,7 @@ class Part:
     start: int
     end: int
     promised_end: int
-    """Where it ends according to its header; behind ``end``: the file is incomplete."""
+    """Where it ends according to its header; after ``end``: the file is incomplete."""
     patches: Mapping[int, bytes] = field(default_factory=dict)
     """Bytes of the header to be replaced, by their position in the file."""
 

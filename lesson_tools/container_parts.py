@@ -97,7 +97,7 @@ def _ebml_number(data: bytes) -> tuple[int | None, int]:
 
 
 def _ogg(file: IO[bytes], start: int, size: int) -> Part:
-    """Looks for the first page of another Ogg behind this one: FFmpeg reads that only if its codec is the same."""
+    """Looks for the first page of another Ogg after this one: FFmpeg reads that only if its codec is the same."""
     at, has_begun = start, False
     for _ in range(MAX_CHUNKS):
         file.seek(at)
@@ -128,7 +128,7 @@ def _lacks_last_page(file: IO[bytes], start: int, size: int) -> bool:
 
 
 def _flv(file: IO[bytes], start: int, size: int) -> Part:
-    """Looks for another FLV behind the last tag of this one."""
+    """Looks for another FLV after the last tag of this one."""
     at = start + 13
     for _ in range(MAX_CHUNKS):
         file.seek(at)

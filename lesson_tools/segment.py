@@ -150,7 +150,8 @@ def _remarks(outcome: Outcome) -> Iterator[str]:
         promised = duration(outcome.duration_seconds - outcome.excess_seconds)
         found.append(f"its header promises {promised}, {duration(outcome.duration_seconds)} were read")
     if outcome.restarts:
-        found.append(f"its timestamps restart {outcome.restarts} times: the parts follow each other")
+        times = console.counted(outcome.restarts, "time")
+        found.append(f"its timestamps restart {times}: the parts follow each other")
     if found:
         yield "; ".join(found)
 

@@ -630,7 +630,8 @@ def test_times_that_were_computed_with_another_rate_are_not_holes() -> None:
 
 
 def test_sound_that_begins_later_than_the_picture_is_no_loss(tmp_path: Path) -> None:
-    assert laid_out([(3.0, 500)], origin=0.0) == (pytest.approx(13.0), [])
+    seconds, losses = laid_out([(3.0, 500)], origin=0.0)
+    assert seconds == pytest.approx(13.0) and losses == []
     path = write_pieces(tmp_path / "a.mp4", [(3.0, tone(4 * SAMPLE_RATE))], video=True)
     assert read(path)[1].losses == []
 
