@@ -91,9 +91,11 @@ class RoomFolder:
         return cls(_folder_for(settings, room, names.zone), room, names, settings.agent_name)
 
     def recovering(self) -> Iterator[SegmentRecord]:
-        """Makes segments of what a crash has left in the folder, one by one. What the disk refuses is only logged."""
+        """Makes segments of what a crash has left in the folder, one by one. What the disk refuses is only logged.
+
+        WAVs without a note are left to the worker's start (:func:`archive.recovery.recover_all`)."""
         try:
-            yield from recovering(self.path, self._names)
+            yield from recovering(self.path, self._names, only_with_note=True)
         except OSError as error:
             logger.error("Folder %s cannot be recovered now: %s", self.path.name, error)
 

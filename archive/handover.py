@@ -20,7 +20,7 @@ from archive.handover_note import (
     read_note,
     write_note,
 )
-from archive.manifest import read_manifest
+from archive.manifest import last_records
 from core.records import RoomInfo
 
 MAX_CLOCK_DIFFERENCE = timedelta(seconds=5)
@@ -121,9 +121,10 @@ class RoomHandover:
         return self._earlier
 
     def _last_ends(self) -> dict[str, datetime]:
+        """When each track's last segment ended, from the end of the manifest: the note includes what is older."""
         ends = {}
         with contextlib.suppress(PermissionError):  # of another owner: the recorded gap is then too long
-            for record in read_manifest(self._folder):
+            for record in last_records(self._folder):
                 if record.room_sid == self._room.sid and is_plausible(record.end):
                     ends[record.track_sid] = record.end
         return ends

@@ -8,12 +8,15 @@ from pathlib import Path
 
 from archive import jsonl
 from archive.files import FolderLock
-from archive.jsonl import lines_of
+from archive.jsonl import bookmark_before_end, lines_of, new_lines
 from archive.line_index import Entry, LineIndex
 from archive.names import GAPS, MANIFEST
 from core.records import GapReason, GapRecord, SegmentRecord
 
 logger = logging.getLogger("recorder")
+
+LAST_BYTES = 1 << 18
+"""How much of the manifest's end :func:`last_records` reads."""
 
 
 def append_manifest(folder: Path, record: SegmentRecord) -> None:
@@ -77,6 +80,20 @@ def listed_segments(folder: Path) -> LineIndex:
         return Entry(file) if isinstance(file, str) else None
 
     return LineIndex(folder / MANIFEST, entry_in)
+
+
+def last_records(folder: Path) -> list[SegmentRecord]:
+    """The last records of a folder's manifest, about 500; invalid lines are skipped.
+
+    Raises:
+        OSError: the manifest exists and cannot be read.
+    """
+    found, bookmark = [], bookmark_before_end(folder / MANIFEST, LAST_BYTES)
+    while True:
+        lines, bookmark = new_lines(folder / MANIFEST, bookmark)
+        found += filter(None, map(record_in, lines))
+        if not lines:
+            return found
 
 
 def records_in(lines: Iterable[bytes], folder: Path) -> Iterator[SegmentRecord]:

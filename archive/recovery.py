@@ -15,7 +15,8 @@ from typing import Any
 from archive import jsonl
 from archive.files import FolderLock, is_abandoned, open_private, sync_folder
 from archive.handover_note import is_plausible
-from archive.manifest import append_manifest, read_manifest
+from archive.jsonl import lines_of
+from archive.manifest import append_manifest, read_manifest, record_in
 from archive.names import MANIFEST, PART_SUFFIX, SegmentNames
 from archive.tombstones import erased_since
 from archive.wav import mend_wav, samples_in_part, whole_samples_in
@@ -138,18 +139,22 @@ def recover_folder(folder: Path, names: SegmentNames) -> list[SegmentRecord]:
     return list(recovering(folder, names))
 
 
-def recovering(folder: Path, names: SegmentNames) -> Iterator[SegmentRecord]:
+def recovering(folder: Path, names: SegmentNames, *, only_with_note: bool = False) -> Iterator[SegmentRecord]:
     """Makes segments of what a crash left, and yields them one by one: parts that no recorder is writing, and WAVs
     without a manifest line.
 
     A file that the system refuses to open or change is logged and left. The folder's lock is free while the caller has
     the control: a recorder may begin segments before the next one is recovered.
 
+    Args:
+        only_with_note: leave WAVs without a note. A recorder's crash leaves none, and to find them the whole manifest
+            has to be read.
+
     Raises:
         OSError: the folder or its manifest cannot be read, or the folder cannot be locked.
     """
-    if _Recovery(folder, names).finds_anything():
-        yield from _Recovery(folder, names).run()
+    if _Recovery(folder, names, only_with_note).finds_anything():
+        yield from _Recovery(folder, names, only_with_note).run()
 
 
 def is_from_recorder(folder: Path, file: str, names: SegmentNames) -> bool:
@@ -161,58 +166,93 @@ def is_from_recorder(folder: Path, file: str, names: SegmentNames) -> bool:
 class _Recovery:
     """One pass over one folder. Files that are not from a recorder are left alone."""
 
-    def __init__(self, folder: Path, names: SegmentNames) -> None:
+    def __init__(self, folder: Path, names: SegmentNames, only_with_note: bool) -> None:
         self._folder = folder
         self._names = names
-        self._records: list[SegmentRecord] = []
+        self._only_with_note = only_with_note
+        self._parts: list[Path] = []
+        self._noted: set[str] = set()
+        """The WAVs, existing or not, that have a note."""
+        self._listed: set[str] = set()
+        """Those of them that the manifest names, as far as it has been read."""
+        self._unlisted: set[str] = set()
+        """The existing WAVs that it does not name."""
+        self._numbers: set[int] = set()
+        """Those in the manifest."""
+        self._room_name = ""
         self._manifest_bytes = 0
         """The manifest's size when it was last read."""
-        self._read_manifest()
 
     def finds_anything(self) -> bool:
         """Whether there is anything to do. Needs no lock: a file that changes now is being written by a recorder."""
-        return bool(self._parts() or self._unlisted_wavs() or self._notes())
+        self._look()
+        return bool(self._parts or self._wavs() or self._notes())
 
     def run(self) -> Iterator[SegmentRecord]:
         """Recovers the segments. The lock is not held at a ``yield``."""
         with FolderLock(self._folder):
+            self._look()
             self._read_manifest()
             recovered = list(self._adopt_parts())
         yield from recovered
-        for path in self._unlisted_wavs():
+        for path in self._wavs():
             with FolderLock(self._folder):
                 self._read_manifest()
                 record = self._adopt_wav(path)
             if record is not None:
                 yield record
         with FolderLock(self._folder):
+            self._read_manifest()
             self._remove_stale_notes()
 
+    def _look(self) -> None:
+        """Looks through the names in the folder, once; there may be hundreds of thousands."""
+        parts, notes, wavs = set(), set(), set()
+        with os.scandir(self._folder) as entries:
+            for entry in entries:
+                name = entry.name
+                if name.endswith(".wav" + PART_SUFFIX):
+                    parts.add(name)
+                elif name.endswith(".wav"):
+                    wavs.add(name)
+                elif name.endswith(".json") and name.startswith("."):
+                    notes.add(name)
+        self._parts = self._ours(parts)
+        noted = {f"{name[1:].removesuffix('.json')}.wav" for name in notes}
+        self._noted = set(filter(self._is_ours, noted))
+        self._unlisted = wavs & noted if self._only_with_note else wavs
+        if self._unlisted:
+            self._read_manifest()
+
     def _read_manifest(self) -> None:
-        """Reads the manifest if another recorder has changed it."""
+        """Reads the manifest if another recorder has changed it. Its records are not kept: there may be many."""
         size = _size(self._folder / MANIFEST)
         if size != self._manifest_bytes:
             self._manifest_bytes = size
-            self._records = list(read_manifest(self._folder))
+            for record in read_manifest(self._folder):
+                self._note_listed(record)
 
-    def _parts(self) -> list[Path]:
-        found = _files(self._folder, ".wav" + PART_SUFFIX)
-        return [path for path in found if self._is_ours(path.name)]
+    def _note_listed(self, record: SegmentRecord) -> None:
+        self._unlisted.discard(record.file)
+        self._listed |= {record.file} & self._noted
+        self._numbers.add(record.number)
+        self._room_name = self._room_name or record.room_name
 
-    def _unlisted_wavs(self) -> list[Path]:
-        listed = {record.file for record in self._records}
-        unlisted = [path for path in _files(self._folder, ".wav") if path.name not in listed]
-        return [path for path in unlisted if self._is_ours(path.name)]
+    def _wavs(self) -> list[Path]:
+        return self._ours(self._unlisted)
 
-    def _notes(self) -> list[Path]:
-        """Notes without a part."""
+    def _notes(self) -> list[tuple[Path, str]]:
+        """The notes without a part, with their WAVs."""
         return [
-            path
-            for path in _files(self._folder, ".json")
-            if path.name.startswith(".")
-            and self._is_ours(f"{path.stem[1:]}.wav")
-            and not (self._folder / f"{path.stem[1:]}.wav{PART_SUFFIX}").exists()
+            (self._folder / f".{Path(wav).stem}.json", wav)
+            for wav in sorted(self._noted)
+            if not (self._folder / f"{wav}{PART_SUFFIX}").exists()
         ]
+
+    def _ours(self, names: set[str]) -> list[Path]:
+        """The regular files among these that are from a recorder, sorted; neither folders nor links."""
+        paths = (self._folder / name for name in sorted(names) if self._is_ours(name))
+        return [path for path in paths if path.is_file() and not path.is_symlink()]
 
     def _is_ours(self, file: str) -> bool:
         return is_from_recorder(self._folder, file, self._names)
@@ -226,7 +266,7 @@ class _Recovery:
     def _abandoned_parts(self) -> list[tuple[Path, OpenNote, int]]:
         """Parts that no recorder is writing, in the order spoken, with their notes and lengths without overlaps."""
         found = []
-        for path in self._parts():
+        for path in self._parts:
             with _logged(path):
                 if is_abandoned(path):
                     samples = samples_in_part(path)
@@ -251,7 +291,7 @@ class _Recovery:
 
     def _adopt_wav(self, path: Path) -> SegmentRecord | None:
         """Lists a WAV. Not one that is being committed, nor one that is not whole: it is just being copied here."""
-        if any(record.file == path.name for record in self._records):
+        if path.name not in self._unlisted:
             return None
         with _logged(path):
             if is_abandoned(path) and (samples := whole_samples_in(path)):
@@ -275,7 +315,7 @@ class _Recovery:
         if note.room.sid == "":
             record = replace(record, offset_seconds=None)
         append_manifest(self._folder, record)
-        self._records.append(record)
+        self._note_listed(record)
         self._manifest_bytes = _size(self._folder / MANIFEST)
         (self._folder / note.path_name).unlink(missing_ok=True)
         return record
@@ -284,8 +324,11 @@ class _Recovery:
         """Whether the manifest has this segment: the WAV was written, but the disk refused to remove the part."""
         start = format_utc(note.start)
         return note.track.track_sid != "" and any(
-            record.track_sid == note.track.track_sid and format_utc(record.start) == start
-            for record in self._records
+            start.encode() in line
+            and (record := record_in(line)) is not None
+            and record.track_sid == note.track.track_sid
+            and format_utc(record.start) == start
+            for _, line in lines_of(self._folder / MANIFEST)
         )
 
     def _note(self, path: Path, samples: int) -> OpenNote:
@@ -294,26 +337,23 @@ class _Recovery:
     def _guessed_note(self, path: Path, samples: int) -> OpenNote:
         """A note for audio that has none, from its name, its length and its time of change."""
         file = path.name.removesuffix(PART_SUFFIX)
-        taken = {record.number for record in self._records}
         number = self._names.number_in(file)
-        if number is None or number in taken:
-            number = max(taken, default=0) + 1
+        if number is None or number in self._numbers:
+            number = max(self._numbers, default=0) + 1
         ended = datetime.fromtimestamp(path.stat().st_mtime, UTC)
         started = ended - timedelta(seconds=samples / SAMPLE_RATE)
-        room = next((RoomInfo(record.room_name, "", started) for record in self._records), None)
         return OpenNote(
             number,
             file,
-            room or RoomInfo(self._folder.name, "", started),
+            RoomInfo(self._room_name or self._folder.name, "", started),
             TrackInfo("", "", "", "unknown"),
             started,
             0,
         )
 
     def _remove_stale_notes(self) -> None:
-        for path in self._notes():
-            wav = self._folder / f"{path.stem[1:]}.wav"
-            if any(record.file == wav.name for record in self._records) or not wav.exists():
+        for path, wav in self._notes():
+            if wav in self._listed or not (self._folder / wav).exists():
                 with _logged(path):
                     path.unlink(missing_ok=True)
 
@@ -345,12 +385,6 @@ def _size(path: Path) -> int:
     with contextlib.suppress(FileNotFoundError):
         return path.stat().st_size
     return 0
-
-
-def _files(folder: Path, ending: str) -> list[Path]:
-    """The regular files whose names have this ending, sorted; neither folders nor links."""
-    paths = (folder / name for name in sorted(os.listdir(folder)) if name.endswith(ending))
-    return [path for path in paths if path.is_file() and not path.is_symlink()]
 
 
 def _without_overlaps(parts: list[tuple[Path, OpenNote, int]]) -> list[tuple[Path, OpenNote, int]]:

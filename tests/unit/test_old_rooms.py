@@ -12,12 +12,14 @@ from archive import folder_watch
 from archive.delivery_log import DELIVERED, audio_key, text_key
 from archive.folder_texts import FolderTexts
 from archive.folder_watch import FolderWatch
+from archive.handover_note import RoomProgress
 from archive.jsonl import encoded
 from archive.names import MANIFEST, TEXTS
 from config import Settings
-from core.records import SegmentRecord
+from core.records import SegmentRecord, utc_now
 from core.text_records import TextRecord
 from delivery.item_reader import ItemReader
+from devtools.sample_room import open_room
 from support.counting import lines_read
 from support.delivering import opened
 from support.segment_records import segment
@@ -128,3 +130,23 @@ def test_rooms_in_which_nothing_happens_are_looked_at_in_turn(
         os.utime(file, (0, 0))
     watch.due()
     assert watch.due() == set()
+
+
+def test_a_room_that_is_joined_reads_no_old_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the end of its manifest, if no crash has left anything."""
+    folder = open_room(tmp_path)
+    monkeypatch.setattr("archive.manifest.LAST_BYTES", 4_000)
+    counts = []
+    for size in SIZES:
+        old_room(tmp_path / "old", size)
+        for path in (tmp_path / "old").iterdir():
+            path.replace(folder.path / path.name)
+        (tmp_path / "old").rmdir()
+        for number in range(1, size + 1):
+            (folder.path / segment(number).file).touch()
+        with lines_read(monkeypatch) as read:
+            joined = open_room(tmp_path)
+            assert joined.recover() == []
+            joined.handover.write(RoomProgress(utc_now(), {}))
+        counts.append(read())
+    assert counts[0] == counts[1] <= 12

@@ -569,6 +569,15 @@ def test_a_wav_that_had_no_line_yet_gets_one(tmp_path: Path) -> None:
     assert recover(folder) == []
 
 
+def test_a_last_line_without_its_line_feed_names_its_wav(tmp_path: Path) -> None:
+    folder = open_room(tmp_path)
+    record = save(folder, noise(100))
+    manifest_path = folder.path / MANIFEST
+    manifest_path.write_bytes(manifest_path.read_bytes().rstrip(b"\n"))
+    assert recover(folder) == []
+    assert [line["file"] for line in manifest(folder.path)] == [record.file]
+
+
 def test_a_wav_that_had_no_line_and_no_note_gets_one(tmp_path: Path) -> None:
     folder, pcm = open_room(tmp_path), noise(3_000)
     path = abandoned(folder, pcm)
