@@ -35,6 +35,8 @@ class ManifestReader:
         self._wanted = wanted
         self._sizes: dict[str, int] = {}
         """Bytes of each manifest when it was last read to its end, by folder."""
+        self._bookmarks: dict[str, Bookmark] = {}
+        """How far manifests were read that have grown, as the outbox has it unless another worker has read on."""
         self._generation = 0
         self._watch = FolderWatch(output_dir, (MANIFEST,))
         self._behind: set[str] = set()
@@ -51,6 +53,7 @@ class ManifestReader:
         if is_new:  # everything is read again
             self._generation = generation
             self._sizes.clear()
+            self._bookmarks.clear()
         due = await asyncio.to_thread(lambda: self._watch.due(everything=is_new))
         there = self._watch.folders
         self._sizes = {folder: size for folder, size in self._sizes.items() if folder in there}
@@ -68,18 +71,20 @@ class ManifestReader:
     async def _read(self, folder: str) -> bool:
         """Reads the next lines of a manifest; whether there may be more."""
         source = f"{folder}/{MANIFEST}"
-        bookmark = await self._outbox.bookmark(self._kind, source)
+        before = self._bookmarks.get(source) or await self._outbox.bookmark(self._kind, source)
         path = self._output_dir / folder / MANIFEST
-        size, lines, behind, works = await asyncio.to_thread(self._items, folder, path, bookmark)
-        if behind != bookmark and not await self._outbox.add_read(
-            self._kind, source, works, bookmark, behind
-        ):
-            self._sizes.pop(folder, None)
-            self._behind.add(folder)
-            return False
-        if not lines:
+        size, behind, works = await asyncio.to_thread(self._items, folder, path, before)
+        if behind != before:
+            if not await self._outbox.add_read(self._kind, source, works, before, behind):
+                self._bookmarks.pop(source, None)  # another worker has read them, or the outbox is full
+                self._sizes.pop(folder, None)
+                self._behind.add(folder)
+                return False
+            self._bookmarks[source] = behind
+        is_end = behind == before or behind.bytes >= size
+        if is_end:
             self._sizes[folder] = size
-        return bool(lines)
+        return not is_end
 
     # What reads the disk runs on a thread.
 
@@ -92,14 +97,12 @@ class ManifestReader:
         except FileNotFoundError:
             return 0
 
-    def _items(
-        self, folder: str, path: Path, bookmark: Bookmark
-    ) -> tuple[int, list[bytes], Bookmark, list[Work]]:
+    def _items(self, folder: str, path: Path, bookmark: Bookmark) -> tuple[int, Bookmark, list[Work]]:
         size = self._size_of(folder)
         lines, behind = new_lines(path, bookmark)
         records = [record for line in lines if (record := _record_in(line, path)) is not None]
         works = [_work(self._kind, folder, record) for record in records if self._wanted(folder, record)]
-        return size, lines, behind, works
+        return size, behind, works
 
 
 def _work(kind: str, folder: str, record: SegmentRecord) -> Work:

@@ -62,6 +62,8 @@ class ItemReader:
         self._seen: dict[str, _Seen] = {}
         self._behind: set[str] = set()
         """Folders with items that were not added: the outbox is full, or another worker has read the same lines."""
+        self._bookmarks: dict[str, Bookmark] = {}
+        """How far lists were read that have grown, as the outbox has it unless another worker has read on."""
         self._generation = 0
         self._watch = FolderWatch(self._output_dir, (MANIFEST, TEXTS, GAPS))
 
@@ -80,6 +82,7 @@ class ItemReader:
         is_new = generation != self._generation
         if is_new:  # everything is read again
             self._generation = generation
+            self._bookmarks.clear()
             for seen in self._seen.values():
                 seen.sizes = (0, 0, 0)
         due = await asyncio.to_thread(lambda: self._watch.due(everything=is_new or with_lists))
@@ -113,11 +116,12 @@ class ItemReader:
         if sizes[2] != seen.gaps_bytes:
             seen.gaps_bytes = sizes[2]
             seen.note_growth()
-        while await self._read(folder, MANIFEST, self._sounds) or await self._read(
-            folder, TEXTS, self._words
-        ):
-            has_news = True
-            seen.note_growth()
+        for file, size, works_in in ((MANIFEST, sizes[0], self._sounds), (TEXTS, sizes[1], self._words)):
+            while self._bookmarks.get(f"{folder}/{file}", Bookmark()).bytes != size and await self._read(
+                folder, file, works_in
+            ):
+                has_news = True
+                seen.note_growth()
         seen.sizes = (0, 0, 0) if folder in self._behind else sizes
         self._behind.discard(folder)
         return has_news
@@ -136,14 +140,20 @@ class ItemReader:
         self, folder: str, file: str, works_in: Callable[[str, list[bytes]], Iterable[Work]]
     ) -> bool:
         """Reads the next lines of one list; whether there were any."""
-        source = f"{folder}/{file}"
-        before = await self._outbox.bookmark(self._kind, source)
-        lines, behind = await asyncio.to_thread(new_lines, self._output_dir / folder / file, before)
+        source, path = f"{folder}/{file}", self._output_dir / folder / file
+        before = self._bookmarks.get(source) or await self._outbox.bookmark(self._kind, source)
+
+        def items() -> tuple[list[Work], Bookmark]:
+            lines, behind = new_lines(path, before)
+            return list(works_in(folder, lines)), behind
+
+        works, behind = await asyncio.to_thread(items)
         if behind == before:
             return False
-        works = await asyncio.to_thread(lambda: list(works_in(folder, lines)))
         if await self._outbox.add_read(self._kind, source, works, before, behind):
+            self._bookmarks[source] = behind
             return True
+        self._bookmarks.pop(source, None)
         self._behind.add(folder)
         return False
 

@@ -125,11 +125,11 @@ class TextAttempts:
             StorageError, OSError: the disk refuses.
         """
         segment, texts = SegmentRecord.from_json(work.payload), self._folders.texts_of(work.folder)
-        if await asyncio.to_thread(texts.has, segment):
+        request = await asyncio.to_thread(self._request, texts, segment, self._failures.count(_key(work)))
+        if request is None:
             return Done()
         if not await self._gate.may_call():
             return NotTried()
-        request = await asyncio.to_thread(self._request, texts, segment, self._failures.count(_key(work)))
         began = time.monotonic()
         try:
             result = await self._asking.text_of(work, segment, request)
@@ -138,15 +138,20 @@ class TextAttempts:
         self._gate.answered()
         for failures in (self._failures, self._passing_failures):
             failures.succeeded(_key(work), time.monotonic())
-        return Answered(await asyncio.to_thread(self._with_name_of_lesson, texts, result))
+        if result.translation.language not in request.names:
+            result = await asyncio.to_thread(self._with_name_of_lesson, texts, result)
+        return Answered(result)
 
     def forget(self, work: Work) -> None:
         """Drops the failures of a segment that has its text or is refused."""
         self._failures.forget(_key(work))
         self._passing_failures.forget(_key(work))
 
-    def _request(self, texts: FolderTexts, segment: SegmentRecord, failures: int) -> TextRequest:
-        """The request for a segment. After a failure it has no context, which may have caused it."""
+    def _request(self, texts: FolderTexts, segment: SegmentRecord, failures: int) -> TextRequest | None:
+        """The request for a segment; None if it has its text. After a failure it has no context, which may have caused
+        it."""
+        if texts.has(segment):
+            return None
         return TextRequest(
             wav=texts.folder / segment.file,
             languages=requested_languages(self._settings.target_languages, segment),
