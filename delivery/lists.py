@@ -10,7 +10,7 @@ from core.records import GapRecord, SegmentRecord
 from delivery.items import ListsItem, file_bytes
 
 
-def lines_to_deliver(item: ListsItem, file: str) -> list[bytes]:
+def lines_to_deliver(item: ListsItem, file: str) -> bytes:
     """The lines of one of the lists, without those that are being erased or are too old for the target. Blocks.
 
     Raises:
@@ -19,11 +19,14 @@ def lines_to_deliver(item: ListsItem, file: str) -> list[bytes]:
     """
     size = {MANIFEST: item.manifest_bytes, TEXTS: item.texts_bytes, GAPS: item.gaps_bytes}[file]
     if not size:
-        return []
-    lines = whole_lines(file_bytes(item.folder / file)[:size])
+        return b""
+    content = complete_lines(file_bytes(item.folder / file)[:size])
     if not open_erasures(item.folder.parent) and item.expired_before is None:
-        return lines
+        return content
+    return b"".join(_without_those_to_go(item, file, whole_lines(content)))
 
+
+def _without_those_to_go(item: ListsItem, file: str, lines: list[bytes]) -> list[bytes]:
     def is_to_go(one: SegmentRecord | GapRecord) -> bool:
         return _is_expired(item, one) or is_being_erased(item.folder, one)
 
@@ -49,5 +52,9 @@ def _is_text_of(line: bytes, item: ListsItem, gone: set[str]) -> bool:
 
 def whole_lines(data: bytes) -> list[bytes]:
     """The complete lines of a list, without an incomplete last one."""
-    whole, newline, _ = data.rpartition(b"\n")
-    return (whole + newline).splitlines(keepends=True)
+    return complete_lines(data).splitlines(keepends=True)
+
+
+def complete_lines(data: bytes) -> bytes:
+    """The same in one piece."""
+    return data[: data.rfind(b"\n") + 1]

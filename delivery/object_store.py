@@ -94,8 +94,8 @@ class ObjectTarget:
         for file in _LISTS:
             ours = await asyncio.to_thread(lines_to_deliver, item, file)
             if ours:
-                await self.objects.replace_lines(
-                    f"{item.folder.name}/{file}", functools.partial(merged, ours)
+                await self.objects.replace(
+                    f"{item.folder.name}/{file}", functools.partial(_with_new_lines, ours)
                 )
 
     # Removing.
@@ -165,6 +165,13 @@ class ObjectTarget:
 
 
 # --- lists ---
+
+
+def _with_new_lines(ours: bytes, there: bytes) -> bytes:
+    """The lines of the store, then the new ones. Where nobody else has written, ours go on where the store's end."""
+    if ours.startswith(there):
+        return ours
+    return b"".join(merged(whole_lines(ours), whole_lines(there)))
 
 
 def merged(ours: list[bytes], there: list[bytes]) -> list[bytes]:

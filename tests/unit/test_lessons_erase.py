@@ -35,7 +35,7 @@ from core.records import (
 from core.text_records import Translation
 from delivery.item_reader import ItemReader
 from delivery.items import ListsItem, Selection
-from delivery.lists import lines_to_deliver
+from delivery.lists import lines_to_deliver, whole_lines
 from devtools.room_folders import until
 from lesson_tools.batches import ERASED_ITEM, note_in
 from lesson_tools.export import command, contents
@@ -327,7 +327,7 @@ async def test_while_it_is_being_erased_no_reader_sees_it(tmp_path: Path) -> Non
     manifest, texts, gaps = ((tmp_path / "math" / file).stat().st_size for file in files)
     lists = ListsItem(tmp_path / "math", manifest, texts, gaps)
     for file in files:
-        (line,) = lines_to_deliver(lists, file)
+        (line,) = whole_lines(lines_to_deliver(lists, file))
         assert b"ben" in line
 
 

@@ -24,7 +24,7 @@ from core.backoff import Backoff
 from core.errors import RetryLater
 from core.records import SegmentRecord
 from delivery.items import AudioItem, Item, ListsItem, Selection
-from delivery.lists import lines_to_deliver
+from delivery.lists import lines_to_deliver, whole_lines
 from delivery.retention import Housekeeping, Leaving, Rules, remove_leaving
 from delivery.service import DeliveryService
 from devtools.room_folders import until
@@ -229,7 +229,7 @@ async def test_what_has_left_the_target_does_not_return(tmp_path: Path) -> None:
     lists = shelf.items[-1]
     assert isinstance(lists, ListsItem)
     for name in ("segments.jsonl", "texts.jsonl", "gaps.jsonl"):
-        (line,) = lines_to_deliver(lists, name)
+        (line,) = whole_lines(lines_to_deliver(lists, name))
         assert new[0].to_json()["start"].encode() in line
     for rules_for, may_go in (("40", False), ("20", True)):
         both = settings_for(tmp_path, REMOTE_RETENTION_DAYS="30", RETENTION_DAYS=rules_for)
