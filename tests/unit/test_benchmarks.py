@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import soundfile
 
-from benchmarks import corpus, delivery, detector, disk, lessons, offline, speech, text, vad
+from benchmarks import bell, corpus, delivery, detector, disk, lessons, offline, speech, text, vad
 from benchmarks.figures import Figure, Options, Outcome, markdown_table, table
 from benchmarks.noises import NOISES
+from benchmarks.soak.lecture import Word
+from devtools import sound
+from devtools.speakers import resampled
 
 pytestmark = pytest.mark.slow
 
@@ -38,8 +42,6 @@ def test_the_stock_recipe_loses_what_is_cut_off() -> None:
 
 
 def test_recordings_of_your_own_are_labelled_by_their_energy(tmp_path: Path) -> None:
-    import soundfile
-
     made = corpus.recording(corpus.shipped(), seed=0, seconds=20, pause=lambda _: 1.0)
     soundfile.write(tmp_path / "talk.wav", made.pcm, corpus.RATE)
     found = corpus.from_folder(tmp_path)
@@ -112,3 +114,40 @@ def test_the_commands_for_lessons_are_measured() -> None:
     outcome = lessons.measure(QUICK)
     assert min(values(outcome, "segment: times faster")) > 1
     assert all(figure.value > 0 for figure in outcome.figures)
+
+
+# --- bell ---
+
+
+def words(*seconds: float) -> list[Word]:
+    """Words of these lengths, one every two seconds."""
+    return [Word(number, 2.0 * number, length) for number, length in enumerate(seconds)]
+
+
+@pytest.mark.parametrize(
+    ("lost", "result"),
+    [
+        ((0, 0, 0), bell.RoomResult(0.0)),
+        ((1, 1, 1), bell.RoomResult(None)),
+        ((1, 0.5, 0), bell.RoomResult(2.5)),
+        ((1, 0.9, 0), bell.RoomResult(4.0)),
+        ((0, 1, 0.5), bell.RoomResult(0.0, 1.5)),
+        ((0, 0.2, 0.2), bell.RoomResult(0.0)),
+    ],
+    ids=["all", "nothing", "from a word on", "hardly of it", "a loss later", "less than can be measured"],
+)
+def test_a_bell_is_judged_by_what_is_lost_of_each_word(
+    lost: tuple[float, ...], result: bell.RoomResult
+) -> None:
+    found = bell.result(words(1, 1, 1), lost)
+    assert found == result
+    assert found.is_in_time(2.5) == (result.recorded_after in (0.0, 2.5) and not result.lost_seconds)
+
+
+def test_the_lecture_of_the_publishers_is_opus_in_packets_of_20_ms(tmp_path: Path) -> None:
+    lecture = bell.lecture_in(tmp_path, quick=True)
+    pages = lecture.file.read_bytes().split(b"OggS")[1:]
+    assert len(pages) - 2 == pytest.approx(lecture.seconds / 0.02, abs=3)  # less the two with the headers
+    pcm, rate = soundfile.read(lecture.file, dtype="int16")
+    heard = sound.heard(resampled(pcm, rate, sound.SAMPLE_RATE), sound.markers())
+    assert heard == [word.marker for word in lecture.words]
