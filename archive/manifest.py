@@ -88,7 +88,8 @@ def last_records(folder: Path) -> list[SegmentRecord]:
     Raises:
         OSError: the manifest exists and cannot be read.
     """
-    found, bookmark = [], bookmark_before_end(folder / MANIFEST, LAST_BYTES)
+    found: list[SegmentRecord] = []
+    bookmark = bookmark_before_end(folder / MANIFEST, LAST_BYTES)
     while True:
         lines, bookmark = new_lines(folder / MANIFEST, bookmark)
         found += filter(None, map(record_in, lines))

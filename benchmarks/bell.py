@@ -35,6 +35,7 @@ from benchmarks.soak.word_check import MIN_LOSS_SECONDS, check_recordings
 from devtools import publishers, sound
 from devtools.publishers import TEACHER_IDENTITY, Publishers
 from devtools.speakers import resampled
+from devtools.worker import Worker
 
 NAME = "bell"
 
@@ -218,7 +219,7 @@ async def _ring(recipe: Recipe, count: int, place: Scene, lecture: Lecture, opti
     return Run(rooms, len(deaf), core, others, opened, teachers.late_seconds, load_average, lecture.seconds)
 
 
-async def all_ready(worker: RecipeWorker, recipe: Recipe) -> None:
+async def all_ready(worker: Worker, recipe: Recipe) -> None:
     """Waits until every process of the worker has registered."""
     wanted = 1
     for line in worker.lines:

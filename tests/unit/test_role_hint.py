@@ -64,7 +64,8 @@ def test_a_role_in_another_place_is_found(metadata: str, attributes: dict[str, s
     assert advice in told and "RECORD=everyone" in told
     if "=" in advice:
         setting, _, value = advice.partition("=")
-        assert publisher(metadata, attributes, **{setting.lower(): value}).verdict.is_recorded, "it is true"
+        changes: dict[str, Any] = {setting.lower(): value}
+        assert publisher(metadata, attributes, **changes).verdict.is_recorded, "it is true"
     assert "Roles seen: no role (1)" in told
 
 
