@@ -19,6 +19,9 @@ from typing import Any, NoReturn
 CONTEXT_FIELDS = ("event", "room", "participant", "track", "worker")
 """Fields of ``extra`` that are shown with a line; so are those in the dictionary ``details`` (:mod:`core.audit`)."""
 
+MAX_CALLS = 20
+"""At most this many calls of a traceback are in a line, those next to the error."""
+
 _LEVEL_COLOURS = {"DEBUG": "\033[36m", "WARNING": "\033[33m", "ERROR": "\033[31m", "CRITICAL": "\033[31m"}
 
 
@@ -91,18 +94,16 @@ def _context(record: logging.LogRecord) -> dict[str, str]:
 
 
 def _reason(record: logging.LogRecord) -> str:
-    """The exception of a record in one line, with the place where it was raised. DEBUG shows the traceback as well."""
+    """The exception of a record with its traceback in one line. DEBUG shows the usual traceback as well."""
     error = record.exc_info[1] if record.exc_info else None
-    return f": {type(error).__name__}: {error}{_place(error)}" if error is not None else ""
+    return f": {type(error).__name__}: {error}{_calls(error)}" if error is not None else ""
 
 
-def _place(error: BaseException) -> str:
-    """The file and line in which an exception was raised; empty if it was not."""
-    frames = list(traceback.walk_tb(error.__traceback__))
-    if not frames:
-        return ""
-    frame, line = frames[-1]
-    return f" ({os.path.basename(frame.f_code.co_filename)}:{line})"
+def _calls(error: BaseException) -> str:
+    """The calls that led to an exception, the last first; empty if it was not raised."""
+    calls = list(traceback.walk_tb(error.__traceback__))[-MAX_CALLS:]
+    places = (f"{os.path.basename(frame.f_code.co_filename)}:{line}" for frame, line in reversed(calls))
+    return f" ({' < '.join(places)})" if calls else ""
 
 
 class TextFormatter(logging.Formatter):

@@ -29,7 +29,7 @@ def supervised(
 ) -> asyncio.Task[None]:
     """Starts a long-lived task that is restarted when it raises.
 
-    An exception is logged with the place where it was raised, unless it is the same as the one before. After a pause
+    An exception is logged with its traceback, unless it is the same as the one before. After a pause
     ``run`` is called again, and the health answer reports a problem until it has run for ``WORKING_SECONDS``. The task
     ends when ``run`` returns, or when it is cancelled.
 

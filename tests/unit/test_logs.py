@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from core.logs import JsonFormatter, TextFormatter, printable, set_up_logging
+from core.logs import MAX_CALLS, JsonFormatter, TextFormatter, printable, set_up_logging
 from support import ROOT
 
 HOSTILE = [
@@ -67,9 +67,13 @@ def assert_one_harmless_line(line: str) -> None:
     assert not any(unicodedata.category(character)[0] == "C" for character in line)
 
 
+def fail(message: str) -> None:
+    raise OSError(28, message)
+
+
 def raised(message: str) -> Exception:
     try:
-        raise OSError(28, message)
+        fail(message)
     except OSError as error:
         return error
 
@@ -136,14 +140,27 @@ def test_an_exception_is_one_line_as_well() -> None:
 
 
 @pytest.mark.usefixtures("own_logging")
-def test_an_exception_says_where_it_was_raised_and_at_debug_has_a_traceback() -> None:
+def test_an_exception_has_its_traceback_in_the_line_and_at_debug_in_full() -> None:
     error = raised("full")
-    where = f"full (test_logs.py:{raised.__code__.co_firstlineno + 2})"
+    inner, outer = fail.__code__.co_firstlineno + 1, raised.__code__.co_firstlineno + 2
+    where = f"full (test_logs.py:{inner} < test_logs.py:{outer})"
     logging.getLogger().setLevel(logging.DEBUG)
     assert where in text("It failed", error=error) and "Traceback" in text("It failed", error=error)
     logging.getLogger().setLevel(logging.INFO)
     assert text("It failed", error=error).endswith(where)
     assert text("It failed", error=OSError("never raised")).endswith("never raised")
+
+
+def test_a_long_traceback_ends_with_the_calls_next_to_the_error() -> None:
+    def descend(levels: int) -> None:
+        if not levels:
+            raise ValueError("deep")
+        descend(levels - 1)
+
+    try:
+        descend(500)
+    except ValueError as error:
+        assert text("It failed", error=error).count("test_logs.py") == MAX_CALLS
 
 
 def test_colours_are_for_terminals_and_for_trouble() -> None:
