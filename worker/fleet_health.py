@@ -1,4 +1,4 @@
-"""The health answer for several worker processes: one line for each that is not well, and the metrics of all."""
+"""The health answer for several worker processes, which names each that is not well, and the metrics of all."""
 
 from __future__ import annotations
 
