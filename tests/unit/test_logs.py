@@ -9,7 +9,7 @@ import subprocess
 import sys
 import unicodedata
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -67,7 +67,7 @@ def assert_one_harmless_line(line: str) -> None:
     assert not any(unicodedata.category(character)[0] == "C" for character in line)
 
 
-def fail(message: str) -> None:
+def fail(message: str) -> NoReturn:
     raise OSError(28, message)
 
 
