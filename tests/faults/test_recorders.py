@@ -342,6 +342,30 @@ async def test_with_an_agent_name_only_rooms_that_requested_it_are_recorded(
 
 
 @pytest.mark.fault(
+    "the dispatch of a recorded room is deleted",
+    "what was said is saved, the recorder leaves, and no worker of the name returns",
+)
+async def test_a_room_whose_dispatch_is_deleted_is_not_recorded_any_more(
+    livekit_server: LiveKitServer, worker: StartWorker, tmp_path: Path
+) -> None:
+    recorder = await worker(AGENT_NAME="scribe", RECONCILE_SECONDS="1")
+    async with await Speaker.join(livekit_server, "withdrawn", "anna", metadata=TEACHER) as anna:
+        await anna.publish()
+        async with administration(livekit_server) as livekit:
+            request = api.CreateAgentDispatchRequest(room="withdrawn", agent_name="scribe")
+            await livekit.agent_dispatch.create_dispatch(request)
+            await recorder.wait_for("Track subscribed")
+            await anna.silence(0.5)
+            await anna.say(sentences(0, 2))
+            for dispatch in await livekit.agent_dispatch.list_dispatch("withdrawn"):
+                await livekit.agent_dispatch.delete_dispatch(dispatch.id, "withdrawn")
+        await recorder.wait_for("Room over")
+        await anna.say(sentences(2, 3))
+    assert heard(tmp_path / "segments" / "withdrawn") == [0, 1]
+    assert recorder.log.count("Connected to room withdrawn") == 1
+
+
+@pytest.mark.fault(
     "SIGKILL of a named worker, only one of another name and passphrase is ready",
     "the other does not record on; a new worker of the name does",
 )
