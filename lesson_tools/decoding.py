@@ -226,7 +226,8 @@ class Recording:
         reader = self._main_reader()
         seconds, promised = reader.timeline.seconds, self._promised_seconds(reader)
         found = list(reader.timeline.losses.all)
-        if promised is not None and promised - seconds > self._tolerance(promised):
+        is_short = promised is not None and promised - seconds > self._tolerance(promised)
+        if promised is not None and is_short and not reader.ends_before_picture:
             found.append(Loss(seconds, promised, GapReason.TRUNCATED))
         elif self._source.parts[-1].breaks_off or self._source.problems:
             found.append(Loss(seconds, seconds, GapReason.TRUNCATED))

@@ -203,7 +203,9 @@ class Timeline:
             return self._untimed_hole()
         self._offset -= jump
         is_pause = self._has_pauses and (self._was_tiny or jump <= PAUSE_SECONDS)
-        begins_later = not self.seconds  # than the picture
+        begins_later = (
+            self.seconds < HOLE_SECONDS
+        )  # than the picture, or than what the encoder puts before it
         if self._lost or not (is_pause or begins_later):
             self.losses.add(self.seconds, self.seconds + jump, GapReason.DAMAGED)
         self._lost = 0.0

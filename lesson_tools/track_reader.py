@@ -37,6 +37,11 @@ WITHOUT_LENGTH = frozenset("aac ac3 eac3 amr mpegts mpeg ogg".split())
 WITHOUT_LENGTH_IF_CUT = frozenset("wav w64 caf asf".split())
 """If bytes are missing, FFmpeg's length of them is that of the header, of what is there, or an estimate."""
 
+WITHOUT_LENGTH_OF_TRACKS = frozenset("matroska webm flv asf".split())
+"""These have one length for all tracks; in Matroska there may be a tag for each."""
+PICTURE_SECONDS = 2.0
+"""The last picture may begin this long before the end."""
+
 WEB_PROTOCOLS = "http,https,tcp,tls,crypto"
 WEB_SECONDS = 30.0
 """Timeout for a server's first answer, and for each further piece."""
@@ -127,10 +132,20 @@ class TrackReader:
         self.decoded_seconds = 0.0
         self.promised_seconds: float | None = None
         """The length of the sound by the header of its container; None: it has none."""
+        self.picture_seconds = 0.0
+        """Until when there is a picture."""
         self.timeline = Timeline()
         self._source = source
         self._number = number
         self._resampler = _Resampler()
+        self._start = 0.0
+        self._shares_length = False
+
+    @property
+    def ends_before_picture(self) -> bool:
+        """Whether the picture goes on to the promised end, which is that of all tracks together."""
+        end = self.promised_seconds
+        return self._shares_length and end is not None and self.picture_seconds > end - PICTURE_SECONDS
 
     @property
     def is_unreadable(self) -> bool:
@@ -149,9 +164,11 @@ class TrackReader:
                 return
             stream = container.streams.audio[self._number]
             self.promised_seconds = promised_seconds(container, stream, self._source)
+            self._shares_length = _shares_length(container, stream)
             start = container.start_time
+            self._start = (start or 0) / av.time_base
             self.timeline = Timeline(
-                None if start is None else start / av.time_base,
+                None if start is None else self._start,
                 self.promised_seconds if len(self._source.parts) == 1 else None,
                 is_timed=not set(container.format.name.split(",")) & WITHOUT_TIMESTAMPS,
                 has_pauses=_codec_name(stream) in CODECS_WITH_PAUSES,
@@ -211,13 +228,16 @@ class TrackReader:
 
     def _demuxed(
         self, container: av.container.InputContainer, stream: av.AudioStream
-    ) -> Iterator[av.Packet[av.AudioStream]]:
-        """Yields packets. A demuxer that ends with an error is started again after the error."""
+    ) -> Iterator[av.Packet[Any]]:
+        """Yields the packets of a track. A demuxer that ends with an error is started again after the error."""
         errors = 0
         while errors < MAX_ERRORS_IN_A_ROW:
             try:
-                for packet in container.demux(stream):
-                    if packet.size:
+                for packet in container.demux(stream, *container.streams.video):
+                    if packet.stream_index != stream.index:
+                        time = _seconds(packet.pts, packet.time_base) or 0.0
+                        self.picture_seconds = max(self.picture_seconds, time - self._start)
+                    elif packet.size:
                         errors = 0
                         yield packet
                 return
@@ -322,6 +342,12 @@ def promised_seconds(
         length -= start
     # FFmpeg shortens the length of an AVI by what is missing.
     return length / part.share_there if length and "avi" in names and part.share_there > 0 else length
+
+
+def _shares_length(container: av.container.InputContainer, stream: av.AudioStream) -> bool:
+    """Whether the promised length is that of all tracks together."""
+    names = set(container.format.name.split(","))
+    return bool(names & WITHOUT_LENGTH_OF_TRACKS) and _tagged_length(stream) is None
 
 
 def _tagged_length(stream: av.AudioStream) -> float | None:

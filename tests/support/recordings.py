@@ -35,9 +35,17 @@ def write_recording(
 
 
 def write_pieces(
-    path: Path, pieces: Sequence[tuple[float, Pcm]], *, video: bool = False, **metadata: str
+    path: Path,
+    pieces: Sequence[tuple[float, Pcm]],
+    *,
+    video: bool = False,
+    until: float = 0.0,
+    **metadata: str,
 ) -> Path:
-    """Does the same with pieces that each begin at a time in seconds; nothing is written between them."""
+    """Does the same with pieces that each begin at a time in seconds; nothing is written between them.
+
+    ``until``: there are pictures at least until then.
+    """
     codec, rate, layout = CODECS[path.suffix[1:]]
     with av.open(str(path), "w") as container:
         container.metadata.update(metadata)
@@ -55,7 +63,7 @@ def write_pieces(
             seconds = begin + len(pcm) / SAMPLE_RATE
         container.mux(sound.encode(None))
         if picture is not None:
-            for number in range(int(seconds * 5)):
+            for number in range(int(max(seconds, until) * 5)):
                 frame = av.VideoFrame.from_ndarray(np.zeros((72, 64), np.uint8), "yuv420p")
                 frame.pts, frame.time_base = number, Fraction(1, 5)
                 container.mux(picture.encode(frame))

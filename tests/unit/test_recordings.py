@@ -632,8 +632,18 @@ def test_times_that_were_computed_with_another_rate_are_not_holes() -> None:
 def test_sound_that_begins_later_than_the_picture_is_no_loss(tmp_path: Path) -> None:
     seconds, losses = laid_out([(3.0, 500)], origin=0.0)
     assert seconds == pytest.approx(13.0) and losses == []
+    assert laid_out([(0.0, 2), (0.4, 500)], origin=0.0)[1] == [], "the encoder's delay is before it"
     path = write_pieces(tmp_path / "a.mp4", [(3.0, tone(4 * SAMPLE_RATE))], video=True)
     assert read(path)[1].losses == []
+
+
+def test_sound_that_ends_before_the_picture_is_not_incomplete(tmp_path: Path) -> None:
+    path = write_pieces(tmp_path / "a.webm", [(0.0, tone(4 * SAMPLE_RATE))], video=True, until=12.0)
+    data = path.read_bytes().replace(b"DURATION", b"XURATION")  # the length of each track
+    path.write_bytes(data)
+    assert read(path)[1].losses == []
+    path.write_bytes(data[: len(data) // 2])
+    assert [loss.reason for loss in read(path)[1].losses] == [GapReason.TRUNCATED]
 
 
 def test_a_recording_whose_times_begin_late_is_as_long_as_its_sound(tmp_path: Path) -> None:
