@@ -91,6 +91,7 @@ class Recording:
         self._channel = channel
         self._mixer: Mixer | None = None
         self._readers: list[TrackReader] = []
+        self._source = Source(self.name, None, ())
         try:
             self._source = Source.of(path)
             with self._source.opened(self._source.parts[0]) as container:
@@ -105,7 +106,9 @@ class Recording:
         except InputError:
             raise
         except Exception as error:  # of any library below PyAV
-            raise InputError(f"{path} cannot be read as a recording: {reason(error)}") from None
+            raise InputError(
+                f"{path} cannot be read as a recording: {_incomplete(self._source)}{reason(error)}"
+            ) from None
         self._numbers = self._numbers_of(track)
 
     def __enter__(self) -> Recording:
@@ -300,3 +303,9 @@ def _track(stream: av.AudioStream) -> _Track:
         "" if language == "und" else language.casefold(),
         context.name if context is not None else "",
     )
+
+
+def _incomplete(source: Source) -> str:
+    """Says how much of a recording is there; empty if all of it is."""
+    share = source.parts[-1].share_there if source.parts else 1.0
+    return f"it is incomplete, {share:.0%} of it is there: " if share < 1 else ""

@@ -531,6 +531,15 @@ def test_a_box_of_any_length_without_an_index_is_a_bad_file_and_no_defect(tmp_pa
         read(path)
 
 
+def test_half_an_mp4_with_its_index_at_the_end_is_unreadable_and_says_how_much_is_there(
+    tmp_path: Path,
+) -> None:
+    path = write_tracks(tmp_path / "a.mp4", [tone(4 * SAMPLE_RATE)[:, None]])
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(InputError, match=r"it is incomplete, 5\d% of it is there: Invalid data"):
+        read(path)
+
+
 @pytest.mark.parametrize(("first", "second"), [("flac", "flac"), ("opus", "oga"), ("oga", "opus")])
 def test_joined_files_may_differ_in_rate_and_codec(tmp_path: Path, first: str, second: str) -> None:
     one = write_tracks(tmp_path / f"one.{first}", [spoken(2)[:, None]])
