@@ -36,7 +36,7 @@ class ManifestReader:
         self._sizes: dict[str, int] = {}
         """Bytes of each manifest when it was last read to its end, by folder."""
         self._bookmarks: dict[str, Bookmark] = {}
-        """How far manifests were read that have grown, as the outbox has it unless another worker has read on."""
+        """How far manifests have been read, as the outbox has it unless another worker has read on."""
         self._generation = 0
         self._watch = FolderWatch(output_dir, (MANIFEST,))
         self._behind: set[str] = set()
@@ -50,10 +50,10 @@ class ManifestReader:
         """
         generation = await self._outbox.generation()
         is_new = generation != self._generation
-        if is_new:  # everything is read again
+        if is_new:
             self._generation = generation
-            self._sizes.clear()
-            self._bookmarks.clear()
+            self._bookmarks = await self._outbox.bookmarks(self._kind)
+            self._sizes = {_folder_of(source): bookmark.bytes for source, bookmark in self._bookmarks.items()}
         due = await asyncio.to_thread(lambda: self._watch.due(everything=is_new))
         there = self._watch.folders
         self._sizes = {folder: size for folder, size in self._sizes.items() if folder in there}
@@ -103,6 +103,10 @@ class ManifestReader:
         records = [record for line in lines if (record := _record_in(line, path)) is not None]
         works = [_work(self._kind, folder, record) for record in records if self._wanted(folder, record)]
         return size, behind, works
+
+
+def _folder_of(source: str) -> str:
+    return source.rpartition("/")[0]
 
 
 def _work(kind: str, folder: str, record: SegmentRecord) -> Work:

@@ -119,6 +119,12 @@ class Outbox:
         return self._bookmark(kind, source)
 
     @_transaction
+    def bookmarks(self, kind: str) -> dict[str, Bookmark]:
+        """How far each source has been read for this kind of work."""
+        rows = self._file.all("SELECT source, bytes, digest FROM bookmark WHERE kind = :kind", kind=kind)
+        return {source: Bookmark(*bookmark) for source, *bookmark in rows}
+
+    @_transaction
     def add(self, works: Sequence[Work]) -> int:
         """Adds the items that are not there yet, and returns how many were added."""
         return self._insert(works)
@@ -257,12 +263,14 @@ class Outbox:
 
     async def aclose(self) -> None:
         """Releases the claimed items and closes the files. Idempotent."""
-        if self._presence.is_shown:  # otherwise the outbox was never used, and need not be created now
-            with contextlib.suppress(StorageError):
-                await self._give_back_all()
-        await asyncio.to_thread(self._thread.shutdown)
-        self._file.disconnect()
-        self._presence.close()
+        try:
+            if self._presence.is_shown:  # otherwise the outbox was never used, and need not be created now
+                with contextlib.suppress(StorageError):
+                    await self._give_back_all()
+            await asyncio.to_thread(self._thread.shutdown)
+        finally:  # also of a task that is cancelled meanwhile
+            self._file.disconnect()
+            self._presence.close()
 
     @_transaction
     def _give_back_all(self) -> None:

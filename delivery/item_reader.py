@@ -63,7 +63,7 @@ class ItemReader:
         self._behind: set[str] = set()
         """Folders with items that were not added: the outbox is full, or another worker has read the same lines."""
         self._bookmarks: dict[str, Bookmark] = {}
-        """How far lists were read that have grown, as the outbox has it unless another worker has read on."""
+        """How far lists have been read, as the outbox has it unless another worker has read on."""
         self._generation = 0
         self._watch = FolderWatch(self._output_dir, (MANIFEST, TEXTS, GAPS))
 
@@ -80,9 +80,9 @@ class ItemReader:
         """
         generation = await self._outbox.generation()
         is_new = generation != self._generation
-        if is_new:  # everything is read again
+        if is_new:
             self._generation = generation
-            self._bookmarks.clear()
+            self._bookmarks = await self._outbox.bookmarks(self._kind)
             for seen in self._seen.values():
                 seen.sizes = (0, 0, 0)
         due = await asyncio.to_thread(lambda: self._watch.due(everything=is_new or with_lists))
@@ -141,7 +141,7 @@ class ItemReader:
     ) -> bool:
         """Reads the next lines of one list; whether there were any."""
         source, path = f"{folder}/{file}", self._output_dir / folder / file
-        before = self._bookmarks.get(source) or await self._outbox.bookmark(self._kind, source)
+        before = await self._bookmark(source)
 
         def items() -> tuple[list[Work], Bookmark]:
             lines, behind = new_lines(path, before)
@@ -156,6 +156,9 @@ class ItemReader:
         self._bookmarks.pop(source, None)
         self._behind.add(folder)
         return False
+
+    async def _bookmark(self, source: str) -> Bookmark:
+        return self._bookmarks.get(source) or await self._outbox.bookmark(self._kind, source)
 
     def _sounds(self, folder: str, lines: list[bytes]) -> Iterator[Work]:
         settled = SettledItems(self._output_dir / folder)
@@ -189,8 +192,8 @@ class ItemReader:
         return is_expired or is_being_erased(self._output_dir / folder, record)
 
     async def _add_lists(self, folder: str) -> bool:
-        manifest = await self._outbox.bookmark(self._kind, f"{folder}/{MANIFEST}")
-        texts = await self._outbox.bookmark(self._kind, f"{folder}/{TEXTS}")
+        manifest = await self._bookmark(f"{folder}/{MANIFEST}")
+        texts = await self._bookmark(f"{folder}/{TEXTS}")
         work = await asyncio.to_thread(self._lists, folder, manifest, texts)
         return work is not None and await self._outbox.add([work]) > 0
 

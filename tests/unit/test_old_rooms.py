@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from archive import folder_watch
-from archive.delivery_log import DELIVERED, audio_key, text_key
+from archive.delivery_log import DELIVERED, audio_key, note, text_key
 from archive.folder_texts import FolderTexts
 from archive.folder_watch import FolderWatch
 from archive.handover_note import RoomProgress
-from archive.jsonl import encoded
-from archive.names import MANIFEST, TEXTS
+from archive.jsonl import encoded, end_of
+from archive.manifest_reader import ManifestReader
+from archive.names import GAPS, MANIFEST, TEXTS
 from config import Settings
 from core.records import SegmentRecord, utc_now
 from core.text_records import TextRecord
-from delivery.item_reader import ItemReader
+from delivery.item_reader import ItemReader, key_of_lists
 from devtools.sample_room import open_room
 from support.counting import lines_read
 from support.delivering import opened
@@ -150,3 +153,33 @@ def test_a_room_that_is_joined_reads_no_old_lines(tmp_path: Path, monkeypatch: p
             joined.handover.write(RoomProgress(utc_now(), {}))
         counts.append(read())
     assert counts[0] == counts[1] <= 12
+
+
+async def test_a_worker_that_starts_beside_many_rooms_asks_the_outbox_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+    transactions = count = 0
+    for rooms in (2, 20):
+        folder = tmp_path / str(rooms)
+        for number in range(rooms):
+            room = old_room(folder / f"room {number}", 2)
+            lists = key_of_lists(*(end_of(room / name) for name in (MANIFEST, TEXTS, GAPS)))
+            note(room, TARGET, lists)
+        settings = Settings(output_dir=str(folder))
+        for _ in range(2):  # a first start, and another one
+            transactions = 0
+            async with opened(folder) as outbox:
+                transaction = outbox._file.transaction
+
+                def counted(body: Callable[[], Any], run: Callable[..., Any] = transaction) -> Any:
+                    nonlocal transactions
+                    transactions += 1
+                    return run(body)
+
+                monkeypatch.setattr(outbox._file, "transaction", counted)
+                await ItemReader(settings, outbox, TARGET, "delivery").look(with_lists=False)
+                await ManifestReader(outbox, folder, "text", lambda folder, segment: False).look_everywhere()
+                count = transactions
+        counts.append(count)
+    assert counts[0] == counts[1] <= 6
