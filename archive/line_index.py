@@ -53,6 +53,8 @@ class LineIndex:
         self._path = path
         self._entry_in = entry_in
         self._id = _list_id(path)
+        self._read_state: tuple[int, ...] | None = None
+        """What the list's file was when it was last read to its end, and the connection that has its lines."""
         self._database = _database_of(path.parent.parent)
 
     def find(self, name: str) -> bytes | None:
@@ -94,10 +96,11 @@ class LineIndex:
 
     def _read_on(self, database: sqlite3.Connection) -> None:
         """Reads the list's new lines, and all of them if it is another list."""
-        while True:
+        while (state := (self._database.connections, *_state_of(self._path))) != self._read_state:
             before = self._bookmark(database)
             is_another, lines, behind = placed_lines_behind(self._path, before)
             if not is_another and not lines:
+                self._read_state = state
                 return
             with _transaction(database):
                 if self._bookmark(database) == before:  # otherwise another process has just read them
@@ -151,6 +154,15 @@ def _forget(database: sqlite3.Connection, list_id: int) -> None:
         database.execute(f"DELETE FROM {table} WHERE {column} = ?", (list_id,))
 
 
+def _state_of(path: Path) -> tuple[int, ...]:
+    """What changes with the file; empty: there is none."""
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+    return (found.st_ino, found.st_size, found.st_mtime_ns)
+
+
 def _list_id(path: Path) -> int:
     return _digest(f"{path.parent.name}/{path.name}")
 
@@ -170,6 +182,8 @@ class _Database:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
+        self.connections = 0
+        """How often the file was opened: it may be another one each time."""
         self._connection: sqlite3.Connection | None = None
         self._close: Callable[[], object] = lambda: None
 
@@ -201,6 +215,7 @@ class _Database:
                 self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
             self._close = weakref.finalize(self, connection.close)
+            self.connections += 1
             _prepare(connection)
             self._connection = connection
         return self._connection

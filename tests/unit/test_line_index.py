@@ -127,3 +127,19 @@ def test_the_index_contains_no_name(lines: Lines) -> None:
     gc.collect()
     files = list(lines.path.parent.parent.glob(f"{INDEX}*"))
     assert files and not any(b"anna" in file.read_bytes() for file in files)
+
+
+def test_an_index_that_is_replaced_while_it_is_in_use_is_filled_again(lines: Lines) -> None:
+    lines.add("a", 1)
+    index = lines.index()
+    assert index.find("a") is not None
+    index._database._remove()
+    assert index.find("a") is not None
+
+
+def test_a_list_that_has_not_changed_is_not_opened(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines.add("a", 1)
+    index = lines.index()
+    assert index.find("b") is None
+    monkeypatch.setattr(line_index, "placed_lines_behind", lambda *_: pytest.fail("the list is read"))
+    assert index.find("b") is None
