@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType, ModuleType
 
 from benchmarks import (
+    age,
     bell,
     captions,
     cores,
@@ -58,6 +59,7 @@ BENCHMARKS: dict[str, ModuleType] = {
         captions,
         lessons,
         video,
+        age,
         cpu,
         memory,
         bell,

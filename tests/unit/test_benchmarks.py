@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from benchmarks import bell, corpus, delivery, detector, disk, lessons, offline, speech, text, vad
+from benchmarks import age, bell, corpus, delivery, detector, disk, lessons, offline, speech, text, vad
 from benchmarks.figures import Figure, Options, Outcome, markdown_table, table
 from benchmarks.noises import NOISES
 from benchmarks.soak.lecture import Word
@@ -151,3 +151,16 @@ def test_the_lecture_of_the_publishers_is_opus_in_packets_of_20_ms(tmp_path: Pat
     pcm, rate = soundfile.read(lecture.file, dtype="int16")
     heard = sound.heard(resampled(pcm, rate, sound.SAMPLE_RATE), sound.markers())
     assert heard == [word.marker for word in lecture.words]
+
+
+# --- age ---
+
+
+def test_what_a_segment_costs_is_measured_in_rooms_of_several_ages() -> None:
+    outcome = age.measure(QUICK)
+    assert [figure.what for figure in outcome.figures if "a segment" in figure.what] == [
+        "10 segments: a segment",
+        "100 segments: a segment",
+        "10 rooms: a segment",
+    ]
+    assert all(figure.value > 0 for figure in outcome.figures)
