@@ -118,6 +118,10 @@ class SettledItems:
         """
         return self._lines.find(_name_of(target, key)) is not None
 
+    def is_delivered(self, target: str, key: Key) -> bool:
+        line = self._lines.find(_name_of(target, key))
+        return line is not None and not (jsonl.entry_in(line) or {}).get(REFUSED)
+
 
 def _entry_in(line: bytes) -> Entry | None:
     entry = jsonl.entry_in(line) or {}

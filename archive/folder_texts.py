@@ -82,7 +82,7 @@ class FolderTexts:
 
     def has(self, segment: SegmentRecord) -> bool:
         """Whether this segment has a text or is refused."""
-        return self._record_of(segment) is not None
+        return self.record_of(segment) is not None
 
     def spoken_languages(self) -> tuple[str, ...]:
         """The BCP 47 tags of the languages spoken so far, in the order in which they first came."""
@@ -100,7 +100,7 @@ class FolderTexts:
 
     def may_remove_audio(self, segment: SegmentRecord) -> bool:
         """Whether its text is saved, and its WAV still exists but is not to be kept (SAVE_AUDIO=false)."""
-        record = self._record_of(segment)
+        record = self.record_of(segment)
         return record is not None and not record.is_audio_kept and (self.folder / segment.file).exists()
 
     def before(self, segment: SegmentRecord, most: int) -> tuple[str, ...]:
@@ -149,9 +149,10 @@ class FolderTexts:
 
     def _is_done(self, record: TextRecord) -> bool:
         """Whether no other text is to be saved for the record's segment."""
-        return self._record_of(record) is not None
+        return self.record_of(record) is not None
 
-    def _record_of(self, segment: SegmentRecord | TextRecord) -> TextRecord | None:
+    def record_of(self, segment: SegmentRecord | TextRecord) -> TextRecord | None:
+        """The last record about a segment; None if it has no text and is not refused."""
         line = self._lines.find(_name_of(segment))
         return text_in(line) if line is not None else None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -15,10 +16,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from archive.delivery_log import DELIVERED, DeliveryLog, keys_of
+from archive.delivery_log import DELIVERED, DeliveryLog, SettledItems, keys_of
 from archive.exports import exports_of, remove_exports
+from archive.folder_texts import FolderTexts
 from archive.jsonl import end_of
-from archive.manifest import read_manifest
+from archive.manifest import listed_segments, read_manifest, record_in
 from archive.names import GAPS, MANIFEST, TEXTS
 from archive.rooms import Room
 from archive.texts import read_texts
@@ -34,6 +36,7 @@ logger = logging.getLogger("recorder")
 
 LOOK_SECONDS = 30.0
 PRUNE_SECONDS = 3600.0
+"""How often all lines are read, for what has become old. Between, only what has just been delivered may leave."""
 REMOTE_SECONDS = 86_400.0
 QUIET_SECONDS = 3600.0
 """Lines are removed only in folders that have not changed for this long."""
@@ -103,6 +106,23 @@ class Rules:
         exports = self._old_exports(folder, now, is_whole)
         return Leaving(folder, tuple(files), size, frozenset(lines), self._cutoff(now), is_whole, exports)
 
+    def leaving_early(self, folder: Path) -> Leaving:
+        """The sounds of a folder that may be removed as every target has them, with their text files. The lines stay.
+
+        Only the sounds that are there are looked at, not all lines. Blocks; raises OSError, StorageError.
+        """
+        segments, texts, settled = listed_segments(folder), FolderTexts(folder), SettledItems(folder)
+        files: list[str] = []
+        for name in _sounds_in(folder) if self._goes_early() and not self.is_empty else ():
+            line = segments.find(name)
+            record = record_in(line) if line is not None else None
+            if record is not None:
+                text = texts.record_of(record)
+                if self._is_delivered(settled, record, text):
+                    files += [file for file in files_of(record, text) if (folder / file).is_file()]
+        size = sum((folder / file).stat().st_size for file in files)
+        return Leaving(folder, tuple(files), size, frozenset(), None, is_whole=False)
+
     def _old_exports(self, folder: Path, now: datetime, is_whole: bool) -> tuple[str, ...]:
         cutoff = self._cutoff(now)
         if cutoff is None or self.is_empty:
@@ -122,7 +142,7 @@ class Rules:
         return self._settings.keep_local == "until_delivered" and bool(self._targets)
 
     def _is_delivered(
-        self, delivery_log: DeliveryLog, record: SegmentRecord, text: TextRecord | None
+        self, delivery_log: DeliveryLog | SettledItems, record: SegmentRecord, text: TextRecord | None
     ) -> bool:
         if self._settings.wants_text and text is None:
             return False
@@ -130,7 +150,7 @@ class Rules:
         if before is not None and record.end < before and self._is_old(record, datetime.now(UTC)):
             return True  # the targets are not to have it any more
         keys = keys_of(record, text, save_audio=self._settings.save_audio)
-        return not any(delivery_log.undelivered(keys, self._targets))
+        return all(delivery_log.is_delivered(target, key) for key in keys for target in self._targets)
 
     def _are_lists_delivered(self, folder: Path, delivery_log: DeliveryLog) -> bool:
         key = key_of_lists(*(end_of(folder / name) for name in (MANIFEST, TEXTS, GAPS)))
@@ -162,6 +182,11 @@ def remove_leaving(leaving: Leaving) -> None:
         remove_folder(leaving.folder)
 
 
+def _sounds_in(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.name.endswith(".wav"))
+
+
 def _is_quiet(folder: Path) -> bool:
     if Room(folder).may_gain_segments():
         return False
@@ -181,6 +206,9 @@ class Housekeeping:
         self._rules = Rules(settings, [target.name for target in targets], is_complete=is_complete)
         self._output_dir = Path(settings.output_dir)
         self._seen: dict[Path, float] = {}
+        """When the delivery log of each folder had last changed."""
+        self._refused: set[Path] = set()
+        """Folders to which the next look is as thorough as once an hour."""
         self._pruned_at = self._pruned_remote_at = -REMOTE_SECONDS
         self._warned_below = 100.0
 
@@ -205,24 +233,29 @@ class Housekeeping:
             return []
         is_time = time.monotonic() - self._pruned_at >= PRUNE_SECONDS
         self._pruned_at = time.monotonic() if is_time else self._pruned_at
+        refused, self._refused = self._refused, set()
         return [
             folder
             for folder in room_folders(self._output_dir)
-            if (is_time or self._has_new_deliveries(folder)) and self._prune(folder)
+            if self._prune(folder, is_whole=is_time or folder in refused)
         ]
 
-    def _prune(self, folder: Path) -> bool:
-        """Removes what may go from one folder. A folder that refuses does not keep the others from it.
+    def _prune(self, folder: Path, *, is_whole: bool) -> bool:
+        """Removes what may go from one folder: by all its lines, or only what has just been delivered. A folder that
+        refuses does not keep the others from it.
 
         Returns whether the whole folder has gone.
         """
+        if not self._has_new_deliveries(folder) and not is_whole:
+            return False
         try:
-            leaving = self._rules.leaving(folder, datetime.now(UTC))
+            rules = self._rules
+            leaving = rules.leaving(folder, datetime.now(UTC)) if is_whole else rules.leaving_early(folder)
             if leaving.is_nothing:
                 return False
             remove_leaving(leaving)
-        except OSError as error:
-            self._seen.pop(folder, None)  # it is tried again with the next look
+        except (OSError, StorageError) as error:
+            self._refused.add(folder)
             logger.warning("Old recordings of %s cannot be removed now: %s", folder.name, error)
             return False
         logger.info(

@@ -22,6 +22,7 @@ from config import Settings
 from core.records import SegmentRecord, utc_now
 from core.text_records import TextRecord
 from delivery.item_reader import ItemReader, key_of_lists
+from delivery.retention import Rules
 from devtools.sample_room import open_room
 from support.counting import lines_read
 from support.delivering import opened
@@ -183,3 +184,25 @@ async def test_a_worker_that_starts_beside_many_rooms_asks_the_outbox_once(
                 count = transactions
         counts.append(count)
     assert counts[0] == counts[1] <= 6
+
+
+def test_what_has_just_been_delivered_is_found_by_the_files_that_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = []
+    for size in SIZES:
+        folder = old_room(tmp_path / str(size) / "math101", size)
+        settings = Settings(output_dir=str(folder.parent), keep_local="until_delivered")
+        rules = Rules(settings, [TARGET])
+        (folder / segment(7).file).write_bytes(b"sound")
+        (folder / "of somebody else.wav").touch()
+        (folder / add_segment(folder).file).touch()  # it is not delivered
+        expected = rules.leaving(folder, utc_now())
+        assert rules.leaving_early(folder).files == expected.files == (segment(7).file,)
+        with lines_read(monkeypatch) as read:
+            assert rules.leaving_early(folder).bytes == 5
+        counts.append(read())
+    assert counts[0] == counts[1] == 0
+    assert not Rules(settings, [TARGET, "another target"]).leaving_early(folder).files
+    assert not Rules(settings, [TARGET], is_complete=False).leaving_early(folder).files
+    assert not Rules(Settings(output_dir=str(folder.parent)), [TARGET]).leaving_early(folder).files

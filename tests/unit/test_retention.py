@@ -118,6 +118,22 @@ async def test_the_worker_deletes_what_is_delivered_and_keeps_the_rest(tmp_path:
     assert shelf.removed[0].before is not None and not shelf.removed[0].room
 
 
+async def test_what_is_delivered_between_two_thorough_looks_leaves_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("delivery.retention.LOOK_SECONDS", 0.1)
+    settings, shelf = settings_for(tmp_path, KEEP_LOCAL="until_delivered"), Shelf()
+    spoken(settings, "math", 2)
+    housekeeping = asyncio.create_task(Housekeeping(settings, [shelf], is_complete=True).run())
+    await asyncio.sleep(0.3)
+    assert len(list((tmp_path / "math").glob("*.wav"))) == 2
+    assert await deliver(settings, shelf)
+    await until(lambda: not list((tmp_path / "math").glob("*.wav")), "both have left", SOON)
+    housekeeping.cancel()
+    await asyncio.gather(housekeeping, return_exceptions=True)
+    assert len((tmp_path / "math" / "segments.jsonl").read_bytes().splitlines()) == 2
+
+
 async def test_a_backlog_larger_than_the_outbox_is_delivered_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
