@@ -20,6 +20,7 @@ from core.records import SAMPLE_RATE, EndReason, Pcm, SpeechSegment, StreamClock
 from core.stream_clock import Instant
 from devtools import sound
 from recording import track_processor
+from recording.event_routing import RoutedEvents
 from recording.speech_detector import NativeDetector, OnnxDetector, SpeechDetector, load_detector
 from recording.track_processor import MUTE_GRACE_SECONDS, LosslessAudioStream, TrackProcessor
 
@@ -572,6 +573,7 @@ async def test_the_real_stream_is_woken_by_its_own_frames_only(monkeypatch: pyte
 
     handles = [Handle(2), Handle(1)]
     monkeypatch.setattr(rtc.AudioStream, "__init__", subscribe)
+    monkeypatch.setattr(FfiClient.instance, "_queue", RoutedEvents())
     one, two = (LosslessAudioStream(cast("rtc.Track", None)) for _ in range(2))
     for number in (1, 2, 1, 3):
         event = FfiEvent()
