@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 import av.error
@@ -228,7 +228,7 @@ class TrackReader:
 
     def _demuxed(
         self, container: av.container.InputContainer, stream: av.AudioStream
-    ) -> Iterator[av.Packet[Any]]:
+    ) -> Iterator[av.Packet[av.AudioStream]]:
         """Yields the packets of a track. A demuxer that ends with an error is started again after the error."""
         errors = 0
         while errors < MAX_ERRORS_IN_A_ROW:
@@ -239,7 +239,7 @@ class TrackReader:
                         self.picture_seconds = max(self.picture_seconds, time - self._start)
                     elif packet.size:
                         errors = 0
-                        yield packet
+                        yield cast("av.Packet[av.AudioStream]", packet)
                 return
             except Exception as error:  # PyAV raises others, too: IndexError for a stream that comes later
                 self._failed(error)

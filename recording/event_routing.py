@@ -25,7 +25,9 @@ Loop = asyncio.AbstractEventLoop
 Filter = Callable[[FfiEvent], bool] | None
 
 _EVENTS = FfiEvent.DESCRIPTOR.oneofs_by_name["message"].fields
-_ANSWERS = frozenset(kind.name for kind in _EVENTS if "async_id" in kind.message_type.fields_by_name)
+_ANSWERS = frozenset(
+    kind.name for kind in _EVENTS if kind.message_type and "async_id" in kind.message_type.fields_by_name
+)
 """The kinds of events that answer a request, once."""
 
 _HANDLES = {
@@ -40,7 +42,7 @@ def route_events(client: FfiClient) -> None:
     """Makes the client pass events on by their owner. Call it before anything subscribes to its events. Idempotent."""
     if not isinstance(client._queue, RoutedEvents):
         routed = RoutedEvents()
-        client.request = routed.learning(client.request)  # type: ignore[method-assign]
+        client.request = routed.learning(client.request)  # type: ignore[method-assign,assignment]
         client._queue = routed
 
 

@@ -28,7 +28,7 @@ CODECS = {
 
 
 def write_recording(
-    path: Path, pcm: Pcm, *, sound_from: float = 0.0, video: bool = False, **metadata: str
+    path: Path, pcm: Pcm, *, sound_from: float = 0.0, video: bool = False, **metadata: Any
 ) -> Path:
     """Writes speech into a container. With ``video`` there are pictures from 0 s on."""
     return write_pieces(path, [(sound_from, pcm)], video=video, **metadata)

@@ -45,7 +45,7 @@ class Room:
     def arrived(self) -> list[str | None]:
         """The kinds of events that have arrived since the last call."""
         self.loop.run_until_complete(asyncio.sleep(0))
-        kinds = []
+        kinds: list[str | None] = []
         while not self.queue.empty():
             kinds.append(self.queue.get_nowait().WhichOneof("message"))
         return kinds
