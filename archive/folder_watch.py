@@ -7,11 +7,17 @@ what other processes write. Everything here blocks.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from archive.names import LOST_AND_FOUND
+
+logger = logging.getLogger("recorder")
 
 ACTIVE_SECONDS = 600.0
 """A folder is due at every call for this long after a change."""
@@ -36,6 +42,7 @@ class FolderWatch:
         self._turn: deque[str] = deque()
         self._looked_at: float | None = None
         self._share = 0.0
+        self._unreadable: set[str] = set()
 
     def due(self, *, everything: bool = False) -> set[str]:
         """The folders that are to be looked at now; at the first call all.
@@ -55,13 +62,25 @@ class FolderWatch:
             self._note_change(folder, now)
         return (idle | self._active_until.keys()) & self.folders
 
+    @contextlib.contextmanager
+    def reading(self, folder: str) -> Iterator[None]:
+        """Logs once if the system refuses to read a folder, such as one of another owner: the others must go on."""
+        try:
+            yield
+        except OSError as error:
+            if folder not in self._unreadable:
+                self._unreadable.add(folder)
+                logger.error("Folder %s cannot be read and is left out: %s", folder, error.strerror or error)
+        else:
+            self._unreadable.discard(folder)
+
     def _list_if_changed(self, now: float) -> None:
         changed = os.stat(self._output_dir).st_mtime_ns
         if changed == self._listed and now - self._listed_at < IDLE_SECONDS:
             return
         with os.scandir(self._output_dir) as entries:
             found = {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
-        folders = frozenset(filter(_is_text, found))
+        folders = frozenset(filter(_is_text, found - {LOST_AND_FOUND}))
         if self._looked_at is not None:  # a new one has no list yet
             self._active_until |= dict.fromkeys(folders - self.folders, now + ACTIVE_SECONDS)
         if folders != self.folders:

@@ -64,8 +64,9 @@ class ManifestReader:
         """Reads the manifests of these folders (relative to OUTPUT_DIR) that have grown; whether there were any."""
         grown = await asyncio.to_thread(self._grown, list(folders))
         for folder in grown:
-            while await self._read(folder):
-                pass
+            with self._watch.reading(folder):
+                while await self._read(folder):
+                    pass
         return bool(grown)
 
     async def _read(self, folder: str) -> bool:
@@ -94,7 +95,7 @@ class ManifestReader:
     def _size_of(self, folder: str) -> int:
         try:
             return os.stat(self._output_dir / folder / MANIFEST).st_size
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):  # recovery says what cannot be read
             return 0
 
     def _items(self, folder: str, path: Path, bookmark: Bookmark) -> tuple[int, Bookmark, list[Work]]:

@@ -23,6 +23,8 @@ HANDOVER_NOTE = ".heard"
 HIGHEST_NUMBER = ".highest_number"
 """The highest segment number of the folder, and how far the manifest was read for it. May be deleted."""
 PART_SUFFIX = ".part"
+LOST_AND_FOUND = "lost+found"
+"""The system's own folder at the top of a disk, which only root may read. No room's folder has a plus in its name."""
 
 _LOOKS_HASHED = re.compile(r"-[0-9a-f]{10}\Z", re.IGNORECASE)
 _NAME_BYTES = 80

@@ -17,7 +17,7 @@ from archive.files import FolderLock, is_abandoned, open_private, sync_folder
 from archive.handover_note import is_plausible
 from archive.jsonl import lines_of
 from archive.manifest import append_manifest, read_manifest, record_in
-from archive.names import MANIFEST, PART_SUFFIX, SegmentNames
+from archive.names import LOST_AND_FOUND, MANIFEST, PART_SUFFIX, SegmentNames
 from archive.tombstones import erased_since
 from archive.wav import mend_wav, samples_in_part, whole_samples_in
 from config import Settings
@@ -125,7 +125,7 @@ def recover_all(settings: Settings) -> list[SegmentRecord]:
     names = SegmentNames.from_settings(settings)
     recovered: list[SegmentRecord] = []
     for path in sorted(Path(settings.output_dir).iterdir()):
-        if not path.is_dir() or path.is_symlink():
+        if not path.is_dir() or path.is_symlink() or path.name == LOST_AND_FOUND:
             continue
         try:
             recovered += recover_folder(path, names)

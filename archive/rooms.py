@@ -17,7 +17,15 @@ from archive import jsonl
 from archive.files import FolderLock, is_abandoned
 from archive.jsonl import Lines, lines_of
 from archive.manifest import record_in
-from archive.names import HANDOVER_NOTE, MANIFEST, PART_SUFFIX, SegmentNames, is_plain_name, safe_name
+from archive.names import (
+    HANDOVER_NOTE,
+    LOST_AND_FOUND,
+    MANIFEST,
+    PART_SUFFIX,
+    SegmentNames,
+    is_plain_name,
+    safe_name,
+)
 from archive.sessions import Session, sessions_of
 from archive.texts import Texts
 from archive.tombstones import open_erasures
@@ -56,8 +64,9 @@ class Archive:
             raise InputError(f"OUTPUT_DIR={self.path} is not there: nothing has been recorded yet") from None
         except OSError as error:
             raise StorageError(f"OUTPUT_DIR={self.path} cannot be read: {error.strerror or error}") from None
-        folders = (Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False))
-        return [Room(path) for path in folders if not path.name.startswith(".") and self._is_ours(path)]
+        folders = [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
+        rooms = (path for path in folders if not path.name.startswith(".") and path.name != LOST_AND_FOUND)
+        return [Room(path) for path in rooms if self._is_ours(path)]
 
     def find(self, name: str) -> list[Room]:
         """The folders of a room, by its name or a folder's name: several if ROOM_DIR separates the sessions.
@@ -110,9 +119,9 @@ class Archive:
 
 def _is_manifest(path: Path) -> bool:
     """Whether a file is a recorder's manifest and not another program's: it is empty or has a valid line."""
-    if not path.is_file():
-        return False
     with contextlib.suppress(OSError):  # reported when the manifest is read
+        if not path.is_file():
+            return False
         first = [line for _, line in itertools.islice(lines_of(path), LINES_TO_CHECK)]
         return not first or any(record_in(line) is not None for line in first)
     return True
@@ -129,7 +138,9 @@ class Room:
     def name(self) -> str:
         """The room's name in LiveKit; the folder's name if there is no segment."""
         if self._name is None:
-            first = next(self.records(), None)
+            first = None
+            with contextlib.suppress(StorageError):  # reported when the segments are read
+                first = next(self.records(), None)
             self._name = first.room_name if first else self.path.name
         return self._name
 

@@ -23,6 +23,7 @@ from archive.names import (
     GAPS,
     HANDOVER_NOTE,
     HIGHEST_NUMBER,
+    LOST_AND_FOUND,
     MANIFEST,
     PART_SUFFIX,
     TEXTS,
@@ -217,7 +218,15 @@ def files_of(record: SegmentRecord, text: TextRecord | None) -> list[str]:
 
 def room_folders(output_dir: Path) -> list[Path]:
     """Every room's folder with a manifest, sorted."""
-    return [folder for folder in all_folders(output_dir) if (folder / MANIFEST).is_file()]
+    return [folder for folder in all_folders(output_dir) if _has_manifest(folder)]
+
+
+def _has_manifest(folder: Path) -> bool:
+    """Also if it may not be seen: reading it then says so."""
+    try:
+        return (folder / MANIFEST).is_file()
+    except PermissionError:
+        return True
 
 
 def all_folders(output_dir: Path) -> list[Path]:
@@ -226,6 +235,8 @@ def all_folders(output_dir: Path) -> list[Path]:
         folders = [
             Path(entry.path)
             for entry in entries
-            if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".")
+            if entry.is_dir(follow_symlinks=False)
+            and not entry.name.startswith(".")
+            and entry.name != LOST_AND_FOUND
         ]
     return sorted(folders)

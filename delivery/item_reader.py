@@ -95,11 +95,12 @@ class ItemReader:
         has_news = False
         for folder, sizes in (await asyncio.to_thread(self._sizes, list(folders))).items():
             seen = self._seen.setdefault(folder, _Seen(grown_at=0.0))
-            if sizes != seen.sizes:
-                has_news = await self._read_on(folder, seen, sizes) or has_news
-            if seen.is_time_for_lists(at_once=with_lists):
-                has_news = await self._add_lists(folder) or has_news
-                seen.grown_at = None
+            with self._watch.reading(folder):
+                if sizes != seen.sizes:
+                    has_news = await self._read_on(folder, seen, sizes) or has_news
+                if seen.is_time_for_lists(at_once=with_lists):
+                    has_news = await self._add_lists(folder) or has_news
+                    seen.grown_at = None
         return has_news
 
     def _unfinished(self) -> set[str]:
@@ -228,5 +229,5 @@ def is_ours(text: TextRecord) -> bool:
 def _size(path: str) -> int:
     try:
         return os.stat(path).st_size
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, PermissionError):  # recovery says what cannot be read
         return 0

@@ -9,10 +9,11 @@ import typer
 
 from archive.names import SegmentNames
 from archive.rooms import Archive
+from core.errors import StorageError
 from lesson_tools import console
 from lesson_tools.console import AsJson, SomeRooms, progress, say, say_json, tell
 from lesson_tools.expected import Expected
-from lesson_tools.findings import Kind, Report
+from lesson_tools.findings import Finding, Kind, Report
 from lesson_tools.inspection import inspect
 from lesson_tools.repair import repaired
 
@@ -45,7 +46,13 @@ def check(
     reports = []
     with progress("Checking", sum(room.line_count() for room in chosen), "segments") as advance:
         for room in chosen:
-            report = inspect(room, names, expected, advance, checksums=not quick)
+            try:
+                report = inspect(room, names, expected, advance, checksums=not quick)
+            except StorageError as error:
+                reports.append(
+                    Report(room.name, room.path.name, findings=[Finding(Kind.UNREADABLE, str(error))])
+                )
+                continue
             if repair:
                 report = repaired(room, names, expected, report, checksums=not quick)
             reports.append(report)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -183,8 +183,7 @@ def prune(
         tell(f"{problem}. Nothing is removed from this disk")
     rules = Rules(settings, [target.name for target in targets], is_complete=not problems)
     now = datetime.now(UTC)
-    found = (rules.leaving(folder, now) for folder in folders_of(settings))
-    leaving = [one for one in found if not one.is_nothing]
+    leaving, unread = _leaving(rules, folders_of(settings), now)
     removed = [_removed(one) for one in leaving if not dry_run]
     gone = [one.folder for one in leaving if one.is_gone]
     if gone:
@@ -198,8 +197,20 @@ def prune(
         say_json({"dry_run": dry_run, "local": local, "remote": remote})
     else:
         _say_leaving(leaving, remote, dry_run)
-    if problems or not (is_well and all(removed)):
+    if problems or unread or not (is_well and all(removed)):
         raise typer.Exit(TROUBLE)
+
+
+def _leaving(rules: Rules, folders: Iterable[Path], now: datetime) -> tuple[list[Leaving], list[str]]:
+    """What may go, and one line for each folder that cannot be read."""
+    leaving, unread = [], []
+    for folder in folders:
+        try:
+            leaving.append(rules.leaving(folder, now))
+        except OSError as error:
+            unread.append(f"{folder} cannot be read: {error.strerror or error}")
+            tell(unread[-1])
+    return [one for one in leaving if not one.is_nothing], unread
 
 
 def _removed(leaving: Leaving) -> bool:

@@ -22,6 +22,8 @@ class Kind(StrEnum):
     WAV_LENGTH = "wav_length"
     CHECKSUM = "checksum"
     UNLISTED_WAV = "unlisted_wav"
+    UNREADABLE = "unreadable"
+    """The room's folder, or one of its lists."""
     NOT_RECOVERABLE = "not_recoverable"
     """A file of the recorder that is not in the manifest and cannot be added to it."""
     PART_LEFT = "part_left"

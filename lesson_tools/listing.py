@@ -16,6 +16,7 @@ from archive.jsonl import Lines
 from archive.rooms import Archive, Room
 from archive.sessions import Session
 from archive.texts import Texts
+from core.errors import StorageError
 from core.records import SegmentRecord, format_utc
 from lesson_tools import console
 from lesson_tools.console import AsJson, counted, duration, say, say_json, say_table, tell
@@ -69,15 +70,23 @@ def list_lessons(
     settings = console.settings()
     rooms = Archive.from_settings(settings).chosen([room] if room is not None else None)
     expected = Expected.from_settings(settings)
-    facts = [facts_of(one, expected) for one in rooms]
+    facts, is_well = [], True
+    for one in rooms:
+        try:
+            facts.append(facts_of(one, expected))
+        except StorageError as error:  # the other rooms are shown
+            tell(str(error))
+            is_well = False
     if as_json:
         say_json({"rooms": [_as_json(one) for one in facts]})
-    elif not facts:
+    elif not rooms:
         tell(f"No lessons in {settings.output_dir} yet")
     elif room is None:
         _say_rooms(facts, ZoneInfo(settings.timezone))
     else:
         _say_sessions(facts, ZoneInfo(settings.timezone))
+    if not is_well:
+        raise typer.Exit(console.TROUBLE)
 
 
 def facts_of(room: Room, expected: Expected) -> RoomFacts:

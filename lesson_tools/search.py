@@ -18,7 +18,7 @@ from core.logs import printable
 from core.records import parse_utc
 from lesson_tools import console
 from lesson_tools.console import AsJson, progress, say, say_json, tell
-from search.index import SearchIndex
+from search.index import SearchIndex, UnreadableFolder
 from search.query import QueryWord, Step, query_words, steps
 from search.ranking import Rank, Ranking, Segment, marks
 
@@ -118,7 +118,10 @@ def fresh_index(settings: Settings) -> SearchIndex:
     index = SearchIndex(output_dir)
     if stale := index.stale():
         with progress("Indexing", index.unread_bytes(stale), "bytes") as advance:
-            index.refresh(stale, advance)
+            try:
+                index.refresh(stale, advance)
+            except UnreadableFolder as error:  # the others are searched
+                tell(str(error))
     return index
 
 

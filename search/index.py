@@ -23,7 +23,7 @@ from typing import Any
 from archive.files import PRIVATE_FILE
 from archive.jsonl import lines_behind, new_lines
 from archive.manifest import record_in
-from archive.names import MANIFEST, TEXTS, is_plain_name
+from archive.names import LOST_AND_FOUND, MANIFEST, TEXTS, is_plain_name
 from archive.texts import Texts
 from archive.tombstones import Erasure, is_being_erased, open_erasures
 from core import notify, search_tokens
@@ -64,6 +64,10 @@ CREATE INDEX segment_by_number ON segment (folder, number);
 CREATE TABLE language (tag TEXT PRIMARY KEY, place INTEGER NOT NULL);
 CREATE VIRTUAL TABLE words USING fts5({", ".join(PLACES)}, content='', tokenize='ascii', columnsize=0);
 """
+
+
+class UnreadableFolder(StorageError):
+    """A folder cannot be read now."""
 
 
 class SearchIndex:
@@ -152,24 +156,27 @@ class SearchIndex:
         """Reads what is new in these folders (names relative to OUTPUT_DIR).
 
         Raises:
-            StorageError: something cannot be read or written now.
+            StorageError: the index cannot be written now.
+            UnreadableFolder: a folder cannot be read now; the others have been.
         """
+        unreadable = []
         for name in folders:
             try:
                 self._refresh(name, advance)
             except sqlite3.Error as error:
                 raise StorageError(f"{self._path} cannot be written: {error}") from None
             except OSError as error:
-                raise StorageError(
-                    f"{self._output_dir / name} cannot be read: {error.strerror or error}"
-                ) from None
+                unreadable.append(f"{self._output_dir / name} cannot be read: {error.strerror or error}")
+        if unreadable:
+            raise UnreadableFolder("; ".join(unreadable))
 
     def _stamps(self) -> Iterator[tuple[str, str]]:
         """Yields the stamp (sizes and times of the two files) of every folder; empty if it has neither."""
         with os.scandir(self._output_dir) as entries:
             names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
         for name in names:
-            yield name, _stamp(self._output_dir / name)
+            if name != LOST_AND_FOUND:
+                yield name, _stamp(self._output_dir / name)
 
     def _refresh(self, name: str, advance: Callable[[float], None]) -> None:
         path = self._output_dir / name

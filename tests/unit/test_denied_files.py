@@ -16,11 +16,13 @@ from typing import Any
 import pytest
 
 from archive.names import GAPS, MANIFEST
+from config import Settings
 from core.records import GapReason, GapRecord, Pcm
 from devtools.sample_room import ANNA, CLOCK, noise, open_room, segment_of
 from storage import MAX_LISTING_REFUSALS, PartFile, RoomFolder
 from support.commands import run
 from support.disk import assert_sound, manifest
+from support.lessons_on_disk import spoken, with_texts
 
 DENIED = os.strerror(errno.EACCES)
 STRIDE = 16_000
@@ -201,3 +203,27 @@ def test_a_gap_that_cannot_be_listed_is_in_the_log(
     assert (
         f"This gap is only in the log: [Errno {errno.EACCES}] {DENIED}: '{folder.path / GAPS}'" in caplog.text
     )
+
+
+def test_a_folder_that_cannot_be_read_hides_no_other(tmp_path: Path, deny: Deny) -> None:
+    out, nas = tmp_path / "out", tmp_path / "nas"
+    nas.mkdir()
+    for room in ("math", "other"):
+        with_texts(out / room, spoken(Settings(output_dir=str(out)), room, 1))
+    (out / "other").rename(out / "lost+found")  # as at the top of a disk
+    with_texts(out / "other", spoken(Settings(output_dir=str(out)), "other", 1))
+    deny(out / "other" / MANIFEST)
+    target = {"STORE_URL": nas.as_uri()}
+    found = run("search", "number", output_dir=out)
+    assert found.out.count(".wav") == 1 and "math" in found.out and "other cannot be read" in found.err
+    listed = run("list", output_dir=out)
+    assert listed.code == 1 and "math" in listed.out and "other/segments.jsonl cannot be read" in listed.err
+    checked = run("check", output_dir=out)
+    assert checked.code == 1 and "math: 1 segment" in checked.out and "cannot be read" in checked.out
+    assert "lost+found" not in listed.out + checked.out
+    assert "Folder other cannot be read" in run("deliver", "--set-up", output_dir=out, **target).err
+    assert [path.name for path in nas.iterdir() if path.is_dir()] == ["math"]
+    pruned = run("prune", output_dir=out, RETENTION_DAYS="1")
+    assert pruned.code == 1 and "other cannot be read" in pruned.err
+    assert not list((out / "math").glob("*.wav"))
+    assert list((out / "other").glob("*.wav")) and list((out / "lost+found").glob("*.wav"))
