@@ -331,9 +331,9 @@ def _pairs_in(found: Mapping[str, Any], languages: Sequence[str]) -> Iterator[tu
     yield from ((key, value) for key, value in found.items() if isinstance(value, (str, list, dict)))
 
 
-def _tag_in(text: str) -> str:
+def _tag_in(text: str, *, in_sentence: bool = False) -> str:
     """The tag that a text names, by the language's name or as a tag; empty if it names none."""
-    if named := language_named(text):
+    if named := language_named(text, in_sentence=in_sentence):
         return named
     try:
         tag = language_tag(text)
@@ -350,9 +350,8 @@ def _stated_language(value: Any) -> str:
     texts = [text for text in stated if isinstance(text, str)]
     words = [word for text in texts for separator in ",;/|(:=" for word in text.split(separator)]
     named = [word.strip(" \t\r\n\"'`.)") for word in (*texts, *words)]
-    return next(
-        (tag for word in named if word.lower() not in _NO_STATED_LANGUAGES and (tag := _tag_in(word))), ""
-    )
+    tags = (_tag_in(word, in_sentence=True) for word in named if word.lower() not in _NO_STATED_LANGUAGES)
+    return next(filter(None, tags), "")
 
 
 def _said_among_translations(

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from core.language_names import OWN_NAMES
-from core.language_tags import in_region, in_script, is_same_language, usual_script_of
+from core.language_tags import ISO_639_1, in_region, in_script, is_same_language, usual_script_of
 from core.spelling import normalized
 
 MAX_NAME_CHARACTERS = 100
@@ -49,28 +49,34 @@ _MORE_PRECISE = (
 _BETWEEN_WORDS = re.compile(r"[\s_()（）\[\]<>{},;:./|=\"'“”?!*~`–—]+")
 
 
-def language_named(name: str) -> str:
+def language_named(name: str, *, in_sentence: bool = False) -> str:
     """The tag of the language with this name, in English or in the language itself; empty if none is clear.
 
-    Words beside it make it more precise (``Serbian (Latin)``), or count for nothing (``mostly English``). Two names are
-    clear only if the second one is in brackets.
+    Words beside it may make it more precise, and any words in brackets may follow it: ``Brazilian Portuguese``,
+    ``Serbian (Latin)``, ``Arabic (spoken in Egypt)``.
+
+    Args:
+        in_sentence: any other words may stand beside it: ``The language is French``.
     """
     words = _words(name)
     if not words or len(name) > MAX_NAME_CHARACTERS:
         return ""
     if exactly := _tags_by_name().get(words):
         return exactly
+    before_brackets = _words(re.split("[(（]", name)[0])
     found = list(_named_among(words))
-    if len(found) > 1 and "(" in name:
-        found = list(_named_among(_words(name.partition("(")[0])))
+    if len(found) > 1:
+        found = list(_named_among(before_brackets)) or found
     if not found or any(not is_same_language(found[0], one) for one in found):
+        return ""
+    if not in_sentence and any(word not in _known_words() for word in before_brackets):
         return ""
     return _more_precise(found[-1], words)
 
 
 def _words(name: str) -> tuple[str, ...]:
     words = map(normalized, _BETWEEN_WORDS.split(name))
-    return tuple(word for word in words if word not in ("", "-", "language"))
+    return tuple(word for word in words if word not in ("", "-", "language", "script"))
 
 
 def _named_among(words: Sequence[str]) -> Iterator[str]:
@@ -102,6 +108,11 @@ def _more_precise(tag: str, words: Sequence[str]) -> str:
 @functools.cache
 def _tags_by_name() -> dict[tuple[str, ...], str]:
     return {**{_words(name): tag for tag, name in OWN_NAMES.items()}, **_table(_ENGLISH_NAMES)}
+
+
+@functools.cache
+def _known_words() -> frozenset[str]:
+    return frozenset(word for name in (*_tags_by_name(), *_parts_by_word()) for word in name) | ISO_639_1
 
 
 @functools.cache

@@ -26,7 +26,7 @@ MAX_REMEMBERED = 100
 
 UNKNOWN_SCRIPT, UNKNOWN_REGION = "Zzzz", "ZZ"
 
-_ISO_639_1 = frozenset(
+ISO_639_1 = frozenset(
     "aa ab ae af ak am an ar as av ay az ba be bg bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz ee el en eo "
     "es et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id ie ig ii ik io is it iu ja jv ka "
     "kg ki kj kk kl km kn ko kr ks ku kv kw ky la lb lg li ln lo lt lu lv mg mh mi mk ml mn mr ms mt my na nb nd ne ng "
@@ -245,7 +245,7 @@ def _usual_language(code: str) -> str:
     """
     code = _REPLACED.get(code) or _ISO_639_2.get(code, code)
     code = _REPLACED.get(code, code)
-    if len(code) == 2 and code not in _ISO_639_1:
+    if len(code) == 2 and code not in ISO_639_1:
         raise ValueError(f"no language of ISO 639-1: {code!r}")
     return code
 

@@ -250,6 +250,7 @@ def test_what_looks_like_another_notation_in_a_good_answer_is_left_as_it_is() ->
         ({"es": True, "ar": ["x"]}, {"ar": "x"}, ("es",)),
         ({"es": 7, "ar": [3.5, "x"]}, {"es": "7", "ar": "3.5 x"}, ()),
         ({"es (Spanish)": "Hola", "Arabic (ar)": "x"}, {"es": "Hola", "ar": "x"}, ()),
+        ({"Spanish (as in Spain)": "Hola", "ar": "x"}, {"es": "Hola", "ar": "x"}, ()),
         ({"translation_es": "Hola", "ar text": "x"}, {"es": "Hola", "ar": "x"}, ()),
         ([{"key": "es", "value": "Hola"}, {"code": "ar", "value": "x"}], {"es": "Hola", "ar": "x"}, ()),
         ({"es-ES": "Hola", "ar_EG": "x"}, {"es": "Hola", "ar": "x"}, ()),
@@ -264,6 +265,11 @@ def test_what_is_good_is_kept_and_what_is_missing_is_named(
 ) -> None:
     text = json.dumps({"spoken_language": "en", "transcript": "Hello.", "translations": translations})
     assert checked(text, ("es", "ar")) == Translation("en", "Hello.", found, missing=missing)
+
+
+def test_other_keys_are_no_translations() -> None:
+    found = answer("en", "Hello.")[:-1] + ', "spanish_level": "B1", "spoken_in_spanish": "no"}'
+    assert checked(found, ("es",)) == Translation("en", "Hello.", {}, missing=("es",))
 
 
 @pytest.mark.parametrize(
