@@ -325,7 +325,8 @@ def promised_seconds(
     """Returns the length of a track by the headers; None if they do not say, or FFmpeg has only estimated it."""
     names = set(container.format.name.split(","))
     part = source.parts[0]
-    if names & WITHOUT_LENGTH or part.patches or part.is_live:
+    is_corrected = part.patches and "mp4" not in names  # of an MP4 its index has the length
+    if names & WITHOUT_LENGTH or is_corrected or part.is_live:
         return None
     if "mp3" in names:
         return mp3_seconds(source.path, part.start) if source.path is not None else None
@@ -338,7 +339,7 @@ def promised_seconds(
         begins = (_seconds(stream.start_time, stream.time_base) or 0.0) - start
         length = max(length, min(length + max(0.0, begins), whole))
     length = length or _tagged_length(stream) or whole
-    if "matroska" in names and length and 0 < start < length:  # it has the time of the end
+    if "matroska" in names and length and start < length:  # it has the time of the end
         length -= start
     # FFmpeg shortens the length of an AVI by what is missing.
     return length / part.share_there if length and "avi" in names and part.share_there > 0 else length

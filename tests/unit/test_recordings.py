@@ -867,6 +867,15 @@ def test_the_length_of_a_video_is_that_of_its_sound_whatever_its_header_says(
     assert _video_seconds(Video(str(path))) == pytest.approx(8, abs=0.2)
 
 
+def test_a_length_that_is_not_known_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "LINE_SECONDS", 0.0)
+    with console.progress("live.webm", 0.0, "s") as advance:
+        advance(50.0)
+    assert capsys.readouterr().err.endswith(" live.webm: 50 s\n")
+
+
 def test_a_video_that_is_measured_shows_how_far_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
