@@ -36,6 +36,10 @@ MAX_TEXT_CHARACTERS = 4000
 
 MAX_OBJECTS = 100
 """At most this many objects of an answer are read."""
+MAX_PAIRS = 500
+"""How many keys of an object are looked at for translations."""
+MAX_STATED_CHARACTERS = 200
+"""How much of what an answer states as the language is looked at."""
 
 CUT_OFF = "the answer is cut off"
 """The doubt about a transcript of which only the beginning is there."""
@@ -307,7 +311,7 @@ def _translations_in(found: Mapping[str, Any], languages: Sequence[str]) -> dict
 
 
 def _texts_by_tag(found: Mapping[str, Any], languages: Sequence[str]) -> Iterator[tuple[str, str]]:
-    for key, value in _pairs_in(found, languages):
+    for key, value in itertools.islice(_pairs_in(found, languages), MAX_PAIRS):
         tag = _tag_in(key) or _tag_in(_AROUND_LANGUAGE.sub("", key))
         if tag and (text := _text_in(value)):
             yield tag, text
@@ -347,7 +351,7 @@ def _stated_language(value: Any) -> str:
     if isinstance(value, dict):
         value = list(value.values())
     stated = value if isinstance(value, list) else [value]
-    texts = [text for text in stated if isinstance(text, str)]
+    texts = [text[:MAX_STATED_CHARACTERS] for text in stated[:MAX_PAIRS] if isinstance(text, str)]
     words = [word for text in texts for separator in ",;/|(:=" for word in text.split(separator)]
     named = [word.strip(" \t\r\n\"'`.)") for word in (*texts, *words)]
     tags = (_tag_in(word, in_sentence=True) for word in named if word.lower() not in _NO_STATED_LANGUAGES)

@@ -58,8 +58,8 @@ def language_named(name: str, *, in_sentence: bool = False) -> str:
     Args:
         in_sentence: any other words may stand beside it: ``The language is French``.
     """
-    words = _words(name)
-    if not words or len(name) > MAX_NAME_CHARACTERS:
+    words = _words(name) if len(name) <= MAX_NAME_CHARACTERS else ()
+    if not words:
         return ""
     if exactly := _tags_by_name().get(words):
         return exactly

@@ -6,6 +6,7 @@ import contextlib
 import html
 import io
 import json
+import time
 import unicodedata
 from dataclasses import replace
 from pathlib import Path
@@ -265,6 +266,21 @@ def test_what_is_good_is_kept_and_what_is_missing_is_named(
 ) -> None:
     text = json.dumps({"spoken_language": "en", "transcript": "Hello.", "translations": translations})
     assert checked(text, ("es", "ar")) == Translation("en", "Hello.", found, missing=missing)
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"translations": {f"{number:03}es": "b" for number in range(15_000)}},
+        {f"Spanish {number}": "b" for number in range(12_000)},
+        {"spoken_language": "a," * 90_000},
+        {"spoken_language": ["a, b"] * 20_000},
+    ],
+)
+def test_an_answer_with_very_many_keys_or_languages_ends_soon(beside: dict[str, Any]) -> None:
+    began = time.process_time()
+    assert checked(json.dumps({"transcript": "Hello.", **beside}), ("es",)).transcript == "Hello."
+    assert time.process_time() - began < 1
 
 
 def test_other_keys_are_no_translations() -> None:
