@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from archive import folder_watch
+from archive import folder_watch, orphans
 from archive.delivery_log import DELIVERED, audio_key, note, text_key
 from archive.folder_texts import FolderTexts
 from archive.folder_watch import FolderWatch
 from archive.handover_note import RoomProgress
 from archive.jsonl import encoded, end_of
 from archive.manifest_reader import ManifestReader
-from archive.names import GAPS, MANIFEST, TEXTS
+from archive.names import GAPS, HANDOVER_NOTE, MANIFEST, TEXTS
 from config import Settings
 from core.records import SegmentRecord, utc_now
 from core.text_records import TextRecord
@@ -206,3 +206,18 @@ def test_what_has_just_been_delivered_is_found_by_the_files_that_are_there(
     assert not Rules(settings, [TARGET, "another target"]).leaving_early(folder).files
     assert not Rules(settings, [TARGET], is_complete=False).leaving_early(folder).files
     assert not Rules(Settings(output_dir=str(folder.parent)), [TARGET]).leaving_early(folder).files
+
+
+def test_of_rooms_that_are_over_only_the_age_of_their_notes_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(20):
+        (tmp_path / f"room {number}").mkdir()
+        (tmp_path / f"room {number}" / HANDOVER_NOTE).write_text("{}")
+        os.utime(tmp_path / f"room {number}" / HANDOVER_NOTE, (0, 0))
+    (tmp_path / "in use").mkdir()
+    (tmp_path / "in use" / HANDOVER_NOTE).write_text("{}")
+    looked_at: list[str] = []
+    monkeypatch.setattr(orphans, "_orphan_in", lambda folder, name: looked_at.append(folder.name))
+    assert list(orphans.find_orphans(tmp_path, "")) == []
+    assert looked_at == ["in use"]
