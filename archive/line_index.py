@@ -141,6 +141,11 @@ class LineIndex:
             return file.readline(MAX_LINE_BYTES)
 
 
+def keep_open(output_dir: Path) -> object:
+    """Keeps the index open as long as the result is referenced; to open it for each question would be slow."""
+    return _database_of(output_dir)
+
+
 def forget(paths: Iterable[Path]) -> None:
     """Deletes what is known of lists that are removed. What the disk refuses is left: it finds no line any more."""
     for path in paths:
@@ -210,7 +215,7 @@ class _Database:
 
     def _connected(self) -> sqlite3.Connection:
         if self._connection is None:
-            open_private(self._path, os.O_RDWR | os.O_CREAT).close()  # 0600, also for its -wal and -shm
+            self._create()
             connection = sqlite3.connect(
                 self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
@@ -219,6 +224,14 @@ class _Database:
             _prepare(connection)
             self._connection = connection
         return self._connection
+
+    def _create(self) -> None:
+        """Creates the file with the mode 0600, which its -wal and -shm get, too."""
+        try:
+            open_private(self._path, os.O_RDWR | os.O_CREAT).close()
+        except PermissionError:  # of another owner: root has run a command here
+            self._remove()
+            open_private(self._path, os.O_RDWR | os.O_CREAT).close()
 
     def _remove(self) -> None:
         self._close()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from archive import line_index
 from archive.delivery_log import Key, SettledItems, audio_key, lists_key, text_key
 from archive.folder_watch import FolderWatch
 from archive.jsonl import Bookmark, end_of, new_lines
@@ -64,6 +65,7 @@ class ItemReader:
         """Folders with items that were not added: the outbox is full, or another worker has read the same lines."""
         self._bookmarks: dict[str, Bookmark] = {}
         """How far lists have been read, as the outbox has it unless another worker has read on."""
+        self._index = line_index.keep_open(self._output_dir)
         self._generation = 0
         self._watch = FolderWatch(self._output_dir, (MANIFEST, TEXTS, GAPS))
 

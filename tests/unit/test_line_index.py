@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -143,3 +146,29 @@ def test_a_list_that_has_not_changed_is_not_opened(lines: Lines, monkeypatch: py
     assert index.find("b") is None
     monkeypatch.setattr(line_index, "placed_lines_behind", lambda *_: pytest.fail("the list is read"))
     assert index.find("b") is None
+
+
+def test_an_index_that_is_kept_open_is_opened_once(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = line_index.keep_open(lines.path.parent.parent)
+    lines.add("a", 1)
+    assert lines.value("a") == 1
+    monkeypatch.setattr(line_index.sqlite3, "connect", lambda *_, **__: pytest.fail("it is opened again"))
+    assert lines.value("a") == 1
+    del kept
+
+
+def test_an_index_of_another_owner_is_replaced(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines.add("a", 1)
+    assert lines.value("a") == 1
+    gc.collect()
+    path = lines.path.parent.parent / INDEX
+    owned, open_private = os.stat(path).st_ino, line_index.open_private
+
+    def denied(path: Path, flags: int) -> IO[bytes]:
+        if path.exists() and os.stat(path).st_ino == owned:
+            raise PermissionError(errno.EACCES, "denied", str(path))
+        return open_private(path, flags)
+
+    monkeypatch.setattr(line_index, "open_private", denied)
+    os.link(path, path.with_name("still there"))  # so that the new file gets another number
+    assert lines.value("a") == 1
