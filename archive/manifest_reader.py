@@ -39,6 +39,7 @@ class ManifestReader:
         """How far manifests have been read, as the outbox has it unless another worker has read on."""
         self._generation = 0
         self._watch = FolderWatch(output_dir, (MANIFEST,))
+        self._there: frozenset[str] = frozenset()
         self._behind: set[str] = set()
         """Folders with lines that were not added: another worker has read them, or the outbox is full."""
 
@@ -55,8 +56,9 @@ class ManifestReader:
             self._bookmarks = await self._outbox.bookmarks(self._kind)
             self._sizes = {_folder_of(source): bookmark.bytes for source, bookmark in self._bookmarks.items()}
         due = await asyncio.to_thread(lambda: self._watch.due(everything=is_new))
-        there = self._watch.folders
-        self._sizes = {folder: size for folder, size in self._sizes.items() if folder in there}
+        if self._watch.folders is not self._there:
+            there = self._there = self._watch.folders
+            self._sizes = {folder: size for folder, size in self._sizes.items() if folder in there}
         behind, self._behind = self._behind, set()
         await self.look_at(due | behind)
 

@@ -40,6 +40,11 @@ class _Seen:
     grown_at: float | None = None
     """When the lists grew after their last delivery (``time.monotonic()``; 0: before the start); None: they did not."""
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to be added until the lists grow."""
+        return self.grown_at is None and self.sizes != (0, 0, 0)
+
     def note_growth(self) -> None:
         if self.grown_at is None:
             self.grown_at = time.monotonic()
@@ -61,6 +66,9 @@ class ItemReader:
         self._target = target
         self._kind = kind
         self._seen: dict[str, _Seen] = {}
+        self._there: frozenset[str] = frozenset()
+        self._unfinished: set[str] = set()
+        """Folders where something is left to be added although they have not grown."""
         self._behind: set[str] = set()
         """Folders with items that were not added: the outbox is full, or another worker has read the same lines."""
         self._bookmarks: dict[str, Bookmark] = {}
@@ -88,9 +96,11 @@ class ItemReader:
             for seen in self._seen.values():
                 seen.sizes = (0, 0, 0)
         due = await asyncio.to_thread(lambda: self._watch.due(everything=is_new or with_lists))
-        there = self._watch.folders
-        self._seen = {folder: seen for folder, seen in self._seen.items() if folder in there}
-        return await self.look_at(due | self._unfinished(), with_lists=with_lists)
+        if self._watch.folders is not self._there:
+            there = self._there = self._watch.folders
+            self._seen = {folder: seen for folder, seen in self._seen.items() if folder in there}
+            self._unfinished &= there
+        return await self.look_at(due | self._unfinished, with_lists=with_lists)
 
     async def look_at(self, folders: Iterable[str], *, with_lists: bool = False) -> bool:
         """Does the same in these folders only (names relative to OUTPUT_DIR)."""
@@ -103,15 +113,11 @@ class ItemReader:
                 if seen.is_time_for_lists(at_once=with_lists):
                     has_news = await self._add_lists(folder) or has_news
                     seen.grown_at = None
+            if seen.is_finished:
+                self._unfinished.discard(folder)
+            else:
+                self._unfinished.add(folder)
         return has_news
-
-    def _unfinished(self) -> set[str]:
-        """The folders that have not grown, but where something is left to be added."""
-        return {
-            folder
-            for folder, seen in self._seen.items()
-            if seen.grown_at is not None or seen.sizes == (0, 0, 0)
-        }
 
     async def _read_on(self, folder: str, seen: _Seen, sizes: _Sizes) -> bool:
         """Reads the lists that have grown to their ends; whether there was anything to deliver."""
