@@ -66,11 +66,6 @@ logger = logging.getLogger("recorder")
 livekit_compat.disable_log_upload()
 
 HERE = Path(__file__).resolve().parent
-JOIN_POLL_SECONDS = 0.02
-
-# All rooms share one native client. A few may join at the same time; many at once slow it down until its timeout of
-# 15 s ends the process (fact 18b).
-_joining = threading.BoundedSemaphore(4)
 _prewarming = threading.Lock()
 
 
@@ -105,12 +100,13 @@ async def request(request: JobRequest) -> None:
     elif server.is_recording(request.room.sid):
         logger.info("Already recording: second request refused", extra={"room": request.room.name})
         await request.reject(terminate=True)
-    elif server.rooms_taken() >= server.max_rooms:
+    elif not server.has_capacity():
         worker_state.counters.refused_rooms.inc()
-        logger.error("Full with %d rooms (MAX_ROOMS)", server.max_rooms, extra={"room": request.room.name})
+        logger.error(server.why_full(), extra={"room": request.room.name})
         await request.reject(terminate=False)
     else:
         with server.taking(request.id, request.room.sid):
+            await server.report_load()
             await request.accept(
                 identity=server.settings.agent_identity, name=server.settings.agent_display_name
             )
@@ -124,20 +120,17 @@ async def entrypoint(ctx: JobContext) -> None:
     server.recorders[ctx.job.id] = asyncio.get_running_loop(), recorder
     recorder.attach()
     await recorder.prepare()
-    # This must not be cancelled: a connect that is cancelled ends the whole process 15 s later.
-    while not _joining.acquire(blocking=False):  # noqa: ASYNC110  (shared by threads; a cancelled wait takes no place)
-        await asyncio.sleep(JOIN_POLL_SECONDS)
     try:
-        await ctx.connect(
-            encryption=encryption_options(server.settings.e2ee_passphrase),
-            auto_subscribe=AutoSubscribe.SUBSCRIBE_NONE,
-        )
+        async with server.joins.turn(may_have_speech=ctx.job.room.num_publishers > 0):
+            # This must not be cancelled: a connect that is cancelled ends the whole process 15 s later.
+            await ctx.connect(
+                encryption=encryption_options(server.settings.e2ee_passphrase),
+                auto_subscribe=AutoSubscribe.SUBSCRIBE_NONE,
+            )
     except rtc.ConnectError as error:  # the reconciler asks again
         logger.error("The room cannot be joined: %s", error, extra={"room": ctx.job.room.name})
         ctx.shutdown("not connected")
         return
-    finally:
-        _joining.release()
     recorder.begin()
 
 

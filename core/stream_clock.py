@@ -78,6 +78,8 @@ class Timekeeper:
         self._began: deque[float] = deque(maxlen=STRETCHES)
         """The earliest date of sample 0 that a frame implies, for each of the last stretches."""
         self._wall_offset = 0.0
+        self.delay_seconds = 0.0
+        """How much later the last frame came than the promptest of the last stretches."""
 
     def received(self, samples: int, now: Instant) -> None:
         """Notes that a frame has arrived. ``samples``: the length of the stream so far, this frame included."""
@@ -88,6 +90,7 @@ class Timekeeper:
         else:
             self._stretch = stretch
             self._began.append(began)
+        self.delay_seconds = began - min(self._began)
         wall_offset = (now.utc - EPOCH).total_seconds() - now.monotonic
         if abs(wall_offset - self._wall_offset) > now.uncertainty:
             self._wall_offset = wall_offset

@@ -47,6 +47,8 @@ class RoomState:
     unsaved_seconds: float = 0.0
     no_audio_since: float | None = None
     """Since when a recorded track has delivered no audio."""
+    audio_delay_seconds: float = 0.0
+    """The greatest delay with which frames of a recorded track were processed in the last second."""
     disk_problem: str = ""
     disk_step_at: float | None = None
     """When the disk step that is running began."""
@@ -103,6 +105,10 @@ class WorkerState:
     def unsaved(self, room: str, seconds: float) -> None:
         """Sets how many seconds of speech wait in memory for the disk."""
         self._set(room, unsaved_seconds=seconds)
+
+    def audio_delay(self, room: str, seconds: float) -> None:
+        """Sets how late frames are processed. Call it once a second."""
+        self._set(room, audio_delay_seconds=seconds)
 
     def no_audio(self, room: str, since: float) -> None:
         """A track that should deliver audio has delivered none since this moment of ``time.monotonic()``."""
@@ -212,6 +218,11 @@ class WorkerState:
             "deaf_rooms",
             "Rooms where a recorded track delivers no audio",
             lambda seen: sum(room.no_audio_since is not None for room in seen.rooms),
+        )
+        show(
+            "audio_delay_seconds",
+            "Greatest delay with which this machine processes audio",
+            lambda seen: max((room.audio_delay_seconds for room in seen.rooms), default=0.0),
         )
         show(
             "unsaved_seconds",

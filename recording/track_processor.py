@@ -110,6 +110,9 @@ class TrackProcessor:
     last_frame_at: float = 0.0
     """When the last frame arrived, in seconds of the monotonic clock."""
 
+    worst_delay_seconds: float = 0.0
+    """The greatest delay of a frame since :meth:`take_delay` was called: what this machine, not the network, adds."""
+
     now: Callable[[], Instant] = Instant.now
 
     _began: datetime | None = None
@@ -134,6 +137,12 @@ class TrackProcessor:
             assert self._began is not None, "it has not been started"
             return self._began
         return self._dating.clock.at(self.segmenter.settled)
+
+    def take_delay(self) -> float:
+        """The greatest delay, in seconds, with which frames have been processed since the last call, or are due now."""
+        worst = max(self.worst_delay_seconds, time.monotonic() - self.last_frame_at)
+        self.worst_delay_seconds = 0.0
+        return worst
 
     def mute(self) -> None:
         """The publisher has muted: the open segment ends when that has lasted as long as a pause."""
@@ -198,6 +207,7 @@ class TrackProcessor:
 
     def _keep_time(self, arrived: int) -> None:
         self._time.received(self.segmenter.position + len(self._remainder) + arrived, self.now())
+        self.worst_delay_seconds = max(self.worst_delay_seconds, self._time.delay_seconds)
         if self._dating is None or not self._has_spoken:
             self._dating = self._time.dating
         elif self.segmenter.state is SpeechState.SILENCE:

@@ -118,7 +118,10 @@ class TrackWatch:
         self._tracks.apply(track, event, since)
 
     def report(self) -> None:
-        """Reports tracks without audio to the health answer, until they deliver frames again or are gone."""
+        """Reports tracks without audio to the health answer, until they deliver frames again or are gone, and how late
+        frames are."""
+        delays = [stream.processor.take_delay() for _, stream in self._tracks.streaming()]
+        worker_state.audio_delay(self._room.sid, max(delays, default=0.0))
         self.has_no_frames = any(_has_no_frames(stream) for _, stream in self._tracks.streaming())
         for track, stream in self._tracks.streaming():
             if stream.processor.segmenter.position and not _has_no_frames(stream):

@@ -22,13 +22,19 @@ from recording.speech_detector import load_detector
 from worker.capacity import default_max_rooms
 from worker.handover import hand_over
 from worker.health import health_answer
+from worker.joins import JoinQueue
 from worker.orphan_watch import OrphanWatch
+from worker.overload import Overload
 from worker.reconciler import Reconciler
 from worker.server_access import wait_for_server
 from worker.services import Services
 from worker.supervisor import tell_port
 
 logger = logging.getLogger("recorder")
+
+JOINS_AT_ONCE = 4
+"""How many rooms join at the same time. All rooms share one native client; many at once slow it down until its timeout
+of 15 s ends the process (fact 18b)."""
 
 DRAIN_POLL_SECONDS = 1.0
 FULL_LOAD = 1.0
@@ -56,6 +62,8 @@ class RecorderServer(AgentServer):
         self._livekit: api.LiveKitAPI | None = None
         self.recorders: dict[str, tuple[asyncio.AbstractEventLoop, RoomRecorder]] = {}
         """By job id: a room's recorder, and the event loop on which it must be called."""
+        self.joins = JoinQueue(JOINS_AT_ONCE)
+        self.overload = Overload(self.report_load)
         self._being_taken: dict[str, str] = {}
         """Rooms that were accepted and whose jobs have not started: room sid by job id."""
         self.problem = problem
@@ -119,6 +127,7 @@ class RecorderServer(AgentServer):
             asyncio.create_task(self._http_server.aclose(), name="framework's health"),
             supervised(OrphanWatch(self.settings, reconciler.replace).run, "watch over dead recorders"),
             supervised(reconciler.run, "reconciler"),
+            supervised(self.overload.run, "watch over late audio"),
         ]
 
     def is_connected(self) -> bool:
@@ -133,9 +142,25 @@ class RecorderServer(AgentServer):
         """The number of rooms that this worker records or has accepted."""
         return len(self._rooms_by_job())
 
+    def rooms_joining(self) -> int:
+        """The number of rooms that this worker has accepted and whose recorders have not joined yet."""
+        return self.joins.joining + len(self._being_taken)
+
     def has_capacity(self) -> bool:
         """Whether another room may be taken."""
-        return not self.draining and self.rooms_taken() < self.max_rooms
+        return not self.draining and not self.overload.is_late and self.rooms_taken() < self.max_rooms
+
+    def why_full(self) -> str:
+        """Why no further room is taken."""
+        if self.overload.is_late:
+            return "Full: audio is processed late"
+        return f"Full with {self.max_rooms} rooms (MAX_ROOMS)"
+
+    async def report_load(self) -> None:
+        """Tells the server the load at once, so that it offers the next room to a worker with less of it. Otherwise
+        the framework does so every 2.5 s."""
+        self._worker_load = _load(self)
+        await self._update_worker_status()
 
     @contextlib.contextmanager
     def taking(self, job_id: str, room_sid: str) -> Iterator[None]:
@@ -199,7 +224,10 @@ def least_permissions(settings: Settings) -> WorkerPermissions:
 
 
 def _load(worker: AgentServer) -> float:
-    """The load that is reported to the server: by rooms, not by the host's CPU (fact 12). 1: no further room fits."""
+    """The load that is reported to the server: by rooms, not by the host's CPU (fact 12). 1: no further room fits.
+
+    A room that is joining counts twice, as it takes more of the machine: the server prefers workers of lower load.
+    """
     assert isinstance(worker, RecorderServer)
-    rooms = worker.rooms_taken()
+    rooms = min(worker.rooms_taken() + worker.rooms_joining(), worker.max_rooms)
     return FULL_LOAD if not worker.has_capacity() else MAX_LOAD_WITH_CAPACITY * rooms / worker.max_rooms

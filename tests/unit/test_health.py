@@ -206,6 +206,7 @@ async def test_metrics_tell_what_happened(tmp_path: Path, worker_state: WorkerSt
         worker_state.counters.gaps.inc()
         worker_state.counters.gap_seconds.inc(2.5)
         worker_state.unsaved("RM_1", 7.5)
+        worker_state.audio_delay("RM_1", 0.5)
         worker_state.counters.adoptions.inc()
         worker_state.counters.reconnects.inc()
         with worker_state.disk_step("RM_1"):
@@ -223,6 +224,7 @@ async def test_metrics_tell_what_happened(tmp_path: Path, worker_state: WorkerSt
         "recorder_gaps_total": 1,
         "recorder_gap_seconds_total": 2.5,
         "recorder_unsaved_seconds": 7.5,
+        "recorder_audio_delay_seconds": 0.5,
         "recorder_adoptions_total": 1,
         "recorder_reconnects_total": 1,
         "recorder_disk_write_seconds_count": 1,
