@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -12,6 +13,7 @@ from typing import IO
 import pytest
 
 from archive import jsonl, line_index
+from archive.files import open_private
 from archive.line_index import INDEX, Entry, LineIndex
 from support.counting import lines_read
 
@@ -152,7 +154,7 @@ def test_an_index_that_is_kept_open_is_opened_once(lines: Lines, monkeypatch: py
     kept = line_index.keep_open(lines.path.parent.parent)
     lines.add("a", 1)
     assert lines.value("a") == 1
-    monkeypatch.setattr(line_index.sqlite3, "connect", lambda *_, **__: pytest.fail("it is opened again"))
+    monkeypatch.setattr(sqlite3, "connect", lambda *_, **__: pytest.fail("it is opened again"))
     assert lines.value("a") == 1
     del kept
 
@@ -162,7 +164,7 @@ def test_an_index_of_another_owner_is_replaced(lines: Lines, monkeypatch: pytest
     assert lines.value("a") == 1
     gc.collect()
     path = lines.path.parent.parent / INDEX
-    owned, open_private = os.stat(path).st_ino, line_index.open_private
+    owned = os.stat(path).st_ino
 
     def denied(path: Path, flags: int) -> IO[bytes]:
         if path.exists() and os.stat(path).st_ino == owned:
