@@ -212,6 +212,8 @@ def _file(info: dict[str, Any], file: dict[str, Any]) -> EgressFile | None:
 
 def _nanoseconds(file: dict[str, Any], name: str) -> int | None:
     value = file.get(name)
+    if isinstance(value, float) and math.isfinite(value):  # jq 1.6 writes 1.75993200325e+18
+        value = int(value)
     if isinstance(value, (int, str)) and re.fullmatch(r"[1-9]\d{0,18}", str(value), re.ASCII):
         return int(value)
     return None

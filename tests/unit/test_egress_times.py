@@ -49,6 +49,7 @@ def test_a_webhook_and_a_manifest() -> None:
     file = {"filename": "a.mp4", "startedAt": str(NANOSECONDS)}
     assert only(json.dumps({"event": "egress_ended", "egressInfo": {"fileResults": [file]}})) == BEGAN
     assert only(json.dumps({"egress_id": "EG_1", "started_at": NANOSECONDS})) == BEGAN
+    assert only('{"fileResults": [{"filename": "a.mp4", "startedAt": 1.75993200325e+18}]}') == BEGAN
 
 
 @pytest.mark.parametrize(
@@ -64,6 +65,8 @@ def test_a_webhook_and_a_manifest() -> None:
         '{"started_at": 1759932003}',
         '{"started_at": 99999999999999999999}',
         '{"started_at": true}',
+        '{"started_at": 1e999}',
+        '{"started_at": NaN}',
         '{"fileResults": [{"filename": "a.mp4"}]}',
         "[" * 100_000,
         "[" * 900 + "]" * 900,
