@@ -141,8 +141,12 @@ class Pause:
         self._methods.offer(PAUSE_METHOD, self._pause)
         self._methods.offer(RESUME_METHOD, self._resume)
 
-    def close(self) -> None:
-        """Call it when everything is saved. Idempotent."""
+    async def aclose(self) -> None:
+        """Lets an attempt to store end that is under way: it may be the next recorder that has to know of it. Call it
+        when everything is saved. Idempotent."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STORE_SECONDS):
+                await self._attempted.wait()
         if self._storing is not None:
             self._storing.cancel()
         self._methods.withdraw()

@@ -165,7 +165,7 @@ class RoomRecorder:
             f"{len(totals.participants)} participants, {totals.lost_seconds:.1f} s lost, "
             f"{totals.gap_seconds:.1f} s of gaps",
         )
-        self._pause.close()
+        await self._pause.aclose()
         self._methods.withdraw()
 
     def cut(self) -> None:

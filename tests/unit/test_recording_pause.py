@@ -356,6 +356,17 @@ async def test_a_pause_is_stored_though_its_call_was_cancelled(lesson: Lesson) -
     await until(lambda: is_paused_in(lesson.room.rtc.metadata), "it is stored")
 
 
+async def test_a_pause_that_is_requested_as_another_recorder_takes_over_is_stored(lesson: Lesson) -> None:
+    await begin(lesson)
+    lesson.api.delay_seconds = 0.3
+    call = asyncio.create_task(lesson.call("recorder/pause", "anna"))
+    await asyncio.sleep(0.01)
+    lesson.room.tell("disconnected", rtc.DisconnectReason.DUPLICATE_IDENTITY)
+    await lesson.recorder.aclose()
+    assert is_paused_in(lesson.room.rtc.metadata), "the other recorder learns of it"
+    assert await call == "paused"
+
+
 @pytest.mark.parametrize(("method", "metadata"), [("recorder/pause", "Physics"), ("recorder/resume", PAUSED)])
 async def test_the_next_recorder_knows_what_could_not_be_stored(
     lesson: Lesson, method: str, metadata: str
