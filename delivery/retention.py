@@ -18,9 +18,10 @@ from pathlib import Path
 
 from archive.delivery_log import DELIVERED, DeliveryLog, SettledItems, keys_of
 from archive.exports import exports_of, remove_exports
+from archive.files import LOCK_FILE
 from archive.folder_texts import FolderTexts
 from archive.jsonl import end_of
-from archive.manifest import listed_segments, read_manifest, record_in
+from archive.manifest import listed_segments, read_gaps, read_manifest, record_in
 from archive.names import GAPS, MANIFEST, TEXTS
 from archive.rooms import Room
 from archive.texts import read_texts
@@ -63,7 +64,7 @@ class Leaving:
 
     @property
     def is_nothing(self) -> bool:
-        return not (self.files or self.lines or self.exports)
+        return not (self.files or self.lines or self.exports or self.is_whole)
 
     @property
     def is_gone(self) -> bool:
@@ -102,9 +103,15 @@ class Rules:
         if lines and not (_is_quiet(folder) and self._are_lists_delivered(folder, delivery_log)):
             lines = set()
         size = sum((folder / file).stat().st_size for file in files)
-        is_whole = bool(records) and lines == {record.file for record in records}
+        is_whole = lines == {record.file for record in records} and (bool(records) or self._is_left(folder))
         exports = self._old_exports(folder, now, is_whole)
         return Leaving(folder, tuple(files), size, frozenset(lines), self._cutoff(now), is_whole, exports)
+
+    def _is_left(self, folder: Path) -> bool:
+        """Whether a folder's segments have all gone, and an interruption has left its empty lists."""
+        is_ours = (folder / LOCK_FILE).exists() and not (folder / MANIFEST).stat().st_size
+        may_go = bool(self._settings.retention_days) and not self.is_empty
+        return is_ours and may_go and _is_quiet(folder) and next(read_gaps(folder), None) is None
 
     def leaving_early(self, folder: Path) -> Leaving:
         """The sounds of a folder that may be removed as every target has them, with their text files. The lines stay.

@@ -17,12 +17,13 @@ from archive.delivery_log import DELIVERED, DeliveryLog, Key, forget, note
 from archive.exports import note_export
 from archive.jsonl import new_lines
 from archive.manifest import read_gaps, read_manifest
-from archive.names import HANDOVER_NOTE
+from archive.names import HANDOVER_NOTE, MANIFEST
 from archive.outbox import Outbox
 from config import Settings
 from core.backoff import Backoff
 from core.errors import RetryLater
 from core.records import SegmentRecord
+from delivery.erasure import remove_lines
 from delivery.items import AudioItem, Item, ListsItem, Selection
 from delivery.lists import lines_to_deliver, whole_lines
 from delivery.retention import Housekeeping, Leaving, Rules, remove_leaving
@@ -339,6 +340,24 @@ def test_an_empty_folder_stays_while_its_room_is_recorded(
     os.utime(tmp_path / "math" / HANDOVER_NOTE, (0, 0))
     remove_leaving(leaving)
     assert not (tmp_path / "math").exists()
+
+
+def test_empty_lists_that_an_interruption_has_left_go_with_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, leaving = whole_folder_that_goes(tmp_path, monkeypatch)
+    for file in leaving.files:
+        (leaving.folder / file).unlink()
+    remove_lines(leaving.folder, leaving.lines, lambda gap: True)
+    foreign = tmp_path / "theirs"
+    foreign.mkdir()
+    (foreign / MANIFEST).touch()
+    rules, later = Rules(settings, []), NOW + timedelta(days=31)
+    assert rules.leaving(foreign, later).is_nothing
+    left = rules.leaving(leaving.folder, later)
+    assert left.is_whole and not left.is_nothing
+    remove_leaving(left)
+    assert left.is_gone and not leaving.folder.exists()
 
 
 def test_a_file_that_a_crash_has_left_keeps_no_old_folder(
