@@ -87,7 +87,7 @@ class Run:
     core_percent: float
     """CPU of the worker and everything it started, while all rooms are recorded."""
     others_percent: float
-    """What other programs used at the same time, the teachers and the server among them."""
+    """What other programs used at the same time, without the teachers and the server."""
     opened_within_seconds: float
     teachers_late_seconds: float
     """The greatest delay of a teacher's packet."""
@@ -233,13 +233,13 @@ async def all_ready(worker: Worker, recipe: Recipe) -> None:
 
 
 async def _cpu(pid: int, lecture: Lecture) -> tuple[float, float]:
-    """Percent of a core of the worker and of all others, from when all rooms are recorded to the end."""
+    """Percent of a core of the worker and of other programs, from when all rooms are recorded to the end."""
     settled = min(SETTLED_SECONDS, lecture.seconds / 2)
     await asyncio.sleep(settled)
     others, began, used = meter.Others(), time.monotonic(), meter.cpu_seconds(pid)
     await asyncio.sleep(lecture.seconds - settled - 1)
     used, passed = meter.cpu_seconds(pid) - used, time.monotonic() - began
-    return 100 * used / passed, 100 * (others.cores() - used / passed)
+    return 100 * used / passed, 100 * others.cores()
 
 
 # --- what is said, and what of it is recorded ---

@@ -58,5 +58,5 @@ def _note(workers: int, runs: list[Run]) -> str:
     rooms = ", ".join(str(len(run.rooms)) for run in runs)
     others = max(run.others_percent for run in runs)
     return (
-        f"WORKERS={workers}: {rooms} rooms; teachers, server and others used up to {others:.0f} % of a core."
+        f"WORKERS={workers}: {rooms} rooms; other programs used up to {others:.0f} % of a core."
     )
