@@ -57,6 +57,4 @@ def _figures(found: dict[int, list[Run]]) -> Iterator[Figure]:
 def _note(workers: int, runs: list[Run]) -> str:
     rooms = ", ".join(str(len(run.rooms)) for run in runs)
     others = max(run.others_percent for run in runs)
-    return (
-        f"WORKERS={workers}: {rooms} rooms; other programs used up to {others:.0f} % of a core."
-    )
+    return f"WORKERS={workers}: {rooms} rooms; other programs used up to {others:.0f} % of a core."
