@@ -66,6 +66,11 @@ logger = logging.getLogger("recorder")
 livekit_compat.disable_log_upload()
 
 HERE = Path(__file__).resolve().parent
+
+SWITCH_SECONDS = 0.0005
+"""After so long a thread of Python passes the interpreter on to another that waits for it. The native client waits for
+it on its own threads whenever it has an event, and passes on nothing else meanwhile: with Python's default of 5 ms,
+rooms that open together wait for each other."""
 _prewarming = threading.Lock()
 
 
@@ -181,6 +186,7 @@ def main(arguments: list[str]) -> int:
 
 def start() -> int:
     """Serves until SIGTERM or Ctrl-C."""
+    sys.setswitchinterval(SWITCH_SECONDS)
     settings = server.settings
     number = os.environ.get(NUMBER, "")
     set_up_logging(settings.log_level, settings.log_format, colours=_wants_colours(), worker=number)

@@ -51,6 +51,20 @@ def test_a_project_that_collects_the_logs_of_its_agents_gets_none() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+START = """
+import agent
+import sys
+agent.asyncio.run = lambda serving: serving.close() or 0
+assert agent.start() == 0
+print(sys.getswitchinterval() <= 0.001)
+"""
+
+
+def test_the_native_client_does_not_wait_long_for_the_interpreter() -> None:
+    done = run(START)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
+
+
 GOOGLE = """
 import agent
 import sys
