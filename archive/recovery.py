@@ -163,6 +163,22 @@ def is_from_recorder(folder: Path, file: str, names: SegmentNames) -> bool:
     return names.number_in(file) is not None or _note_of(folder, file) is not None
 
 
+def left_in(folder: Path, names: SegmentNames) -> Iterator[tuple[str, OpenNote | None]]:
+    """The stems of the recorder's files in a folder that are no segments and are not being written, with their notes:
+    after a recovery, those that the system refuses to open.
+
+    Raises:
+        OSError: the folder or its manifest cannot be read.
+    """
+    found = _Recovery(folder, names)
+    for path in (*found._parts(), *found._unlisted_wavs()):
+        is_written = False
+        with contextlib.suppress(OSError):
+            is_written = not is_abandoned(path)
+        if not is_written:
+            yield Path(path.name.removesuffix(PART_SUFFIX)).stem, _note_of(folder, path.name)
+
+
 class _Recovery:
     """One pass over one folder. Files that are not from a recorder are left alone."""
 

@@ -31,9 +31,10 @@ from archive.names import (
     is_plain_name,
 )
 from archive.outbox import Outbox
+from archive.recovery import OpenNote, left_in
 from archive.rooms import Room
 from archive.texts import entry_in, file_in, text_in
-from core.records import GapRecord, SegmentRecord
+from core.records import EndReason, GapRecord, SegmentRecord
 from core.text_records import TextRecord
 from delivery.item_reader import is_ours
 from delivery.items import Selection, belongs_to
@@ -59,7 +60,10 @@ class Chosen:
 
 
 def chosen_in(
-    folders: Iterable[Path], selection: Selection, began_before: datetime | None = None
+    folders: Iterable[Path],
+    selection: Selection,
+    segment_names: SegmentNames,
+    began_before: datetime | None = None,
 ) -> list[Chosen]:
     """What is to be erased from these folders; folders without anything of the selection are left out.
 
@@ -75,20 +79,22 @@ def chosen_in(
             if selection.has(folder.name, record) and (began_before is None or record.start < began_before)
         )
         has_gaps = any(selection.has(folder.name, gap) for gap in read_gaps(folder))
-        if chosen or has_gaps or (not records and selection.is_whole_room and selection.names(folder.name)):
+        has_more = has_gaps or _stems_left(folder, selection, segment_names)
+        if chosen or has_more or (not records and selection.is_whole_room and selection.names(folder.name)):
             found.append(Chosen(folder, selection, chosen))
     return found
 
 
 def erase_files(chosen: Chosen, segment_names: SegmentNames) -> list[str]:
-    """Removes the segments' WAVs and text files, the exports of the folder, and what repairs have put aside; of a whole
-    room also text files whose segments no list names.
+    """Removes the segments' WAVs and text files, the exports of the folder, what repairs have put aside, and what a
+    crash has left that cannot be made a segment; of a whole room also text files whose segments no list names.
 
     Returns the files that could not be removed.
     """
     left: list[str] = []
     folder, stems = chosen.folder, chosen.stems
     with FolderLock(folder):
+        stems |= _stems_left(folder, chosen.selection, segment_names)
         if chosen.selection.is_whole_room:
             stems |= _stems_of_stray_texts(folder, segment_names)
         names = [name for name in os.listdir(folder) if belongs_to(name, stems)]
@@ -102,6 +108,17 @@ def erase_files(chosen: Chosen, segment_names: SegmentNames) -> list[str]:
     except OSError as error:
         left.append(str(error.filename or folder / EXPORTS))
     return left
+
+
+def _stems_left(folder: Path, selection: Selection, segment_names: SegmentNames) -> set[str]:
+    """Of the selection's files that recovery has left; without a note it is not known whose they are."""
+
+    def is_chosen(note: OpenNote | None) -> bool:
+        if note is None:
+            return selection.is_whole_room and selection.names(folder.name)
+        return selection.has(folder.name, note.record(0, "", EndReason.RECOVERED))
+
+    return {stem for stem, note in left_in(folder, segment_names) if is_chosen(note)}
 
 
 def _stems_of_stray_texts(folder: Path, segment_names: SegmentNames) -> set[str]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from archive.names import SegmentNames
+from archive.recovery import recover_folder
 from archive.tombstones import open_erasures
 from core.audit import AuditEvent, audit
 from core.errors import InputError
@@ -51,7 +54,11 @@ def erase(
     if not output_dir.is_dir():
         raise InputError(f"OUTPUT_DIR={output_dir} is not there: nothing has been recorded yet")
     targets = targets_of(settings, may_be_none=True)
-    here = [chosen_in(all_folders(output_dir), selection) for selection in selections]
+    names, folders = SegmentNames.from_settings(settings), all_folders(output_dir)
+    for folder in folders:  # what a crash has left is erased, too
+        with contextlib.suppress(OSError):
+            recover_folder(folder, names)
+    here = [chosen_in(folders, selection, names) for selection in selections]
     in_targets, problems = console.run(remove_from_targets(targets, selections, here, only_count=True))
     for problem in problems:
         tell(problem)
@@ -61,9 +68,9 @@ def erase(
     if dry_run:
         _say_found(here, in_targets, number, as_json)
         return
-    names = {record.room_name for found in here for one in found for record in one.records}
-    if len(selections) > 1 or len(names) > 1 or not selections[0].room:
-        _expect_number(number, len(names), is_all=is_all, count=count)
+    in_rooms = {record.room_name for found in here for one in found for record in one.records}
+    if len(selections) > 1 or len(in_rooms) > 1 or not selections[0].room:
+        _expect_number(number, len(in_rooms), is_all=is_all, count=count)
     elif not yes:
         _ask(selections[0], segments, len(targets))
     run = ErasureRun(settings, targets_of(settings, may_be_none=True), selections)

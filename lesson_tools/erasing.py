@@ -123,7 +123,7 @@ class ErasureRun:
                 self.problems.append(f"{folder.name} cannot be read: {error.strerror or error}")
         merged = []
         for selection, found in zip(self._selections, before, strict=True):
-            now = {one.folder: one for one in chosen_in(folders, selection, began_before=erasure.at)}
+            now = {one.folder: one for one in chosen_in(folders, selection, names, erasure.at)}
             for one in found:
                 later = now.get(one.folder)
                 files = {record.file for record in one.records}

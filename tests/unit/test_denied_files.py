@@ -18,7 +18,7 @@ import pytest
 from archive.names import GAPS, MANIFEST
 from config import Settings
 from core.records import GapReason, GapRecord, Pcm
-from devtools.sample_room import ANNA, CLOCK, noise, open_room, segment_of
+from devtools.sample_room import ANNA, BOB, CLOCK, noise, open_room, segment_of
 from storage import MAX_LISTING_REFUSALS, PartFile, RoomFolder
 from support.commands import run
 from support.disk import assert_sound, manifest
@@ -164,6 +164,29 @@ def test_a_note_with_impossible_figures_hides_neither_its_part_nor_others(
     note = next(folder.path.glob(".segment_001*.json"))
     note.write_text(json.dumps({**json.loads(note.read_text()), **change}))
     assert len(open_room(tmp_path).recover()) == 2
+
+
+@pytest.mark.parametrize("is_part", [True, False], ids=["part", "wav"])
+@pytest.mark.parametrize("who", [(), ("--participant", "anna")], ids=["room", "person"])
+def test_what_recovery_has_left_is_erased_with_the_rest(
+    tmp_path: Path, folder: RoomFolder, deny: Deny, is_part: bool, who: tuple[str, ...]
+) -> None:
+    """Nothing of it is in a list when the command begins."""
+    paths = left_by_a_crash(folder, 3)
+    if not is_part:
+        for path in paths:
+            os.replace(path, path.with_suffix(""))
+    deny(paths[1] if is_part else paths[1].with_suffix(""))
+    live = folder.begin(BOB, CLOCK, 9 * STRIDE, 9 * STRIDE)
+    live.append(sound(9))
+    done = run("erase", "math101", *who, "--yes", output_dir=tmp_path)
+    assert (done.code, "Erased: 2 segments here" in done.out) == (0, True), done
+    assert {path.name.partition("_2025")[0] for path in folder.path.glob("*segment_*")} <= {
+        "segment_004",
+        ".segment_004",
+    }
+    if who:
+        assert live.commit(segment_of(sound(9), 9 * STRIDE)).participant_identity == "bob"
 
 
 def test_a_lock_file_is_replaced(tmp_path: Path, folder: RoomFolder, deny: Deny) -> None:
