@@ -44,7 +44,7 @@ async def test_a_process_that_is_stopped(
         # The jitter buffer plays faster until it has caught up, which changes the sound.
         await teacher.silence(10)
         await teacher.say(sentences(2, 2))
-        await teacher.silence(2)  # it may still be late; what it holds when a participant leaves is not played
+        await teacher.silence(2)  # what it still holds when a participant leaves is not played
     await recorder.wait_for("Room over")
     room_dir = tmp_path / "segments" / "stopped"
     assert heard(room_dir) == [0, 1, 2, 3]
