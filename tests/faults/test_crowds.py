@@ -38,16 +38,21 @@ LOOKS = 12
 FLAT = 1.1
 """How much more memory is allowed at the end: without any cause it differs by some per cent between readings."""
 SPARE = 2
-"""By how much the number of threads and files may differ while nothing happens: pools, connections that are kept."""
+"""By how much the number of threads and files may differ while nothing happens: pools."""
+SPARE_CONNECTIONS = 6
+"""The native client and the worker keep connections to the server for up to 90 s after their last use, to use them
+again. If a room kept one, there would be ten times as many."""
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Memory, threads and files of the worker and everything it started."""
+    """Memory, threads, files and TCP connections of the worker and everything it started."""
 
     megabytes: float
     threads: int
     files: int
+    """Without the connections."""
+    connections: int
 
     @classmethod
     async def of(cls, recorder: Worker) -> Footprint:
@@ -60,25 +65,29 @@ class Footprint:
             min(look.megabytes for look in looks),
             min(look.threads for look in looks),
             min(look.files for look in looks),
+            min(look.connections for look in looks),
         )
 
     @classmethod
     def _now(cls, pid: int) -> Footprint:
         processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+        connections = sum(len(process.net_connections("tcp")) for process in processes)
         return cls(
             memory_megabytes(pid),
             sum(process.num_threads() for process in processes),
-            sum(process.num_fds() for process in processes),
+            sum(process.num_fds() for process in processes) - connections,
+            connections,
         )
 
     def __str__(self) -> str:
-        return f"{self.megabytes:.0f} MB, {self.threads} threads, {self.files} files"
+        return f"{self.megabytes:.0f} MB, {self.threads} threads, {self.files} files, {self.connections} connections"
 
 
 def assert_flat(before: Footprint, after: Footprint) -> None:
     assert after.megabytes < FLAT * before.megabytes, f"{before}, then {after}"
     assert after.threads <= before.threads + SPARE, f"{before}, then {after}"
     assert after.files <= before.files + SPARE, f"{before}, then {after}"
+    assert after.connections <= before.connections + SPARE_CONNECTIONS, f"{before}, then {after}"
 
 
 @pytest.mark.alone
