@@ -170,13 +170,7 @@ def left_in(folder: Path, names: SegmentNames) -> Iterator[tuple[str, OpenNote |
     Raises:
         OSError: the folder or its manifest cannot be read.
     """
-    found = _Recovery(folder, names)
-    for path in (*found._parts(), *found._unlisted_wavs()):
-        is_written = False
-        with contextlib.suppress(OSError):
-            is_written = not is_abandoned(path)
-        if not is_written:
-            yield Path(path.name.removesuffix(PART_SUFFIX)).stem, _note_of(folder, path.name)
+    return _Recovery(folder, names, only_with_note=False).left()
 
 
 class _Recovery:
@@ -203,6 +197,16 @@ class _Recovery:
         """Whether there is anything to do. Needs no lock: a file that changes now is being written by a recorder."""
         self._look()
         return bool(self._parts or self._wavs() or self._notes())
+
+    def left(self) -> Iterator[tuple[str, OpenNote | None]]:
+        """The stems and notes of what there is to do, without that which is being written."""
+        self._look()
+        for path in (*self._parts, *self._wavs()):
+            is_written = False
+            with contextlib.suppress(OSError):
+                is_written = not is_abandoned(path)
+            if not is_written:
+                yield Path(path.name.removesuffix(PART_SUFFIX)).stem, _note_of(self._folder, path.name)
 
     def run(self) -> Iterator[SegmentRecord]:
         """Recovers the segments. The lock is not held at a ``yield``."""

@@ -19,7 +19,7 @@ from archive.names import GAPS, MANIFEST
 from config import Settings
 from core.records import GapReason, GapRecord, Pcm
 from devtools.sample_room import ANNA, BOB, CLOCK, noise, open_room, segment_of
-from storage import MAX_LISTING_REFUSALS, PartFile, RoomFolder
+from storage import MAX_LISTING_REFUSALS, PartFile, RoomFolder, SegmentErased
 from support.commands import run
 from support.disk import assert_sound, manifest
 from support.lessons_on_disk import spoken, with_texts
@@ -187,6 +187,9 @@ def test_what_recovery_has_left_is_erased_with_the_rest(
     }
     if who:
         assert live.commit(segment_of(sound(9), 9 * STRIDE)).participant_identity == "bob"
+    else:
+        with pytest.raises(SegmentErased):
+            live.commit(segment_of(sound(9), 9 * STRIDE))
 
 
 def test_a_lock_file_is_replaced(tmp_path: Path, folder: RoomFolder, deny: Deny) -> None:
