@@ -105,7 +105,8 @@ class Parent:
             with urllib.request.urlopen(told[1] + path, timeout=5) as answer:
                 return int(answer.status), answer.read().decode()
         except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
+            with error:
+                return error.code, error.read().decode()
         except OSError:
             return 0, ""
 
