@@ -49,7 +49,7 @@ REAL_TIME_TESTS = (
 OTHER_TESTS = (
     *("tests/unit", "tests/services"),
     "--timeout=300",  # they have the lower priority
-    *("-n", "4", "--dist", "worksteal"),  # most of their time they wait
+    *("-n", "3", "--dist", "worksteal"),  # half of their time they wait
 )
 ALONE = ("tests/room", "tests/faults", "-m", "alone")
 QUICK_TESTS = ("tests/unit", "-m", "unit and not slow", "-n", "4", "--dist", "worksteal")
