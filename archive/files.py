@@ -233,6 +233,19 @@ def write_private(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
+def state_of(path: Path) -> tuple[int, ...]:
+    """What changes with the content of a file; empty: there is none.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+    return (found.st_ino, found.st_size, found.st_mtime_ns)
+
+
 def is_abandoned(path: Path) -> bool:
     """Whether no recorder, in this process or another, is writing the file."""
     with open_private(path, os.O_RDWR) as file:

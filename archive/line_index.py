@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from archive.files import open_private
+from archive.files import open_private, state_of
 from archive.jsonl import MAX_LINE_BYTES, Bookmark, lines_of, open_regular, placed_lines_behind
 from core.errors import StorageError
 
@@ -96,7 +96,7 @@ class LineIndex:
 
     def _read_on(self, database: sqlite3.Connection) -> None:
         """Reads the list's new lines, and all of them if it is another list."""
-        while (state := (self._database.connections, *_state_of(self._path))) != self._read_state:
+        while (state := (self._database.connections, *state_of(self._path))) != self._read_state:
             before = self._bookmark(database)
             is_another, lines, behind = placed_lines_behind(self._path, before)
             if not is_another and not lines:
@@ -157,15 +157,6 @@ def forget(paths: Iterable[Path]) -> None:
 def _forget(database: sqlite3.Connection, list_id: int) -> None:
     for table, column in (("line", "list"), ("tag", "list"), ("list", "id")):
         database.execute(f"DELETE FROM {table} WHERE {column} = ?", (list_id,))
-
-
-def _state_of(path: Path) -> tuple[int, ...]:
-    """What changes with the file; empty: there is none."""
-    try:
-        found = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return ()
-    return (found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 def _list_id(path: Path) -> int:

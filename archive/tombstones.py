@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import secrets
 import threading
 from collections.abc import Iterable, Mapping
@@ -22,7 +21,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from archive.files import FolderLock, write_private
+from archive.files import FolderLock, state_of, write_private
 from core.errors import StorageError
 from core.records import GapRecord, SegmentRecord, format_utc, parse_utc, utc_now
 from core.text_records import TextRecord
@@ -217,7 +216,7 @@ class _Cache:
 
     def read(self, path: Path) -> tuple[Erasure, ...]:
         try:
-            state = _state_of(path)
+            state = state_of(path)
             with self._lock:
                 known_state, known = self._read.get(path, (None, ()))
                 erasures = known if known_state == state else _parsed(_content(path))
@@ -248,15 +247,6 @@ def _until_now(erasures: Iterable[Erasure], known: Iterable[Erasure]) -> tuple[E
         if one.at > now and noticed.get(one.id, one.at) == one.at:
             logger.error("The erasure %s is dated in the future: it ends now. Was the clock ahead?", one.id)
     return tuple(replace(one, at=min(one.at, noticed.get(one.id, now), now)) for one in erasures)
-
-
-def _state_of(path: Path) -> tuple[int, ...]:
-    """What changes with the file's content; empty: there is no file."""
-    try:
-        found = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return ()
-    return (found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 def _content(path: Path) -> bytes:

@@ -236,7 +236,7 @@ class Supervisor:
                 worker.kill()
             return
         self._stopping.set()
-        self._first_is_ready.set()  # nobody waits for it any more
+        self._first_is_ready.set()  # no other worker is to wait for it
         for worker in self._workers:
             worker.stop()
 
