@@ -17,6 +17,12 @@ from livekit import rtc
 LOST_SECONDS = 2.0
 """This long without packets is an outage. A publisher may send as few as two packets a second during silence."""
 
+MAX_USUAL_DELAY_SECONDS = 0.5
+"""A jitter buffer that delays audio by more than this has not caught up, for example after the process was stopped."""
+
+MAX_QUERY_AGE_SECONDS = 3.0
+"""The process was stopped, or the machine is overloaded, if the last query is older than this."""
+
 
 class Reception(Enum):
     """What the statistics say about a track."""
@@ -77,6 +83,16 @@ class PacketStats:
     def received_until(self) -> float:
         """Until when all audio is known to have left the jitter buffer (monotonic clock)."""
         return self.arrived_until - self.jitter_buffer_seconds
+
+    @property
+    def unplayed_since(self) -> float | None:
+        """From when on audio is lost if the stream ends now, as it has not left the jitter buffer (monotonic clock).
+
+        None: the buffer delays no more than usual, or the publisher is muted.
+        """
+        is_late = self.jitter_buffer_seconds > MAX_USUAL_DELAY_SECONDS
+        is_unknown = self._clock() - self._queried_at > MAX_QUERY_AGE_SECONDS
+        return self.received_until if (is_late or is_unknown) and not self._was_muted else None
 
     async def has_begun(self) -> bool:
         """Whether a packet has arrived, or the publisher is muted. Raises the client's exception if the query fails."""

@@ -25,6 +25,8 @@ class RecentlyGone(NamedTuple):
 
     at: float
     received_until: float
+    unplayed_since: float | None
+    """From when on its audio had not left the jitter buffer, if that was more than usual."""
 
 
 @dataclass

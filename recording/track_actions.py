@@ -57,11 +57,21 @@ class TrackActions:
         elif isinstance(step, Stop):
             self._stop(track, step)
         elif step is Action.REMEMBER:
-            track.recently_gone = track.recently_gone or RecentlyGone(time.monotonic(), moment)
+            unplayed_since = track.stream.packets.unplayed_since if track.stream else None
+            track.recently_gone = track.recently_gone or RecentlyGone(
+                time.monotonic(), moment, unplayed_since
+            )
         elif step is Action.KEEP_PROGRESS:
             track.last_stream = track.stream
         else:
             _ACTIONS[step](self, track)
+
+    def record_unplayed(self, track: Track) -> None:
+        """Records what the jitter buffer still held when the track went as a gap, once."""
+        gone = track.recently_gone
+        if gone is not None:
+            self._record_unplayed(track, gone.unplayed_since, gone.at)
+            track.recently_gone = gone._replace(unplayed_since=None)
 
     def _subscribe(self, track: Track) -> None:
         track.requested_at = time.monotonic()
@@ -86,6 +96,8 @@ class TrackActions:
     def _stop(self, track: Track, stop: Stop) -> None:
         if track.stream is not None:
             stream, track.stream = track.stream, None
+            if track.recently_gone is None:
+                self._record_unplayed(track, stream.packets.unplayed_since, time.monotonic())
             self._note_recorded()
             self._streams.close(stream, stop.reason)
 
@@ -114,6 +126,10 @@ class TrackActions:
         if track.gap is not None:
             gap, track.gap = track.gap, None
             self._record_gap(track, gap, time.monotonic())
+
+    def _record_unplayed(self, track: Track, since: float | None, until: float) -> None:
+        if since is not None and track.gap is None:
+            self._record_gap(track, CurrentGap(since, GapReason.NO_MEDIA, until), until)
 
     def _record_gap(self, track: Track, gap: CurrentGap, until: float) -> None:
         now = utc_now() - timedelta(seconds=time.monotonic() - until)

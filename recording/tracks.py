@@ -181,6 +181,7 @@ class Tracks:
     def leave(self) -> None:
         """Ends all tracks: the recorder has left the room, or is about to. Idempotent."""
         for track in self:
+            self._actions.record_unplayed(track)
             self.apply(track, TrackEvent.LEFT if track.gap is None else TrackEvent.LEFT_WITH_GAP)
 
     def forget_recently_gone(self) -> None:
@@ -190,8 +191,10 @@ class Tracks:
             gone = track.recently_gone
             if gone is None or gone.at >= earliest:
                 continue
+            if is_over := track.state in (TrackState.GONE, TrackState.ENDED):
+                self._actions.record_unplayed(track)
             track.recently_gone = None
-            if track.state in (TrackState.GONE, TrackState.ENDED):
+            if is_over:
                 self._forget(track)
             else:
                 if track.state is TrackState.REQUESTED_AGAIN and track.gap is None:
