@@ -73,7 +73,7 @@ def assert_recorded_when_said(room_dir: Path, said: list[Spoken]) -> None:
         for sentence in said
         if sentence.marker in begins
     }
-    assert len(late) > len(said) / 2
+    assert len(late) >= len(said) / 3, "a marker that a cut or a lost packet divides has no time"
     assert all(-EARLIEST_SECONDS < seconds < LATEST_SECONDS for seconds in late.values()), late
 
 
