@@ -307,6 +307,7 @@ async def _worker(server: _Server, number: int) -> None:
         Settings(),
         is_recorded_here=lambda sid: server.rooms[f"room-{sid[3:]}"].recorder == number,
         rooms_taken=lambda: server.load[number],
+        rooms_joining=lambda: 0,
         has_capacity=lambda: server.load[number] < CAPACITY,
     )
     await here.run()

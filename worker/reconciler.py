@@ -39,7 +39,8 @@ NEW_ROOM_SECONDS = 3.0
 is far behind, the age is negative for long, and the room is not treated as new."""
 
 MAX_JOIN_SECONDS = 8.0
-"""How long a recorder may take to join after a worker has accepted the job, before another is asked for."""
+"""How long a recorder may take to join after a worker has accepted the job, before another is asked for. A room is
+treated as new for so long while this worker is joining others: if many rooms open together, every worker is."""
 
 UNANSWERED_SECONDS = 4.0
 """After this a request that no worker has accepted is repeated: the server asks one worker, which may hang, and gives
@@ -90,6 +91,7 @@ class Reconciler:
         settings: Settings,
         is_recorded_here: Callable[[str], bool],
         rooms_taken: Callable[[], int],
+        rooms_joining: Callable[[], int],
         has_capacity: Callable[[], bool],
     ) -> None:
         self._livekit = livekit
@@ -97,6 +99,7 @@ class Reconciler:
         self._queries = RoomQueries(livekit, settings)
         self._is_recorded_here = is_recorded_here
         self._rooms_taken = rooms_taken
+        self._rooms_joining = rooms_joining
         self._has_capacity = has_capacity
         self._rooms: dict[str, models.Room] = {}
         """Rooms by sid, as of the last list."""
@@ -194,7 +197,8 @@ class Reconciler:
             return False
         if not is_wanted(room.name, self._settings.room_filter):
             return False
-        if abs(time.time() - room.creation_time) < NEW_ROOM_SECONDS:
+        new_seconds = MAX_JOIN_SECONDS if self._rooms_joining() else NEW_ROOM_SECONDS
+        if abs(time.time() - room.creation_time) < new_seconds:
             return False
         return self._asked_ago(room) >= UNANSWERED_SECONDS
 

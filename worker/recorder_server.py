@@ -121,7 +121,12 @@ class RecorderServer(AgentServer):
         self._log_ready(health_port)
         assert self._http_server is not None
         reconciler = Reconciler(
-            livekit, self.settings, self.is_recording, self.rooms_taken, self.has_capacity
+            livekit,
+            self.settings,
+            self.is_recording,
+            self.rooms_taken,
+            self.rooms_joining,
+            self.has_capacity,
         )
         return [
             asyncio.create_task(self._http_server.aclose(), name="framework's health"),

@@ -116,13 +116,19 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def reconciler(
-    server: Server, *, here: frozenset[str] = frozenset(), full: bool = False, **settings: Any
+    server: Server,
+    *,
+    here: frozenset[str] = frozenset(),
+    joining: int = 0,
+    full: bool = False,
+    **settings: Any,
 ) -> Reconciler:
     return Reconciler(
         server,  # type: ignore[arg-type]
         Settings(**settings),
         is_recorded_here=lambda sid: sid in here,
         rooms_taken=lambda: len(here),
+        rooms_joining=lambda: joining,
         has_capacity=lambda: not full,
     )
 
@@ -140,13 +146,15 @@ async def test_a_room_with_a_teacher_and_no_recorder_gets_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("age", "asked_for"),
-    [(1, []), (60, ["lesson"]), (-3_600, ["lesson"])],
-    ids=["new", "old", "clock behind"],
+    ("age", "joining", "asked_for"),
+    [(1, 0, []), (5, 0, ["lesson"]), (5, 3, []), (60, 3, ["lesson"]), (-3_600, 0, ["lesson"])],
+    ids=["new", "not new", "many open together", "old", "clock behind"],
 )
-async def test_a_new_room_may_have_its_first_recorder_on_the_way(age: float, asked_for: list[str]) -> None:
+async def test_a_new_room_may_have_its_first_recorder_on_the_way(
+    age: float, joining: int, asked_for: list[str]
+) -> None:
     server = Server({"lesson": Room(created=time.time() - age)})
-    await one_round(reconciler(server))
+    await one_round(reconciler(server, joining=joining))
     assert server.asked_for == asked_for
 
 
