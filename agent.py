@@ -54,6 +54,7 @@ from core.worker_state import worker_state
 from delivery.targets import open_targets
 from recording.encryption import encryption_options
 from recording.event_routing import route_events
+from recording.native_logs import drop_native_logs
 from recording.room_recorder import RoomRecorder
 from recording.speech_detector import load_detector
 from worker.reconciler import is_wanted
@@ -82,6 +83,7 @@ def prewarm(process: JobProcess) -> None:
     with _prewarming:
         # Creating the client is not thread-safe: if rooms join at once, some get a client of their own, and wait for
         # events that only the last one receives (fact 18b).
+        drop_native_logs()
         route_events(FfiClient.instance)
         process.userdata["new_detector"] = load_detector(server.settings.vad_runtime)
         _freeze_garbage_collector()
