@@ -244,7 +244,7 @@ class Settings:
         "most rooms at the same time in each worker process; 0: as memory and cores allow",
     )
     workers: int = integer(
-        1, 0, 64, "processes", "worker processes, each with its own rooms; 0: as cores and memory allow"
+        0, 0, 64, "processes", "worker processes, each with its own rooms; 0: as cores and memory allow"
     )
     on_stop: str = choice(
         "handover",
