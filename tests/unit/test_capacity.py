@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from worker import capacity
 from worker.capacity import MAX_WORKERS, default_max_rooms, worker_count
+
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 V2_MEMORY = "/sys/fs/cgroup/memory.max"
 V1_MEMORY = "/sys/fs/cgroup/memory/memory.limit_in_bytes"
@@ -149,3 +152,36 @@ def test_as_many_workers_as_cores_and_memory_allow(
 def test_several_workers_share_memory_and_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     rooms(monkeypatch, megabytes=1_024, cores=2)
     assert (default_max_rooms(1), default_max_rooms(2), default_max_rooms(4)) == (16, 16, 8)
+
+
+def rows_of_the_scaling_table() -> list[list[float]]:
+    """The rows of the table in docs/scaling.md as numbers, with the memory in megabytes."""
+    lines = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8").splitlines()
+    start = lines.index(next(line for line in lines if line.startswith("| rooms | machines |"))) + 2
+    rows = []
+    for line in lines[start:]:
+        if not line.startswith("|"):
+            break
+        cells = [cell.strip().replace(",", "") for cell in line.strip("|").split("|")]
+        cells[3] = str(float(cells[3].split()[0]) * (1024 if cells[3].endswith("GB") else 1))
+        rows.append([float(cell) for cell in cells])
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("rooms", "machines", "cores", "megabytes", "workers", "rooms_each"), rows_of_the_scaling_table()
+)
+def test_the_table_to_choose_by_is_what_the_recorder_does(
+    monkeypatch: pytest.MonkeyPatch,
+    rooms: float,
+    machines: float,
+    cores: float,
+    megabytes: float,
+    workers: float,
+    rooms_each: float,
+) -> None:
+    monkeypatch.setattr(capacity, "_cores", lambda: cores)
+    monkeypatch.setattr(capacity, "_memory_megabytes", lambda: megabytes)
+    assert worker_count() == workers
+    assert worker_count() * default_max_rooms(worker_count()) == rooms_each
+    assert rooms <= rooms_each * max(1, machines - 1), "one of several machines may fail"
