@@ -172,20 +172,27 @@ class S3Server(Server):
 
     def objects(self) -> dict[str, bytes]:
         """Every object by its key."""
+        return {key: self._get(key)[1] for key in self.keys()}
+
+    def keys(self) -> list[str]:
+        """The key of every object."""
         from xml.etree import ElementTree
 
-        found: dict[str, bytes] = {}
+        found: list[str] = []
         token = ""
         while True:
             _, _, listing = self._ask("GET", f"/{BUCKET}?list-type=2{token}")
             tree = ElementTree.fromstring(listing)
-            keys = [one.text or "" for one in tree.iter() if one.tag.endswith("}Key")]
-            for key in keys:
-                found[key] = self._ask("GET", f"/{BUCKET}/{_quoted(key)}")[2]
+            found += [one.text or "" for one in tree.iter() if one.tag.endswith("}Key")]
             more = [one.text or "" for one in tree.iter() if one.tag.endswith("}NextContinuationToken")]
             if not more:
                 return found
             token = f"&continuation-token={_quoted(more[0])}"
+
+    def get(self, key: str) -> bytes:
+        """One object; empty if there is none."""
+        status, data = self._get(key)
+        return data if status == 200 else b""
 
     def headers_of(self, key: str) -> dict[str, str]:
         """The headers that the server returns for an object."""
@@ -194,6 +201,10 @@ class S3Server(Server):
     def put(self, key: str, data: bytes) -> None:
         """Stores an object as another client would."""
         self._ask("PUT", f"/{BUCKET}/{_quoted(key)}", {}, data)
+
+    def _get(self, key: str) -> tuple[int, bytes]:
+        status, _, data = self._ask("GET", f"/{BUCKET}/{_quoted(key)}")
+        return status, data
 
     def _ask(
         self, method: str, path: str, headers: dict[str, str] | None = None, body: bytes = b""

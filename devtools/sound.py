@@ -11,6 +11,7 @@ Everywhere: PCM s16le mono, shape (n,), 16 kHz; positions and lengths in samples
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -87,20 +88,27 @@ class Occurrence(NamedTuple):
     score: float
 
 
+@functools.cache
 def load(name: str) -> IntArray:
-    """The samples of devtools/speech/<name>.flac."""
+    """The samples of devtools/speech/<name>.flac, which is decoded once: they cannot be changed."""
     pcm, rate = soundfile.read(SPEECH / f"{name}.flac", dtype="int16")
     assert rate == SAMPLE_RATE and pcm.ndim == 1
+    pcm.flags.writeable = False
     return np.asarray(pcm, dtype=np.int16)
 
 
 def markers() -> list[Marker]:
     """All markers, in the order of their index."""
+    return list(_markers())
+
+
+@functools.cache
+def _markers() -> tuple[Marker, ...]:
     listed = json.loads((SPEECH / "markers" / "markers.json").read_text(encoding="utf-8"))
-    return [
+    return tuple(
         Marker(index, entry["text"], load(f"markers/{Path(entry['file']).stem}"))
         for index, entry in enumerate(listed)
-    ]
+    )
 
 
 def sequence(

@@ -103,14 +103,13 @@ class School:
 
     def texts(self, room: str = "math101") -> list[dict[str, object]]:
         """The lines in the bucket."""
-        lines = self.s3.objects().get(f"school/{room}/{TEXTS}", b"").splitlines()
-        return [json.loads(line) for line in lines]
+        return _lines(self.s3.get(f"school/{room}/{TEXTS}"))
 
     def is_complete(self) -> bool:
         """Every segment has its line, once, and all files that this names are there."""
         objects = self.s3.objects()
         for room, records in self.records.items():
-            lines = self.texts(room)
+            lines = _lines(objects[f"school/{room}/{TEXTS}"])
             assert Counter(line["file"] for line in lines) == Counter(record.file for record in records)
             for line in lines:
                 files = line["files"]
@@ -129,6 +128,10 @@ class School:
             if key.startswith(f"school/{room}/"):
                 (folder / key.rpartition("/")[2]).write_bytes(data)
         return Room(folder)
+
+
+def _lines(data: bytes) -> list[dict[str, object]]:
+    return [json.loads(line) for line in data.splitlines()]
 
 
 async def ended(process: subprocess.Popen[str]) -> Result:
@@ -285,7 +288,7 @@ async def test_a_batch_is_collected_from_anywhere(school: School) -> None:
     )
     assert school.is_complete()
     assert len(school.gemini.batches) == 1
-    assert json.loads(school.s3.objects()[NOTES_OF_MATH]) == {}
+    assert json.loads(school.s3.get(NOTES_OF_MATH)) == {}
     assert set(school.asked().values()) == {1}
 
 
@@ -310,7 +313,7 @@ async def test_a_batch_note_cannot_name_a_path_outside_its_room(school: School) 
     school.gemini.is_batch_over = False
     assert (await school.run("--batch", "--yes")).code == 3
     school.gemini.is_batch_over = True
-    notes = json.loads(school.s3.objects()[NOTES_OF_MATH])
+    notes = json.loads(school.s3.get(NOTES_OF_MATH))
     for note in notes.values():
         note["items"] = [["../elsewhere", line] for _, line in note["items"]]
     school.s3.put(NOTES_OF_MATH, json.dumps(notes).encode())
@@ -330,12 +333,12 @@ async def test_a_segment_that_is_erased_meanwhile_gets_no_text_and_no_note(
     for record in (erased, kept):
         upload.expect(record)
     key = f"school/math101/{MANIFEST}"
-    lines = school.s3.objects()[key].splitlines(keepends=True)
+    lines = school.s3.get(key).splitlines(keepends=True)
     school.s3.put(key, b"".join(line for line in lines if erased.file.encode() not in line))
     with_texts(room.path, [erased, kept])
     await upload.upload()
     assert [line["file"] for line in school.texts()] == [kept.file]
-    names = {name.rpartition("/")[2] for name in school.s3.objects() if name.endswith(".txt")}
+    names = {name.rpartition("/")[2] for name in school.s3.keys() if name.endswith(".txt")}
     assert names == {f"{Path(kept.file).stem}_{language}.txt" for language in ("en", "es")}
     items = tuple(("math101", record.to_json()) for record in (erased, kept))
     notes = RoomNotes(bucket, upload, "math101", ())
