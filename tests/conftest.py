@@ -7,6 +7,7 @@ import contextlib
 import functools
 import os
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -60,6 +61,14 @@ def no_flushing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
     if request.node.get_closest_marker("unit"):
         monkeypatch.setattr(os, "fsync", fsync)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def certificates_read_once() -> Iterator[None]:
+    """A client of Gemini reads the root certificates three times, which takes longer than most tests of it."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ssl, "create_default_context", functools.cache(ssl.create_default_context))
+        yield
 
 
 @pytest.fixture(scope="session")
