@@ -29,7 +29,8 @@ from devtools.s3_server import S3Server
 from devtools.speakers import administration
 from devtools.wire import NoWire, Wire
 from devtools.worker import AGENT, Worker
-from support.fault_table import pytest_addoption, seen, set_up_table  # noqa: F401  (pytest finds these by name)
+from support.compiling import pytest_collection  # noqa: F401  (pytest finds these by name)
+from support.fault_table import pytest_addoption, seen, set_up_table  # noqa: F401
 from support.stages import pytest_collection_modifyitems  # noqa: F401
 from support.stalls import record_stalls  # noqa: F401
 

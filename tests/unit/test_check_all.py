@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from devtools import check_all
 from devtools.check_all import Case, Part, changed_files, closing_line, read_report, repeat_stalled, summary
 from support import ROOT, stages
+from support.compiling import first_alone
 
 REPORT = """<?xml version="1.0" encoding="utf-8"?>
 <testsuites name="pytest tests"><testsuite name="pytest" errors="1" failures="1" skipped="1" tests="4" time="9.1">
@@ -232,3 +235,24 @@ def test_every_process_begins_with_the_slowest_tests() -> None:
         assert block == sorted(block, key=stages.ORDER.index)
         assert 2 <= block.count("room") <= 3
         assert 1 <= block.count("services") <= 2
+
+
+def test_the_first_process_compiles_the_tests_alone_and_then_the_others_go_on_together(tmp_path: Path) -> None:
+    have_entered, together = list[int](), threading.Barrier(3)
+
+    def follow(number: int) -> None:
+        with first_alone(tmp_path / "lock"):
+            have_entered.append(number)
+            together.wait(10)
+
+    others = [threading.Thread(target=follow, args=(number,)) for number in range(3)]
+    with pytest.raises(KeyError), first_alone(tmp_path / "lock"):
+        for other in others:
+            other.start()
+        time.sleep(0.2)
+        assert have_entered == []
+        raise KeyError("however the first one ends")
+    for other in others:
+        other.join(10)
+    assert sorted(have_entered) == [0, 1, 2]
+    assert not together.broken
