@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
+AnyFloats = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 EnergyArray = npt.NDArray[np.float64]
 Positions = npt.NDArray[np.intp]
 ComplexArray = npt.NDArray[np.complex64]
@@ -120,6 +121,14 @@ class _Correlator:
     def _spectrum(self, samples: FloatArray) -> ComplexArray:
         """With zeros after the last; single precision is fast and plenty."""
         return np.fft.rfft(samples, self._chunk).astype(np.complex64)
+
+
+def correlated(samples: AnyFloats, template: AnyFloats) -> FloatArray:
+    """``np.correlate(samples, template, "valid")``, many times faster."""
+    size = 1 << (samples.size - 1).bit_length()
+    product = np.fft.rfft(samples, size) * np.conj(np.fft.rfft(template, size))
+    correlation: FloatArray = np.fft.irfft(product, size).astype(np.float32)
+    return correlation[: samples.size - template.size + 1]
 
 
 def normalised(correlation: FloatArray, energy: EnergyArray, template: FloatArray) -> FloatArray:

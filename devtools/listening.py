@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from devtools.correlation import correlated
+
 Pcm = npt.NDArray[np.int16]
 """PCM s16le mono, shape (n,), 16 kHz."""
 Floats = npt.NDArray[np.float64]
@@ -38,7 +40,7 @@ def share_heard(recording: Pcm, said: Pcm, at_sample: int) -> float:
 def _is_in(window: Floats, piece: Floats) -> bool:
     if len(window) < len(piece):
         return False
-    likeness = np.correlate(window, piece, "valid")
+    likeness = correlated(window, piece)
     running = np.concatenate([[0.0], np.cumsum(window**2)])
     energy = running[len(piece) :] - running[: -len(piece)]
     return bool(np.max(likeness / np.sqrt(np.maximum(energy, 1.0) * max(_energy(piece), 1.0))) > ALIKE)

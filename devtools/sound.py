@@ -28,6 +28,7 @@ from devtools.correlation import (
     EnergyArray,
     FloatArray,
     Recording,
+    correlated,
     normalised,
     running_energy,
 )
@@ -308,7 +309,7 @@ def _pieces(pcm: IntArray) -> Iterator[tuple[int, IntArray]]:
 def _best_score_near(recording: Recording, piece: IntArray, start: int, drift: int = PIECE_DRIFT) -> float:
     nearby = recording.samples(start - drift, start + drift + piece.size)
     shape = _as_float(piece)
-    scores = normalised(np.correlate(nearby, shape, "valid"), running_energy(nearby), shape)
+    scores = normalised(correlated(nearby, shape), running_energy(nearby), shape)
     return float(scores.max())
 
 

@@ -23,6 +23,8 @@ import numpy as np
 import numpy.typing as npt
 from livekit import api, rtc
 
+from devtools import stalls
+
 Pcm = npt.NDArray[np.int16]
 Samples = npt.NDArray[np.int16]
 """Interleaved, shape (n, channels), at the track's own rate."""
@@ -38,9 +40,6 @@ LEAD_SECONDS = 0.2
 """Audio is handed over this long ahead of its time: a shorter stall of this process causes no gap."""
 STEP_SECONDS = 0.05
 QUEUE_SECONDS = 0.5
-stalls: list[float] = []
-"""The length, in seconds, of each gap that listeners heard because this process stalled, of all microphones. Emptied
-before each test (tests/support/stalls.py)."""
 
 NOISE_PEAK = 6
 """A microphone in a quiet room: about -75 dB, never digital silence."""
@@ -291,7 +290,7 @@ class Microphone:
             if late > 0 and given:  # everything was played during a stall; the rest is that much later
                 self.stalls += 1
                 self.worst_stall_seconds = max(self.worst_stall_seconds, late)
-                stalls.append(late)
+                stalls.seconds.append(late)
                 began += late
             due = round((now - began + LEAD_SECONDS) * rate) - given
             due -= due % (rate // 100)  # whole frames of 10 ms

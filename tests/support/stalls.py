@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from devtools import speakers
+from devtools import stalls
 from devtools.check_all import STALL
 
 
 @pytest.fixture(autouse=True)
 def record_stalls(record_property: Callable[[str, object], None]) -> Iterator[None]:
-    speakers.stalls.clear()
+    stalls.seconds.clear()
     yield
-    if speakers.stalls:
-        record_property(STALL, round(max(speakers.stalls), 2))
+    if stalls.seconds:
+        record_property(STALL, round(max(stalls.seconds), 2))

@@ -78,7 +78,7 @@ def test_the_end_says_how_long_each_part_took_and_which_tests_were_slowest(run: 
 
 CASES = """
 import pathlib
-from devtools import speakers
+from devtools import stalls
 
 def runs(name):
     path = pathlib.Path(__file__).with_name(name)
@@ -91,22 +91,22 @@ def test_fails():
 
 def test_stalls_once():
     if runs("stalls-once") == 1:
-        speakers.stalls += [0.31, 0.1]
+        stalls.seconds += [0.31, 0.1]
         assert False
 
 def test_stalls_always():
     runs("stalls-always")
-    speakers.stalls.append(0.25)
+    stalls.seconds.append(0.25)
     assert False
 
 def test_stalls_a_little():
     runs("stalls-a-little")
-    speakers.stalls.append(0.01)
+    stalls.seconds.append(0.01)
     assert False
 
 def test_stalls_and_passes():
     runs("stalls-and-passes")
-    speakers.stalls.append(0.31)
+    stalls.seconds.append(0.31)
 """
 
 
@@ -237,7 +237,9 @@ def test_every_process_begins_with_the_slowest_tests() -> None:
         assert 1 <= block.count("services") <= 2
 
 
-def test_the_first_process_compiles_the_tests_alone_and_then_the_others_go_on_together(tmp_path: Path) -> None:
+def test_the_first_process_compiles_the_tests_alone_and_then_the_others_go_on_together(
+    tmp_path: Path,
+) -> None:
     have_entered, together = list[int](), threading.Barrier(3)
 
     def follow(number: int) -> None:

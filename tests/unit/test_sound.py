@@ -12,7 +12,7 @@ import pytest
 from livekit.local_inference import VAD, VAD_WINDOW_SAMPLES
 
 from devtools import sound
-from devtools.correlation import EnergyArray, FloatArray
+from devtools.correlation import EnergyArray, FloatArray, correlated
 from devtools.sound import SAMPLE_RATE, IntArray, Marker
 
 pytestmark = pytest.mark.slow
@@ -97,6 +97,15 @@ def test_a_strict_threshold_tells_a_cut_off_marker_from_a_whole_one() -> None:
     recording = np.concatenate([FEW[0].pcm, sound.near_silence(0.5), beginning, sound.near_silence(0.5)])
     assert sound.heard(recording, FEW) == [0, 1]
     assert sound.heard(recording, FEW, threshold=0.75) == [0]
+
+
+@pytest.mark.parametrize("length", [3200, 4799, 4800])
+def test_a_correlation_by_transforms_is_the_sum_of_products(length: int) -> None:
+    samples, template = (
+        MARKERS[index].pcm[:size] / np.float32(32768) for index, size in ((0, 4800), (1, length))
+    )
+    wanted = np.correlate(samples, template, "valid")
+    assert correlated(samples, template) == pytest.approx(wanted, abs=1e-4)
 
 
 # What the way to a recording does to sound

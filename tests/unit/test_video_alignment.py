@@ -222,11 +222,18 @@ def test_a_video_that_plays_at_another_speed_is_refused(speed: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "video", [music(300), noise(300, 0.1), np.zeros(300 * SAMPLE_RATE, np.float32), noise(0.5), noise(0.0)]
+    "made",
+    [
+        partial(music, 300),
+        partial(noise, 300, 0.1),
+        partial(np.zeros, 300 * SAMPLE_RATE, np.float32),
+        partial(noise, 0.5),
+        partial(noise, 0.0),
+    ],
 )
-def test_a_video_without_speech_is_refused(video: FloatArray) -> None:
+def test_a_video_without_speech_is_refused(made: Callable[[], FloatArray]) -> None:
     with pytest.raises(CannotAlign):
-        find(lesson(), video)
+        find(lesson(), made())
 
 
 def test_speech_under_far_too_much_noise_is_refused_or_right() -> None:
