@@ -131,28 +131,26 @@ def resolved(locked: Iterable[Pin], pip: Path, folder: Path) -> subprocess.Compl
 
     The index is a folder of empty wheels. Of each package that another asks for with an extra there is a newer one.
     """
-    wheels = folder / "wheels"
-    wheels.mkdir()
+    index = folder / "index"
     lines = []
     for pin in locked:
-        hashed = hashlib.sha256(_wheel(wheels, pin, pin.version).read_bytes()).hexdigest()
+        hashed = hashlib.sha256(_wheel(index, pin, pin.version).read_bytes()).hexdigest()
         lines.append(f"{pin.line} --hash=sha256:{hashed}")
         for requirement in pin.requires:
             if requirement.extras:
                 name = canonicalize_name(requirement.name)
                 version = importlib.metadata.version(name)
-                _wheel(
-                    wheels,
-                    Pin(name, version, frozenset(requirement.extras)),
-                    f"{version}.post9",
-                )
+                _wheel(index, Pin(name, version, frozenset(requirement.extras)), f"{version}.post9")
+    for project in index.iterdir():
+        page = "".join(f'<a href="{wheel.name}">{wheel.name}</a>' for wheel in project.iterdir())
+        (project / "index.html").write_text(f"<!DOCTYPE html>{page}", encoding="utf-8")
     requirements = folder / "requirements.txt"
     requirements.write_text("\n".join(lines), encoding="utf-8")
     own = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
     command = [sys.executable, "-m", "pip", "--isolated", "install", "--dry-run", "--ignore-installed"]
-    index = ["--no-index", "--find-links", str(wheels), "--require-hashes", "-r", str(requirements)]
+    options = ["--index-url", index.as_uri(), "--require-hashes", "-r", str(requirements)]
     return subprocess.run(
-        [*command, *index],
+        [*command, *options],
         env={**own, "PYTHONPATH": str(pip)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -161,12 +159,13 @@ def resolved(locked: Iterable[Pin], pip: Path, folder: Path) -> subprocess.Compl
     )
 
 
-def _wheel(folder: Path, pin: Pin, version: str) -> Path:
-    """An empty wheel that requires what the installed package does."""
+def _wheel(index: Path, pin: Pin, version: str) -> Path:
+    """An empty wheel that requires what the installed package does, in the folder of its project."""
     stem = f"{pin.name.replace('-', '_')}-{version}"
-    path = folder / f"{stem}-py3-none-any.whl"
+    path = index / pin.name / f"{stem}-py3-none-any.whl"
     if path.exists():
         return path
+    path.parent.mkdir(parents=True, exist_ok=True)
     extras = importlib.metadata.metadata(pin.name).get_all("Provides-Extra") or []
     requires = importlib.metadata.requires(pin.name) or []
     metadata = ["Metadata-Version: 2.1", f"Name: {pin.name}", f"Version: {version}"]
