@@ -50,6 +50,7 @@ def draw(container: OutputContainer, codec: str, seconds: float) -> None:
     assert isinstance(video, VideoStream)
     video.width, video.height = SIZE
     video.pix_fmt = "yuv420p"
+    video.options = {"deadline": "realtime", "cpu-used": "8"} if codec == "libvpx" else {}
     count = max(1, round(seconds * PICTURES_A_SECOND))
     for number in range(count):
         shown = np.full((SIZE[1], SIZE[0], 3), 40, np.uint8)

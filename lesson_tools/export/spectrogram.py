@@ -70,6 +70,8 @@ def _rows(samples: Floats) -> Iterator[npt.NDArray[np.float16]]:
 
 
 def _block(windows: Floats) -> npt.NDArray[np.float16]:
+    if not windows.any():  # the pauses between segments
+        return np.zeros((len(windows), BANDS), np.float16)
     energy = np.abs(np.fft.rfft(windows * _TAPER, axis=1)) ** 2
     bands = np.add.reduceat(energy[:, : _EDGES[-1]], _EDGES[:-1], axis=1)
     return np.minimum(bands**COMPRESSION, np.finfo(np.float16).max).astype(np.float16)
@@ -102,8 +104,10 @@ def peak_offset(values: Floats, peak: int) -> float:
 
 def correlation(wanted: Changes, searched: Changes) -> Floats:
     """Computes the normalised correlation of ``wanted`` at every place in ``searched``."""
-    windows = np.lib.stride_tricks.sliding_window_view(searched, len(wanted), axis=0)
-    products = np.einsum("lbt,tb->l", windows, wanted, optimize=True)
-    energy = np.einsum("lbt,lbt->l", windows, windows, optimize=True)
+    template, flat = wanted.ravel(), searched.ravel()
+    starts = range(0, searched.size - wanted.size + 1, BANDS)
+    products = np.array([flat[start : start + wanted.size] @ template for start in starts])
+    running = np.concatenate([[0.0], np.cumsum(np.square(searched, dtype=np.float64).sum(axis=1))])
+    energy = running[len(wanted) :] - running[: len(running) - len(wanted)]
     scores = products / np.sqrt(np.maximum(energy, MIN_ENERGY) * max(float((wanted**2).sum()), MIN_ENERGY))
     return np.asarray(scores, np.float32)

@@ -11,8 +11,9 @@ All times are in seconds: of the lesson from its beginning, of the video as a pl
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,6 +25,7 @@ from lesson_tools.export.place_search import STRETCH_SECONDS, likely_places
 from lesson_tools.export.spectrogram import (
     FRAMES_A_SECOND,
     STEADY_FRAMES,
+    Changes,
     Spectrogram,
     changes,
     correlation,
@@ -67,7 +69,8 @@ def _match(sounds: Sequence[Sound], video: Spectrogram) -> Alignment:
     places = likely_places(sounds, video)
     long = [sound for sound in sounds if sound.seconds >= MIN_MEASURED_SECONDS]
     chosen = long[:: max(1, math.ceil(len(long) / MAX_MEASURED))]
-    fits = [_measured(time_map, chosen, video, period) for time_map, period in time_maps(places)]
+    of_sound = functools.cache(_changes)  # each segment is searched for with several time maps
+    fits = [_measured(time_map, chosen, of_sound, video, period) for time_map, period in time_maps(places)]
     fits = _in_order([fit for fit in fits if fit.is_sure])
     if not fits:
         raise CannotAlign("no part of the lesson is clearly heard in the video")
@@ -102,14 +105,22 @@ class _Fit:
         return enough and agreeing >= MIN_SHARE * self.within
 
 
+def _changes(sound: Sound) -> Changes:
+    return changes(spectrogram([sound.load()]))
+
+
 def _measured(
-    time_map: TimeMap, sounds: Sequence[Sound], video: Spectrogram, period: tuple[float, float]
+    time_map: TimeMap,
+    sounds: Sequence[Sound],
+    of_sound: Callable[[Sound], Changes],
+    video: Spectrogram,
+    period: tuple[float, float],
 ) -> _Fit:
     """Fits a time map to single segments, in and around the lesson time that the coarse search has found."""
     near = [
         sound for sound in sounds if period[0] - STRETCH_SECONDS <= sound.start <= period[1] + STRETCH_SECONDS
     ]
-    offsets = [_offset(sound, time_map, video) for sound in near]
+    offsets = [_offset(sound, of_sound(sound), time_map, video) for sound in near]
     found = [(sound, offset) for sound, offset in zip(near, offsets, strict=True) if offset is not None]
     for _ in range(2):
         if found:
@@ -151,9 +162,8 @@ def _residual(time_map: TimeMap, sound: Sound, offset: float) -> float:
     return sound.start + offset - time_map.at(sound.start)
 
 
-def _offset(sound: Sound, time_map: TimeMap, video: Spectrogram) -> float | None:
+def _offset(sound: Sound, wanted: Changes, time_map: TimeMap, video: Spectrogram) -> float | None:
     """Measures video time minus lesson time of one segment; None if it is not found near its time map."""
-    wanted = changes(spectrogram([sound.load()]))
     reach = round(NEARBY_SECONDS * FRAMES_A_SECOND)
     begin = round(time_map.at(sound.start) * FRAMES_A_SECOND) - reach
     searched = changes(video[max(begin, 0) : begin + len(wanted) + 2 * STEADY_FRAMES + 2 * reach])
