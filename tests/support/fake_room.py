@@ -7,7 +7,7 @@ import itertools
 import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
-from unittest.mock import AsyncMock, MagicMock
+from unittest.mock import AsyncMock, MagicMock, Mock
 
 import numpy as np
 import pytest
@@ -60,7 +60,7 @@ class FakeRoom:
     """Pass ``rtc`` to a recorder. A track is identified by its sid."""
 
     def __init__(self) -> None:
-        self.people: dict[str, MagicMock] = {}
+        self.people: dict[str, Mock] = {}
         self.rtc = MagicMock(spec=rtc.Room, remote_participants=self.people)
         self.rtc.local_participant.sid = "PA_recorder"
         self.rtc.on.side_effect = lambda event, handler: self._handlers.setdefault(event, []).append(handler)
@@ -81,9 +81,9 @@ class FakeRoom:
         for handler in self._handlers.get(event, ()):
             handler(*arguments)
 
-    def joins(self, identity: str, metadata: str = STUDENT, *tracks: str) -> MagicMock:
+    def joins(self, identity: str, metadata: str = STUDENT, *tracks: str) -> Mock:
         """A participant joins and publishes; returns it."""
-        participant = MagicMock(
+        participant = Mock(
             spec=rtc.RemoteParticipant,
             sid=f"PA_{next(self._numbers)}",
             identity=identity,
@@ -100,14 +100,14 @@ class FakeRoom:
             self.publishes(participant, sid)
         return participant
 
-    def leaves(self, participant: MagicMock) -> None:
+    def leaves(self, participant: Mock) -> None:
         """In the SDK's order."""
         for sid in list(participant.track_publications):
             self.unpublishes(participant, sid)
         del self.people[participant.identity]
         self.tell("participant_disconnected", participant)
 
-    def comes_back(self, participant: MagicMock, *tracks: MagicMock) -> None:
+    def comes_back(self, participant: Mock, *tracks: Mock) -> None:
         """After a full reconnect of the recorder: the same participant with the same publications."""
         self.people[participant.identity] = participant
         self.tell("participant_connected", participant)
@@ -119,20 +119,20 @@ class FakeRoom:
         before, self.rtc.metadata = self.rtc.metadata, metadata
         self.tell("room_metadata_changed", before, metadata)
 
-    def becomes(self, participant: MagicMock, metadata: str) -> None:
+    def becomes(self, participant: Mock, metadata: str) -> None:
         before, participant.metadata = participant.metadata, metadata
         self.tell("participant_metadata_changed", participant, before, metadata)
 
     def publishes(
         self,
-        participant: MagicMock,
+        participant: Mock,
         sid: str,
         encryption: str = "NONE",
         *,
-        publication: MagicMock | None = None,
-    ) -> MagicMock:
+        publication: Mock | None = None,
+    ) -> Mock:
         """A new publication, or after a reconnect an old one; returns it."""
-        publication = publication or MagicMock(
+        publication = publication or Mock(
             spec=rtc.RemoteTrackPublication,
             sid=sid,
             kind=rtc.TrackKind.KIND_AUDIO,
@@ -144,14 +144,14 @@ class FakeRoom:
         self.tell("track_published", publication, participant)
         return publication
 
-    def unpublishes(self, participant: MagicMock, sid: str) -> None:
+    def unpublishes(self, participant: Mock, sid: str) -> None:
         self.unsubscribed(participant, sid)
         publication = participant.track_publications.pop(sid)
         self.tell("track_unpublished", publication, participant)
 
-    def subscribed(self, participant: MagicMock, sid: str) -> None:
+    def subscribed(self, participant: Mock, sid: str) -> None:
         """The server brings a track that was asked for."""
-        track = MagicMock(spec=rtc.RemoteTrack, kind=rtc.TrackKind.KIND_AUDIO)
+        track = Mock(spec=rtc.RemoteTrack, kind=rtc.TrackKind.KIND_AUDIO)
         track.get_stats = AsyncMock(side_effect=self._stats)
         self.tell("track_subscribed", track, participant.track_publications[sid], participant)
 
@@ -173,8 +173,8 @@ class FakeRoom:
         reports[1].inbound_rtp.inbound.jitter_buffer_delay = samples * self.jitter_delay_seconds
         return reports
 
-    def unsubscribed(self, participant: MagicMock, sid: str) -> None:
-        self.tell("track_unsubscribed", MagicMock(), participant.track_publications[sid], participant)
+    def unsubscribed(self, participant: Mock, sid: str) -> None:
+        self.tell("track_unsubscribed", Mock(), participant.track_publications[sid], participant)
 
 
 def set_recently_gone(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
@@ -193,7 +193,7 @@ def recorded_streams(one: room_recorder.RoomRecorder) -> dict[str, RecordedStrea
     return {track.sid: stream for track, stream in one._tracks.streaming()}
 
 
-def is_asked_for(participant: MagicMock, sid: str) -> bool:
+def is_asked_for(participant: Mock, sid: str) -> bool:
     """Whether the recorder wants the track, by its last request."""
     calls = participant.track_publications[sid].set_subscribed.call_args_list
     return bool(calls) and calls[-1].args == (True,)

@@ -7,7 +7,7 @@ import math
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from unittest.mock import MagicMock
+from unittest.mock import MagicMock, Mock
 
 import pytest
 from livekit import rtc
@@ -215,7 +215,7 @@ async def settled(one: RoomRecorder) -> dict[str, int]:
         before = now
 
 
-def a_student(room: FakeRoom, number: int) -> MagicMock:
+def a_student(room: FakeRoom, number: int) -> Mock:
     """A student who does everything that a student can do to a recorder."""
     student = room.joins(f"student-{number}")
     student.permissions.can_update_metadata = True

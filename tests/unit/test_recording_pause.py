@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import MagicMock
+from unittest.mock import Mock
 
 import pytest
 from livekit import api, rtc
@@ -118,7 +118,7 @@ class Lesson:
     recorder: RoomRecorder
     room: FakeRoom
     api: Api
-    anna: MagicMock
+    anna: Mock
     folder: Path
 
     async def call(self, method: str, caller: str) -> str:

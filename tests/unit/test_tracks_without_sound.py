@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from unittest.mock import AsyncMock, MagicMock, call
+from unittest.mock import AsyncMock, MagicMock, Mock, call
 
 import pytest
 from livekit import rtc
@@ -53,8 +53,8 @@ class Lesson:
 
     recorder: RoomRecorder
     room: FakeRoom
-    teacher: MagicMock
-    publication: MagicMock
+    teacher: Mock
+    publication: Mock
     folder: Path
 
     def begins(self) -> None:
