@@ -107,7 +107,7 @@ class _Correlator:
         self, candidates: Positions, template: FloatArray, threshold: float
     ) -> tuple[Positions, FloatArray]:
         """The same for these positions only, without a transform."""
-        own = float(running_energy(template)[-1])
+        own = _energy(template)
         local = self.energy[candidates + template.size] - self.energy[candidates]
         products = np.fromiter(
             (np.dot(self._samples[at : at + template.size], template) for at in candidates),
@@ -145,9 +145,13 @@ def running_energy(samples: FloatArray) -> EnergyArray:
 
 def _energies(energy: EnergyArray, template: FloatArray) -> tuple[float, EnergyArray]:
     """The energy of the template and of each part that it may cover, the latter at least FAINTEST of the former."""
-    own = float(running_energy(template)[-1])
+    own = _energy(template)
     local = energy[template.size :] - energy[: -template.size]
     return own, np.maximum(local, FAINTEST * own)
+
+
+def _energy(samples: FloatArray) -> float:
+    return float(np.square(samples, dtype=np.float64).sum())
 
 
 def _coarse(samples: FloatArray) -> FloatArray:
