@@ -71,26 +71,37 @@ def test_a_folder_that_is_no_environment_stays_as_it_is(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / ".venv").iterdir()] == ["thesis.txt"]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="what is killed there keeps no lock")
-@pytest.mark.timeout(300)
-def test_a_killed_installation_is_made_whole_by_the_next_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    environment = _project(tmp_path)
-    for name, value in NO_REGISTRY.items():
-        monkeypatch.setenv(name, value)
-    first = subprocess.Popen([sys.executable, "-c", PREPARE, str(tmp_path)], cwd=ROOT)
+@pytest.fixture(scope="module")
+def repaired(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """An environment that was made whole after its first installation was killed."""
+    environment = _project(tmp_path_factory.mktemp("project"))
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in NO_REGISTRY.items():
+            patched.setenv(name, value)
+        if sys.platform != "win32":  # what is killed there keeps no lock
+            _begin_and_kill(environment)
+        environment.prepare("requirements.txt")
+    return environment
+
+
+def _begin_and_kill(environment: Environment) -> None:
+    first = subprocess.Popen([sys.executable, "-c", PREPARE, str(environment.folder.parent)], cwd=ROOT)
     while not (environment.folder / "pyvenv.cfg").exists():
         time.sleep(0.01)
     first.kill()  # what it has started goes on
     first.wait()
 
-    environment.prepare("requirements.txt")
 
-    subprocess.run([environment.python, "-m", "pip", "--version"], check=True, capture_output=True)
-    made_at = environment.python.lstat().st_mtime_ns
-    environment.prepare("requirements.txt")
-    assert environment.python.lstat().st_mtime_ns == made_at
+@pytest.mark.timeout(300)
+def test_a_killed_installation_is_made_whole_by_the_next_run(
+    repaired: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subprocess.run([repaired.python, "-m", "pip", "--version"], check=True, capture_output=True)
+    for name, value in NO_REGISTRY.items():
+        monkeypatch.setenv(name, value)
+    made_at = repaired.python.lstat().st_mtime_ns
+    repaired.prepare("requirements.txt")
+    assert repaired.python.lstat().st_mtime_ns == made_at
 
 
 def _project(root: Path) -> Environment:
@@ -126,15 +137,17 @@ def test_the_host_that_could_not_be_reached_is_found_in_what_a_tool_says(said: s
     assert unreachable(said) == host
 
 
-def test_without_a_network_there_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.timeout(300)
+def test_without_a_network_there_is_one_line(repaired: Environment) -> None:
     registry = f"127.0.0.1:{free_port()}"
-    _project(tmp_path)
+    root = repaired.folder.parent
+    (root / "requirements.txt").write_text("# other pins", encoding="utf-8")
     own = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "UV_"))}
     program = (
         f"import dev; dev.prepare_environment = lambda name: exec({PREPARE!r}); sys.exit(dev.main(['bench']))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", f"import sys; {program}", str(tmp_path)],
+        [sys.executable, "-c", f"import sys; {program}", str(root)],
         cwd=ROOT,
         env={**own, "PIP_INDEX_URL": f"http://{registry}/simple"},
         capture_output=True,
