@@ -119,8 +119,20 @@ class SettledItems:
         return self._lines.find(_name_of(target, key)) is not None
 
     def is_delivered(self, target: str, key: Key) -> bool:
+        return self._refusal(target, key) == ""
+
+    def undelivered(self, keys: Sequence[Key], targets: Sequence[str]) -> Iterator[Undelivered]:
+        """Those of these items that are missing in any of these targets. Raises as :meth:`is_settled`."""
+        for key in keys:
+            for target in targets:
+                refusal = self._refusal(target, key)
+                if refusal != "":
+                    yield Undelivered(key.item, target, refusal or "")
+
+    def _refusal(self, target: str, key: Key) -> str | None:
+        """Why the item is a dead letter; empty if it is delivered, None if it is not settled."""
         line = self._lines.find(_name_of(target, key))
-        return line is not None and not (jsonl.entry_in(line) or {}).get(REFUSED)
+        return None if line is None else str((jsonl.entry_in(line) or {}).get(REFUSED, ""))
 
 
 def _entry_in(line: bytes) -> Entry | None:

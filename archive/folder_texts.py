@@ -20,9 +20,9 @@ from archive import jsonl
 from archive.files import PRIVATE_FILE, FolderLock, is_ordinary_or_none, sync_folder
 from archive.jsonl import Bookmark, bookmark_before_end, lines_behind
 from archive.line_index import Entry, LineIndex
-from archive.manifest import listed_segments
+from archive.manifest import BROKEN, listed_segments
 from archive.names import MANIFEST, PART_SUFFIX, TEXTS
-from archive.texts import LANGUAGE_TAG, SegmentKey, key_of, text_in
+from archive.texts import LANGUAGE_TAG, SegmentKey, entry_in, key_of, text_in
 from archive.tombstones import erasures_in, is_being_erased
 from core import notify
 from core.answers import name_of
@@ -34,6 +34,9 @@ RECENT_BYTES = 1 << 17
 
 MAX_REMEMBERED = 200
 """Records of one folder that are kept in memory as context."""
+
+OLDER = "older?"
+"""The tag of lines that do not have all fields of a record."""
 
 MAX_SPOKEN_LANGUAGES = 50
 """Of one folder; more are not used."""
@@ -58,6 +61,12 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), PRIVATE_FILE)
 
 
+def saved_texts(folder: Path) -> LineIndex:
+    """Finds a folder's texts by :func:`name_of_segment`, without reading the others. The tags are the languages spoken;
+    :data:`OLDER` for lines of older versions, and :data:`~archive.manifest.BROKEN` for invalid ones."""
+    return LineIndex(folder / TEXTS, _entry_in)
+
+
 class FolderTexts:
     """Adds texts to one room's folder, each once. May be used by several threads at once.
 
@@ -68,7 +77,7 @@ class FolderTexts:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._lock = threading.RLock()
-        self._lines = LineIndex(self.path, _entry_in)
+        self._lines = saved_texts(folder)
         self._listed = listed_segments(folder)
         self._bookmark: Bookmark | None = None
         """How far ``_recent`` has been read; None: not at all."""
@@ -87,7 +96,8 @@ class FolderTexts:
     def spoken_languages(self) -> tuple[str, ...]:
         """The BCP 47 tags of the languages spoken so far, in the order in which they first came."""
         with self._lock:
-            return tuple(dict.fromkeys((*self._lines.tags(), *self._named)))[:MAX_SPOKEN_LANGUAGES]
+            spoken = filter(LANGUAGE_TAG.fullmatch, self._lines.tags())
+            return tuple(dict.fromkeys((*spoken, *self._named)))[:MAX_SPOKEN_LANGUAGES]
 
     def name_of_language(self, tag: str, transcript: str) -> str:
         """The tag by which the language of a transcript is named here. A new one is remembered: its text is about to be
@@ -153,7 +163,7 @@ class FolderTexts:
 
     def record_of(self, segment: SegmentRecord | TextRecord) -> TextRecord | None:
         """The last record about a segment; None if it has no text and is not refused."""
-        line = self._lines.find(_name_of(segment))
+        line = self._lines.find(name_of_segment(segment))
         return text_in(line) if line is not None else None
 
     def _is_erased(self, record: TextRecord) -> bool:
@@ -182,12 +192,14 @@ class FolderTexts:
                 return
 
 
-def _entry_in(line: bytes) -> Entry | None:
+def _entry_in(line: bytes) -> Entry:
     record = text_in(line)
     if record is None:
-        return None
-    return Entry(_name_of(record), record.language if LANGUAGE_TAG.fullmatch(record.language) else "")
+        return Entry("", OLDER if entry_in(line) is not None else BROKEN)
+    language = record.language if LANGUAGE_TAG.fullmatch(record.language) else ""
+    return Entry(name_of_segment(record), language)
 
 
-def _name_of(segment: SegmentRecord | TextRecord) -> str:
+def name_of_segment(segment: SegmentRecord | TextRecord) -> str:
+    """By what a segment's text is found."""
     return f"{segment.number} {segment.file}"

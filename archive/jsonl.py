@@ -144,9 +144,9 @@ def open_regular(path: Path) -> IO[bytes] | None:
         return None
 
 
-def lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yields all lines, also an incomplete last one, each with its position in bytes. A line longer than
-    :data:`MAX_LINE_BYTES` is cut off there.
+def lines_of(path: Path, start: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Yields all lines from the position ``start`` on, also an incomplete last one, each with its position in bytes. A
+    line longer than :data:`MAX_LINE_BYTES` is cut off there.
 
     Raises:
         OSError: the file exists and cannot be read.
@@ -155,7 +155,7 @@ def lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
     if file is None:
         return
     with file:
-        position = 0
+        position = file.seek(start)
         while True:
             line, size = _next_line(file)
             if not size:

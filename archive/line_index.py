@@ -24,14 +24,17 @@ from archive.jsonl import MAX_LINE_BYTES, Bookmark, lines_of, open_regular, plac
 from core.errors import StorageError
 
 INDEX = ".lines.sqlite"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_SECONDS = 10.0
 CACHE_KILOBYTES = 256
 
 _SCHEMA = """
 CREATE TABLE list (id INTEGER PRIMARY KEY, bytes INTEGER NOT NULL, digest TEXT NOT NULL);
 CREATE TABLE line (list INTEGER, name INTEGER, position INTEGER NOT NULL, PRIMARY KEY (list, name)) WITHOUT ROWID;
-CREATE TABLE tag (list INTEGER, tag TEXT, position INTEGER NOT NULL, PRIMARY KEY (list, tag)) WITHOUT ROWID;
+CREATE TABLE tag (
+    list INTEGER, tag TEXT, first INTEGER NOT NULL, last INTEGER NOT NULL, lines INTEGER NOT NULL,
+    PRIMARY KEY (list, tag)
+) WITHOUT ROWID;
 """
 
 T = TypeVar("T")
@@ -41,9 +44,20 @@ class Entry(NamedTuple):
     """What the index has of a line."""
 
     name: str
-    """The line is found by it; of several lines with the same name the last counts."""
+    """The line is found by it; of several lines with the same name the last counts. Empty: it is not to be found."""
     tag: str = ""
-    """Something of which only all that there ever were is asked, such as the language."""
+    """What it has in common with other lines, such as the language or the session."""
+
+
+class Span(NamedTuple):
+    """Where the lines with one tag are; there may be others between them."""
+
+    first: int
+    """Position of the first one, in bytes."""
+    last: int
+    """Position of the last one."""
+    lines: int
+    """How many there are."""
 
 
 class LineIndex:
@@ -74,15 +88,36 @@ class LineIndex:
         last = collections.deque((line for _, line in lines_of(self._path) if self._has_name(line, name)), 1)
         return last.pop() if last else None
 
-    def tags(self) -> list[str]:
-        """All tags, in the order in which they first came. Raises as :meth:`find`."""
+    def tags(self) -> dict[str, Span]:
+        """All tags with their lines, in the order in which they first came. Raises as :meth:`find`."""
 
-        def query(database: sqlite3.Connection) -> list[str]:
+        def query(database: sqlite3.Connection) -> dict[str, Span]:
             self._read_on(database)
-            rows = database.execute("SELECT tag FROM tag WHERE list = ? ORDER BY position", (self._id,))
-            return [str(tag) for (tag,) in rows]
+            rows = database.execute(
+                "SELECT tag, first, last, lines FROM tag WHERE list = ? ORDER BY first", (self._id,)
+            )
+            return {str(tag): Span(*span) for tag, *span in rows}
 
         return self._database.run(query)
+
+    def span(self, tag: str) -> Span | None:
+        """The lines with this tag; None if there are none. Raises as :meth:`find`."""
+
+        def query(database: sqlite3.Connection) -> Span | None:
+            self._read_on(database)
+            query = "SELECT first, last, lines FROM tag WHERE list = ? AND tag = ?"
+            row = database.execute(query, (self._id, tag)).fetchone()
+            return Span(*row) if row else None
+
+        return self._database.run(query)
+
+    def lines_from_first_to_last(self, tag: str) -> Iterator[bytes]:
+        """Yields the lines with this tag and those between them, without reading any others. Raises as :meth:`find`."""
+        span = self.span(tag)
+        for position, line in lines_of(self._path, span.first) if span else ():
+            if span is None or position > span.last:
+                return
+            yield line
 
     def _position(self, database: sqlite3.Connection, name: str) -> int | None:
         self._read_on(database)
@@ -122,11 +157,12 @@ class LineIndex:
         placed = [(place, entry) for place, line in lines if (entry := self._entry_in(line)) is not None]
         database.executemany(
             "INSERT OR REPLACE INTO line VALUES (?, ?, ?)",
-            [(self._id, _digest(entry.name), place) for place, entry in placed],
+            [(self._id, _digest(entry.name), place) for place, entry in placed if entry.name],
         )
         database.executemany(
-            "INSERT OR IGNORE INTO tag VALUES (?, ?, ?)",
-            [(self._id, entry.tag, place) for place, entry in placed if entry.tag],
+            "INSERT INTO tag VALUES (?, ?, ?, ?, 1) ON CONFLICT DO UPDATE"
+            " SET last = excluded.last, lines = lines + 1",
+            [(self._id, entry.tag, place, place) for place, entry in placed if entry.tag],
         )
         database.execute(
             "INSERT OR REPLACE INTO list VALUES (?, ?, ?)", (self._id, behind.bytes, behind.digest)

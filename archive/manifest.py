@@ -10,10 +10,13 @@ from archive import jsonl
 from archive.files import FolderLock
 from archive.jsonl import bookmark_before_end, lines_of, new_lines
 from archive.line_index import Entry, LineIndex
-from archive.names import GAPS, MANIFEST
+from archive.names import GAPS, MANIFEST, is_plain_name, session_tag
 from core.records import GapReason, GapRecord, SegmentRecord
 
 logger = logging.getLogger("recorder")
+
+BROKEN = "?"
+"""The tag of invalid lines in an index of lines."""
 
 LAST_BYTES = 1 << 18
 """How much of the manifest's end :func:`last_records` reads."""
@@ -73,13 +76,27 @@ def read_manifest(folder: Path) -> Iterator[SegmentRecord]:
 
 
 def listed_segments(folder: Path) -> LineIndex:
-    """Finds a folder's lines of the manifest by the names of their WAVs, without reading the others."""
+    """Finds a folder's lines of the manifest by the names of their WAVs, without reading the others. The tags are the
+    sessions (:func:`~archive.names.session_tag`), and :data:`BROKEN` for invalid lines."""
 
-    def entry_in(line: bytes) -> Entry | None:
-        file = (jsonl.entry_in(line) or {}).get("file")
-        return Entry(file) if isinstance(file, str) else None
+    def entry_in(line: bytes) -> Entry:
+        entry = jsonl.entry_in(line) or {}
+        file, record = entry.get("file"), jsonl.parsed(line, SegmentRecord.from_json)
+        is_valid = record is not None and is_plain_name(record.file)
+        tag = session_tag(record.room_sid) if record is not None and is_valid else BROKEN
+        return Entry(file if isinstance(file, str) else "", tag)
 
     return LineIndex(folder / MANIFEST, entry_in)
+
+
+def listed_gaps(folder: Path) -> LineIndex:
+    """Finds a folder's gaps by their sessions, without reading the others."""
+
+    def entry_in(line: bytes) -> Entry | None:
+        gap = gap_in(line)
+        return Entry("", session_tag(gap.room_sid)) if gap is not None else None
+
+    return LineIndex(folder / GAPS, entry_in)
 
 
 def last_records(folder: Path) -> list[SegmentRecord]:

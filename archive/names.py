@@ -22,7 +22,11 @@ HANDOVER_NOTE = ".heard"
 """The handover note: one line of JSON with how far each track has been received. Rewritten every second."""
 HIGHEST_NUMBER = ".highest_number"
 """The highest segment number of the folder, and how far the manifest was read for it. May be deleted."""
+SESSION_FILES = "session.json"
+"""Stands for all session files of a folder (:func:`session_file`) where one of them is announced as changed."""
 PART_SUFFIX = ".part"
+NOTE_FRESH_SECONDS = 10.0
+"""A recorder rewrites its handover note every second; a busy disk may take longer."""
 LOST_AND_FOUND = "lost+found"
 """The system's own folder at the top of a disk, which only root may read. No room's folder has a plus in its name."""
 
@@ -53,6 +57,26 @@ def safe_name(text: str) -> str:
     if cleaned == text and not _LOOKS_HASHED.search(text):
         return text
     return f"{cleaned}-{digest_of(text)}"
+
+
+def session_tag(room_sid: str) -> str:
+    """Names a session in file names and indexes: valid everywhere, and different for different sids."""
+    return safe_name(room_sid)
+
+
+def session_file(room_sid: str) -> str:
+    """The name of the file in a room's folder that sums up one session (:mod:`archive.session_files`)."""
+    return session_file_of(session_tag(room_sid))
+
+
+def session_file_of(tag: str) -> str:
+    """The same by the session's tag."""
+    return f"session_{tag}.json"
+
+
+def is_like_session_file(name: str) -> bool:
+    """Whether a name is like that of a session's file. Whether it is one, its content tells."""
+    return name.startswith("session_") and name.endswith(".json")
 
 
 def valid_unicode(text: str) -> str:
@@ -101,6 +125,8 @@ class SegmentNames:
 
     def number_in(self, file_name: str) -> int | None:
         """The segment number in the name of any of the segment's files; None if the name does not fit the template."""
+        if is_like_session_file(file_name):  # whatever the template is
+            return None
         pattern = ""
         for literal, name, _, _ in string.Formatter().parse(self.template):
             pattern += re.escape(literal)

@@ -21,6 +21,7 @@ from archive.names import (
     HANDOVER_NOTE,
     LOST_AND_FOUND,
     MANIFEST,
+    NOTE_FRESH_SECONDS,
     PART_SUFFIX,
     SegmentNames,
     is_plain_name,
@@ -32,9 +33,6 @@ from archive.tombstones import open_erasures
 from config import Settings
 from core.errors import InputError, StorageError
 from core.records import SegmentRecord
-
-NOTE_FRESH_SECONDS = 10.0
-"""A recorder rewrites its handover note every second; a busy disk may take longer."""
 
 LINES_TO_CHECK = 100
 """A file counts as a manifest only if one of its first lines is valid."""

@@ -12,7 +12,7 @@ from archive.rooms import Archive
 from core.errors import StorageError
 from lesson_tools import console
 from lesson_tools.console import AsJson, SomeRooms, progress, say, say_json, tell
-from lesson_tools.expected import Expected
+from lesson_tools.expected import expected_of
 from lesson_tools.findings import Finding, Kind, Report
 from lesson_tools.inspection import inspect
 from lesson_tools.repair import repaired
@@ -41,7 +41,7 @@ def check(
     """  # fmt: skip
     settings = console.settings()
     names = SegmentNames.from_settings(settings)
-    expected = Expected.from_settings(settings)
+    expected = expected_of(settings)
     chosen = Archive.from_settings(settings).chosen(rooms)
     reports = []
     with progress("Checking", sum(room.line_count() for room in chosen), "segments") as advance:

@@ -20,6 +20,7 @@ from archive.manifest import read_gaps, read_manifest
 from archive.names import MANIFEST, TEXTS, SegmentNames
 from archive.recovery import is_from_recorder
 from archive.rooms import Room
+from archive.session_counts import Expected
 from archive.texts import Text, Texts
 from archive.tombstones import is_being_erased
 from archive.wav import whole_samples_in
@@ -28,7 +29,6 @@ from core.records import SegmentRecord, format_utc
 from core.text_records import TextRecord
 from lesson_tools import console
 from lesson_tools.console import Advance
-from lesson_tools.expected import Expected
 from lesson_tools.findings import Finding, Kind, Report
 from lesson_tools.series_check import Series
 from lesson_tools.wav_check import check_wav

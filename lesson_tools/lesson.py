@@ -11,6 +11,7 @@ from pathlib import Path
 from archive.rooms import Room
 from archive.sessions import Session
 from core.errors import InputError
+from core.session_records import SessionRecord
 from lesson_tools.export.subtitles import Spoken
 
 
@@ -95,7 +96,7 @@ def chosen_session(sessions: Sequence[Session], wanted: str | None, zone: tzinfo
     return found[0][0]
 
 
-def date_of(session: Session, zone: tzinfo) -> str:
+def date_of(session: Session | SessionRecord, zone: tzinfo) -> str:
     """Formats when a session began."""
     return f"{session.started_at.astimezone(zone):%Y-%m-%d %H:%M}"
 

@@ -11,38 +11,16 @@ from zoneinfo import ZoneInfo
 
 import typer
 
-from archive.delivery_log import DeliveryLog, Key, Undelivered, keys_of
-from archive.jsonl import Lines
 from archive.rooms import Archive, Room
-from archive.sessions import Session
-from archive.texts import Texts
+from archive.session_counts import Expected
+from archive.session_list import sessions_in
 from core.errors import StorageError
-from core.records import SegmentRecord, format_utc
+from core.records import format_utc
+from core.session_records import SessionRecord
 from lesson_tools import console
 from lesson_tools.console import AsJson, counted, duration, say, say_json, say_table, tell
-from lesson_tools.expected import Expected
+from lesson_tools.expected import expected_of
 from lesson_tools.lesson import date_of
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How much is done for some segments."""
-
-    segments: int
-    settled: int
-    """Segments whose text is there."""
-    without_text: int
-    """Segments without text, if texts are expected or other segments of the room have one; not those refused."""
-    refused: int
-    """Segments whose text was refused: `transcribe --refused` asks for it again."""
-    languages: tuple[str, ...]
-    """BCP 47 tags, the most frequent first."""
-    missing: dict[str, int]
-    """By expected language: how many segments with words have no text in it."""
-    undelivered: int
-    """Segments that some target has not received completely."""
-    dead_letters: int
-    """Segments of which some target has refused a file for good."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +29,17 @@ class RoomFacts:
 
     room: str
     folder: str
-    sessions: tuple[tuple[Session, Progress], ...]
+    sessions: tuple[SessionRecord, ...]
+    wants_texts: bool
+    """Whether texts are expected, or some segment of the room has one; then all should have one."""
     being_recorded: bool
     parts_left: int
     """Parts that no recorder is writing: the worker's next start, or `check --repair`, makes segments of them."""
     broken_lines: int
+
+    def without_text(self, sessions: Iterable[SessionRecord]) -> int:
+        """Segments without text, not counting those refused; 0 if none is wanted."""
+        return sum(session.without_text for session in sessions) if self.wants_texts else 0
 
 
 def list_lessons(
@@ -69,7 +53,7 @@ def list_lessons(
     """
     settings = console.settings()
     rooms = Archive.from_settings(settings).chosen([room] if room is not None else None)
-    expected = Expected.from_settings(settings)
+    expected = expected_of(settings)
     facts, is_well = [], True
     for one in rooms:
         try:
@@ -90,92 +74,21 @@ def list_lessons(
 
 
 def facts_of(room: Room, expected: Expected) -> RoomFacts:
-    """Counts everything in one pass over a room's manifest and texts.
+    """Reads the sessions of a room.
 
     Raises:
-        StorageError: they cannot be read.
+        StorageError: its lists cannot be read.
     """
-    lines, delivery_log = Lines(), DeliveryLog(room.path)
-    with room.texts() as texts:
-        counts: dict[str, _Count] = {}
-
-        def counted() -> Iterable[SegmentRecord]:
-            for record in room.records(lines=lines):
-                count = counts.setdefault(record.room_sid, _Count(expected))
-                count.add(record, texts)
-                count.add_deliveries(
-                    delivery_log.undelivered(_keys(record, texts, expected), expected.targets)
-                )
-                yield record
-
-        sessions = room.sessions(counted())
-        broken = len(lines.broken) + len(texts.lines.broken)
-    wants_texts = expected.texts or any(count.settled or count.refused for count in counts.values())
+    sessions, broken = sessions_in(room, expected)
     being_written = room.parts_being_written()
     return RoomFacts(
-        room=room.name,
+        room=sessions[0].room_name if sessions else room.name,
         folder=room.path.name,
-        sessions=tuple((session, counts[session.room_sid].progress(wants_texts)) for session in sessions),
+        sessions=tuple(sessions),
+        wants_texts=expected.texts or any(one.texts.settled or one.texts.refused for one in sessions),
         being_recorded=room.is_being_recorded(),
         parts_left=len(room.parts()) - len(being_written),
         broken_lines=broken,
-    )
-
-
-def _keys(record: SegmentRecord, texts: Texts, expected: Expected) -> list[Key]:
-    return keys_of(record, texts.entry(record), save_audio=expected.audio) if expected.targets else []
-
-
-class _Count:
-    """Counts what is done with the segments of one session."""
-
-    def __init__(self, expected: Expected) -> None:
-        self.settled = self.refused = 0
-        self._segments = self._undelivered = self._dead_letters = 0
-        self._languages: Counter[str] = Counter()
-        self._missing: Counter[str] = Counter()
-        self._expected = expected.languages
-
-    def add(self, record: SegmentRecord, texts: Texts) -> None:
-        self._segments += 1
-        text = texts.get(record)
-        if text is None:
-            return
-        self.settled += text.refused is None
-        self.refused += text.refused is not None
-        self._languages.update(list(text.by_language))
-        if text.by_language:
-            self._missing.update(language for language in self._expected if language not in text.by_language)
-
-    def add_deliveries(self, undelivered: Iterable[Undelivered]) -> None:
-        """Counts what some target has not received of one segment."""
-        states = {bool(one.refused) for one in undelivered}
-        self._undelivered += False in states
-        self._dead_letters += True in states
-
-    def progress(self, wants_texts: bool) -> Progress:
-        return Progress(
-            segments=self._segments,
-            settled=self.settled,
-            without_text=self._segments - self.settled - self.refused if wants_texts else 0,
-            refused=self.refused,
-            languages=tuple(language for language, _ in self._languages.most_common()),
-            missing=dict(self._missing),
-            undelivered=self._undelivered,
-            dead_letters=self._dead_letters,
-        )
-
-
-def _total(parts: Sequence[Progress]) -> Progress:
-    return Progress(
-        segments=sum(part.segments for part in parts),
-        settled=sum(part.settled for part in parts),
-        without_text=sum(part.without_text for part in parts),
-        refused=sum(part.refused for part in parts),
-        languages=tuple(dict.fromkeys(tag for part in parts for tag in part.languages)),
-        missing=dict(sum((Counter(part.missing) for part in parts), Counter[str]())),
-        undelivered=sum(part.undelivered for part in parts),
-        dead_letters=sum(part.dead_letters for part in parts),
     )
 
 
@@ -185,17 +98,15 @@ def _total(parts: Sequence[Progress]) -> Progress:
 def _say_rooms(facts: Sequence[RoomFacts], zone: tzinfo) -> None:
     rows = []
     for one in facts:
-        total = _total([progress for _, progress in one.sessions])
-        last = max((session.last for session, _ in one.sessions), default=None)
-        length = sum(session.duration_seconds for session, _ in one.sessions)
+        last = max((session.speech_ended_at for session in one.sessions), default=None)
         rows.append([
             one.room if one.room == one.folder else f"{one.room} ({one.folder})",
             str(len(one.sessions)),
             f"{last.astimezone(zone):%Y-%m-%d %H:%M}" if last is not None else "-",
-            duration(length),
-            duration(sum(session.speech_seconds for session, _ in one.sessions)),
-            *_progress_cells(total),
-            "; ".join(_not_done_in_folder(one) + _not_done(total)) or "-",
+            duration(sum(session.duration_seconds for session in one.sessions)),
+            duration(sum(session.speech_seconds for session in one.sessions)),
+            *_progress_cells(one.sessions),
+            "; ".join(_not_done_in_folder(one) + _not_done(one, one.sessions)) or "-",
         ])  # fmt: skip
     head = [
         "Room",
@@ -220,31 +131,38 @@ def _say_sessions(facts: Sequence[RoomFacts], zone: tzinfo) -> None:
                 date_of(session, zone),
                 duration(session.duration_seconds),
                 duration(session.speech_seconds),
-                *_progress_cells(progress),
-                ", ".join(session.participants) or "-",
+                *_progress_cells([session]),
+                ", ".join(_identities(session)) or "-",
                 session.room_sid or "-",
-                "; ".join(_not_done(progress)) or "-",
+                "; ".join(_not_done(one, [session])) or "-",
             ]
-            for session, progress in one.sessions
+            for session in one.sessions
         ]
         say_table(head, rows)
         for line in _not_done_in_folder(one):
             say(line)
 
 
-def _progress_cells(progress: Progress) -> list[str]:
-    share = f"{progress.settled}/{progress.segments}" if progress.settled else "none"
-    return [str(progress.segments), share, ",".join(progress.languages) or "-"]
+def _progress_cells(sessions: Sequence[SessionRecord]) -> list[str]:
+    segments = sum(session.segments for session in sessions)
+    settled = sum(session.texts.settled for session in sessions)
+    languages = dict.fromkeys(tag for session in sessions for tag in session.texts.languages)
+    return [str(segments), f"{settled}/{segments}" if settled else "none", ",".join(languages) or "-"]
 
 
-def _not_done(progress: Progress) -> list[str]:
-    """Formats what is not done; leaves out zeros."""
+def _identities(session: SessionRecord) -> list[str]:
+    return [one.identity for one in session.participants if one.identity]
+
+
+def _not_done(facts: RoomFacts, sessions: Sequence[SessionRecord]) -> list[str]:
+    """Formats what is not done in some of the room's sessions; leaves out zeros."""
+    missing = sum((Counter(session.texts.missing) for session in sessions), Counter[str]())
     counts = {
-        "without text": progress.without_text,
-        **{f"without {language}": count for language, count in progress.missing.items()},
-        "refused": progress.refused,
-        "undelivered": progress.undelivered,
-        "dead letters (check)": progress.dead_letters,
+        "without text": facts.without_text(sessions),
+        **{f"without {language}": count for language, count in missing.items()},
+        "refused": sum(session.texts.refused for session in sessions),
+        "undelivered": sum(session.delivery.undelivered for session in sessions),
+        "dead letters (check)": sum(session.delivery.dead_letters for session in sessions),
     }
     return [f"{count} {what}" for what, count in counts.items() if count]
 
@@ -268,17 +186,26 @@ def _as_json(facts: RoomFacts) -> dict[str, Any]:
         "being_recorded": facts.being_recorded,
         "parts_left": facts.parts_left,
         "broken_lines": facts.broken_lines,
-        "sessions": [
-            {
-                "room_sid": session.room_sid,
-                "started_at": format_utc(session.started_at),
-                "first": format_utc(session.first),
-                "last": format_utc(session.last),
-                "duration_seconds": round(session.duration_seconds, 3),
-                "speech_seconds": round(session.speech_seconds, 3),
-                "participants": list(session.participants),
-                **vars(progress),
-            }
-            for session, progress in facts.sessions
-        ],
+        "sessions": [_session_as_json(facts, session) for session in facts.sessions],
+    }
+
+
+def _session_as_json(facts: RoomFacts, session: SessionRecord) -> dict[str, Any]:
+    return {
+        "room_sid": session.room_sid,
+        "started_at": format_utc(session.started_at),
+        "first": format_utc(session.speech_began_at),
+        "last": format_utc(session.speech_ended_at),
+        "duration_seconds": round(session.duration_seconds, 3),
+        "speech_seconds": round(session.speech_seconds, 3),
+        "participants": _identities(session),
+        "segments": session.segments,
+        "settled": session.texts.settled,
+        "without_text": facts.without_text([session]),
+        "refused": session.texts.refused,
+        "languages": list(session.texts.languages),
+        "missing": {language: count for language, count in session.texts.missing.items() if count},
+        "undelivered": session.delivery.undelivered,
+        "dead_letters": session.delivery.dead_letters,
+        "is_complete": session.is_complete,
     }

@@ -10,9 +10,9 @@ from archive.manifest import move_broken_lines
 from archive.names import MANIFEST, SegmentNames
 from archive.recovery import recover_folder
 from archive.rooms import Room
+from archive.session_counts import Expected
 from archive.wav import mend_wav
 from core.errors import StorageError
-from lesson_tools.expected import Expected
 from lesson_tools.findings import Finding, Kind, Report
 from lesson_tools.inspection import inspect
 

@@ -18,10 +18,10 @@ from archive.handover_note import RoomProgress
 from archive.manifest import append_manifest
 from archive.names import HANDOVER_NOTE, MANIFEST
 from archive.rooms import Room
+from archive.session_counts import Expected
 from core.records import EndReason, GapReason, GapRecord, RoomInfo, SegmentRecord, TrackInfo
 from core.text_records import TextRecord
 from devtools.sample_room import ANNA, BOB, CLOCK, ROOM, noise, open_room, segment_of
-from lesson_tools.expected import Expected
 from lesson_tools.findings import Kind, Report
 from lesson_tools.inspection import inspect
 from lesson_tools.repair import repaired

@@ -79,7 +79,7 @@ def test_positions_behind_an_endless_line_are_right(lines: Lines) -> None:
 def test_tags_are_told_in_the_order_of_their_first_lines(lines: Lines) -> None:
     for value, tag in enumerate(("de", "ar", "", "de", "es")):
         lines.add("a", value, tag)
-    assert lines.index().tags() == ["de", "ar", "es"]
+    assert list(lines.index().tags()) == ["de", "ar", "es"]
 
 
 def drop_last_line(path: Path) -> None:

@@ -21,7 +21,7 @@ from devtools import gemini_mishaps, sound
 from devtools.gemini_mishaps import candidate
 from devtools.gemini_server import KEY, Call, GeminiServer
 from devtools.sample_room import ANNA, CLOCK, open_room, segment_of
-from lesson_tools.expected import Expected
+from lesson_tools.expected import expected_of
 from lesson_tools.findings import Kind
 from lesson_tools.inspection import inspect
 from lesson_tools.transcription import (
@@ -321,7 +321,7 @@ async def test_a_text_that_lacks_a_translation_is_completed_on_request(
     settings = settings_of(tmp_path, gemini)
     await transcribed(settings, room)
     names = SegmentNames.from_settings(settings)
-    report = inspect(room, names, Expected.from_settings(settings))
+    report = inspect(room, names, expected_of(settings))
     assert [finding.kind for finding in report.findings] == [Kind.TEXT_INCOMPLETE]
     options = TranscriptionOptions(settings.gemini_model, settings.target_languages, is_refused_too=True)
     await transcribed(settings, room, options)
