@@ -122,7 +122,13 @@ async def request(request: JobRequest) -> None:
 async def entrypoint(ctx: JobContext) -> None:
     """Joins the room and starts recording, then returns. From then on the room's events drive the recorder."""
     gc.collect()  # rooms leave reference cycles, which automatic collection finds only after dozens of rooms
-    recorder = RoomRecorder(ctx.room, _room_info(ctx), server.settings, ctx.proc.userdata["new_detector"])
+    recorder = RoomRecorder(
+        ctx.room,
+        _room_info(ctx),
+        server.settings,
+        ctx.proc.userdata["new_detector"],
+        server.session_over,
+    )
     ctx.proc.userdata["recorder"] = recorder
     server.recorders[ctx.job.id] = asyncio.get_running_loop(), recorder
     recorder.attach()

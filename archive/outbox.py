@@ -32,6 +32,9 @@ from archive.jsonl import Bookmark
 from archive.outbox_file import OutboxFile, Presence
 from core.errors import StorageError
 
+TEXT = "text"
+"""The kind of work that gets the text of a segment, and the name of its budget."""
+
 MAX_WAITING = 50_000
 """Pending items of one kind, about 80 hours of speech. More are not read from the manifests until there is room."""
 
@@ -240,6 +243,12 @@ class Outbox:
         oldest = self._file.one("SELECT MIN(moment) FROM work WHERE kind = ? AND state = 'pending'", kind)
         age = time.time() - oldest[0] if oldest and oldest[0] is not None else 0.0
         return Backlog(self._count(kind, State.PENDING), max(0.0, age), self._count(kind, State.REFUSED))
+
+    @_transaction
+    def has_pending(self, kinds: Sequence[str], folder: str) -> bool:
+        """Whether any item of these kinds is pending in a folder."""
+        query = "SELECT 1 FROM work WHERE kind = ? AND state = 'pending' AND folder = ? LIMIT 1"
+        return any(self._file.one(query, kind, folder) is not None for kind in kinds)
 
     @_transaction
     def due_in(self, kind: str) -> float | None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from archive.delivery_log import Key, audio_key, note
 from archive.outbox import Outbox, Work
+from archive.session_files import read_session
+from archive.session_removal import is_session_being_erased
 from archive.tombstones import is_being_erased
 from config import Settings
 from core.backoff import Backoff
@@ -20,6 +22,7 @@ from delivery.items import (
     AudioItem,
     Item,
     ListsItem,
+    SessionItem,
     Target,
     TextItem,
     Unusable,
@@ -31,24 +34,37 @@ logger = logging.getLogger("recorder")
 
 OUTBOX_RETRY_SECONDS = 1.0
 
+OnSettled = Callable[[str, str], None]
+"""Called with a folder and the sid of a session when nothing is left to be done with one of its items."""
+
+
+def tell_nobody(folder: str, room_sid: str) -> None: ...
+
 
 class DeliveryAttempts:
     """Delivers items to one target."""
 
     def __init__(
-        self, target: Target, outbox: Outbox, settings: Settings, state: TargetState, backoff: Backoff
+        self,
+        target: Target,
+        outbox: Outbox,
+        settings: Settings,
+        state: TargetState,
+        backoff: Backoff,
+        on_settled: OnSettled = tell_nobody,
     ) -> None:
         self._target = target
         self._outbox = outbox
         self._settings = settings
         self._state = state
         self._backoff = backoff
+        self._on_settled = on_settled
 
     async def deliver(self, work: Work) -> None:
         """Delivers an item, then adds it to the delivery log, then settles it in the outbox. Raises nothing."""
         try:
             item, key = _item_of(work, self._settings)
-            if await asyncio.to_thread(_is_being_erased, item):
+            if await asyncio.to_thread(_is_to_stay, item):
                 await self._until_stored(self._outbox.done, work)
                 return
             refusal = await self._put(item)
@@ -97,6 +113,8 @@ class DeliveryAttempts:
             self._state.delivered()
             logger.debug("%s delivered to %s", work.file, self._target.name, extra=_room(item))
             await self._until_stored(self._outbox.done, work)
+        if isinstance(item, (AudioItem, TextItem)):
+            self._on_settled(work.folder, item.record.room_sid)
 
     async def _until_stored(self, step: Callable[..., Awaitable[None]], *values: object) -> None:
         """Repeats a step of the outbox until it succeeds: an item that stays claimed would block its room."""
@@ -111,6 +129,8 @@ class DeliveryAttempts:
 
 def _item_of(work: Work, settings: Settings) -> tuple[Item, Key]:
     folder, payload = Path(settings.output_dir) / work.folder, work.payload
+    if "session" in payload:
+        return SessionItem(folder, str(payload["session"])), Key(work.file)
     if "manifest_bytes" in payload:
         lists = ListsItem(
             folder,
@@ -126,7 +146,11 @@ def _item_of(work: Work, settings: Settings) -> tuple[Item, Key]:
     return AudioItem(folder, record), audio_key(record)
 
 
-def _is_being_erased(item: Item) -> bool:
+def _is_to_stay(item: Item) -> bool:
+    """Whether an item is not delivered: it is being erased, or a session whose file is no longer there."""
+    if isinstance(item, SessionItem):
+        session = read_session(item.folder, item.room_sid)
+        return session is None or is_session_being_erased(item.folder, session)
     return not isinstance(item, ListsItem) and is_being_erased(item.folder, item.record)
 
 
@@ -140,4 +164,5 @@ def _note(item: Item, target: str, key: Key, refusal: str) -> None:
 
 
 def _room(item: Item) -> dict[str, str]:
-    return {"room": item.folder.name if isinstance(item, ListsItem) else item.record.room_name}
+    is_of_segment = isinstance(item, (AudioItem, TextItem))
+    return {"room": item.record.room_name if is_of_segment else item.folder.name}

@@ -26,6 +26,7 @@ from archive.names import (
     LOST_AND_FOUND,
     MANIFEST,
     PART_SUFFIX,
+    SESSION_FILES,
     TEXTS,
     SegmentNames,
     is_plain_name,
@@ -33,7 +34,11 @@ from archive.names import (
 from archive.outbox import Outbox
 from archive.recovery import OpenNote, left_in
 from archive.rooms import Room
+from archive.session_counts import Expected
+from archive.session_files import all_session_files
+from archive.session_removal import erase_from_sessions, remove_all_sessions
 from archive.texts import entry_in, file_in, text_in
+from core.errors import StorageError
 from core.records import EndReason, GapRecord, SegmentRecord
 from core.text_records import TextRecord
 from delivery.item_reader import is_ours
@@ -80,14 +85,19 @@ def chosen_in(
         )
         has_gaps = any(selection.has(folder.name, gap) for gap in read_gaps(folder))
         has_more = has_gaps or _stems_left(folder, selection, segment_names)
+        if (
+            selection.participant and not has_more
+        ):  # retention may have removed the lines, and a session names them
+            has_more = any(selection.has_session(folder.name, one) for _, one in all_session_files(folder))
         if chosen or has_more or (not records and selection.is_whole_room and selection.names(folder.name)):
             found.append(Chosen(folder, selection, chosen))
     return found
 
 
-def erase_files(chosen: Chosen, segment_names: SegmentNames) -> list[str]:
+def erase_files(chosen: Chosen, segment_names: SegmentNames, expected: Expected) -> list[str]:
     """Removes the segments' WAVs and text files, the exports of the folder, what repairs have put aside, and what a
-    crash has left that cannot be made a segment; of a whole room also text files whose segments no list names.
+    crash has left that cannot be made a segment; of a whole room also text files whose segments no list names. Counts
+    the sessions again without the segments (see :class:`~archive.session_files.SessionFiles` for ``expected``).
 
     Returns the files that could not be removed.
     """
@@ -107,6 +117,11 @@ def erase_files(chosen: Chosen, segment_names: SegmentNames) -> list[str]:
         remove_exports(folder, lambda export: True)
     except OSError as error:
         left.append(str(error.filename or folder / EXPORTS))
+    sids = {record.room_sid for record in chosen.records}
+    try:
+        erase_from_sessions(folder, expected, chosen.selection.participant, sids)
+    except (OSError, StorageError) as error:
+        left.append(f"{folder.name}/{SESSION_FILES} ({error})")
     return left
 
 
@@ -205,9 +220,10 @@ def remove_folder(folder: Path) -> None:
         with contextlib.suppress(OSError):
             for path in (path for pattern in _REMAINS for path in folder.glob(pattern)):
                 path.unlink(missing_ok=True)
+        remove_all_sessions(folder)
         for name in (*_LISTS_AND_NOTES, MANIFEST):
             (folder / name).unlink(missing_ok=True)
-    line_index.forget(folder / name for name in (MANIFEST, TEXTS, DELIVERED))
+    line_index.forget(folder / name for name in (MANIFEST, TEXTS, DELIVERED, GAPS))
     with contextlib.suppress(OSError):
         (folder / LOCK_FILE).unlink(missing_ok=True)  # Windows removes no open file
         folder.rmdir()

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Protocol
 
 from archive.files import is_ordinary_or_none
-from archive.names import PART_SUFFIX, safe_name
+from archive.names import PART_SUFFIX, safe_name, session_file
+from archive.session_files import encoded, read_session
 from archive.texts import LANGUAGE_TAG
 from core.errors import Refused, StorageError
 from core.records import GapRecord, SegmentRecord
+from core.session_records import SessionRecord
 from core.text_records import TextRecord
 
 CALL_TIMEOUT_SECONDS = 60.0
@@ -57,7 +59,20 @@ class ListsItem:
     """What ended before this has been removed from the target (REMOTE_RETENTION_DAYS), and does not return."""
 
 
-Item = AudioItem | TextItem | ListsItem
+@dataclass(frozen=True)
+class SessionItem:
+    """The file of a session, as it is when it is delivered."""
+
+    folder: Path
+    room_sid: str
+
+    @property
+    def file(self) -> str:
+        """Its name."""
+        return session_file(self.room_sid)
+
+
+Item = AudioItem | TextItem | ListsItem | SessionItem
 
 
 @dataclass(frozen=True)
@@ -92,6 +107,14 @@ class Selection:
             (not self.room or self.room in (folder, record.room_name))
             and (not self.participant or self.participant == record.participant_identity)
             and (self.before is None or record.end < self.before)
+        )
+
+    def has_session(self, folder: str, session: SessionRecord) -> bool:
+        """Whether it is a session of the room, with the participant, that ended before the time."""
+        return (
+            (not self.room or self.room in (folder, session.room_name))
+            and (not self.participant or session.has(self.participant))
+            and (self.before is None or session.ended_at < self.before)
         )
 
 
@@ -165,6 +188,18 @@ def audio_bytes(item: AudioItem) -> bytes:
     if hashlib.sha256(data).hexdigest() != item.record.sha256:
         raise Unusable("the file is not the one that the manifest names (SHA-256)")
     return data
+
+
+def session_bytes(item: SessionItem) -> tuple[SessionRecord, bytes]:
+    """Reads the file of a session. Blocks.
+
+    Raises:
+        Unusable: it does not exist, or is not the file of this session.
+    """
+    session = read_session(item.folder, item.room_sid)
+    if session is None:
+        raise Unusable("it is not the file of this session")
+    return session, encoded(session)
 
 
 def file_bytes(path: Path) -> bytes:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TypeVar
 
 from archive.jsonl import entry_in
 from archive.manifest import gap_in, record_in
-from archive.names import GAPS, MANIFEST, TEXTS, SegmentNames
+from archive.names import GAPS, MANIFEST, TEXTS, SegmentNames, is_like_session_file, session_file
+from archive.session_files import session_of
 from config import Settings
 from core.records import SegmentRecord
 from delivery.folder_store import PROBE
@@ -24,10 +25,12 @@ from delivery.items import (
     Item,
     ListsItem,
     Selection,
+    SessionItem,
     TextItem,
     audio_bytes,
     belongs_to,
     file_bytes,
+    session_bytes,
 )
 from delivery.lists import lines_to_deliver, whole_lines
 from delivery.object_client import Objects, open_s3, open_url
@@ -87,6 +90,9 @@ class ObjectTarget:
             for file in item.text.files:
                 data = await asyncio.to_thread(file_bytes, item.folder / file)
                 await self.objects.write(f"{folder}/{file}", data, mode="overwrite")
+        elif isinstance(item, SessionItem):
+            _, data = await asyncio.to_thread(session_bytes, item)
+            await self.objects.write(f"{folder}/{item.file}", data, mode="overwrite")
         else:
             await self._put_lists(item)
 
@@ -126,10 +132,14 @@ class ObjectTarget:
         if not chosen:
             if selection.participant and selection.names(folder):
                 await self._remove_lines(folder, chosen, selection)  # gaps of somebody who said nothing
+                await self._remove_sessions(folder, there, selection, set())
             return 0
         is_empty_then = chosen >= names
         stems = {file.removesuffix(".wav") for file in chosen}
         await self.objects.delete(f"{folder}/{name}" for name in there if belongs_to(name, stems))
+        sids = {record.room_sid for record in (*listed, *known) if record.file in chosen}
+        left = {record.room_sid for record in listed if record.file not in chosen}
+        await self._remove_sessions(folder, there, selection, sids - left)
         if is_empty_then:
             for name in _LISTS:
                 await self.objects.delete([f"{folder}/{name}"] if name in there else [])
@@ -137,6 +147,20 @@ class ObjectTarget:
         else:
             await self._remove_lines(folder, chosen, selection)
         return count
+
+    async def _remove_sessions(
+        self, folder: str, there: Iterable[str], selection: Selection, gone: Iterable[str]
+    ) -> None:
+        """Removes the files of the sessions ``gone`` (sids), and of a room or a person all that belong to the selection
+        by their content: what is left of such a session is delivered again."""
+        names = {session_file(room_sid) for room_sid in gone} & set(there)
+        if selection.room or selection.participant:
+            for name in filter(is_like_session_file, set(there) - names):
+                data, _ = await self.objects.read(f"{folder}/{name}")
+                session = session_of(name, data or b"")
+                if session is not None and selection.has_session(folder, session):
+                    names.add(name)
+        await self.objects.delete(f"{folder}/{name}" for name in names)
 
     def _unlisted(
         self, there: Mapping[str, datetime], listed: Container[str], before: datetime | None

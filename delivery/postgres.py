@@ -1,4 +1,4 @@
-"""Postgres (also Supabase) as a target of delivery: one row a segment, its texts in a second table.
+"""Postgres (also Supabase) as a target of delivery: one row a segment, its texts in a second table, one row a session.
 
 :mod:`delivery.postgres_schema` has the tables. A row's id is made from folder, file and SHA-256, so a segment is the
 same row, no matter which worker inserts it and how often. The server itself checks the audio against its SHA-256 before
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -18,8 +19,18 @@ from typing import Any
 from core import search_tokens
 from core.errors import ConfigError
 from core.records import EndReason, SegmentRecord
+from core.session_records import SessionRecord
 from core.text_records import TextRecord
-from delivery.items import AudioItem, Item, ListsItem, Selection, TextItem, audio_bytes
+from delivery.items import (
+    AudioItem,
+    Item,
+    ListsItem,
+    Selection,
+    SessionItem,
+    TextItem,
+    audio_bytes,
+    session_bytes,
+)
 from delivery.postgres_connections import Connections
 from delivery.postgres_schema import apply_migrations
 from delivery.postgres_words import renew_batch, search_words
@@ -42,11 +53,25 @@ _ADD_TEXT = """
     SET text = excluded.text, model = excluded.model, words = excluded.words, words_version = excluded.words_version
     WHERE segment_texts.text IS DISTINCT FROM excluded.text
 """
+_ADD_SESSION = """
+    INSERT INTO recorded_sessions (folder, room_sid, room_id, started_at, ended_at, is_complete, summary)
+    VALUES (%s, %s, %s, %s, %s, %s, %s::jsonb)
+    ON CONFLICT (folder, room_sid) DO UPDATE
+    SET started_at = excluded.started_at, ended_at = excluded.ended_at, is_complete = excluded.is_complete,
+    summary = excluded.summary, changed_at = now()
+"""
 _CHOSEN = """
     FROM audio_segments
     WHERE (%(room)s::text = '' OR room_id = %(room)s OR folder = %(room)s)
     AND (%(participant)s::text = '' OR participant_identity = %(participant)s)
     AND (%(before)s::timestamptz IS NULL OR ended_at < %(before)s OR id = ANY(%(known)s::uuid[]))
+"""
+_REMOVE_SESSIONS = """
+    DELETE FROM recorded_sessions
+    WHERE (%(room)s::text = '' OR room_id = %(room)s OR folder = %(room)s)
+    AND (%(participant)s::text = ''
+        OR summary->'participants' @> jsonb_build_array(jsonb_build_object('identity', %(participant)s::text)))
+    AND (%(before)s::timestamptz IS NULL OR ended_at < %(before)s)
 """
 
 
@@ -77,7 +102,7 @@ class PostgresTarget:
     # Delivering.
 
     async def check(self) -> None:
-        """See :class:`~delivery.items.Target`. Inserts a row and rolls it back."""
+        """See :class:`~delivery.items.Target`. Inserts rows and rolls them back."""
         await self._connections.run(self._try_insert())
 
     async def put(self, item: Item) -> None:
@@ -85,7 +110,11 @@ class PostgresTarget:
         if not isinstance(item, ListsItem):
             await self._connections.run(self._put(item))
 
-    async def _put(self, item: AudioItem | TextItem) -> None:
+    async def _put(self, item: AudioItem | TextItem | SessionItem) -> None:
+        if isinstance(item, SessionItem):
+            session, _ = await asyncio.to_thread(session_bytes, item)
+            await self._connections.execute(_ADD_SESSION, _session_row(item.folder.name, session))
+            return
         if isinstance(item, AudioItem):
             audio = await asyncio.to_thread(audio_bytes, item)
             await self._connections.execute(_ADD_SEGMENT, _row(item.folder.name, item.record, audio))
@@ -105,7 +134,9 @@ class PostgresTarget:
             0, "check", "", "", "", "", "", "", moment, moment, None, 0.0, None, None, EndReason.PAUSE, empty
         )
         async with self._connections.connection() as connection, connection.transaction(force_rollback=True):
-            await connection.execute(_ADD_SEGMENT, _row(f".check-{uuid.uuid4()}", record, b""))
+            folder = f".check-{uuid.uuid4()}"
+            await connection.execute(_ADD_SEGMENT, _row(folder, record, b""))
+            await connection.execute(_ADD_SESSION, (folder, "", "", moment, moment, False, "{}"))
 
     # Removing.
 
@@ -126,7 +157,9 @@ class PostgresTarget:
             if only_count:
                 found = await (await connection.execute("SELECT count(id)" + _CHOSEN, values)).fetchone()
                 return int(found[0]) if found else 0
-            return (await connection.execute("DELETE" + _CHOSEN, values)).rowcount
+            async with connection.transaction():
+                await connection.execute(_REMOVE_SESSIONS, values)
+                return (await connection.execute("DELETE" + _CHOSEN, values)).rowcount
 
     # Migrating.
 
@@ -197,6 +230,27 @@ def _row(folder: str, record: SegmentRecord, audio: bytes | None) -> tuple[Any, 
         _storable(record.speaking_language),
         record.sha256,
     )
+
+
+def _session_row(folder: str, session: SessionRecord) -> tuple[Any, ...]:
+    return (
+        _storable(folder),
+        _storable(session.room_sid),
+        _storable(session.room_name),
+        session.started_at,
+        session.ended_at,
+        session.is_complete,
+        json.dumps(_all_storable(session.to_json())),
+    )
+
+
+def _all_storable(value: Any) -> Any:
+    """The same JSON value with every text in it made valid for Postgres."""
+    if isinstance(value, dict):
+        return {_storable(key): _all_storable(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_all_storable(one) for one in value]
+    return _storable(value) if isinstance(value, str) else value
 
 
 def _texts(text: TextRecord) -> list[tuple[str, str, bool]]:

@@ -59,6 +59,22 @@ MIGRATIONS = (
         ADD COLUMN words_version smallint NOT NULL DEFAULT 0;
     CREATE INDEX segment_texts_by_word ON segment_texts USING gin (words);
     """,
+    """
+    CREATE TABLE recorded_sessions (
+        folder text NOT NULL,
+        room_sid text NOT NULL,
+        room_id text NOT NULL,
+        started_at timestamptz NOT NULL,
+        ended_at timestamptz NOT NULL,
+        is_complete boolean NOT NULL,
+        summary jsonb NOT NULL,
+        created_at timestamptz NOT NULL DEFAULT now(),
+        changed_at timestamptz NOT NULL DEFAULT now(),
+        PRIMARY KEY (folder, room_sid)
+    );
+    CREATE INDEX recorded_sessions_by_room ON recorded_sessions (room_id, started_at);
+    ALTER TABLE recorded_sessions ENABLE ROW LEVEL SECURITY;
+    """,
 )
 """The migrations in their order; one that has been released is never changed."""
 
@@ -66,13 +82,17 @@ _RIGHTS = """
     GRANT USAGE ON SCHEMA {schema} TO {role};
     GRANT INSERT ON audio_segments TO {role};
     GRANT SELECT, INSERT, UPDATE ON segment_texts TO {role};
+    GRANT SELECT, INSERT, UPDATE ON recorded_sessions TO {role};
     DROP POLICY IF EXISTS {adds} ON audio_segments;
     CREATE POLICY {adds} ON audio_segments FOR INSERT TO {role} WITH CHECK (true);
     DROP POLICY IF EXISTS {writes} ON segment_texts;
     CREATE POLICY {writes} ON segment_texts TO {role} USING (true) WITH CHECK (true);
+    DROP POLICY IF EXISTS {writes} ON recorded_sessions;
+    CREATE POLICY {writes} ON recorded_sessions TO {role} USING (true) WITH CHECK (true);
 """
 _RIGHT_TO_REMOVE = """
     GRANT SELECT (id, room_id, folder, participant_identity, ended_at), DELETE ON audio_segments TO {role};
+    GRANT DELETE ON recorded_sessions TO {role};
     DROP POLICY IF EXISTS {sees} ON audio_segments;
     CREATE POLICY {sees} ON audio_segments FOR SELECT TO {role} USING (true);
     DROP POLICY IF EXISTS {removes} ON audio_segments;

@@ -24,6 +24,7 @@ from archive.jsonl import end_of
 from archive.manifest import listed_segments, read_gaps, read_manifest, record_in
 from archive.names import GAPS, MANIFEST, TEXTS
 from archive.rooms import Room
+from archive.session_removal import prune_sessions
 from archive.texts import read_texts
 from config import Settings
 from core.errors import RecorderError, StorageError
@@ -184,6 +185,7 @@ def remove_leaving(leaving: Leaving) -> None:
     if refusal is not None:
         raise refusal
     if leaving.lines:
+        prune_sessions(leaving.folder, leaving.lines)
         remove_lines(leaving.folder, leaving.lines, lambda gap: before is not None and gap.end < before)
     if leaving.is_whole:
         remove_folder(leaving.folder)

@@ -17,16 +17,17 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from archive.names import MANIFEST, TEXTS
+from archive.names import MANIFEST, SESSION_FILES, TEXTS
 from archive.outbox import Order, Outbox
 from config import Settings
 from core import notify
 from core.backoff import Backoff
 from core.errors import ConfigError, RecorderError, Refused, RetryLater, StorageError
 from core.supervised import supervised
-from delivery.attempts import DeliveryAttempts
+from delivery.attempts import DeliveryAttempts, OnSettled, tell_nobody
 from delivery.item_reader import ItemReader
 from delivery.items import Target
+from delivery.session_reader import SessionReader
 from delivery.status import DeliveryMetrics, Status, TargetState
 
 logger = logging.getLogger("recorder")
@@ -53,12 +54,19 @@ class DeliveryService:
     """Delivers from one OUTPUT_DIR to all targets; one service a process. Several share the work through the outbox."""
 
     def __init__(
-        self, settings: Settings, targets: Sequence[Target], outbox: Outbox, backoff: Backoff | None = None
+        self,
+        settings: Settings,
+        targets: Sequence[Target],
+        outbox: Outbox,
+        backoff: Backoff | None = None,
+        on_settled: OnSettled = tell_nobody,
     ) -> None:
+        """``on_settled``: called with folder and session sid when an item is delivered or a dead letter."""
         self.metrics = DeliveryMetrics(self.status)
         self._output_dir = Path(settings.output_dir)
         self._lanes = [
-            _Lane(settings, target, outbox, backoff or Backoff(), self.metrics) for target in targets
+            _Lane(settings, target, outbox, backoff or Backoff(), self.metrics, on_settled)
+            for target in targets
         ]
 
     def status(self) -> list[Status]:
@@ -69,6 +77,7 @@ class DeliveryService:
         """Delivers until cancelled, then for :data:`LAST_SECONDS` the last segments of the rooms that have ended: the
         disk may be deleted with the container. The rest is delivered after the next start."""
         stops = [notify.listen(name, self._on_notified) for name in (MANIFEST, TEXTS)]
+        stops.append(notify.listen(SESSION_FILES, self._on_session))
         running = [supervised(lane.run, f"delivery to {lane.status.target}") for lane in self._lanes]
         try:
             await asyncio.gather(*running)
@@ -101,6 +110,11 @@ class DeliveryService:
             for lane in self._lanes:
                 lane.notify(path.parent.name)
 
+    def _on_session(self, path: Path) -> None:
+        if path.parent.parent == self._output_dir:
+            for lane in self._lanes:
+                lane.notify_of_session(path.parent.name)
+
 
 class _Lane:
     """The delivery to one target: claims items and runs their attempts."""
@@ -112,6 +126,7 @@ class _Lane:
         outbox: Outbox,
         backoff: Backoff,
         metrics: DeliveryMetrics,
+        on_settled: OnSettled,
     ) -> None:
         self._state = TargetState(target.name, backoff, metrics)
         self.status = self._state.status
@@ -119,7 +134,8 @@ class _Lane:
         self._kind = kind_of(target)
         self._outbox = outbox
         self._reader = ItemReader(settings, outbox, target.name, self._kind)
-        self._attempts = DeliveryAttempts(target, outbox, settings, self._state, backoff)
+        self._sessions = SessionReader(settings, outbox, target.name, self._kind)
+        self._attempts = DeliveryAttempts(target, outbox, settings, self._state, backoff, on_settled)
         self._running: set[asyncio.Task[None]] = set()
         self._more = asyncio.Event()
         self._reported_at = -REPORT_SECONDS
@@ -131,6 +147,11 @@ class _Lane:
     def notify(self, folder: str) -> None:
         """A folder's lists have grown."""
         self._notified.add(folder)
+        self._more.set()
+
+    def notify_of_session(self, folder: str) -> None:
+        """A folder's session file has changed."""
+        self._sessions.notify(folder)
         self._more.set()
 
     async def run(self) -> None:
@@ -156,12 +177,14 @@ class _Lane:
     async def look(self, *, with_lists: bool) -> bool:
         """Adds what is new to the outbox; whether there was anything."""
         self._look_at = time.monotonic() + LOOK_SECONDS
-        return await self._added(self._reader.look(with_lists=with_lists))
+        has_news = await self._added(self._reader.look(with_lists=with_lists))
+        return await self._added(self._sessions.look(everything=with_lists)) or has_news
 
     async def _look_at_notified(self) -> None:
         notified, self._notified = self._notified, set()
         if notified:
             await self._added(self._reader.look_at(notified))
+        await self._added(self._sessions.look_at_notified())
 
     async def _added(self, looking: Awaitable[bool]) -> bool:
         try:

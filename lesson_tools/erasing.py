@@ -2,7 +2,7 @@
 
 write the erasure to erased.json        no writer adds what it covers from now on
 wait for deliveries on their way
-remove files, exports, batches' notes
+remove files, exports, batches' notes; count sessions again
 remove objects and rows in the targets  these find by the lists what is there
 remove the lines of all lists           the manifest last
 remove the outbox's items and the search index
@@ -27,6 +27,7 @@ from archive.names import SegmentNames, safe_name
 from archive.outbox import Outbox
 from archive.outbox_file import BROKEN_OUTBOX
 from archive.recovery import recover_folder
+from archive.session_counts import Expected
 from archive.tombstones import Erasure, begin, close_repeated, complete
 from config import Settings
 from core.errors import InputError, RecorderError, StorageError
@@ -148,9 +149,10 @@ class ErasureRun:
 
     def _erase_files(self, here: Sequence[Sequence[Chosen]]) -> None:
         names = SegmentNames.from_settings(self._settings)
+        expected = Expected.from_settings(self._settings, [target.name for target in self._targets])
         for one in (one for found in here for one in found):
             with contextlib.suppress(FileNotFoundError):  # the folder is gone
-                self.problems += [f"{name} cannot be removed" for name in erase_files(one, names)]
+                self.problems += [f"{name} cannot be removed" for name in erase_files(one, names, expected)]
 
     def _erase_batches(self, erasure: Erasure, here: Sequence[Sequence[Chosen]]) -> None:
         """Removes the segments from the notes on batches that have not ended."""

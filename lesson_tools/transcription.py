@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from archive.folder_texts import FolderTexts
-from archive.outbox import Outbox, Work
+from archive.outbox import TEXT, Outbox, Work
 from archive.outbox_file import OUTBOX
 from archive.rooms import Room
 from archive.texts import Text
@@ -26,7 +26,6 @@ from core.records import SegmentRecord
 from core.text_records import TextRecord
 from lesson_tools.console import Advance
 from text.attempts import Answered, NeverAgain, Outcome, names_of_languages, requested_languages
-from text.gate import TEXT
 from text.outcomes import do_nothing
 from text.results import TextFolders
 from text.service import TextService

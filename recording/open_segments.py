@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from archive.files import prove_disk
 from archive.handover_note import HandoverNote, RoomProgress
+from archive.session_files import reopen_session
 from audio_processor import Grown, Opened
 from config import Settings
 from core.records import RoomInfo, SegmentRecord, SpeechSegment
@@ -29,6 +30,8 @@ class OpenSegments:
         self._has_unlisted = False
         """Whether the manifest lacks a segment that was committed."""
         self._recovery: Iterator[SegmentRecord] | None = None
+        self._has_reopened = False
+        """Whether the file of the session that an earlier recorder closed is removed."""
 
     def folder(self) -> RoomFolder:
         """The room's folder, created if it does not exist."""
@@ -103,8 +106,12 @@ class OpenSegments:
 
     def write_progress(self, progress: RoomProgress) -> None:
         """Writes the handover note, and keeps it locked as long as the recorder is in the room."""
-        self.folder().handover.write(progress)
-        self.folder().handover.hold()
+        folder = self.folder()
+        folder.handover.write(progress)
+        folder.handover.hold()
+        if not self._has_reopened:  # not before: the note keeps others from writing the session's file
+            self._has_reopened = True
+            reopen_session(folder.path, self._room.sid)
 
     def note_before(self) -> HandoverNote | None:
         """The note of an earlier recorder of this session; None: there was none on this disk, or it cannot be read."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from datetime import datetime
 
 from livekit import rtc
 
@@ -17,7 +18,7 @@ from archive.handover_note import RoomProgress
 from config import Settings
 from core.heartbeat import start_room
 from core.language_tags import language_tag_or_empty
-from core.records import EndReason, RoomInfo, TextOptions, TrackInfo
+from core.records import EndReason, RoomInfo, TextOptions, TrackInfo, utc_now
 from core.supervised import supervised
 from core.worker_state import worker_state
 from recording import recorder_ping
@@ -41,11 +42,27 @@ SPEAKING_LANGUAGE_ATTRIBUTE = "speaking_language"
 """Attribute of a teacher: the BCP 47 tag of the language spoken. It is a hint for the transcript (fact 26)."""
 
 
+ROOM_ENDED = ("ROOM_DELETED", "ROOM_CLOSED")
+"""The server's reasons for a disconnect that mean that the session is over. After all others it may go on: with
+another recorder, or without any."""
+
+OnOver = Callable[[str, str, datetime], None]
+"""Called with the folder, the room's sid and the time when a session is over and everything is saved."""
+
+
+def tell_nobody(folder: str, room_sid: str, ended_at: datetime) -> None: ...
+
+
 class RoomRecorder:
     """Records the teachers of one room, from :meth:`attach` to :meth:`aclose`."""
 
     def __init__(
-        self, room: rtc.Room, info: RoomInfo, settings: Settings, new_detector: DetectorFactory
+        self,
+        room: rtc.Room,
+        info: RoomInfo,
+        settings: Settings,
+        new_detector: DetectorFactory,
+        on_over: OnOver = tell_nobody,
     ) -> None:
         self._room = room
         self._info = info
@@ -79,6 +96,9 @@ class RoomRecorder:
         self._was_paused = False
         """Whether the recorder before was paused when it ended."""
         self._is_closed = False
+        self._on_over = on_over
+        self._ended_at: datetime | None = None
+        """When the room ended; None: it has not, as far as this recorder knows."""
 
     def attach(self) -> None:
         """Subscribes to the room's events. Call it before connecting, so that none is missed."""
@@ -165,6 +185,8 @@ class RoomRecorder:
             f"{len(totals.participants)} participants, {totals.lost_seconds:.1f} s lost, "
             f"{totals.gap_seconds:.1f} s of gaps",
         )
+        if self._ended_at is not None and self._writer.folder is not None:
+            self._on_over(self._writer.folder.name, self._info.sid, self._ended_at)
         await self._pause.aclose()
         self._methods.withdraw()
 
@@ -275,6 +297,8 @@ class RoomRecorder:
             self._log(logging.WARNING, "Another recorder has taken over this room")
         else:
             self._log(logging.INFO, f"Disconnected from room: {name}")
+        if name in ROOM_ENDED:
+            self._ended_at = utc_now()
         self._leave()
 
     def _leave(self) -> None:

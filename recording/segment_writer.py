@@ -97,6 +97,11 @@ class SegmentWriter:
         self.notes = HandoverNotes(room, progress, self._disk, self._open, self._on_note_due)
         self._task = supervised(self._work, "saving", room=room.sid, room_name=room.name)
 
+    @property
+    def folder(self) -> Path | None:
+        """The room's folder; None: the disk has not given one yet."""
+        return self._open.folder().path if self._open.has_folder else None
+
     def sink(self, track: TrackInfo) -> TrackSink:
         """Returns a sink for the updates of a track."""
         sink = TrackSink(track, self._put, self._text_options)

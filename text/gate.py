@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from archive.outbox import Outbox
+from archive.outbox import TEXT, Outbox
 from config import Settings
 from core.backoff import Backoff
 from core.errors import RetryLater
@@ -13,9 +13,6 @@ from core.trouble import Trouble
 from translator import Rejected, WrongSettings
 
 logger = logging.getLogger("recorder")
-
-TEXT = "text"
-"""Kind of work in the outbox, and the name of its budget."""
 
 BACKOFF = Backoff(1.0, 300.0)
 

@@ -29,6 +29,13 @@ OnSaved = Callable[[Work], Awaitable[None]]
 async def do_nothing(_: Work) -> None: ...
 
 
+OnSettled = Callable[[str, str], None]
+"""Called with a folder and the sid of a session when nothing is left to be done for one of its segments."""
+
+
+def tell_nobody(folder: str, room_sid: str) -> None: ...
+
+
 class OutcomeStore:
     """Stores outcomes. While the disk refuses they are kept in memory: an answer has been paid for."""
 
@@ -42,6 +49,7 @@ class OutcomeStore:
         removal: AudioRemoval | None,
         wake: Callable[[], None],
         on_saved: OnSaved,
+        on_settled: OnSettled,
     ) -> None:
         """``wake`` is called when an item that is to be tried again is due. ``removal`` None: WAVs are kept."""
         self._settings = settings
@@ -52,6 +60,7 @@ class OutcomeStore:
         self._removal = removal
         self._wake = wake
         self._on_saved = on_saved
+        self._on_settled = on_settled
         self._disk = Trouble()
         self._unsaved = 0
         """Outcomes in memory that are not stored yet."""
@@ -125,6 +134,7 @@ class OutcomeStore:
             self._costs.add(work.folder, segment, refused=1)
         await self._outbox.refuse(work, outcome.reason)
         self._attempts.forget(work)
+        self._on_settled(work.folder, segment.room_sid)
 
     async def _finish(self, work: Work, outcome: Done | Answered) -> None:
         segment, texts = SegmentRecord.from_json(work.payload), self._folders.texts_of(work.folder)
@@ -134,6 +144,7 @@ class OutcomeStore:
             await self._removal.plan(work)
         await self._outbox.done(work)
         self._attempts.forget(work)
+        self._on_settled(work.folder, segment.room_sid)
         if isinstance(outcome, Answered):
             await self._on_saved(work)
 

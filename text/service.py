@@ -14,7 +14,7 @@ from pathlib import Path
 
 from archive.manifest_reader import ManifestReader
 from archive.names import MANIFEST
-from archive.outbox import Backlog, Order, Outbox, Work
+from archive.outbox import TEXT, Backlog, Order, Outbox, Work
 from config import Settings
 from core import notify
 from core.errors import StorageError
@@ -22,8 +22,8 @@ from core.worker_state import worker_state
 from text.attempts import NotTried, TextAttempts, TryAgain
 from text.audio_removal import AudioRemoval
 from text.costs import CostsByLesson, TextCosts, TextMetrics
-from text.gate import TEXT, CallGate
-from text.outcomes import OnSaved, OutcomeStore, do_nothing
+from text.gate import CallGate
+from text.outcomes import OnSaved, OnSettled, OutcomeStore, do_nothing, tell_nobody
 from text.results import TextFolders
 from translator import Translator
 
@@ -45,6 +45,7 @@ class TextService:
         is_run: the work is to come to an end: a segment that fails again and again is skipped.
         removes_audio: False keeps the WAVs, whatever SAVE_AUDIO is.
         on_saved: called after a text is saved.
+        on_settled: called with folder and session sid when a segment has its text, or is refused.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class TextService:
         removes_audio: bool = True,
         is_run: bool = False,
         on_saved: OnSaved = do_nothing,
+        on_settled: OnSettled = tell_nobody,
     ) -> None:
         self.metrics = TextMetrics(self.backlog)
         self.gate = CallGate(settings, budget or outbox)
@@ -79,7 +81,15 @@ class TextService:
         self._may_claim = True
         self._scan_at = 0.0
         self._outcomes = OutcomeStore(
-            settings, outbox, self._folders, self._costs, self._attempts, self._removal, self._wake, on_saved
+            settings,
+            outbox,
+            self._folders,
+            self._costs,
+            self._attempts,
+            self._removal,
+            self._wake,
+            on_saved,
+            on_settled,
         )
 
     async def run(self) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 from livekit import api
@@ -60,6 +61,7 @@ class RecorderServer(AgentServer):
         self.max_rooms = settings.max_rooms or default_max_rooms()
         self.is_serving = False
         self._livekit: api.LiveKitAPI | None = None
+        self._services: Services | None = None
         self.recorders: dict[str, tuple[asyncio.AbstractEventLoop, RoomRecorder]] = {}
         """By job id: a room's recorder, and the event loop on which it must be called."""
         self.joins = JoinQueue(JOINS_AT_ONCE)
@@ -94,7 +96,7 @@ class RecorderServer(AgentServer):
         prepare_output_dir(Path(self.settings.output_dir))
         # Importing the ONNX model registers its plugin, which only the main thread may do; rooms are threads.
         load_detector(self.settings.vad_runtime)
-        services = Services(self.settings)
+        services = self._services = Services(self.settings)
         async with (
             health_answer(self.settings, self.max_rooms, self.is_connected) as health_port,
             api.LiveKitAPI(
@@ -134,6 +136,11 @@ class RecorderServer(AgentServer):
             supervised(reconciler.run, "reconciler"),
             supervised(self.overload.run, "watch over late audio"),
         ]
+
+    def session_over(self, folder: str, room_sid: str, ended_at: datetime) -> None:
+        """A session that a recorder of this worker was in is over, and everything is saved. On any thread."""
+        if self._services is not None:
+            self._services.sessions.over(folder, room_sid, ended_at)
 
     def is_connected(self) -> bool:
         """Whether the server can reach this worker now."""

@@ -7,13 +7,15 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from archive.outbox import Outbox
+from archive.outbox import TEXT, Outbox
 from archive.recovery import recover_all
+from archive.session_counts import Expected
+from archive.session_keeper import SessionKeeper
 from config import Settings
 from core.supervised import supervised
 from core.worker_state import worker_state
 from delivery.retention import Housekeeping
-from delivery.service import DeliveryService
+from delivery.service import DeliveryService, kind_of
 from delivery.targets import open_targets
 
 if TYPE_CHECKING:
@@ -32,13 +34,17 @@ class Services:
         """
         self._settings = settings
         self._outbox = Outbox(Path(settings.output_dir))
-        self._texts = _text_service(settings, self._outbox)
+        self._targets, self._problems = open_targets(settings)
+        self.sessions = self._session_keeper()
+        self._texts = _text_service(settings, self._outbox, self.sessions)
 
     def start(self) -> list[asyncio.Task[None]]:
         """Starts all services. Cancel the tasks before :meth:`aclose`."""
+        sessions = self.sessions
         tasks = [
-            supervised(lambda: _recover(self._settings), "recovery"),
-            *_start_delivery(self._settings, self._outbox),
+            supervised(lambda: _recover(self._settings, sessions), "recovery"),
+            supervised(sessions.run, "session files"),
+            *self._start_delivery(),
         ]
         if self._texts is not None:
             from search.index import FreshIndex
@@ -49,13 +55,33 @@ class Services:
             tasks.append(supervised(index.run, "search index"))
         return tasks
 
+    def _session_keeper(self) -> SessionKeeper:
+        settings, targets = self._settings, self._targets
+        kinds = [*([TEXT] if settings.wants_text else []), *map(kind_of, targets)]
+        expected = Expected.from_settings(settings, [target.name for target in targets])
+        return SessionKeeper(Path(settings.output_dir), expected, self._outbox, kinds)
+
+    def _start_delivery(self) -> list[asyncio.Task[None]]:
+        """Starts the deletion of old files, the warning about a full disk, and delivery to the configured targets."""
+        housekeeping = Housekeeping(self._settings, self._targets, is_complete=not self._problems)
+        tasks = [supervised(housekeeping.run, "housekeeping")]
+        for problem in self._problems:
+            logger.error("%s. Recording goes on locally", problem)
+        if self._targets:
+            delivery = DeliveryService(
+                self._settings, self._targets, self._outbox, on_settled=self.sessions.progressed
+            )
+            worker_state.add_source(delivery.metrics)
+            tasks.append(supervised(delivery.run, "delivery"))
+        return tasks
+
     async def aclose(self) -> None:
         if self._texts is not None:
             await self._texts.aclose()
         await self._outbox.aclose()
 
 
-def _text_service(settings: Settings, outbox: Outbox) -> TextService | None:
+def _text_service(settings: Settings, outbox: Outbox, sessions: SessionKeeper) -> TextService | None:
     """The text service, or None if no text is wanted. Gemini's library is imported only if needed.
 
     Raises:
@@ -70,30 +96,18 @@ def _text_service(settings: Settings, outbox: Outbox) -> TextService | None:
     from text.service import TextService
     from translator import GeminiTranslator
 
-    return TextService(settings, GeminiTranslator(settings), outbox)
+    return TextService(settings, GeminiTranslator(settings), outbox, on_settled=sessions.progressed)
 
 
-def _start_delivery(settings: Settings, outbox: Outbox) -> list[asyncio.Task[None]]:
-    """Starts the deletion of old files, the warning about a full disk, and delivery to the configured targets."""
-    targets, problems = open_targets(settings)
-    for problem in problems:
-        logger.error("%s. Recording goes on locally", problem)
-    housekeeping = Housekeeping(settings, targets, is_complete=not problems)
-    tasks = [supervised(housekeeping.run, "housekeeping")]
-    if targets:
-        delivery = DeliveryService(settings, targets, outbox)
-        worker_state.add_source(delivery.metrics)
-        tasks.append(supervised(delivery.run, "delivery"))
-    return tasks
-
-
-async def _recover(settings: Settings) -> None:
-    """Makes segments of what a crash left. Rooms are recorded meanwhile; locks protect files that are being written."""
+async def _recover(settings: Settings, sessions: SessionKeeper) -> None:
+    """Makes segments of what a crash left, and then looks for sessions that it has left without a file. Rooms are
+    recorded meanwhile; locks protect files that are being written."""
     try:
         recovered = await asyncio.to_thread(recover_all, settings)
     except OSError as error:
         logger.error("Cannot look for speech that a crash may have left: %s", error.strerror or error)
-        return
+        recovered = []
     if recovered:
         seconds = sum(record.duration_seconds for record in recovered)
         logger.warning("Recovered %d segments (%.1f s) that a crash had left", len(recovered), seconds)
+    await sessions.recover()

@@ -1,0 +1,408 @@
+"""The session files of a room: who writes them, when, and what happens to what is wrong in their places."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from archive import delivery_log
+from archive.folder_texts import FolderTexts
+from archive.handover_note import RoomProgress
+from archive.manifest import append_manifest
+from archive.names import HANDOVER_NOTE, session_file
+from archive.outbox import TEXT, Outbox, Work
+from archive.rooms import Room
+from archive.session_counts import Expected
+from archive.session_files import SessionFiles, read_session, reopen_session
+from archive.session_keeper import SessionKeeper
+from archive.session_list import sessions_in
+from archive.session_removal import prune_sessions
+from core.records import SegmentRecord
+from core.session_records import ClosedBy, SessionRecord
+from core.text_records import TextRecord
+from devtools.room_folders import until
+from devtools.sample_room import open_room
+from support.counting import lines_read
+from support.delivering import opened
+from support.lessons_on_disk import NOW, with_gap
+from support.segment_records import segment
+
+SHELF = Expected(texts=True, languages=("es",), targets=("shelf",))
+
+
+def room(folder: Path, *sids: str, each: int = 3) -> Path:
+    """A folder with some sessions of three segments."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, sid in enumerate(sids):
+        for number in range(each * index + 1, each * (index + 1) + 1):
+            append_manifest(folder, of_session(sid, number))
+    return folder
+
+
+def of_session(sid: str, number: int) -> SegmentRecord:
+    return replace(segment(number), room_sid=sid)
+
+
+def add_text(folder: Path, record: SegmentRecord, **texts: str) -> None:
+    text = TextRecord(record.number, record.file, record.end, record.start, "anna", "en", "One.", texts)
+    assert FolderTexts(folder).save(text)
+
+
+def deliver(folder: Path, record: SegmentRecord) -> None:
+    delivery_log.note(folder, "shelf", delivery_log.audio_key(record))
+
+
+def closed(folder: Path, sid: str = "RM_1", expected: Expected | None = None) -> SessionRecord:
+    assert SessionFiles(folder, expected or Expected()).close(sid, ClosedBy.RECORDER)
+    found = read_session(folder, sid)
+    assert found is not None
+    return found
+
+
+# --- writing ---
+
+
+def test_a_session_that_is_over_has_one_private_file(tmp_path: Path) -> None:
+    folder = room(tmp_path / "math101", "RM_1", "RM_2")
+    with_gap(folder, of_session("RM_2", 4))
+    ended_at = segment(6).end + timedelta(seconds=30)
+    assert SessionFiles(folder, Expected()).close("RM_2", ClosedBy.RECORDER, ended_at)
+    path = folder / "session_RM_2.json"
+    found = json.loads(path.read_text(encoding="utf-8"))
+    assert (found["room_sid"], found["segments"], found["closed_by"]) == ("RM_2", 3, "recorder")
+    assert (found["first_number"], found["last_number"]) == (4, 6)
+    assert found["ended_at"] == "2025-10-08T14:06:58.000Z"
+    assert found["gaps"] == {"no_recorder": {"count": 1, "seconds": 5.0}}
+    assert found["is_complete"] is True
+    if sys.platform != "win32":
+        assert path.stat().st_mode & 0o777 == 0o600
+    assert read_session(folder, "RM_1") is None
+    assert not SessionFiles(folder, Expected()).close("RM_2", ClosedBy.RECORDER, ended_at), "nothing is new"
+
+
+@pytest.mark.parametrize("sid", ["../RM", "RM/1", "a" * 400, "RM:1", "con", "\ud800", ".RM", "ي"])
+def test_any_sid_makes_a_name_in_the_folder(tmp_path: Path, sid: str) -> None:
+    folder = room(tmp_path / "math101", sid)
+    assert closed(folder, sid).room_sid == sid
+    assert {path.parent for path in tmp_path.rglob("session_*")} == {folder}
+
+
+def test_segments_of_which_nobody_knows_the_session_get_no_file(tmp_path: Path) -> None:
+    folder = room(tmp_path / "math101", "")
+    assert not SessionFiles(folder, Expected()).close("", ClosedBy.RECOVERY)
+    assert not list(folder.glob("session_*"))
+
+
+def test_a_session_without_speech_gets_no_file(tmp_path: Path) -> None:
+    folder = room(tmp_path / "math101", "RM_1")
+    assert not SessionFiles(folder, Expected()).close("RM_2", ClosedBy.RECORDER)
+
+
+def test_texts_and_deliveries_are_counted_and_counted_again(tmp_path: Path) -> None:
+    folder = room(tmp_path / "math101", "RM_0", "RM_1")
+    records = [of_session("RM_1", number) for number in (4, 5, 6)]
+    found = closed(folder, expected=SHELF)
+    assert (found.without_text, found.delivery.undelivered, found.is_complete) == (3, 3, False)
+    files = SessionFiles(folder, SHELF)
+    assert not files.refresh("RM_1")
+    for record in records:
+        add_text(folder, record, es="Uno.")
+        deliver(folder, record)
+    assert files.refresh("RM_1")
+    done = read_session(folder, "RM_1")
+    assert done is not None and done.is_complete and done.ended_at == found.ended_at
+    assert not files.refresh("RM_0"), "it has no file, so it is still recorded"
+
+
+def test_the_work_does_not_grow_with_the_other_sessions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(others: int) -> int:
+        folder = room(tmp_path / f"room{others}", *(f"RM_{index}" for index in range(others)), "RM_new")
+        files = SessionFiles(folder, SHELF)
+        files.count("RM_new")  # the index has the lines now
+        with lines_read(monkeypatch) as count:
+            files.close("RM_new", ClosedBy.RECORDER)
+        return count()
+
+    assert work(1) == work(30)
+
+
+# --- what is in its place ---
+
+
+def _folder(path: Path) -> None:
+    path.mkdir()
+    (path / "x").touch()
+
+
+def _link(path: Path) -> None:
+    (path.parent / "elsewhere").write_text("mine", encoding="utf-8")
+    path.symlink_to(path.parent / "elsewhere")
+
+
+HOSTILE: dict[str, Callable[[Path], object]] = {
+    "folder": _folder,
+    "link": _link,
+    "garbage": lambda path: path.write_bytes(b"\xff\0{"),
+    "nested": lambda path: path.write_bytes(b"[" * 100_000),
+    "empty": lambda path: path.touch(),
+    "other": lambda path: path.write_bytes(b'{"mine": 1}'),
+    "pipe": lambda path: os.mkfifo(path),
+    "huge": lambda path: path.write_bytes(b" " * (9 << 20)),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_what_is_no_session_file_counts_as_none_and_is_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    if sys.platform == "win32" and what in ("pipe", "link"):
+        pytest.skip("Windows has no such file for everybody")
+    folder = room(tmp_path / "math101", "RM_1")
+    path = folder / session_file("RM_1")
+    HOSTILE[what](path)
+    for _ in range(2):
+        assert read_session(folder, "RM_1") is None
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    found, broken = sessions_in(Room(folder), Expected())
+    assert ([session.segments for session in found], broken) == ([3], 0)
+    files = SessionFiles(folder, Expected())
+    if what == "folder":
+        with pytest.raises(OSError):
+            files.close("RM_1", ClosedBy.RECORDER)
+        reopen_session(folder, "RM_1")
+        assert (path / "x").exists()
+    else:
+        assert files.close("RM_1", ClosedBy.RECORDER)
+        assert read_session(folder, "RM_1") is not None
+    if what == "link":
+        assert (folder / "elsewhere").read_text(encoding="utf-8") == "mine"
+
+
+def test_a_recorder_that_joins_removes_the_file(tmp_path: Path) -> None:
+    folder = open_room(tmp_path)
+    room(folder.path, folder.room.sid)
+    closed(folder.path, folder.room.sid)
+    reopen_session(folder.path, folder.room.sid)
+    assert not list(folder.path.glob("session_*"))
+
+
+# --- recovery ---
+
+
+async def recovered(output_dir: Path, expected: Expected | None = None) -> SessionKeeper:
+    """Runs the recovery until every session has been looked at."""
+    async with opened(output_dir) as outbox:
+        keeper = SessionKeeper(output_dir, expected or Expected(), outbox, (TEXT,))
+        task = asyncio.create_task(keeper.recover())
+        await asyncio.sleep(0.5)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return keeper
+
+
+async def test_a_session_that_a_crash_has_left_gets_its_file(tmp_path: Path) -> None:
+    folder = room(tmp_path / "math101", "RM_1", "RM_2", "")
+    closed(folder, "RM_1")
+    await recovered(tmp_path)
+    found = [read_session(folder, sid) for sid in ("RM_1", "RM_2")]
+    assert [one.closed_by if one else None for one in found] == [ClosedBy.RECORDER, ClosedBy.RECOVERY]
+    assert len(list(folder.glob("session_*"))) == 2
+
+
+async def test_a_session_that_is_recorded_gets_none(tmp_path: Path) -> None:
+    folder = open_room(tmp_path)
+    room(folder.path, "RM_before", folder.room.sid)
+    folder.handover.write(RoomProgress(folder.room.started_at, {}))
+    await recovered(tmp_path)
+    assert [path.name for path in folder.path.glob("session_*")] == ["session_RM_before.json"]
+    long_ago = time.time() - 60
+    folder.handover.hold()
+    os.utime(folder.path / HANDOVER_NOTE, (long_ago, long_ago))
+    await recovered(tmp_path)
+    assert read_session(folder.path, folder.room.sid) is None, "a recorder holds the note, however old it is"
+    folder.handover.leave()
+    await recovered(tmp_path)
+    assert read_session(folder.path, folder.room.sid) is not None
+
+
+async def test_what_is_done_is_not_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for index in range(5):
+        room(tmp_path / f"room{index}", "RM_1", "RM_2")
+    await recovered(tmp_path)
+    with lines_read(monkeypatch) as count:
+        await recovered(tmp_path)
+    assert count() == 0
+
+
+async def test_a_session_that_has_gained_lines_is_counted_again(tmp_path: Path) -> None:
+    folder = room(tmp_path / "math101", "RM_1")
+    closed(folder)
+    append_manifest(folder, of_session("RM_1", 9))
+    async with opened(tmp_path) as outbox:
+        keeper = SessionKeeper(tmp_path, Expected(), outbox, ())
+        tasks = [asyncio.create_task(keeper.recover()), asyncio.create_task(keeper.run())]
+        await until(lambda: (read_session(folder, "RM_1") or closed(folder)).segments == 4, "it is counted")
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+# --- keeping it up to date ---
+
+
+class Kept:
+    """A keeper at work on one folder with a session that is over."""
+
+    def __init__(self, folder: Path, keeper: SessionKeeper, outbox: Outbox) -> None:
+        self.folder, self.keeper, self.outbox = folder, keeper, outbox
+
+    @property
+    def session(self) -> SessionRecord | None:
+        return read_session(self.folder, "RM_1")
+
+
+async def test_the_recorder_says_when_a_session_is_over(tmp_path: Path) -> None:
+    folder = room(tmp_path / "math101", "RM_1")
+    async with opened(tmp_path) as outbox:
+        keeper = SessionKeeper(tmp_path, Expected(), outbox, ())
+        ended_at = segment(9).end
+        keeper.over("math101", "RM_1", ended_at)
+        task = asyncio.create_task(keeper.run())
+        await until(lambda: read_session(folder, "RM_1") is not None, "the file")
+        await asyncio.to_thread(keeper.over, "math101", "RM_1", ended_at + timedelta(seconds=1))
+        await until(lambda: _ended_at(folder) > ended_at, "it is written at once, from any thread")
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def _ended_at(folder: Path) -> datetime:
+    found = read_session(folder, "RM_1")
+    return found.ended_at if found else NOW
+
+
+async def test_it_is_counted_again_when_nothing_is_waiting_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("archive.session_keeper.LOOK_SECONDS", 0.05)
+    folder = room(tmp_path / "math101", "RM_1")
+    closed(folder, expected=Expected(texts=True))
+    async with opened(tmp_path) as outbox:
+        records = [of_session("RM_1", number) for number in (1, 2, 3)]
+        works = [Work(TEXT, "math101", record.file, 0.0, {}) for record in records]
+        await outbox.add(works)
+        counted: list[str] = []
+        refresh = SessionFiles.refresh
+
+        def noted(files: SessionFiles, sid: str) -> bool:
+            counted.append(sid)
+            return refresh(files, sid)
+
+        monkeypatch.setattr(SessionFiles, "refresh", noted)
+        keeper = SessionKeeper(tmp_path, Expected(texts=True), outbox, (TEXT,))
+        task = asyncio.create_task(keeper.run())
+        for record, work in zip(records, works, strict=True):
+            await asyncio.sleep(0.15)
+            assert not counted
+            add_text(folder, record)
+            await outbox.done(work)
+            keeper.progressed("math101", "RM_1")
+        await until(lambda: bool((found := read_session(folder, "RM_1")) and found.is_complete), "complete")
+        assert counted == ["RM_1"]
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_target_that_is_down_delays_it_only_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("archive.session_keeper.LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("archive.session_keeper.BUSY_SECONDS", 0.2)
+    folder = room(tmp_path / "math101", "RM_1", each=1)
+    closed(folder, expected=Expected(texts=True))
+    async with opened(tmp_path) as outbox:
+        await outbox.add([Work("delivery shelf", "math101", "a.wav", 0.0, {})])
+        keeper = SessionKeeper(tmp_path, Expected(texts=True), outbox, (TEXT, "delivery shelf"))
+        task = asyncio.create_task(keeper.run())
+        add_text(folder, of_session("RM_1", 1))
+        keeper.progressed("math101", "RM_1")
+        await until(lambda: bool((found := read_session(folder, "RM_1")) and found.is_complete), "complete")
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+# --- reading ---
+
+
+def test_complete_sessions_are_told_without_reading_their_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = room(tmp_path / "math101", "RM_1", "RM_2")
+    counted = sessions_in(Room(folder), Expected())
+    for sid in ("RM_1", "RM_2"):
+        closed(folder, sid)
+    with lines_read(monkeypatch) as count:
+        found = sessions_in(Room(folder), Expected())
+    assert count() == 0
+    assert [replace(one, closed_by=ClosedBy.RECOVERY) for one in found[0]] == counted[0]
+    with (folder / "segments.jsonl").open("ab") as file:
+        file.write(b"{broken\n")
+    assert sessions_in(Room(folder), Expected())[1] == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: append_manifest(folder, of_session("RM_1", 7)),
+        lambda folder: append_manifest(folder, of_session("RM_3", 7)),
+        lambda folder: (folder / "session_RM_1.json").unlink(),
+        lambda folder: (folder.parent / ".lines.sqlite").unlink(),
+        lambda folder: (folder.parent / ".lines.sqlite").write_bytes(b"garbage" * 1000),
+    ],
+    ids=["a line more", "a session more", "a file less", "no index", "a broken index"],
+)
+def test_what_the_files_do_not_tell_is_counted(tmp_path: Path, change: Callable[[Path], object]) -> None:
+    folder = room(tmp_path / "math101", "RM_1", "RM_2")
+    for sid in ("RM_1", "RM_2"):
+        closed(folder, sid)
+    change(folder)
+    found, _ = sessions_in(Room(folder), Expected())
+    assert sum(session.segments for session in found) == len(list(Room(folder).records()))
+
+
+@pytest.mark.parametrize(
+    "wanted", [Expected(texts=True), Expected(languages=("es",)), Expected(targets=("shelf",))]
+)
+def test_a_file_that_does_not_answer_what_is_wanted_now_is_not_used(tmp_path: Path, wanted: Expected) -> None:
+    folder = room(tmp_path / "math101", "RM_1")
+    closed(folder)
+    (found,), _ = sessions_in(Room(folder), wanted)
+    assert (found.texts.is_wanted, set(found.texts.missing), set(found.delivery.targets)) == (
+        wanted.texts,
+        set(wanted.languages),
+        set(wanted.targets),
+    )
+
+
+# --- retention ---
+
+
+def test_retention_marks_what_it_takes_lines_from_and_removes_the_rest(tmp_path: Path) -> None:
+    folder = room(tmp_path / "math101", "RM_1", "RM_2", "RM_3")
+    before = [closed(folder, sid) for sid in ("RM_1", "RM_2", "RM_3")]
+    prune_sessions(folder, [f"segment_{number:03d}.wav" for number in (1, 2, 3, 4)])
+    assert read_session(folder, "RM_1") is None
+    assert read_session(folder, "RM_2") == replace(before[1], is_pruned=True)
+    assert read_session(folder, "RM_3") == before[2]
+    assert not SessionFiles(folder, Expected()).refresh("RM_2"), "its totals do not change any more"
