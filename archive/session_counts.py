@@ -163,7 +163,8 @@ class _DeliveryCount:
 
     def totals(self) -> DeliveryTotals:
         by_target = {target: TargetTotals(*counts) for target, counts in self._by_target.items()}
-        return DeliveryTotals(*self._all, by_target)
+        undelivered, dead_letters = self._all
+        return DeliveryTotals(undelivered, dead_letters, by_target)
 
 
 def gap_totals(gaps: Iterable[GapRecord]) -> dict[str, GapTotals]:

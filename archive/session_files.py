@@ -227,6 +227,18 @@ class SessionFiles:
 
         return self._write(room_sid, made)
 
+    def repair(self, room_sid: str) -> bool:
+        """Writes the file of a session that is over anew, whatever is in its place; returns whether it has changed."""
+
+        def made(count: SessionCount, before: SessionRecord | None) -> SessionRecord | None:
+            if count.is_empty or (before is None and is_going_on(self.folder, room_sid)):
+                return None
+            if before is not None and before.is_pruned:
+                return before
+            return count.record(*((before.closed_by, before.ended_at) if before else (ClosedBy.RECOVERY,)))
+
+        return self._write(room_sid, made, removes_damaged=True)
+
     def erase(self, room_sid: str, participant: str) -> None:
         """Counts a session again while an erasure of a participant (empty: of everybody) is open. The file is removed
         if nothing is left of the session, or if it cannot be read."""

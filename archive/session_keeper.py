@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from archive.files import state_of
@@ -93,9 +94,7 @@ class SessionKeeper:
     async def _close(self) -> None:
         for session, ended_at in list(self._over.items()):
             del self._over[session]
-            await self._write(
-                session, lambda files, sid, at=ended_at: files.close(sid, ClosedBy.RECORDER, at)
-            )
+            await self._write(session, partial(_close, ended_at=ended_at))
 
     async def _refresh(self) -> None:
         for session, latest in list(self._due.items()):
@@ -130,14 +129,18 @@ class SessionKeeper:
     async def recover(self) -> None:
         """Looks for sessions without a file, until cancelled. Begin when the manifests have what a crash has left."""
         while True:
-            for folder, state in (await asyncio.to_thread(self._changed_manifests)).items():
-                sids, is_all = await asyncio.to_thread(self._without_file, folder)
-                for room_sid in sids:
-                    took = await self._write(_Session(folder, room_sid), SessionFiles.recover)
-                    await asyncio.sleep(took / MAX_RECOVERY_SHARE)
-                if is_all:
-                    self._known[folder] = state
+            await self.recover_once()
             await asyncio.sleep(RECOVERY_SECONDS)
+
+    async def recover_once(self) -> None:
+        """Does so once, in the folders whose manifests have changed since the last time."""
+        for folder, state in (await asyncio.to_thread(self._changed_manifests)).items():
+            sids, is_all = await asyncio.to_thread(self._without_file, folder)
+            for room_sid in sids:
+                took = await self._write(_Session(folder, room_sid), SessionFiles.recover)
+                await asyncio.sleep(took / MAX_RECOVERY_SHARE)
+            if is_all:
+                self._known[folder] = state
 
     def _changed_manifests(self) -> dict[str, tuple[int, ...]]:
         """The states of the manifests in which there may be sessions without a file, by folder."""
@@ -178,6 +181,10 @@ class SessionKeeper:
             logger.warning("The sessions of %s cannot be read now: %s", folder, reason)
             return [], False
         return found, is_all
+
+
+def _close(files: SessionFiles, room_sid: str, ended_at: datetime) -> bool:
+    return files.close(room_sid, ClosedBy.RECORDER, ended_at)
 
 
 def _has_open_work(session: SessionRecord) -> bool:

@@ -43,13 +43,15 @@ def _from_files(folder: Path, expected: Expected) -> tuple[dict[str, SessionReco
         return {}, None
     known: dict[str, SessionRecord] = {}
     try:
-        spans = SessionFiles(folder, expected).spans()
-        broken = [spans.pop(BROKEN, None), saved_texts(folder).span(BROKEN)]
+        spans, texts = SessionFiles(folder, expected).spans(), saved_texts(folder).tags()
+        broken = [spans.pop(BROKEN, None), texts.pop(BROKEN, None)]
     except (OSError, StorageError):  # such as a disk that cannot be written
         return {}, None
     for tag, span in spans.items():
         session = session_in(folder / session_file_of(tag))
-        if session is not None and session.segments == span.lines and _is_final(session, expected):
+        if session is None or session.segments != span.lines or not _is_final(session, expected):
+            continue
+        if session.texts.is_wanted or not texts:  # otherwise it may have got some of these since
             known[session.room_sid] = session
     return known, sum(span.lines for span in broken if span) if len(known) == len(spans) else None
 

@@ -164,5 +164,4 @@ def _note(item: Item, target: str, key: Key, refusal: str) -> None:
 
 
 def _room(item: Item) -> dict[str, str]:
-    is_of_segment = isinstance(item, (AudioItem, TextItem))
-    return {"room": item.record.room_name if is_of_segment else item.folder.name}
+    return {"room": item.record.room_name if isinstance(item, (AudioItem, TextItem)) else item.folder.name}

@@ -84,7 +84,7 @@ def chosen_in(
             if selection.has(folder.name, record) and (began_before is None or record.start < began_before)
         )
         has_gaps = any(selection.has(folder.name, gap) for gap in read_gaps(folder))
-        has_more = has_gaps or _stems_left(folder, selection, segment_names)
+        has_more = has_gaps or bool(_stems_left(folder, selection, segment_names))
         if (
             selection.participant and not has_more
         ):  # retention may have removed the lines, and a session names them

@@ -114,6 +114,11 @@ class Batches(GeminiTranslator):
         """Counts the segments in batches that have not ended."""
         return sum(len(note.items) for note in self._notes.values())
 
+    def sessions(self) -> set[tuple[str, str]]:
+        """The sessions of these segments, by folder and sid."""
+        items = [item for note in self._notes.values() for item in note.items if item != ERASED_ITEM]
+        return {(folder, str(line.get("room_sid", ""))) for folder, line in items}
+
     def not_submitted(self, tasks: Iterable[Task]) -> Iterator[Task]:
         """Yields tasks whose segments are in none of these batches."""
         return not_in(self._notes.values(), tasks)

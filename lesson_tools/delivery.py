@@ -12,6 +12,7 @@ import typer
 
 from archive.delivery_log import DeliveryLog, forget
 from archive.outbox import Outbox
+from archive.session_counts import Expected
 from config import Settings
 from core.audit import AuditEvent, audit
 from core.errors import ConfigError, InputError, RecorderError
@@ -25,6 +26,7 @@ from delivery.service import DeliveryService, kind_of
 from delivery.targets import close_all, open_targets
 from lesson_tools import console
 from lesson_tools.console import TROUBLE, AsJson, progress, say, say_json, tell
+from lesson_tools.session_progress import count_again
 
 if TYPE_CHECKING:
     from delivery.postgres import PostgresTarget
@@ -136,8 +138,11 @@ def _set_up(settings: Settings) -> None:
 async def _deliver(
     settings: Settings, targets: Sequence[Target], again: bool, retry_refused: bool, retry_seconds: float
 ) -> list[Any]:
-    outbox = Outbox(Path(settings.output_dir))
-    service = DeliveryService(settings, targets, outbox)
+    outbox, settled = Outbox(Path(settings.output_dir)), set[tuple[str, str]]()
+    service = DeliveryService(
+        settings, targets, outbox, on_settled=lambda folder, sid: settled.add((folder, sid))
+    )
+    expected = Expected.from_settings(settings, [target.name for target in targets])
     try:
         if again or retry_refused:
             for folder in await asyncio.to_thread(room_folders, Path(settings.output_dir)):
@@ -154,6 +159,8 @@ async def _deliver(
                 advance(now - done)
                 done = now
             await draining
+        if await asyncio.to_thread(count_again, settings, expected, settled):
+            await service.drain(retry_seconds)
         return service.status()
     finally:
         await service.aclose()

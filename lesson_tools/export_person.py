@@ -16,12 +16,15 @@ import typer
 from archive import jsonl
 from archive.files import open_private
 from archive.manifest import gap_in, record_in
-from archive.names import GAPS, MANIFEST, TEXTS, is_plain_name, safe_name
+from archive.names import GAPS, MANIFEST, TEXTS, is_like_session_file, is_plain_name, safe_name, session_file
+from archive.session_files import all_session_files, session_of
+from archive.session_removal import is_session_being_erased
 from archive.texts import LANGUAGE_TAG, text_in
 from archive.tombstones import is_being_erased
 from config import Settings
 from core.errors import InputError, RecorderError, StorageError
 from core.records import GapRecord, SegmentRecord, format_utc, utc_now
+from core.session_records import SessionRecord
 from core.text_records import TextRecord
 from delivery.erasure import all_folders
 from delivery.lists import whole_lines
@@ -42,6 +45,8 @@ class PersonalData:
     segments: int = 0
     texts: int = 0
     gaps: int = 0
+    sessions: int = 0
+    """Sessions in whose totals the participant is."""
     missing: list[str] = field(default_factory=list)
     """WAVs that are neither here nor in an object store."""
     problems: list[str] = field(default_factory=list)
@@ -73,7 +78,7 @@ def export_person(
     try:
         with file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
             console.run(_collect(settings, participant, archive, found))
-            if not (found.segments or found.texts or found.gaps):
+            if not (found.segments or found.texts or found.gaps or found.sessions):
                 raise InputError(f"Nothing is kept of {participant!r}, neither here nor in the object stores")
             about = {"participant": participant, "at": format_utc(utc_now()), **_as_json(found)}
             archive.writestr(ABOUT, json.dumps(about, ensure_ascii=False, indent=1))
@@ -139,10 +144,30 @@ def _add_folder(
     except OSError as error:
         raise StorageError(f"{folder} cannot be read: {error.strerror or error}") from None
     records = _add_lists(folder.name, _without_erased(lists, folder), participant, archive, found)
+    for _, session in all_session_files(folder):
+        if not is_session_being_erased(folder, session):
+            _add_session(folder.name, session, participant, archive, found)
     for record in records:
         for name in _files_of(record, names):
             archive.write(names[name], f"{folder.name}/{name}")
     return records, set(names)
+
+
+def _add_session(
+    folder: str, session: SessionRecord, participant: str, archive: zipfile.ZipFile, found: PersonalData
+) -> None:
+    """Adds what a session's file tells of the participant; nothing of the others."""
+    document = session.to_json()
+    theirs = [one for one in document["participants"] if one["identity"] == participant]
+    if theirs:
+        kept = ("room_name", "room_sid", "started_at", "ended_at")
+        content = {**{name: document[name] for name in kept}, "participants": theirs}
+        archive.writestr(
+            f"{folder}/{session_file(session.room_sid)}",
+            json.dumps(content, ensure_ascii=False, indent=1).encode("utf-8", "backslashreplace"),
+        )
+        found.rooms.add(folder)
+        found.sessions += 1
 
 
 def _without_erased(lists: dict[str, list[bytes]], folder: Path) -> dict[str, list[bytes]]:
@@ -258,9 +283,25 @@ async def _add_from_store(
         if any(room == folder for room, _ in known):
             lists[GAPS] = []  # the lists here have them
         there = await store.objects.names_in(folder) if new else {}
+        for session in await _sessions_in_store(store, folder, there, output_dir):
+            _add_session(f"{into}/{folder}", session, participant, archive, found)
         for record in _add_lists(f"{into}/{folder}", lists, participant, archive, found):
             known.add((folder, record.file))
             for name in _files_of(record, there):
                 data, _ = await store.objects.read(f"{folder}/{name}")
                 if data is not None:
                     archive.writestr(f"{into}/{folder}/{name}", data)
+
+
+async def _sessions_in_store(
+    store: ObjectTarget, folder: str, there: Iterable[str], output_dir: Path
+) -> list[SessionRecord]:
+    """The sessions of which only the store has a file, without those in which something is being erased."""
+    found = []
+    for name in filter(is_like_session_file, there):
+        if not (output_dir / folder / name).exists():
+            data, _ = await store.objects.read(f"{folder}/{name}")
+            session = session_of(name, data or b"")
+            if session is not None and not is_session_being_erased(output_dir / folder, session):
+                found.append(session)
+    return found

@@ -39,6 +39,11 @@ class Kind(StrEnum):
     """The transcript is there, and translations are missing."""
     TEXT_DOUBTFUL = "text_doubtful"
     TEXT_FILE_MISSING = "text_file_missing"
+    SESSION_FILE_MISSING = "session_file_missing"
+    """No fault: a session is over, and no worker has written its file yet."""
+    SESSION_FILE_DAMAGED = "session_file_damaged"
+    SESSION_FILE_WRONG = "session_file_wrong"
+    """It says something else than the lists."""
 
 
 _NO_FAULT = (
@@ -47,6 +52,7 @@ _NO_FAULT = (
     Kind.TEXT_INCOMPLETE,
     Kind.TEXT_DOUBTFUL,
     Kind.BROKEN_TEXT_LINE,
+    Kind.SESSION_FILE_MISSING,
 )
 _REPAIRABLE = (
     Kind.BROKEN_LINE,
@@ -55,6 +61,9 @@ _REPAIRABLE = (
     Kind.UNLISTED_WAV,
     Kind.PART_LEFT,
     Kind.TEXT_FILE_MISSING,
+    Kind.SESSION_FILE_MISSING,
+    Kind.SESSION_FILE_DAMAGED,
+    Kind.SESSION_FILE_WRONG,
 )
 
 
@@ -68,6 +77,8 @@ class Finding:
     file: str = ""
     samples: int | None = None
     """How many samples a WAV that can be repaired should have."""
+    room_sid: str = ""
+    """The session whose file it is about."""
 
     @property
     def is_fault(self) -> bool:

@@ -24,7 +24,9 @@ import numpy as np
 from archive.files import Reservation
 from archive.imports import ImportedFile, add_import, blocks_of, known_recording, losses_of_session
 from archive.manifest import read_manifest, replace_gaps
-from archive.names import digest_of, valid_unicode
+from archive.names import digest_of, session_file, valid_unicode
+from archive.session_counts import Expected
+from archive.session_files import SessionFiles
 from audio_processor import WINDOW_SAMPLES, Closed, Segmenter, SegmenterOptions, Update
 from config import Settings
 from core.errors import InputError, StorageError
@@ -41,8 +43,10 @@ from core.records import (
     TrackInfo,
     format_utc,
 )
-from lesson_tools.console import progress, run
+from core.session_records import ClosedBy
+from lesson_tools.console import progress, run, tell
 from lesson_tools.decoding import Recording
+from lesson_tools.expected import expected_of
 from lesson_tools.timeline import Loss
 from recording.segment_writer import SegmentWriter
 from recording.speech_detector import DetectorFactory, load_detector
@@ -106,6 +110,7 @@ def segment_file(
         StorageError: the disk cannot save it.
     """
     new_detector = load_detector(settings.vad_runtime)
+    expected = expected_of(settings)
     with Recording(path, track=track, channel=channel, new_detector=new_detector) as recording:
         sound = recording.sound()
         first = list(islice(sound, 1))  # raises an error before a folder is made
@@ -123,6 +128,7 @@ def segment_file(
             new_detector,
             file_fingerprint,
             start is not None,
+            expected,
         )
         return run(this.run())
 
@@ -169,8 +175,10 @@ class _Import:
         new_detector: DetectorFactory,
         file_fingerprint: str,
         start_was_given: bool,
+        expected: Expected,
     ) -> None:
         self._settings = settings
+        self._expected = expected
         self._recording = recording
         self._sound = sound
         self._fingerprint = file_fingerprint
@@ -216,6 +224,7 @@ class _Import:
             self._is_over.set()
             totals = await writer.aclose()
         await asyncio.to_thread(self._note_losses, room, folder)
+        await asyncio.to_thread(self._close_session, room, folder)
         return self._outcome(room, folder, totals.segments)
 
     def segment_saved(self, record: SegmentRecord, path: Path) -> None:
@@ -309,6 +318,14 @@ class _Import:
             for start, end, reason in lost
         ]
         replace_gaps(folder, room.sid, (GapReason.TRUNCATED, GapReason.DAMAGED), gaps)
+
+    def _close_session(self, room: RoomInfo, folder: Path) -> None:
+        """Writes the session's file. Where the disk refuses, a worker or `check --repair` does it later."""
+        ended_at = room.started_at + timedelta(seconds=self._recording.seconds_read)
+        try:
+            SessionFiles(folder, self._expected).close(room.sid, ClosedBy.IMPORT, ended_at)
+        except (OSError, StorageError) as error:
+            tell(f"{session_file(room.sid)} cannot be written: {getattr(error, 'strerror', None) or error}")
 
     def _outcome(self, room: RoomInfo, folder: Path, new_segments: int) -> Outcome:
         records = _records_of(folder, room.sid)

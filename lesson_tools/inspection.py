@@ -13,24 +13,25 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from archive.delivery_log import DeliveryLog, audio_key, keys_of
+from archive.delivery_log import DeliveryLog, Undelivered, audio_key
 from archive.files import FolderLock, is_abandoned
 from archive.jsonl import Lines
 from archive.manifest import read_gaps, read_manifest
 from archive.names import MANIFEST, TEXTS, SegmentNames
 from archive.recovery import is_from_recorder
 from archive.rooms import Room
-from archive.session_counts import Expected
+from archive.session_counts import Expected, SessionCount
+from archive.session_list import add_gaps
 from archive.texts import Text, Texts
 from archive.tombstones import is_being_erased
 from archive.wav import whole_samples_in
 from core.errors import StorageError
 from core.records import SegmentRecord, format_utc
-from core.text_records import TextRecord
 from lesson_tools import console
 from lesson_tools.console import Advance
 from lesson_tools.findings import Finding, Kind, Report
 from lesson_tools.series_check import Series
+from lesson_tools.session_check import check_sessions
 from lesson_tools.wav_check import check_wav
 
 FILES_AT_ONCE = min(4, os.cpu_count() or 1)
@@ -65,6 +66,7 @@ def inspect(
             report.speech_seconds += record.duration_seconds
             report.findings += segments.findings(record, of_wav)
             advance(1)
+        counts = segments.counts
         report.findings += [_broken(Kind.BROKEN_LINE, MANIFEST, line) for line in lines.broken]
         report.findings += [_broken(Kind.BROKEN_TEXT_LINE, TEXTS, line) for line in texts.lines.broken]
     if going := [record.file for record in read_manifest(room.path) if is_being_erased(room.path, record)]:
@@ -78,6 +80,8 @@ def inspect(
     report.findings += series.findings(_numbers_of(files, names))
     report.findings += _leftovers(room, names, files, listed)
     report.findings += _recorded_gaps(room)
+    add_gaps(room, counts)
+    report.findings += check_sessions(room.path, counts)
     return report
 
 
@@ -91,6 +95,8 @@ class _Segments:
         self._expected = expected
         self._wants_texts = expected.texts or len(texts) > 0
         self._delivery_log = DeliveryLog(room.path)
+        self.counts: dict[str, SessionCount] = {}
+        """What was checked, by the sid of the session."""
 
     def check_wav(self, record: SegmentRecord) -> list[Finding]:
         """Checks the WAV. Slow; may run on any thread."""
@@ -107,10 +113,11 @@ class _Segments:
                 of_wav = []
         yield from of_wav
         yield from of_text
-        if self._expected.targets:
-            yield from _check_deliveries(
-                record, self._texts.entry(record), self._delivery_log, self._expected
-            )
+        keys = self._expected.keys_of(record, self._texts.entry)
+        undelivered = list(self._delivery_log.undelivered(keys, self._expected.targets))
+        yield from _check_deliveries(record, undelivered)
+        count = self.counts.setdefault(record.room_sid, SessionCount(self._expected))
+        count.add(record, text, undelivered)
 
 
 def _broken(kind: Kind, file: str, number: int) -> Finding:
@@ -140,11 +147,8 @@ def _in_order(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[
         yield item, future.result()
 
 
-def _check_deliveries(
-    record: SegmentRecord, text: TextRecord | None, delivery_log: DeliveryLog, expected: Expected
-) -> Iterator[Finding]:
-    keys = keys_of(record, text, save_audio=expected.audio)
-    for one in delivery_log.undelivered(keys, expected.targets):
+def _check_deliveries(record: SegmentRecord, undelivered: Iterable[Undelivered]) -> Iterator[Finding]:
+    for one in undelivered:
         what = record.file if one.item == record.file else f"the text of {record.file}"
         state = (
             f"was refused by {one.target}: {one.refused}"

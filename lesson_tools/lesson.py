@@ -101,6 +101,19 @@ def date_of(session: Session | SessionRecord, zone: tzinfo) -> str:
     return f"{session.started_at.astimezone(zone):%Y-%m-%d %H:%M}"
 
 
+def not_done(sessions: Sequence[SessionRecord], *, wants_texts: bool) -> list[str]:
+    """Formats what is not done in some sessions; leaves out zeros."""
+    missing = sum((Counter(session.texts.missing) for session in sessions), Counter[str]())
+    counts = {
+        "without text": sum(session.without_text for session in sessions) if wants_texts else 0,
+        **{f"without {language}": count for language, count in missing.items()},
+        "refused": sum(session.texts.refused for session in sessions),
+        "undelivered": sum(session.delivery.undelivered for session in sessions),
+        "dead letters (check)": sum(session.delivery.dead_letters for session in sessions),
+    }
+    return [f"{count} {what}" for what, count in counts.items() if count]
+
+
 def file_stem(session: Session, sessions: Sequence[Session], zone: tzinfo) -> str:
     """Returns the stem of a session's exported files, with its date if the room has more sessions."""
     return "lesson" if len(sessions) == 1 else f"lesson_{session.started_at.astimezone(zone):%Y%m%d_%H%M%S}"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import tzinfo
 from typing import Annotated, Any
@@ -20,7 +19,7 @@ from core.session_records import SessionRecord
 from lesson_tools import console
 from lesson_tools.console import AsJson, counted, duration, say, say_json, say_table, tell
 from lesson_tools.expected import expected_of
-from lesson_tools.lesson import date_of
+from lesson_tools.lesson import date_of, not_done
 
 
 @dataclass(frozen=True)
@@ -36,10 +35,6 @@ class RoomFacts:
     parts_left: int
     """Parts that no recorder is writing: the worker's next start, or `check --repair`, makes segments of them."""
     broken_lines: int
-
-    def without_text(self, sessions: Iterable[SessionRecord]) -> int:
-        """Segments without text, not counting those refused; 0 if none is wanted."""
-        return sum(session.without_text for session in sessions) if self.wants_texts else 0
 
 
 def list_lessons(
@@ -106,7 +101,7 @@ def _say_rooms(facts: Sequence[RoomFacts], zone: tzinfo) -> None:
             duration(sum(session.duration_seconds for session in one.sessions)),
             duration(sum(session.speech_seconds for session in one.sessions)),
             *_progress_cells(one.sessions),
-            "; ".join(_not_done_in_folder(one) + _not_done(one, one.sessions)) or "-",
+            "; ".join(_not_done_in_folder(one) + not_done(one.sessions, wants_texts=one.wants_texts)) or "-",
         ])  # fmt: skip
     head = [
         "Room",
@@ -134,7 +129,7 @@ def _say_sessions(facts: Sequence[RoomFacts], zone: tzinfo) -> None:
                 *_progress_cells([session]),
                 ", ".join(_identities(session)) or "-",
                 session.room_sid or "-",
-                "; ".join(_not_done(one, [session])) or "-",
+                "; ".join(not_done([session], wants_texts=one.wants_texts)) or "-",
             ]
             for session in one.sessions
         ]
@@ -152,19 +147,6 @@ def _progress_cells(sessions: Sequence[SessionRecord]) -> list[str]:
 
 def _identities(session: SessionRecord) -> list[str]:
     return [one.identity for one in session.participants if one.identity]
-
-
-def _not_done(facts: RoomFacts, sessions: Sequence[SessionRecord]) -> list[str]:
-    """Formats what is not done in some of the room's sessions; leaves out zeros."""
-    missing = sum((Counter(session.texts.missing) for session in sessions), Counter[str]())
-    counts = {
-        "without text": facts.without_text(sessions),
-        **{f"without {language}": count for language, count in missing.items()},
-        "refused": sum(session.texts.refused for session in sessions),
-        "undelivered": sum(session.delivery.undelivered for session in sessions),
-        "dead letters (check)": sum(session.delivery.dead_letters for session in sessions),
-    }
-    return [f"{count} {what}" for what, count in counts.items() if count]
 
 
 def _not_done_in_folder(facts: RoomFacts) -> list[str]:
@@ -201,7 +183,7 @@ def _session_as_json(facts: RoomFacts, session: SessionRecord) -> dict[str, Any]
         "participants": _identities(session),
         "segments": session.segments,
         "settled": session.texts.settled,
-        "without_text": facts.without_text([session]),
+        "without_text": session.without_text if facts.wants_texts else 0,
         "refused": session.texts.refused,
         "languages": list(session.texts.languages),
         "missing": {language: count for language, count in session.texts.missing.items() if count},

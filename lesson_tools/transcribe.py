@@ -20,6 +20,7 @@ from core.errors import ConfigError, InputError
 from core.language_tags import language_tags
 from lesson_tools import console
 from lesson_tools.console import AsJson, counted, duration, progress, say, say_json, tell
+from lesson_tools.expected import expected_of
 
 if TYPE_CHECKING:
     from lesson_tools.transcription import Estimate, Task, TranscriptionOptions
@@ -168,6 +169,7 @@ def _confirm(cost: Estimate, request: Request) -> None:
 
 
 def _at_once(request: Request, rooms: Sequence[Room]) -> None:
+    from lesson_tools.session_progress import Sessions, count_again, noted
     from lesson_tools.transcription import count_refused, estimate, transcribe
     from text.costs import TextCosts
     from translator import GeminiTranslator
@@ -179,16 +181,20 @@ def _at_once(request: Request, rooms: Sequence[Room]) -> None:
         _say_estimate(cost, request)
         return
     _confirm(cost, request)
-    costs, free_rooms = TextCosts(), 0
+    costs, free_rooms, expected = TextCosts(), 0, expected_of(settings)
     with progress("Transcribing", cost.segments, "segments") as advance:
         for some in _groups(rooms):
             with contextlib.ExitStack() as stack:
                 free = _reserved(stack, some)
                 free_rooms += len(free)
-                translator, tasks = GeminiTranslator(settings), _tasks(free, options)
-                service = console.run(
-                    transcribe(settings, translator, tasks, advance, is_forced=options.may_replace)
-                )
+                touched: Sessions = set()
+                translator, tasks = GeminiTranslator(settings), noted(_tasks(free, options), touched)
+                try:
+                    service = console.run(
+                        transcribe(settings, translator, tasks, advance, is_forced=options.may_replace)
+                    )
+                finally:
+                    count_again(settings, expected, touched)
             costs.add(**vars(service.costs))
     _say_costs(costs, request)
     if costs.refused or costs.skipped or free_rooms < len(rooms):
@@ -220,10 +226,15 @@ def _reserved(stack: contextlib.ExitStack, rooms: Sequence[Room]) -> list[Room]:
 
 def _by_batch(request: Request, rooms: Sequence[Room]) -> None:
     from archive.files import Reservation
+    from lesson_tools.session_progress import count_again
 
     _check_batch_key(request.settings)
+    expected, touched = expected_of(request.settings), set[tuple[str, str]]()
     with Reservation(Path(request.settings.output_dir), "batch"):
-        answer = console.run(_batch_run(request, rooms))
+        try:
+            answer = console.run(_batch_run(request, rooms, touched))
+        finally:
+            count_again(request.settings, expected, touched)
     _say_batches(answer, request)
 
 
@@ -232,12 +243,16 @@ def _check_batch_key(settings: Settings) -> None:
         raise ConfigError("GEMINI_API_KEY is not set: the Batch API needs it")
 
 
-async def _batch_run(request: Request, rooms: Sequence[Room]) -> dict[str, Any]:
-    """Collects the answers that have come, then submits what is not done."""
+async def _batch_run(
+    request: Request, rooms: Sequence[Room], touched: set[tuple[str, str]]
+) -> dict[str, Any]:
+    """Collects the answers that have come, then submits what is not done. Adds the sessions that have got texts to
+    ``touched``, by folder and sid."""
     from lesson_tools.batches import Batches
     from lesson_tools.transcription import count_refused, estimate
 
     options, batches = request.options, Batches(request.settings)
+    touched |= batches.sessions()
     try:
         collected, failed = await batches.collect()
         refused = sum(count_refused(room, options) for room in rooms)

@@ -14,14 +14,17 @@ from archive.exports import note_export
 from archive.files import PRIVATE_FOLDER, FolderLock, write_private
 from archive.jsonl import Lines
 from archive.rooms import Archive, Room
+from archive.session_list import sessions_in
 from archive.sessions import Session
 from core.errors import InputError, StorageError
 from core.records import format_utc
+from core.session_records import SessionRecord
 from lesson_tools import console
-from lesson_tools.console import AsJson, say, say_json, tell
+from lesson_tools.console import AsJson, duration, say, say_json, tell
+from lesson_tools.expected import expected_of
 from lesson_tools.export.contents import ExportOptions, alignment_json, contents
 from lesson_tools.export.video import AlignedVideo, Source, aligned_video, in_video_time, source_of
-from lesson_tools.lesson import Lesson, chosen_session, file_stem, read_lesson
+from lesson_tools.lesson import Lesson, chosen_session, file_stem, not_done, read_lesson
 
 FORMATS = ("html", "vtt", "srt", "txt", "json")
 ALL_FORMATS = ",".join(FORMATS)
@@ -88,12 +91,14 @@ def export(
     if lines.broken:
         count = console.counted(len(lines.broken), "broken line")
         tell(f"{count} of the manifest left out: see `lessons.py check`")
+    expected = expected_of(settings)
+    records = {record.room_sid: record for record in sessions_in(found, expected)[0]}
     target = (to or found.path).expanduser().resolve()
     target.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
     answers = []
     for one in chosen:
         options = ExportOptions(target, file_stem(one, sessions, zone), files, zone, embed)
-        answers.append(_exported(found, one, source, options))
+        answers.append(_exported(found, one, source, options) | _state(records.get(one.room_sid)))
         if not as_json:
             _say_answer(answers[-1], earlier=len(sessions) - len(chosen))
     if as_json:
@@ -109,6 +114,18 @@ def _exported(room: Room, session: Session, source: Source | None, options: Expo
     made = {f"{options.stem}.{ending}": content for ending, content in contents(lesson, aligned, options)}
     _write(room, session, lesson, options.folder, made)
     return _answer(lesson, aligned, options.folder, list(made))
+
+
+def _state(session: SessionRecord | None) -> dict[str, Any]:
+    """The totals of a session, and what is not done in it; nothing if its lines have just gone."""
+    if session is None:
+        return {}
+    return {
+        "speech_seconds": round(session.speech_seconds, 3),
+        "gap_seconds": round(sum(gap.seconds for gap in session.gaps.values()), 3),
+        "is_complete": session.is_complete,
+        "not_done": not_done([session], wants_texts=session.texts.is_wanted),
+    }
 
 
 def _formats(text: str) -> tuple[str, ...]:
@@ -171,6 +188,11 @@ def _say_answer(answer: dict[str, Any], earlier: int) -> None:
     ):
         if answer.get(key):
             say(f"{answer[key]} of {answer['lines']} lines {what}")
+    if "speech_seconds" in answer:
+        gaps = f", {duration(answer['gap_seconds'])} of gaps" if answer["gap_seconds"] else ""
+        say(f"{duration(answer['speech_seconds'])} of speech{gaps}")
+    if answer.get("not_done"):
+        tell(f"The lesson is not complete: {'; '.join(answer['not_done'])}")
     say(f"Wrote {', '.join(answer['files'])} to {answer['folder']}")
     if earlier:
         tell(

@@ -16,25 +16,31 @@ from pathlib import Path
 import pytest
 
 from archive import delivery_log
+from archive.files import write_private
 from archive.folder_texts import FolderTexts
 from archive.handover_note import RoomProgress
 from archive.manifest import append_manifest
 from archive.names import HANDOVER_NOTE, session_file
-from archive.outbox import TEXT, Outbox, Work
+from archive.outbox import TEXT, Work
 from archive.rooms import Room
 from archive.session_counts import Expected
 from archive.session_files import SessionFiles, read_session, reopen_session
 from archive.session_keeper import SessionKeeper
 from archive.session_list import sessions_in
 from archive.session_removal import prune_sessions
+from config import Settings
 from core.records import SegmentRecord
 from core.session_records import ClosedBy, SessionRecord
 from core.text_records import TextRecord
+from delivery.erasure import remove_lines
+from delivery.items import Item, SessionItem, session_bytes
+from delivery.service import DeliveryService
 from devtools.room_folders import until
 from devtools.sample_room import open_room
+from support.commands import run
 from support.counting import lines_read
 from support.delivering import opened
-from support.lessons_on_disk import NOW, with_gap
+from support.lessons_on_disk import BEN, NOW, spoken, with_gap, with_texts
 from support.segment_records import segment
 
 SHELF = Expected(texts=True, languages=("es",), targets=("shelf",))
@@ -205,10 +211,7 @@ async def recovered(output_dir: Path, expected: Expected | None = None) -> Sessi
     """Runs the recovery until every session has been looked at."""
     async with opened(output_dir) as outbox:
         keeper = SessionKeeper(output_dir, expected or Expected(), outbox, (TEXT,))
-        task = asyncio.create_task(keeper.recover())
-        await asyncio.sleep(0.5)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await keeper.recover_once()
         return keeper
 
 
@@ -252,25 +255,14 @@ async def test_a_session_that_has_gained_lines_is_counted_again(tmp_path: Path) 
     append_manifest(folder, of_session("RM_1", 9))
     async with opened(tmp_path) as outbox:
         keeper = SessionKeeper(tmp_path, Expected(), outbox, ())
-        tasks = [asyncio.create_task(keeper.recover()), asyncio.create_task(keeper.run())]
+        await keeper.recover_once()
+        task = asyncio.create_task(keeper.run())
         await until(lambda: (read_session(folder, "RM_1") or closed(folder)).segments == 4, "it is counted")
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 # --- keeping it up to date ---
-
-
-class Kept:
-    """A keeper at work on one folder with a session that is over."""
-
-    def __init__(self, folder: Path, keeper: SessionKeeper, outbox: Outbox) -> None:
-        self.folder, self.keeper, self.outbox = folder, keeper, outbox
-
-    @property
-    def session(self) -> SessionRecord | None:
-        return read_session(self.folder, "RM_1")
 
 
 async def test_the_recorder_says_when_a_session_is_over(tmp_path: Path) -> None:
@@ -406,3 +398,240 @@ def test_retention_marks_what_it_takes_lines_from_and_removes_the_rest(tmp_path:
     assert read_session(folder, "RM_2") == replace(before[1], is_pruned=True)
     assert read_session(folder, "RM_3") == before[2]
     assert not SessionFiles(folder, Expected()).refresh("RM_2"), "its totals do not change any more"
+
+
+# --- commands ---
+
+
+def listed(output_dir: Path, name: str = "math101") -> list[dict[str, object]]:
+    done = run("list", name, "--json", output_dir=output_dir)
+    assert done.code == 0, done.err
+    found: list[dict[str, object]] = json.loads(done.out)["rooms"][0]["sessions"]
+    return found
+
+
+def findings(output_dir: Path, *options: str) -> list[str]:
+    done = run("check", "--quick", "--json", *options, output_dir=output_dir)
+    kinds = [one["kind"] for one in json.loads(done.out)["rooms"][0]["findings"]]
+    return [kind for kind in kinds if kind.startswith("session_")]
+
+
+def quiet(folder: Path) -> None:
+    """Makes the lists old, so that no worker can be about to write a session's file."""
+    for name in ("segments.jsonl", "texts.jsonl", "delivered.jsonl"):
+        if (folder / name).exists():
+            os.utime(folder / name, (time.time() - 3600,) * 2)
+
+
+def _change(name: str, value: object) -> Callable[[Path], object]:
+    def change(path: Path) -> None:
+        content = json.loads(path.read_bytes())
+        content[name] = value
+        path.write_text(json.dumps(content), encoding="utf-8")
+
+    return change
+
+
+def _stray(path: Path) -> None:
+    """Adds the file of a session that the manifest does not have."""
+    content = path.read_text(encoding="utf-8").replace("RM_math101", "RM_gone")
+    path.with_name("session_RM_gone.json").write_text(content, encoding="utf-8")
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """A room with a session of two people, which has its file."""
+    settings = Settings(output_dir=str(tmp_path))
+    spoken(settings, "math101", 2)
+    spoken(settings, "math101", 1, track=BEN)
+    closed(tmp_path / "math101", "RM_math101")
+    quiet(tmp_path / "math101")
+    return tmp_path
+
+
+def test_check_says_nothing_about_a_file_that_is_right(archive: Path) -> None:
+    assert findings(archive) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        (lambda path: path.unlink(), "session_file_missing"),
+        (lambda path: path.write_bytes(b"{"), "session_file_damaged"),
+        (_change("segments", 7), "session_file_wrong"),
+        (_change("participants", []), "session_file_wrong"),
+        (_change("gaps", {"deaf": {"count": 1, "seconds": 2.0}}), "session_file_wrong"),
+        (_stray, "session_file_wrong"),
+    ],
+    ids=["missing", "damaged", "other number", "other people", "other gaps", "of no session"],
+)
+def test_check_finds_what_is_wrong_and_repairs_it(
+    archive: Path, change: Callable[[Path], object], kind: str
+) -> None:
+    path = archive / "math101" / "session_RM_math101.json"
+    before = read_session(path.parent, "RM_math101")
+    change(path)
+    assert findings(archive) == [kind]
+    assert findings(archive, "--repair") == []
+    found = read_session(path.parent, "RM_math101")
+    assert found is not None and before is not None
+    assert replace(found, closed_by=before.closed_by) == before
+    assert len(list(path.parent.glob("session_*"))) == 1
+
+
+def test_check_leaves_a_folder_in_its_place_alone(archive: Path) -> None:
+    path = archive / "math101" / "session_RM_math101.json"
+    path.unlink()
+    _folder(path)
+    assert findings(archive, "--repair") == ["session_file_damaged"]
+    assert (path / "x").exists()
+
+
+def test_check_waits_for_a_worker_that_may_be_about_to_write_it(archive: Path) -> None:
+    path = archive / "math101" / "session_RM_math101.json"
+    path.unlink()
+    os.utime(archive / "math101" / "segments.jsonl")
+    assert findings(archive) == []
+
+
+def test_list_is_the_same_with_and_without_the_file(archive: Path) -> None:
+    before = listed(archive)
+    (archive / "math101" / "session_RM_math101.json").unlink()
+    assert listed(archive) == before
+    assert before[0]["participants"] == ["anna", "ben"]
+
+
+def test_export_says_what_is_not_done(archive: Path) -> None:
+    folder = archive / "math101"
+    records = list(Room(folder).records())
+    with_texts(folder, records[:2])
+    done = run("export", "math101", "--format", "json", output_dir=archive)
+    assert (done.code, "1 without text" in done.err, "1.5 s of speech" in done.out) == (0, True, False)
+    answer = json.loads(run("export", "math101", "--json", output_dir=archive).out)["lessons"][0]
+    assert (answer["is_complete"], answer["speech_seconds"]) == (False, 1.5)
+    assert answer["not_done"] == ["1 without text"]
+
+
+def test_an_erased_person_is_in_no_session_file(archive: Path) -> None:
+    folder = archive / "math101"
+    done = run("erase", "math101", "--participant", "ben", "--yes", output_dir=archive)
+    assert done.code == 0, done.err
+    found = read_session(folder, "RM_math101")
+    assert found is not None
+    assert ([one.identity for one in found.participants], found.segments) == (["anna"], 2)
+    assert b"ben" not in (folder / "session_RM_math101.json").read_bytes().lower()
+    assert run("erase", "math101", "--yes", output_dir=archive).code == 0
+    assert not folder.exists()
+
+
+def test_a_person_whose_lines_retention_has_removed_is_erased(archive: Path) -> None:
+    folder = archive / "math101"
+    bens = [record.file for record in Room(folder).records() if record.participant_identity == "ben"]
+    prune_sessions(folder, bens)
+    remove_lines(folder, bens, lambda gap: False)
+    for name in bens:
+        (folder / name).unlink()
+    assert b"ben" in (folder / "session_RM_math101.json").read_bytes()
+    done = run("erase", "--participant", "ben", "--all", "--count", "0", output_dir=archive)
+    assert done.code == 0, done.err
+    found = read_session(folder, "RM_math101")
+    assert found is not None and found.is_pruned
+    assert ([one.identity for one in found.participants], found.segments) == (["anna"], 2)
+
+
+def test_a_damaged_file_of_an_erased_session_goes(archive: Path) -> None:
+    path = archive / "math101" / "session_RM_math101.json"
+    path.write_bytes(b'{"ben')
+    mine = path.with_name("session_notes.json")
+    mine.write_text("mine", encoding="utf-8")
+    assert run("erase", "math101", "--participant", "ben", "--yes", output_dir=archive).code == 0
+    assert not path.exists()
+    assert run("erase", "math101", "--yes", output_dir=archive).code == 0
+    assert mine.read_text(encoding="utf-8") == "mine", "it is not the recorder's"
+
+
+# --- delivery ---
+
+
+class Shelf:
+    """A target in memory, which has the session files by their names."""
+
+    name = "shelf"
+
+    def __init__(self) -> None:
+        self.sessions: list[bytes] = []
+
+    async def check(self) -> None: ...
+
+    async def put(self, item: Item) -> None:
+        if isinstance(item, SessionItem):
+            self.sessions.append(session_bytes(item)[1])
+
+    async def remove(self, *_: object, **__: object) -> int:
+        return 0
+
+    async def aclose(self) -> None: ...
+
+
+async def delivered(output_dir: Path, shelf: Shelf, **settings: int) -> DeliveryService:
+    async with opened(output_dir) as outbox:
+        service = DeliveryService(replace(Settings(output_dir=str(output_dir)), **settings), [shelf], outbox)
+        assert await service.drain(0)
+        await service.aclose()
+        return service
+
+
+async def test_a_file_is_delivered_and_again_when_it_has_changed(archive: Path) -> None:
+    folder, shelf = archive / "math101", Shelf()
+    await delivered(archive, shelf)
+    await delivered(archive, shelf)
+    path = folder / "session_RM_math101.json"
+    assert shelf.sessions == [path.read_bytes()]
+    assert SessionFiles(folder, Expected(targets=("shelf",))).refresh("RM_math101")
+    await delivered(archive, shelf)
+    assert shelf.sessions[1:] == [path.read_bytes()]
+    (archive / ".outbox.sqlite").unlink()
+    await delivered(archive, shelf)
+    assert len(shelf.sessions) == 2, "the delivery log knows what was delivered"
+
+
+async def test_what_is_no_session_file_delays_no_delivery(archive: Path) -> None:
+    folder, shelf = archive / "math101", Shelf()
+    (folder / "session_RM_math101.json").unlink()
+    _folder(folder / "session_RM_math101.json")
+    service = await delivered(archive, shelf)
+    assert (shelf.sessions, service.status()[0].refused) == ([], 0)
+
+
+async def test_a_file_that_is_gone_by_then_is_no_dead_letter(archive: Path) -> None:
+    shelf = Shelf()
+    async with opened(archive) as outbox:
+        service = DeliveryService(Settings(output_dir=str(archive)), [shelf], outbox)
+        await service.look()
+        reopen_session(archive / "math101", "RM_math101")
+        assert await service.drain(0)
+        await service.aclose()
+        assert (service.status()[0].refused, shelf.sessions) == (0, [])
+
+
+async def test_a_session_that_the_target_no_longer_has_is_not_delivered_again(archive: Path) -> None:
+    shelf = Shelf()
+    await delivered(archive, shelf, remote_retention_days=1)
+    assert shelf.sessions == []
+
+
+async def test_a_running_worker_delivers_what_a_command_has_written(
+    archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("delivery.session_reader.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("delivery.service.LOOK_SECONDS", 0.1)
+    folder, shelf = archive / "math101", Shelf()
+    async with opened(archive) as outbox:
+        service = DeliveryService(Settings(output_dir=str(archive)), [shelf], outbox)
+        task = asyncio.create_task(service.run())
+        await until(lambda: len(shelf.sessions) == 1, "it is delivered")
+        content = (folder / "session_RM_math101.json").read_bytes().replace(b'"recorder"', b'"recovery"')
+        write_private(folder / "session_RM_math101.json", content)
+        await until(lambda: len(shelf.sessions) == 2, "it is delivered again")
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

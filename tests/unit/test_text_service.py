@@ -22,7 +22,7 @@ import translator
 from archive import jsonl, outbox_file
 from archive.folder_texts import FolderTexts
 from archive.names import MANIFEST
-from archive.outbox import Order, Outbox, State, Work
+from archive.outbox import TEXT, Order, Outbox, State, Work
 from archive.outbox_file import OUTBOX
 from config import Settings
 from core import notify, supervised
@@ -167,7 +167,7 @@ async def test_an_item_that_cannot_be_read_does_not_stay_claimed(
 ) -> None:
     settings = settings_for(tmp_path)
     async with service(settings) as (_, box):
-        await box.add([Work(gate.TEXT, "math101", "segment_001.wav", 0.0, {"of": "a later version"})])
+        await box.add([Work(TEXT, "math101", "segment_001.wav", 0.0, {"of": "a later version"})])
         await until(lambda: caplog.text.count("Getting a text failed") > 1, "it is tried again", 30)
     assert not gemini.calls
 
