@@ -124,7 +124,7 @@ def reopen_session(folder: Path, room_sid: str) -> None:
 
 
 def is_going_on(folder: Path, room_sid: str) -> bool:
-    """Whether a recorder is in the session now, by its handover note.
+    """Whether a recorder is in the session now, or was until a moment ago, by its handover note.
 
     Raises:
         OSError: the note cannot be read.
@@ -133,13 +133,21 @@ def is_going_on(folder: Path, room_sid: str) -> bool:
     if note is None or note.room_sid != room_sid:
         return False
     with contextlib.suppress(FileNotFoundError):
-        if abs(time.time() - os.lstat(folder / HANDOVER_NOTE).st_mtime) < NOTE_FRESH_SECONDS:
-            return True
-        lock = NoteLock(folder)
-        is_free = lock.acquire()
-        lock.release()
-        return not is_free
+        is_fresh = abs(time.time() - os.lstat(folder / HANDOVER_NOTE).st_mtime) < NOTE_FRESH_SECONDS
+        return is_fresh or has_recorder(folder)
     return False
+
+
+def has_recorder(folder: Path) -> bool:
+    """Whether a recorder holds the handover note.
+
+    Raises:
+        OSError: there is no note, or it cannot be read.
+    """
+    lock = NoteLock(folder)
+    is_free = lock.acquire()
+    lock.release()
+    return not is_free
 
 
 # --- the files of one folder ---

@@ -21,10 +21,10 @@ from pathlib import Path
 
 from archive.files import state_of
 from archive.manifest import BROKEN
-from archive.names import LOST_AND_FOUND, MANIFEST, session_file, session_file_of
+from archive.names import LOST_AND_FOUND, MANIFEST, NOTE_FRESH_SECONDS, session_file, session_file_of
 from archive.outbox import Outbox
 from archive.session_counts import Expected
-from archive.session_files import SessionFiles, is_going_on, session_in
+from archive.session_files import SessionFiles, has_recorder, is_going_on, session_in
 from core.errors import StorageError
 from core.session_records import ClosedBy, SessionRecord
 
@@ -38,6 +38,8 @@ MAX_SHARE = 0.01
 """The greatest part of the time that this counting may take."""
 RECOVERY_SECONDS = 600.0
 """How often sessions without a file are looked for."""
+AFTER_CRASH_SECONDS = NOTE_FRESH_SECONDS + 1
+"""How soon they are looked for again where a recorder has just left: another may take the session over."""
 MAX_RECOVERY_SHARE = 0.25
 """The greatest part of the time that writing files of old sessions may take."""
 
@@ -64,6 +66,8 @@ class SessionKeeper:
         self._due: dict[_Session, float] = {}
         """When sessions in which something was done are counted at the latest (monotonic clock)."""
         self._busy_seconds = BUSY_SECONDS
+        self._has_left = False
+        """Whether a recorder has just left a session, which another may take over."""
         self._known: dict[str, tuple[int, ...]] = {}
         """The manifests in which every session has a file, as they were, by folder."""
 
@@ -129,8 +133,9 @@ class SessionKeeper:
     async def recover(self) -> None:
         """Looks for sessions without a file, until cancelled. Begin when the manifests have what a crash has left."""
         while True:
+            self._has_left = False
             await self.recover_once()
-            await asyncio.sleep(RECOVERY_SECONDS)
+            await asyncio.sleep(AFTER_CRASH_SECONDS if self._has_left else RECOVERY_SECONDS)
 
     async def recover_once(self) -> None:
         """Does so once, in the folders whose manifests have changed since the last time."""
@@ -174,6 +179,7 @@ class SessionKeeper:
                 elif tag != BROKEN and (room_sid := files.sid_of(tag)):
                     if is_going_on(path, room_sid):
                         is_all = False
+                        self._has_left |= not has_recorder(path)
                     else:
                         found.append(room_sid)
         except (OSError, StorageError) as error:

@@ -67,6 +67,18 @@ async def segments_of(room_dir: Path, count: int) -> list[Record]:
     return manifest(room_dir)
 
 
+async def session_of(room_dir: Path, timeout: float = 20.0) -> Record:
+    """The record of the room's only session as soon as it is there."""
+    await until(lambda: sessions(room_dir), f"the session of {room_dir.name}", timeout)
+    (record,) = sessions(room_dir)
+    return record
+
+
+def sessions(room_dir: Path) -> list[Record]:
+    """The records of a room's sessions that are over, by the names of their files."""
+    return [json.loads(path.read_bytes()) for path in sorted(room_dir.glob("session_*.json"))]
+
+
 def gaps(room_dir: Path) -> list[Record]:
     """The lines of gaps.jsonl: the times from which speech may be missing."""
     path = room_dir / "gaps.jsonl"

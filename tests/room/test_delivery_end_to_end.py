@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,19 @@ async def everything_has_arrived(s3: S3Server, database: PostgresServer, room_di
     await until(lambda: in_postgres(database) == spoken(), "every segment in Postgres, once", SOON)
 
 
+async def the_session_has_arrived(s3: S3Server, database: PostgresServer, room_dir: Path) -> Record:
+    """The room ended while no worker was there: the file is from the recovery, and complete once all is delivered."""
+    await until(lambda: list(room_dir.glob("session_*")), "the session is found to be over", SOON)
+    (path,) = room_dir.glob("session_*")
+    await until(lambda: json.loads(path.read_bytes())["is_complete"], "the file says so", SOON)
+    await until(lambda: s3.objects().get(f"lecture/{path.name}") == path.read_bytes(), "it is in S3", SOON)
+    session: Record = json.loads(path.read_bytes())
+    query = "SELECT summary FROM recorded_sessions WHERE folder = 'lecture' AND is_complete"
+    with psycopg.connect(database.url(), autocommit=True) as connection:
+        await until(lambda: connection.execute(query).fetchone() == (session,), "it is in Postgres", SOON)
+    return session
+
+
 async def test_a_lecture_arrives_through_outages_and_kills(
     livekit_server: LiveKitServer, worker: StartWorker, s3: S3Server, database: PostgresServer, tmp_path: Path
 ) -> None:
@@ -106,6 +120,8 @@ async def test_a_lecture_arrives_through_outages_and_kills(
     await everything_has_arrived(s3, database, room_dir)
     assert hashes(manifest(room_dir)) == sorted(sha256(path.read_bytes()) for path in room_dir.glob("*.wav"))
     assert sound.heard(recorded(room_dir), MARKERS) == [0, 1, 2, 3, 4, 5]
+    session = await the_session_has_arrived(s3, database, room_dir)
+    assert session["segments"] == len(manifest(room_dir))
     await recorder.stop()
     assert s3.get("lecture/segments.jsonl") == (room_dir / "segments.jsonl").read_bytes()
     secrets = (settings["S3_KEY_SECRET"], database.password)

@@ -29,6 +29,7 @@ from devtools.room_folders import (
     recorded,
     samples,
     segments_of,
+    session_of,
     until,
 )
 from devtools.speakers import SCREENSHARE_AUDIO, Said, Speaker, administration
@@ -70,6 +71,13 @@ async def test_the_teacher_is_recorded_and_the_student_is_not(shared_worker: Wor
     assert "Track refused: its participant is not recorded (student) room=lesson" in recorder.log
     assert "Connected to room lesson" in recorder.log
     await recorder.wait_for("Room over: ")
+    session, listed = (
+        await session_of(recorder.output_dir / "lesson"),
+        manifest(recorder.output_dir / "lesson"),
+    )
+    assert (session["closed_by"], session["is_complete"]) == ("recorder", True)
+    assert (session["segments"], session["room_sid"]) == (len(listed), listed[0]["room_sid"])
+    assert [one["identity"] for one in session["participants"]] == ["anna"]
     assert "participant=sam" not in recorder.log, "names of students are for LOG_LEVEL=DEBUG"
 
 
