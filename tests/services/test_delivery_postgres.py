@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +14,7 @@ import pytest
 from psycopg.rows import dict_row
 
 from archive.delivery_log import DeliveryLog
+from archive.session_files import SessionFiles
 from config import Settings
 from core.errors import ConfigError, RecorderError, Refused, RetryLater
 from core.records import SegmentRecord
@@ -20,8 +22,9 @@ from delivery.items import AudioItem, Selection
 from delivery.postgres import PostgresTarget, id_of
 from devtools.postgres_server import PostgresServer
 from devtools.room_folders import until
+from lesson_tools.expected import expected_of
 from support.delivering import SOON, deliver, serving
-from support.lessons_on_disk import BEN, sha256, spoken, with_texts
+from support.lessons_on_disk import BEN, closed, sha256, spoken, with_texts
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -120,7 +123,7 @@ async def test_tables_are_never_made_silently(
     assert "run `python lessons.py migrate`" in caplog.text
     assert DeliveryLog(tmp_path / "math101").refused() == {}
     target = PostgresTarget(empty_database.url())
-    assert await target.migrate() == [1, 2]
+    assert await target.migrate() == [1, 2, 3]
     assert await target.migrate() == []
     await target.aclose()
     assert await deliver(settings)
@@ -182,8 +185,10 @@ async def test_the_least_rights_are_enough_and_not_more(database: PostgresServer
     url = database.url(user="recorder", password="only-adds")
     settings = settings_for(url, tmp_path)
     with_texts(tmp_path / "math101", spoken(settings))
+    await asyncio.to_thread(closed, settings)
     assert await deliver(settings)
     assert len(rows(database)) == 3
+    assert len(rows(database, "SELECT * FROM recorded_sessions")) == 1
     with psycopg.connect(url) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
         connection.execute("SELECT audio_data FROM audio_segments")
     worker = PostgresTarget(url)
@@ -192,6 +197,7 @@ async def test_the_least_rights_are_enough_and_not_more(database: PostgresServer
     await owner.migrate("recorder", may_remove=True)
     assert await worker.remove(Selection(room="math101", participant="anna"), {}) == 3
     assert rows(database, "SELECT * FROM segment_texts") == []
+    assert rows(database, "SELECT * FROM recorded_sessions") == []
     await owner.aclose()
     await worker.aclose()
 
@@ -229,6 +235,30 @@ async def test_texts_that_are_only_captions_are_rows_too(database: PostgresServe
     (tmp_path / "math101" / "texts.jsonl").write_text("\n".join(lines) + "\n")
     assert await deliver(settings)
     assert len(rows(database, "SELECT * FROM segment_texts")) == 6
+
+
+async def test_a_session_is_a_row_that_follows_its_file(database: PostgresServer, tmp_path: Path) -> None:
+    settings = settings_for(database.url(), tmp_path)
+    records = spoken(settings) + spoken(settings, track=replace(BEN, participant_name="Be\0n"), count=1)
+    path = await asyncio.to_thread(closed, settings)
+    assert await deliver(settings)
+    (row,) = rows(database, "SELECT * FROM recorded_sessions")
+    assert (row["folder"], row["room_sid"], row["room_id"]) == ("math101", "RM_math101", "math101")
+    assert (row["ended_at"], row["is_complete"]) == (max(record.end for record in records), False)
+    assert [one["name"] for one in row["summary"]["participants"]] == ["Anna", "Be\ufffdn"]
+    expected = await asyncio.to_thread(expected_of, settings)
+    assert SessionFiles(path.parent, expected).refresh("RM_math101")
+    assert await deliver(settings)
+    (row,) = rows(database, "SELECT * FROM recorded_sessions")
+    assert (row["is_complete"], row["summary"]["delivery"]["undelivered"]) == (True, 0)
+    target = PostgresTarget(database.url())
+    await target.remove(Selection(room="art"), {})
+    await target.remove(Selection(participant="carl"), {})
+    await target.remove(Selection(before=records[0].end), {})
+    assert len(rows(database, "SELECT * FROM recorded_sessions")) == 1
+    await target.remove(Selection(participant="anna"), {})
+    await target.aclose()
+    assert rows(database, "SELECT * FROM recorded_sessions") == []
 
 
 async def test_row_level_security_is_on(database: PostgresServer) -> None:

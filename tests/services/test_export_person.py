@@ -13,7 +13,7 @@ import pytest
 from config import Settings
 from devtools.s3_server import S3Server
 from support.commands import Result, run_here
-from support.lessons_on_disk import BEN, sha256, spoken, with_gap, with_texts
+from support.lessons_on_disk import BEN, closed, sha256, spoken, with_gap, with_texts
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -33,6 +33,8 @@ def test_everything_of_one_person_is_in_it(s3: S3Server, tmp_path: Path) -> None
     with_gap(tmp_path / "here" / "art", spoken(settings, "art", 1, track=BEN)[0])
     others = spoken(elsewhere, "physics", 1) + spoken(elsewhere, "physics", 1, track=BEN)
     with_texts(tmp_path / "elsewhere" / "physics", others)
+    for one, room in ((settings, "math"), (settings, "art"), (elsewhere, "physics")):
+        closed(one, room)
     assert lessons("deliver", **environ).code == 0
     assert lessons("--output-dir", str(tmp_path / "elsewhere"), "deliver", **environ).code == 0
     (tmp_path / "here" / "math" / annas[0].file).unlink()  # as after KEEP_LOCAL=until_delivered
@@ -41,11 +43,15 @@ def test_everything_of_one_person_is_in_it(s3: S3Server, tmp_path: Path) -> None
     assert done.code == 0, done.err
     answer = json.loads(done.out)
     assert (answer["segments"], answer["texts"], answer["gaps"], answer["missing"]) == (3, 3, 1, [])
+    assert answer["sessions"] == 2
     with zipfile.ZipFile(path) as archive:
         content = {name: archive.read(name) for name in archive.namelist()}
     sounds = sorted(sha256(data) for name, data in content.items() if name.endswith(".wav"))
     assert sounds == sorted(record.sha256 for record in [*annas, others[0]])
     assert len([name for name in content if name.endswith(".txt")]) == 6
+    for room, count in (("math/session_RM_math", 2), ("store1/physics/session_RM_physics", 1)):
+        (part,) = json.loads(content[f"{room}.json"])["participants"]
+        assert (part["identity"], part["segments"]) == ("anna", count)
     assert not [name for name, data in content.items() if b"ben" in data and name != "about.json"]
     assert json.loads(content["about.json"])["rooms"] == ["math", "store1/physics"]
     if os.name == "posix":

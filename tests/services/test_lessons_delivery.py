@@ -18,7 +18,7 @@ from config import Settings
 from core.records import utc_now
 from devtools.s3_server import S3Server
 from support.commands import Result, run_here, run_there
-from support.lessons_on_disk import BEN, NOW, sha256, spoken, with_gap, with_texts
+from support.lessons_on_disk import BEN, NOW, closed, sha256, spoken, with_gap, with_texts
 
 pytestmark = pytest.mark.timeout(300)  # many programs are started, one after the other
 
@@ -187,10 +187,13 @@ def test_a_participant_is_erased_everywhere_and_it_is_recorded(s3: S3Server, tmp
     with_texts(tmp_path / "math", annas + bens)
     with_gap(tmp_path / "math", annas[0])
     with_gap(tmp_path / "math", bens[0])
+    session = closed(settings, "math")
     other = spoken(settings, "art", 1)
     assert lessons("deliver", **environ).code == 0
     assert lessons("search", "number", **environ).code == 0
     assert (tmp_path / ".search.sqlite").exists()
+    assert s3.objects()[f"math/{session.name}"] == session.read_bytes()
+    assert json.loads(session.read_bytes())["is_complete"], "deliver has counted again"
     done = lessons("erase", "math", "--participant", "anna", **environ)
     assert done.code != 0, "it asks first, and nobody has answered"
     done = lessons("erase", "math", "--participant", "anna", "--yes", **environ)
@@ -211,7 +214,9 @@ def test_a_participant_is_erased_everywhere_and_it_is_recorded(s3: S3Server, tmp
     assert list(receipt["segments_in_targets"].values()) == [2]
     assert receipt["is_complete"] is True
     assert lessons("deliver", **environ).code == 0
-    assert objects(s3, "math") == left | lists, "it does not come back"
+    assert objects(s3, "math") == left | lists | {session.name}, "it does not come back"
+    assert s3.objects()[f"math/{session.name}"] == session.read_bytes()
+    assert json.loads(session.read_bytes())["segments"] == 2
 
 
 def test_a_room_is_erased_everywhere_also_when_a_target_is_down_at_first(
@@ -221,6 +226,7 @@ def test_a_room_is_erased_everywhere_also_when_a_target_is_down_at_first(
     records = spoken(settings_of(environ), "math", 2)
     with_texts(tmp_path / "math", records)
     with_gap(tmp_path / "math", records[0])
+    closed(settings_of(environ), "math")
     spoken(settings_of(environ), "art", 1)
     assert lessons("deliver", **environ).code == 0
     s3.close()

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from archive import jsonl
+from archive.names import session_file
+from archive.session_files import SessionFiles
 from config import Settings
 from core.records import (
     SAMPLE_RATE,
@@ -22,7 +24,9 @@ from core.records import (
     StreamClock,
     TrackInfo,
 )
+from core.session_records import ClosedBy
 from core.text_records import TextRecord
+from lesson_tools.expected import expected_of
 from storage import RoomFolder
 
 NOW = datetime(2026, 1, 5, 9, 0, tzinfo=UTC)
@@ -87,6 +91,13 @@ def with_gap(folder: Path, record: SegmentRecord) -> None:
         next(iter(GapReason)),
     )
     jsonl.append(folder / "gaps.jsonl", gap.to_json(), sync=False)
+
+
+def closed(settings: Settings, room: str = "math101") -> Path:
+    """Writes the file of the room's session, as when the room has ended."""
+    folder, room_sid = Path(settings.output_dir) / room, f"RM_{room}"
+    assert SessionFiles(folder, expected_of(settings)).close(room_sid, ClosedBy.RECORDER)
+    return folder / session_file(room_sid)
 
 
 def sha256(data: bytes) -> str:
