@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from archive.names import SegmentNames
+from archive.names import SegmentNames, session_file
 from archive.recovery import recover_folder
 from config import Settings
 from core.records import (
@@ -44,8 +44,9 @@ def wavs(folder: Path) -> list[str]:
 
 
 def leftovers(folder: Path) -> list[str]:
-    """Files that are neither WAVs nor the manifest and gaps, nor files of a running recorder."""
+    """Files that are neither WAVs nor the lists and session files, nor files of a running recorder."""
     expected = {"segments.jsonl", "gaps.jsonl", ".heard", ".highest_number", ".lock", *wavs(folder)}
+    expected |= {session_file(line["room_sid"]) for line in manifest(folder)}
     return sorted(path.name for path in folder.iterdir() if path.name not in expected)
 
 

@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 
 from archive.rooms import Room
+from archive.session_files import read_session
 from audio_processor import WINDOW_SAMPLES, Closed, Segmenter
 from core.errors import InputError
 from core.records import SAMPLE_RATE, EndReason, Pcm, SpeechSegment, StreamClock, parse_utc
+from core.session_records import ClosedBy
 from devtools import sound
 from devtools.room_folders import recorded, samples
 from devtools.sample_room import segment_of, settings_for
@@ -95,6 +97,9 @@ def test_two_recordings_of_one_room_are_two_sessions(tmp_path: Path) -> None:
     sessions = Room(tmp_path / "out" / "math101").sessions()
     assert len(sessions) == 2
     assert_sound(tmp_path / "out" / "math101")
+    files = [read_session(tmp_path / "out" / "math101", session.room_sid) for session in sessions]
+    assert [one.closed_by if one else None for one in files] == [ClosedBy.IMPORT] * 2
+    assert sum(one.segments for one in files if one) == len(manifest(tmp_path / "out" / "math101"))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")

@@ -13,11 +13,14 @@ import pytest
 
 from archive import files
 from archive.rooms import Archive, Room
+from archive.session_counts import Expected
+from archive.session_files import SessionFiles, read_session
 from config import Settings
 from core.backoff import Backoff
 from core.errors import RetryLater
 from core.plausibility import ECHO
 from core.records import RoomInfo
+from core.session_records import ClosedBy
 from core.text_request import INSTRUCTION
 from devtools import sound
 from devtools.gemini_server import KEY, Call, GeminiServer
@@ -80,6 +83,13 @@ def texts(room: Room) -> dict[int, dict[str, str]]:
     with room.texts() as texts:
         found = {record.number: texts.get(record) for record in room.records()}
     return {number: dict(text.by_language) for number, text in found.items() if text is not None}
+
+
+def settled_in(room: Room) -> int:
+    """How many segments have their text by the file of the room's session."""
+    session = read_session(room.path, "RM_math101")
+    assert session is not None
+    return session.texts.settled
 
 
 def lines(room: Room) -> list[dict[str, object]]:
@@ -164,6 +174,7 @@ def test_every_room_is_in_one_shard() -> None:
 
 async def test_all_segments_get_their_texts_once(tmp_path: Path, gemini: GeminiServer) -> None:
     room = record_room(tmp_path)
+    assert SessionFiles(room.path, Expected()).close("RM_math101", ClosedBy.RECORDER)
     environ = environ_of(tmp_path, gemini)
     result = await asyncio.to_thread(
         lambda: run_process("transcribe", "--yes", output_dir=tmp_path, timeout=110, **environ)
@@ -172,6 +183,7 @@ async def test_all_segments_get_their_texts_once(tmp_path: Path, gemini: GeminiS
     assert "3 segments" in result.err and "about $0.00" in result.err
     assert [sorted(one) for one in texts(room).values()] == [["ar", "en", "es"]] * 3
     assert len(list(room.path.glob("*_es.txt"))) == 3
+    assert settled_in(room) == 3
     again = await command("--yes", folder=tmp_path, gemini=gemini)
     assert (again.code, again.out) == (0, "Nothing to do: every segment has its text\n")
     assert len(gemini.calls) == 3
@@ -301,6 +313,7 @@ def rooms(folder: Path) -> list[Room]:
 
 async def test_a_batch_is_submitted_and_collected_later(tmp_path: Path, gemini: GeminiServer) -> None:
     room = record_room(tmp_path)
+    assert SessionFiles(room.path, Expected()).close("RM_math101", ClosedBy.RECORDER)
     gemini.is_batch_over = False
     first = await command("--batch", "--yes", folder=tmp_path, gemini=gemini)
     assert (first.code, first.out) == (3, "0 texts collected, 3 segments submitted, 3 still to come\n")
@@ -316,6 +329,7 @@ async def test_a_batch_is_submitted_and_collected_later(tmp_path: Path, gemini: 
     assert {line["model"] for line in lines(room)} == {"gemini-3.8-flash"}
     assert len(gemini.calls) == 3, "each was sent once"
     assert list((tmp_path / ".batches").iterdir()) == []
+    assert settled_in(room) == 3
 
 
 async def test_a_batch_has_the_languages_and_names_of_a_call(tmp_path: Path, gemini: GeminiServer) -> None:

@@ -385,6 +385,39 @@ async def test_the_next_recorder_knows_what_could_not_be_stored(
     await successor.aclose()
 
 
+@pytest.mark.parametrize(
+    ("reason", "is_over"),
+    [
+        ("ROOM_DELETED", True),
+        ("ROOM_CLOSED", True),
+        ("DUPLICATE_IDENTITY", False),
+        ("CLIENT_INITIATED", False),
+        ("SERVER_SHUTDOWN", False),
+        ("PARTICIPANT_REMOVED", False),
+        (None, False),
+    ],
+)
+async def test_only_a_room_that_has_ended_is_told_to_be_over(
+    tmp_path: Path, reason: str | None, is_over: bool
+) -> None:
+    told: list[tuple[str, str]] = []
+    room = FakeRoom()
+    recorder = RoomRecorder(
+        room.rtc,
+        ROOM,
+        Settings(output_dir=str(tmp_path)),
+        Detector,
+        lambda folder, sid, _: told.append((folder, sid)),
+    )
+    recorder.attach()
+    recorder.begin()
+    await until(lambda: (tmp_path / "math101").exists(), "the folder is there")
+    if reason is not None:
+        room.tell("disconnected", rtc.DisconnectReason.Value(reason))
+    await recorder.aclose()
+    assert told == ([("math101", ROOM.sid)] if is_over else [])
+
+
 async def test_of_several_requests_the_last_one_holds(lesson: Lesson) -> None:
     await begin(lesson)
     lesson.api.delay_seconds = 0.05
