@@ -75,7 +75,7 @@ def session_in(path: Path) -> SessionRecord | None:
         problem = error.strerror or str(error)
     if path not in _told and len(_told) < MAX_TOLD:
         _told.add(path)
-        logger.warning("%s is left out: %s", path, problem)
+        logger.warning("The session file %s is left out: %s", path, problem)
     return None
 
 
@@ -120,7 +120,7 @@ def reopen_session(folder: Path, room_sid: str) -> None:
             with FolderLock(folder):
                 remove_session(folder, room_sid)
     except OSError as error:
-        logger.warning("%s cannot be removed: %s", path, error.strerror or error)
+        logger.warning("The session file %s cannot be removed: %s", path, error.strerror or error)
 
 
 def is_going_on(folder: Path, room_sid: str) -> bool:

@@ -125,7 +125,11 @@ class SessionKeeper:
             await asyncio.to_thread(step, files, session.room_sid)
         except (OSError, StorageError) as error:
             name = f"{session.folder}/{session_file(session.room_sid)}"
-            logger.warning("%s cannot be written now: %s", name, getattr(error, "strerror", None) or error)
+            logger.warning(
+                "The session file %s cannot be written now: %s",
+                name,
+                getattr(error, "strerror", None) or error,
+            )
         return time.monotonic() - began
 
     # Sessions of which nobody has said that they are over.
