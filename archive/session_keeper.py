@@ -19,13 +19,22 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from archive.files import state_of
+from archive import line_index
+from archive.delivery_log import DELIVERED
+from archive.files import Reservation, state_of
 from archive.manifest import BROKEN
-from archive.names import LOST_AND_FOUND, MANIFEST, NOTE_FRESH_SECONDS, session_file, session_file_of
+from archive.names import (
+    LOST_AND_FOUND,
+    MANIFEST,
+    NOTE_FRESH_SECONDS,
+    TEXTS,
+    session_file,
+    session_file_of,
+)
 from archive.outbox import Outbox
 from archive.session_counts import Expected
 from archive.session_files import SessionFiles, has_recorder, is_going_on, session_in
-from core.errors import StorageError
+from core.errors import InputError, StorageError
 from core.session_records import ClosedBy, SessionRecord
 
 logger = logging.getLogger("recorder")
@@ -59,6 +68,8 @@ class SessionKeeper:
         self._expected = expected
         self._outbox = outbox
         self._kinds = tuple(kinds)
+        self._index: object = None
+        """Keeps the index open while this works."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._news = asyncio.Event()
         self._over: dict[_Session, datetime] = {}
@@ -86,7 +97,7 @@ class SessionKeeper:
 
     async def run(self) -> None:
         """Writes what was announced, until cancelled."""
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._index = asyncio.get_running_loop(), line_index.keep_open(self._output_dir)
         while True:
             await self._close()
             await self._refresh()
@@ -110,6 +121,7 @@ class SessionKeeper:
                 del self._due[session]
                 took = await self._write(session, SessionFiles.refresh)
                 self._busy_seconds = max(BUSY_SECONDS, took / MAX_SHARE)
+                await asyncio.sleep(min(LOOK_SECONDS, took / MAX_RECOVERY_SHARE))
 
     async def _is_waiting(self, folder: str) -> bool:
         try:
@@ -142,22 +154,24 @@ class SessionKeeper:
             await asyncio.sleep(AFTER_CRASH_SECONDS if self._has_left else RECOVERY_SECONDS)
 
     async def recover_once(self) -> None:
-        """Does so once, in the folders whose manifests have changed since the last time."""
-        for folder, state in (await asyncio.to_thread(self._changed_manifests)).items():
-            sids, is_all = await asyncio.to_thread(self._without_file, folder)
-            for room_sid in sids:
-                took = await self._write(_Session(folder, room_sid), SessionFiles.recover)
-                await asyncio.sleep(took / MAX_RECOVERY_SHARE)
-            if is_all:
-                self._known[folder] = state
+        """Does so once, in the folders whose manifests have changed since the last time. Of several workers on a disk
+        one does it at a time."""
+        with contextlib.suppress(InputError), Reservation(self._output_dir, "sessions"):
+            for folder, state in (await asyncio.to_thread(self._changed_manifests)).items():
+                sids, is_all = await asyncio.to_thread(self._without_file, folder)
+                for room_sid in sids:
+                    took = await self._write(_Session(folder, room_sid), SessionFiles.recover)
+                    await asyncio.sleep(took / MAX_RECOVERY_SHARE)
+                if is_all:
+                    self._known[folder] = state
 
     def _changed_manifests(self) -> dict[str, tuple[int, ...]]:
         """The states of the manifests in which there may be sessions without a file, by folder."""
         try:
             with os.scandir(self._output_dir) as entries:
                 folders = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
-        except OSError as error:
-            logger.warning("OUTPUT_DIR cannot be read: %s", error.strerror or error)
+        except OSError as error:  # the health answer and the recorders of the rooms report the disk
+            logger.debug("The output folder cannot be read", exc_info=error)
             return {}
         states = {}
         for folder in sorted(set(folders) - {LOST_AND_FOUND}):
@@ -178,7 +192,8 @@ class SessionKeeper:
             for tag, span in files.spans().items():
                 session = session_in(path / session_file_of(tag)) if tag != BROKEN else None
                 if session is not None:
-                    if not session.is_pruned and (session.segments != span.lines or _has_open_work(session)):
+                    is_older = _has_open_work(session) and _is_older(path, session)
+                    if not session.is_pruned and (session.segments != span.lines or is_older):
                         self.progressed(folder, session.room_sid)
                 elif tag != BROKEN and (room_sid := files.sid_of(tag)):
                     if is_going_on(path, room_sid):
@@ -195,6 +210,13 @@ class SessionKeeper:
 
 def _close(files: SessionFiles, room_sid: str, ended_at: datetime) -> bool:
     return files.close(room_sid, ClosedBy.RECORDER, ended_at)
+
+
+def _is_older(folder: Path, session: SessionRecord) -> bool:
+    """Whether a text or a delivery of any session was noted since the session's file was written."""
+    *_, written = state_of(folder / session_file(session.room_sid)) or (0,)
+    changed = [state[-1] for name in (TEXTS, DELIVERED) if (state := state_of(folder / name))]
+    return max(changed, default=0) >= written
 
 
 def _has_open_work(session: SessionRecord) -> bool:

@@ -18,6 +18,7 @@ import pytest
 from livekit import api, rtc
 
 from archive.handover_note import RoomProgress, TrackProgress
+from archive.names import HANDOVER_NOTE, session_file
 from config import Settings
 from core.records import parse_utc, utc_now
 from devtools.room_folders import STUDENT, TEACHER, gaps, until
@@ -416,6 +417,15 @@ async def test_only_a_room_that_has_ended_is_told_to_be_over(
         room.tell("disconnected", rtc.DisconnectReason.Value(reason))
     await recorder.aclose()
     assert told == ([("math101", ROOM.sid)] if is_over else [])
+
+
+async def test_a_recorder_that_joins_a_session_removes_its_file(lesson: Lesson) -> None:
+    lesson.folder.mkdir(exist_ok=True)
+    path = lesson.folder / session_file(ROOM.sid)
+    path.touch()
+    await begin(lesson)
+    await until(lambda: not path.exists(), "the file is gone")
+    assert (lesson.folder / HANDOVER_NOTE).exists(), "it keeps others from writing the file"
 
 
 async def test_of_several_requests_the_last_one_holds(lesson: Lesson) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from archive import delivery_log
-from archive.files import write_private
+from archive.files import Reservation, write_private
 from archive.folder_texts import FolderTexts
 from archive.handover_note import RoomProgress
 from archive.manifest import append_manifest
@@ -260,6 +260,30 @@ async def test_a_session_that_has_gained_lines_is_counted_again(tmp_path: Path) 
         await until(lambda: (read_session(folder, "RM_1") or closed(folder)).segments == 4, "it is counted")
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_progress_that_was_missed_is_counted_after_the_start(tmp_path: Path) -> None:
+    folder = room(tmp_path / "math101", "RM_1", each=1)
+    room(tmp_path / "art", "RM_1", each=1)
+    for name in ("math101", "art"):
+        closed(tmp_path / name, expected=Expected(texts=True))
+    add_text(folder, of_session("RM_1", 1))  # and then the worker was killed
+    async with opened(tmp_path) as outbox:
+        keeper = SessionKeeper(tmp_path, Expected(texts=True), outbox, (TEXT,))
+        await keeper.recover_once()
+        task = asyncio.create_task(keeper.run())
+        await until(lambda: bool((found := read_session(folder, "RM_1")) and found.is_complete), "complete")
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_of_several_workers_one_looks_for_sessions_at_a_time(tmp_path: Path) -> None:
+    folder = room(tmp_path / "math101", "RM_1")
+    with Reservation(tmp_path, "sessions"):
+        await recovered(tmp_path)
+    assert read_session(folder, "RM_1") is None
+    await recovered(tmp_path)
+    assert read_session(folder, "RM_1") is not None
 
 
 # --- keeping it up to date ---
