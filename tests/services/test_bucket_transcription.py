@@ -26,7 +26,7 @@ from lesson_tools.bucket import Bucket
 from lesson_tools.bucket_room import NOTES, RoomNotes, Upload, batches_of, copy_of
 from support import ROOT
 from support.commands import Result, environment, run_in_thread
-from support.lessons_on_disk import spoken, with_texts
+from support.lessons_on_disk import closed, spoken, with_texts
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -68,6 +68,7 @@ class School:
         source = self.folder / "source"
         settings = Settings.from_env({"OUTPUT_DIR": str(source)}, for_worker=False)
         self.records[room] = spoken(settings, room, count)
+        closed(settings, room)
         for path in (source / room).iterdir():
             if not path.name.startswith("."):
                 self.s3.put(f"school/{room}/{path.name}", path.read_bytes())

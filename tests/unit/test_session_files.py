@@ -597,9 +597,10 @@ class Shelf:
     async def aclose(self) -> None: ...
 
 
-async def delivered(output_dir: Path, shelf: Shelf, **settings: int) -> DeliveryService:
+async def delivered(output_dir: Path, shelf: Shelf, remote_retention_days: int = 0) -> DeliveryService:
+    settings = Settings(output_dir=str(output_dir), remote_retention_days=remote_retention_days)
     async with opened(output_dir) as outbox:
-        service = DeliveryService(replace(Settings(output_dir=str(output_dir)), **settings), [shelf], outbox)
+        service = DeliveryService(settings, [shelf], outbox)
         assert await service.drain(0)
         await service.aclose()
         return service
