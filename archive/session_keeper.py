@@ -77,6 +77,8 @@ class SessionKeeper:
         self._due: dict[_Session, float] = {}
         """When sessions in which something was done are counted at the latest (monotonic clock)."""
         self._busy_seconds = BUSY_SECONDS
+        self._refused: set[_Session] = set()
+        """Sessions whose file could not be written."""
         self._has_left = False
         """Whether a recorder has just left a session, which another may take over."""
         self._known: dict[str, tuple[int, ...]] = {}
@@ -119,8 +121,10 @@ class SessionKeeper:
                     del self._due[session]
             elif is_time_up or not await self._is_waiting(session.folder):
                 del self._due[session]
-                took = await self._write(session, SessionFiles.refresh)
+                took, is_done = await self._write(session, SessionFiles.refresh)
                 self._busy_seconds = max(BUSY_SECONDS, took / MAX_SHARE)
+                if not is_done:
+                    self._known.pop(session.folder, None)  # it is looked at again
                 await asyncio.sleep(min(LOOK_SECONDS, took / MAX_RECOVERY_SHARE))
 
     async def _is_waiting(self, folder: str) -> bool:
@@ -129,20 +133,27 @@ class SessionKeeper:
         except StorageError:
             return True
 
-    async def _write(self, session: _Session, step: Callable[[SessionFiles, str], bool]) -> float:
-        """Runs a step on a session's file; returns how long it took (seconds). What the disk refuses is only logged."""
+    async def _write(
+        self, session: _Session, step: Callable[[SessionFiles, str], bool]
+    ) -> tuple[float, bool]:
+        """Runs a step on a session's file; returns how long it took (seconds), and whether the disk has not refused it,
+        which is only logged."""
         files = SessionFiles(self._output_dir / session.folder, self._expected)
         began = time.monotonic()
         try:
             await asyncio.to_thread(step, files, session.room_sid)
+            self._refused.discard(session)
         except (OSError, StorageError) as error:
+            self._log_refusal(session, error)
+        return time.monotonic() - began, session not in self._refused
+
+    def _log_refusal(self, session: _Session, error: Exception) -> None:
+        """Logs once that a session's file cannot be written."""
+        if session not in self._refused:
+            self._refused.add(session)
             name = f"{session.folder}/{session_file(session.room_sid)}"
-            logger.warning(
-                "The session file %s cannot be written now: %s",
-                name,
-                getattr(error, "strerror", None) or error,
-            )
-        return time.monotonic() - began
+            reason = getattr(error, "strerror", None) or error
+            logger.warning("The session file %s cannot be written now: %s", name, reason)
 
     # Sessions of which nobody has said that they are over.
 
@@ -156,14 +167,23 @@ class SessionKeeper:
     async def recover_once(self) -> None:
         """Does so once, in the folders whose manifests have changed since the last time. Of several workers on a disk
         one does it at a time."""
-        with contextlib.suppress(InputError), Reservation(self._output_dir, "sessions"):
-            for folder, state in (await asyncio.to_thread(self._changed_manifests)).items():
-                sids, is_all = await asyncio.to_thread(self._without_file, folder)
-                for room_sid in sids:
-                    took = await self._write(_Session(folder, room_sid), SessionFiles.recover)
-                    await asyncio.sleep(took / MAX_RECOVERY_SHARE)
-                if is_all:
-                    self._known[folder] = state
+        try:
+            with Reservation(self._output_dir, "sessions"):
+                await self._recover_changed()
+        except InputError:
+            pass  # another worker does it
+        except OSError as error:
+            logger.warning("Sessions without a file cannot be looked for: %s", error.strerror or error)
+
+    async def _recover_changed(self) -> None:
+        for folder, state in (await asyncio.to_thread(self._changed_manifests)).items():
+            sids, is_all = await asyncio.to_thread(self._without_file, folder)
+            for room_sid in sids:
+                took, is_done = await self._write(_Session(folder, room_sid), SessionFiles.recover)
+                is_all &= is_done
+                await asyncio.sleep(took / MAX_RECOVERY_SHARE)
+            if is_all:
+                self._known[folder] = state
 
     def _changed_manifests(self) -> dict[str, tuple[int, ...]]:
         """The states of the manifests in which there may be sessions without a file, by folder."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import os
@@ -275,6 +276,27 @@ async def test_progress_that_was_missed_is_counted_after_the_start(tmp_path: Pat
         await until(lambda: bool((found := read_session(folder, "RM_1")) and found.is_complete), "complete")
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_what_the_disk_refuses_is_logged_once_and_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [room(tmp_path / name, "RM_1") for name in ("math101", "art")]
+
+    def refused(path: Path, data: bytes) -> None:
+        if path.parent == folders[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write_private(path, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("archive.session_files.write_private", refused)
+        keeper = await recovered(tmp_path)
+        assert read_session(folders[1], "RM_1") is not None, "the others have theirs"
+        assert len(caplog.records) == 1
+    async with opened(tmp_path):
+        await keeper.recover_once()
+    assert read_session(folders[0], "RM_1") is not None
+    assert len(caplog.records) == 1
 
 
 async def test_of_several_workers_one_looks_for_sessions_at_a_time(tmp_path: Path) -> None:
