@@ -27,12 +27,13 @@ from archive.names import (
     is_plain_name,
     safe_name,
 )
-from archive.sessions import Session, sessions_of
+from archive.session_counts import Expected, SessionCount
 from archive.texts import Texts
 from archive.tombstones import open_erasures
 from config import Settings
 from core.errors import InputError, StorageError
 from core.records import SegmentRecord
+from core.session_records import ClosedBy, SessionRecord
 
 LINES_TO_CHECK = 100
 """A file counts as a manifest only if one of its first lines is valid."""
@@ -173,9 +174,14 @@ class Room:
         except OSError as error:
             raise StorageError(f"{self.path / MANIFEST} cannot be read: {error.strerror or error}") from None
 
-    def sessions(self, records: Iterable[SegmentRecord] | None = None) -> list[Session]:
-        """The sessions sorted by their start, from one pass over the manifest (or over ``records``)."""
-        return sessions_of(self.records() if records is None else records)
+    def sessions(self) -> list[SessionRecord]:
+        """The sessions sorted by their start, from one pass over the manifest: who spoke when. Of texts, gaps and
+        deliveries :func:`archive.session_list.sessions_in` tells."""
+        counts: dict[str, SessionCount] = {}
+        for record in self.records():
+            counts.setdefault(record.room_sid, SessionCount(Expected())).add(record, None, ())
+        sessions = [count.record(ClosedBy.RECOVERY) for count in counts.values()]
+        return sorted(sessions, key=lambda session: session.started_at)
 
     def texts(self) -> Texts:
         """Opens the texts of the room; each is read when it is needed.

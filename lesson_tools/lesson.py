@@ -9,7 +9,6 @@ from datetime import datetime, tzinfo
 from pathlib import Path
 
 from archive.rooms import Room
-from archive.sessions import Session
 from core.errors import InputError
 from core.session_records import SessionRecord
 from lesson_tools.export.subtitles import Spoken
@@ -70,7 +69,7 @@ class Lesson:
         ]
 
 
-def chosen_session(sessions: Sequence[Session], wanted: str | None, zone: tzinfo) -> Session:
+def chosen_session(sessions: Sequence[SessionRecord], wanted: str | None, zone: tzinfo) -> SessionRecord:
     """Finds a session by its number, sid or (the beginning of its) date; None is the last one.
 
     Raises:
@@ -96,7 +95,7 @@ def chosen_session(sessions: Sequence[Session], wanted: str | None, zone: tzinfo
     return found[0][0]
 
 
-def date_of(session: Session | SessionRecord, zone: tzinfo) -> str:
+def date_of(session: SessionRecord, zone: tzinfo) -> str:
     """Formats when a session began."""
     return f"{session.started_at.astimezone(zone):%Y-%m-%d %H:%M}"
 
@@ -114,12 +113,12 @@ def not_done(sessions: Sequence[SessionRecord], *, wants_texts: bool) -> list[st
     return [f"{count} {what}" for what, count in counts.items() if count]
 
 
-def file_stem(session: Session, sessions: Sequence[Session], zone: tzinfo) -> str:
+def file_stem(session: SessionRecord, sessions: Sequence[SessionRecord], zone: tzinfo) -> str:
     """Returns the stem of a session's exported files, with its date if the room has more sessions."""
     return "lesson" if len(sessions) == 1 else f"lesson_{session.started_at.astimezone(zone):%Y%m%d_%H%M%S}"
 
 
-def read_lesson(room: Room, session: Session) -> Lesson:
+def read_lesson(room: Room, session: SessionRecord) -> Lesson:
     """Reads a session from its room's folder.
 
     Raises:

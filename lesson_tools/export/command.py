@@ -12,10 +12,8 @@ import typer
 
 from archive.exports import note_export
 from archive.files import PRIVATE_FOLDER, FolderLock, write_private
-from archive.jsonl import Lines
 from archive.rooms import Archive, Room
 from archive.session_list import sessions_in
-from archive.sessions import Session
 from core.errors import InputError, StorageError
 from core.records import format_utc
 from core.session_records import SessionRecord
@@ -81,31 +79,29 @@ def export(
     settings = console.settings()
     zone = ZoneInfo(settings.timezone)
     found = Archive.from_settings(settings).one(room)
-    lines = Lines()
-    sessions = found.sessions(found.records(lines=lines))
+    sessions, broken = sessions_in(found, expected_of(settings))
     chosen = sessions if session == "all" and sessions else [chosen_session(sessions, session, zone)]
     if source is not None and len(chosen) > 1:
         raise InputError("a video belongs to one session: choose it with --session")
     if found.parts_being_written():
         tell(f"{room} is being recorded right now: this is what has been said so far")
-    if lines.broken:
-        count = console.counted(len(lines.broken), "broken line")
-        tell(f"{count} of the manifest left out: see `lessons.py check`")
-    expected = expected_of(settings)
-    records = {record.room_sid: record for record in sessions_in(found, expected)[0]}
+    if broken:
+        tell(f"{console.counted(broken, 'broken line')} of the lists left out: see `lessons.py check`")
     target = (to or found.path).expanduser().resolve()
     target.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
     answers = []
     for one in chosen:
         options = ExportOptions(target, file_stem(one, sessions, zone), files, zone, embed)
-        answers.append(_exported(found, one, source, options) | _state(records.get(one.room_sid)))
+        answers.append(_exported(found, one, source, options) | _state(one))
         if not as_json:
             _say_answer(answers[-1], earlier=len(sessions) - len(chosen))
     if as_json:
         say_json({"lessons": answers})
 
 
-def _exported(room: Room, session: Session, source: Source | None, options: ExportOptions) -> dict[str, Any]:
+def _exported(
+    room: Room, session: SessionRecord, source: Source | None, options: ExportOptions
+) -> dict[str, Any]:
     """Reads, aligns and writes one session; returns the command's answer."""
     lesson, aligned = read_lesson(room, session), None
     if source is not None:
@@ -116,10 +112,8 @@ def _exported(room: Room, session: Session, source: Source | None, options: Expo
     return _answer(lesson, aligned, options.folder, list(made))
 
 
-def _state(session: SessionRecord | None) -> dict[str, Any]:
-    """The totals of a session, and what is not done in it; nothing if its lines have just gone."""
-    if session is None:
-        return {}
+def _state(session: SessionRecord) -> dict[str, Any]:
+    """The totals of a session, and what is not done in it."""
     return {
         "speech_seconds": round(session.speech_seconds, 3),
         "gap_seconds": round(sum(gap.seconds for gap in session.gaps.values()), 3),
@@ -138,7 +132,9 @@ def _formats(text: str) -> tuple[str, ...]:
     return wanted
 
 
-def _write(room: Room, session: Session, lesson: Lesson, target: Path, made: Mapping[str, bytes]) -> None:
+def _write(
+    room: Room, session: SessionRecord, lesson: Lesson, target: Path, made: Mapping[str, bytes]
+) -> None:
     """Writes the files, unless something in them has been erased meanwhile; an erasure after this removes them.
 
     Raises:
@@ -149,7 +145,7 @@ def _write(room: Room, session: Session, lesson: Lesson, target: Path, made: Map
             stack.enter_context(FolderLock(room.path))
             if not {one.file for one in lesson.utterances} <= {record.file for record in room.records()}:
                 raise StorageError(f"{lesson.room}: something has just been erased: export it again")
-            note_export(room.path, target, session.last, made)
+            note_export(room.path, target, session.speech_ended_at, made)
         except OSError:
             if target == room.path.resolve():
                 raise
@@ -188,10 +184,9 @@ def _say_answer(answer: dict[str, Any], earlier: int) -> None:
     ):
         if answer.get(key):
             say(f"{answer[key]} of {answer['lines']} lines {what}")
-    if "speech_seconds" in answer:
-        gaps = f", {duration(answer['gap_seconds'])} of gaps" if answer["gap_seconds"] else ""
-        say(f"{duration(answer['speech_seconds'])} of speech{gaps}")
-    if answer.get("not_done"):
+    gaps = f", {duration(answer['gap_seconds'])} of gaps" if answer["gap_seconds"] else ""
+    say(f"{duration(answer['speech_seconds'])} of speech{gaps}")
+    if answer["not_done"]:
         tell(f"The lesson is not complete: {'; '.join(answer['not_done'])}")
     say(f"Wrote {', '.join(answer['files'])} to {answer['folder']}")
     if earlier:

@@ -130,7 +130,7 @@ def test_a_missing_wav_and_a_broken_line_cost_only_themselves(tmp_path: Path) ->
         manifest.write("{broken\n")
     result = export(lesson)
     assert result.code == 0 and "1 of 4 lines no longer have a WAV" in result.out
-    assert "1 broken line of the manifest" in result.err
+    assert "1 broken line of the lists" in result.err
     assert [line["file"] is None for line in document(lesson.folder)["lines"]] == [False, True, False, False]
 
 

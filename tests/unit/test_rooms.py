@@ -108,10 +108,14 @@ def test_a_folder_with_several_sessions(tmp_path: Path) -> None:
     speak(open_room(tmp_path, later), 30)
     room = archive(tmp_path).one("math101")
     one, two = room.sessions()
-    assert (one.room_sid, one.segments, one.participants) == ("RM_1", 2, ("anna", "bob"))
+    assert (one.room_sid, one.segments, [who.identity for who in one.participants]) == (
+        "RM_1",
+        2,
+        ["anna", "bob"],
+    )
     assert one.started_at == ROOM.started_at
     assert one.speech_seconds == pytest.approx(4.0)
-    assert (one.last - one.first).total_seconds() == pytest.approx(12.0)
+    assert (one.speech_ended_at - one.speech_began_at).total_seconds() == pytest.approx(12.0)
     assert (two.room_sid, two.segments) == ("RM_2", 1)
     assert [record.number for record in room.records("RM_2")] == [3]
 
