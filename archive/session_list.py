@@ -5,15 +5,14 @@ Everything here blocks. Nothing is written but the index, and that only where th
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 
 from archive.delivery_log import DeliveryLog
 from archive.folder_texts import saved_texts
 from archive.jsonl import Lines
-from archive.line_index import INDEX
+from archive.line_index import INDEX, Span
 from archive.manifest import BROKEN, read_gaps
-from archive.names import session_file_of
+from archive.names import session_file_of, session_tag
 from archive.rooms import Room
 from archive.session_counts import Expected, SessionCount
 from archive.session_files import SessionFiles, session_in
@@ -21,57 +20,75 @@ from archive.tombstones import is_being_erased, open_erasures
 from core.errors import StorageError
 from core.session_records import ClosedBy, SessionRecord
 
+MAX_SHARE = 0.25
+"""If more of the lines have to be read, it is faster to read all than to look for each."""
+
 
 def sessions_in(room: Room, expected: Expected) -> tuple[list[SessionRecord], int]:
     """The sessions of a room sorted by their start, and how many invalid lines its lists have.
 
-    The manifest is read only if a session is not complete, or has other lines than its file says.
+    Of a session that is complete, and has as many lines as its file says, no lines are read. Of the others only theirs
+    are, unless these are many.
 
     Raises:
         StorageError: the lists cannot be read.
     """
-    known, broken = _from_files(room.path, expected)
-    if broken is None:
-        counts, broken = _counted(room, expected, known)
-        known |= {sid: count.record(ClosedBy.RECOVERY) for sid, count in counts.items()}
-    return sorted(known.values(), key=lambda session: session.started_at), broken
+    found = _by_index(room.path, expected)
+    if found is None:
+        counts, broken = _counted(room, expected)
+        found = [count.record(ClosedBy.RECOVERY) for count in counts.values()], broken
+    return sorted(found[0], key=lambda session: session.started_at), found[1]
 
 
-def _from_files(folder: Path, expected: Expected) -> tuple[dict[str, SessionRecord], int | None]:
-    """The complete sessions by their sids, and the number of invalid lines; None: there are other sessions."""
+def _by_index(folder: Path, expected: Expected) -> tuple[list[SessionRecord], int] | None:
+    """The sessions and the number of invalid lines, if the index is there and most lines need not be read."""
     if not (folder.parent / INDEX).exists() or open_erasures(folder.parent):
-        return {}, None
-    known: dict[str, SessionRecord] = {}
+        return None
     try:
-        spans, texts = SessionFiles(folder, expected).spans(), saved_texts(folder).tags()
-        broken = [spans.pop(BROKEN, None), texts.pop(BROKEN, None)]
+        files, texts = SessionFiles(folder, expected), saved_texts(folder).tags()
+        spans = files.spans()
+        broken = [span.lines for one in (spans, texts) if (span := one.pop(BROKEN, None)) is not None]
+        known = {tag: session_in(folder / session_file_of(tag)) for tag in spans}
+        final = [
+            session
+            for tag, session in known.items()
+            if session is not None and _is_final(session, spans[tag], expected, has_texts=bool(texts))
+        ]
+        others = spans.keys() - {session_tag(session.room_sid) for session in final}
+        if sum(spans[tag].lines for tag in others) > MAX_SHARE * sum(span.lines for span in spans.values()):
+            return None
+        sids = [sid for tag in others if (sid := files.sid_of(tag)) is not None]
+        counts = [count for sid in sids if not (count := files.count(sid)).is_empty]
     except (OSError, StorageError):  # such as a disk that cannot be written
-        return {}, None
-    for tag, span in spans.items():
-        session = session_in(folder / session_file_of(tag))
-        if session is None or session.segments != span.lines or not _is_final(session, expected):
-            continue
-        if session.texts.is_wanted or not texts:  # otherwise it may have got some of these since
-            known[session.room_sid] = session
-    return known, sum(span.lines for span in broken if span) if len(known) == len(spans) else None
+        return None
+    return [*final, *(count.record(ClosedBy.RECOVERY) for count in counts)], sum(broken)
 
 
-def _is_final(session: SessionRecord, expected: Expected) -> bool:
-    """Whether everything is done that is expected now. What is not may have been done since."""
-    return session.is_complete and not session.is_pruned and expected.is_answered_by(session)
+def _is_final(session: SessionRecord, span: Span, expected: Expected, *, has_texts: bool) -> bool:
+    """Whether everything is done that is expected now. What is not may have been done since.
+
+    Args:
+        has_texts: whether any session of the folder has texts: then one without may have got some since.
+    """
+    return (
+        session.segments == span.lines
+        and session.is_complete
+        and not session.is_pruned
+        and expected.is_answered_by(session)
+        and (session.texts.is_wanted or not has_texts)
+    )
 
 
-def _counted(room: Room, expected: Expected, known: Collection[str]) -> tuple[dict[str, SessionCount], int]:
-    """Counts the sessions that are not known by their sids, in one pass over all lists; and the invalid lines."""
+def _counted(room: Room, expected: Expected) -> tuple[dict[str, SessionCount], int]:
+    """Counts all sessions in one pass over all lists; and the invalid lines."""
     lines, delivery_log = Lines(), DeliveryLog(room.path)
     counts: dict[str, SessionCount] = {}
     with room.texts() as texts:
         for record in room.records(lines=lines):
-            if record.room_sid not in known:
-                keys = expected.keys_of(record, texts.entry)
-                counts.setdefault(record.room_sid, SessionCount(expected)).add(
-                    record, texts.get(record), delivery_log.undelivered(keys, expected.targets)
-                )
+            keys = expected.keys_of(record, texts.entry)
+            counts.setdefault(record.room_sid, SessionCount(expected)).add(
+                record, texts.get(record), delivery_log.undelivered(keys, expected.targets)
+            )
         broken = len(lines.broken) + len(texts.lines.broken)
     add_gaps(room, counts)
     return counts, broken

@@ -121,7 +121,7 @@ class SessionReader:
 
     def _is_expired(self, session: SessionRecord) -> bool:
         before = expired_before(self._remote_retention_days)
-        return before is not None and session.ended_at < before
+        return before is not None and session.speech_ended_at < before
 
 
 def key_of_session(session: SessionRecord) -> Key:

@@ -22,7 +22,7 @@ from benchmarks.soak.word_check import check_recordings
 from conftest import StartWorker
 from core.records import parse_utc, utc_now
 from devtools.livekit_server import LiveKitServer
-from devtools.room_folders import STUDENT, TEACHER, gaps, manifest, until
+from devtools.room_folders import STUDENT, TEACHER, gaps, manifest, session_of, sessions, until
 from devtools.speakers import Speaker, administration
 from devtools.worker import Worker
 from support.fault_table import Seen
@@ -123,8 +123,12 @@ async def test_a_killed_worker_that_is_restarted_knows_its_rooms(
         await second.wait_for("Track subscribed", timeout=30)
         await teacher.silence(0.5)
         await teacher.say(sentences(2, 2))
+        room_dir = tmp_path / "segments" / "restarted"
+        assert not sessions(room_dir), "the session goes on"
     await second.wait_for("Room over")
-    room_dir = tmp_path / "segments" / "restarted"
+    session = await session_of(room_dir)
+    assert (session["closed_by"], session["segments"]) == ("recorder", len(manifest(room_dir)))
+    assert session["gaps"]["no_recorder"]["count"] == 1
     assert heard(room_dir) == [0, 1, 2, 3]
     ((start, end),) = gap_times(room_dir, began)
     assert start < killed < end

@@ -399,6 +399,25 @@ def test_complete_sessions_are_told_without_reading_their_lines(
     assert sessions_in(Room(folder), Expected())[1] == 1
 
 
+def test_of_a_room_with_one_session_that_goes_on_only_its_lines_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sids = [f"RM_{index}" for index in range(20)]
+    folder = room(tmp_path / "math101", *sids)
+    for sid in sids[:-1]:
+        closed(folder, sid)
+    with_gap(folder, of_session(sids[-1], 58))
+    with lines_read(monkeypatch) as count:
+        found, _ = sessions_in(Room(folder), Expected())
+    assert count() <= 6
+    (tmp_path / ".lines.sqlite").unlink()
+    assert _counts(found) == _counts(sessions_in(Room(folder), Expected())[0])
+
+
+def _counts(sessions: list[SessionRecord]) -> list[SessionRecord]:
+    return [replace(session, closed_by=ClosedBy.RECOVERY) for session in sessions]
+
+
 @pytest.mark.parametrize(
     "change",
     [
