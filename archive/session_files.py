@@ -37,6 +37,7 @@ from archive.session_counts import Expected, SessionCount
 from archive.texts import Text, Texts, entry_in, text_in, text_of_entry
 from archive.tombstones import Erasure, erasures_in, open_erasures
 from core import notify
+from core.errors import StorageError
 from core.records import GapRecord, SegmentRecord
 from core.session_records import ClosedBy, SessionRecord
 from core.text_records import TextRecord
@@ -169,7 +170,7 @@ class SessionFiles:
     """Counts the sessions of one folder, and writes their files.
 
     A session's lines are found by the index (:mod:`archive.line_index`), so the work does not grow with other sessions.
-    Every method may raise OSError or StorageError.
+    Every method may raise OSError or StorageError, also if the lines of the session change all the time.
     """
 
     def __init__(self, folder: Path, expected: Expected) -> None:
@@ -228,22 +229,16 @@ class SessionFiles:
         """Counts a session again that has a file, and returns whether the file has changed. It is removed if nothing is
         left of the session."""
 
-        def made(count: SessionCount, before: SessionRecord | None) -> SessionRecord | None:
-            if before is None or count.is_empty:
-                return None
-            return before if before.is_pruned else count.record(before.closed_by, before.ended_at)
-
-        return self._write(room_sid, made)
+        return self._write(room_sid, lambda count, before: None if before is None else _again(count, before))
 
     def repair(self, room_sid: str) -> bool:
         """Writes the file of a session that is over anew, whatever is in its place; returns whether it has changed."""
 
         def made(count: SessionCount, before: SessionRecord | None) -> SessionRecord | None:
-            if count.is_empty or (before is None and is_going_on(self.folder, room_sid)):
-                return None
-            if before is not None and before.is_pruned:
-                return before
-            return count.record(*((before.closed_by, before.ended_at) if before else (ClosedBy.RECOVERY,)))
+            if before is not None:
+                return _again(count, before)
+            is_over = not count.is_empty and not is_going_on(self.folder, room_sid)
+            return count.record(ClosedBy.RECOVERY) if is_over else None
 
         return self._write(room_sid, made, removes_damaged=True)
 
@@ -252,18 +247,16 @@ class SessionFiles:
         if nothing is left of the session, or if it cannot be read."""
 
         def made(count: SessionCount, before: SessionRecord | None) -> SessionRecord | None:
-            if before is None or count.is_empty:
-                return None
-            if before.is_pruned:
+            if before is not None and before.is_pruned and not count.is_empty:
                 return before.without(participant)
-            return count.record(before.closed_by, before.ended_at)
+            return None if before is None else _again(count, before)
 
         self._write(room_sid, made, removes_damaged=True)
 
     def _write(self, room_sid: str, made: Made, *, removes_damaged: bool = False) -> bool:
         """Writes what ``made`` makes of the count and the present record; None: there is to be no file."""
-        if not room_sid:  # lines of recovered segments of which nobody knows the session
-            return False
+        if not room_sid or not self.folder.is_dir():
+            return False  # nobody knows the session of some recovered segments, or the room has been erased
         for _ in range(MAX_COUNTS):
             state, count = self._state(room_sid), self.count(room_sid)
             with FolderLock(self.folder):
@@ -278,7 +271,7 @@ class SessionFiles:
                     notify.notify(self.folder / SESSION_FILES)
                     return True
                 return False
-        return False
+        raise StorageError("its lines change all the time")
 
     def _state(self, room_sid: str) -> _State:
         tag = session_tag(room_sid)
@@ -295,6 +288,13 @@ class SessionFiles:
             gap = gap_in(line)
             if gap is not None and gap.room_sid == room_sid:
                 yield gap
+
+
+def _again(count: SessionCount, before: SessionRecord) -> SessionRecord | None:
+    """The record of a session that was counted again; None: nothing is left of it."""
+    if count.is_empty:
+        return None
+    return before if before.is_pruned else count.record(before.closed_by, before.ended_at)
 
 
 class IndexedTexts:

@@ -24,11 +24,12 @@ from archive.manifest import append_manifest
 from archive.names import HANDOVER_NOTE, session_file
 from archive.outbox import TEXT, Work
 from archive.rooms import Room
-from archive.session_counts import Expected
+from archive.session_counts import Expected, SessionCount
 from archive.session_files import SessionFiles, read_session, reopen_session
 from archive.session_keeper import SessionKeeper
 from archive.session_list import sessions_in
 from archive.session_removal import prune_sessions
+from archive.tombstones import begin
 from config import Settings
 from core.records import SegmentRecord
 from core.session_records import ClosedBy, SessionRecord
@@ -143,6 +144,41 @@ def test_the_work_does_not_grow_with_the_other_sessions(
         return count()
 
     assert work(1) == work(30)
+
+
+def test_lines_that_are_added_while_it_is_counted_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = room(tmp_path / "math101", "RM_1")
+    count, left = SessionFiles.count, [4, 5]
+
+    def counting(files: SessionFiles, sid: str) -> SessionCount:
+        found = count(files, sid)
+        if left:
+            append_manifest(folder, of_session(sid, left.pop()))
+        return found
+
+    monkeypatch.setattr(SessionFiles, "count", counting)
+    assert closed(folder).segments == 5
+
+
+def test_an_erasure_that_begins_while_it_is_counted_leaves_nobody_in_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = room(tmp_path / "math101", "RM_1")
+    append_manifest(folder, replace(of_session("RM_1", 9), participant_identity="ben"))
+    count, has_begun = SessionFiles.count, False
+
+    def counting(files: SessionFiles, sid: str) -> SessionCount:
+        nonlocal has_begun
+        found = count(files, sid)
+        if not has_begun:
+            has_begun = True
+            begin(tmp_path, (), "ben")
+        return found
+
+    monkeypatch.setattr(SessionFiles, "count", counting)
+    assert [one.identity for one in closed(folder).participants] == ["anna"]
 
 
 # --- what is in its place ---
