@@ -80,7 +80,7 @@ class FolderWatch:
             return
         with os.scandir(self._output_dir) as entries:
             found = {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
-        folders = frozenset(filter(_is_text, found - {LOST_AND_FOUND}))
+        folders = frozenset(filter(is_text, found - {LOST_AND_FOUND}))
         if self._looked_at is not None:  # a new one has no list yet
             self._active_until |= dict.fromkeys(folders - self.folders, now + ACTIVE_SECONDS)
         if folders != self.folders:
@@ -109,7 +109,7 @@ class FolderWatch:
                 self._active_until[folder] = max(self._active_until.get(folder, 0.0), now + left)
 
 
-def _is_text(name: str) -> bool:
+def is_text(name: str) -> bool:
     """Whether a folder's name is valid Unicode; names from other programs may not be."""
     try:
         name.encode()

@@ -22,6 +22,7 @@ from pathlib import Path
 from archive import line_index
 from archive.delivery_log import DELIVERED
 from archive.files import Reservation, state_of
+from archive.folder_watch import is_text
 from archive.manifest import BROKEN
 from archive.names import (
     LOST_AND_FOUND,
@@ -194,7 +195,7 @@ class SessionKeeper:
             logger.debug("The output folder cannot be read", exc_info=error)
             return {}
         states = {}
-        for folder in sorted(set(folders) - {LOST_AND_FOUND}):
+        for folder in sorted(filter(is_text, set(folders) - {LOST_AND_FOUND})):
             with contextlib.suppress(OSError):  # recovery says what cannot be read
                 states[folder] = state_of(self._output_dir / folder / MANIFEST)
         self._known = {folder: state for folder, state in self._known.items() if folder in states}

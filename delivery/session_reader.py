@@ -13,6 +13,7 @@ from pathlib import Path
 
 from archive.delivery_log import Key, SettledItems
 from archive.files import state_of
+from archive.folder_watch import is_text
 from archive.manifest import BROKEN, listed_segments
 from archive.names import LOST_AND_FOUND, session_file, session_file_of
 from archive.outbox import Outbox, Work
@@ -95,7 +96,8 @@ class SessionReader:
         changes = {}
         with os.scandir(self._output_dir) as entries:
             for entry in entries:
-                if entry.name != LOST_AND_FOUND and entry.is_dir(follow_symlinks=False):
+                is_folder = entry.is_dir(follow_symlinks=False) and entry.name != LOST_AND_FOUND
+                if is_folder and is_text(entry.name):
                     with contextlib.suppress(OSError):
                         changes[entry.name] = entry.stat().st_mtime_ns
         return changes
@@ -106,7 +108,7 @@ class SessionReader:
         try:
             files = [path / session_file_of(tag) for tag in listed_segments(path).tags() if tag != BROKEN]
             state = hash(tuple(map(state_of, files)))
-        except PermissionError:  # recovery says what cannot be read
+        except OSError:  # recovery says what cannot be read; the other folders are looked at
             return 0, []
         if state == self._states.get(folder):
             return state, []

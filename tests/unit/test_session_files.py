@@ -261,6 +261,16 @@ async def test_a_session_that_a_crash_has_left_gets_its_file(tmp_path: Path) -> 
     assert len(list(folder.glob("session_*"))) == 2
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+async def test_a_folder_whose_name_is_no_text_disturbs_nothing(tmp_path: Path) -> None:
+    odd, folder = room(tmp_path / "a\udcff", "RM_1"), room(tmp_path / "math101", "RM_1")
+    closed(odd)
+    shelf = Shelf()
+    await recovered(tmp_path)
+    await delivered(tmp_path, shelf)
+    assert shelf.sessions == [(folder / "session_RM_1.json").read_bytes()]
+
+
 async def test_a_session_that_is_recorded_gets_none(tmp_path: Path) -> None:
     folder = open_room(tmp_path)
     room(folder.path, "RM_before", folder.room.sid)
