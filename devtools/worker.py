@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
+import psutil
+
 from config import Settings
 from devtools.livekit_server import NEW_PROCESS_GROUP, LiveKitServer
 
@@ -132,6 +134,19 @@ class Worker(WorkerLog):
     def in_room(self, room: str) -> RoomLog:
         """What it logs about one room, for tests that share a worker."""
         return RoomLog(self, room)
+
+    def number_of(self, room: str) -> str:
+        """The number of the worker process that records a room now; empty: there is one process, or none records it."""
+        lines = (line for line in self.lines if "Track subscribed" in line and f"room={room} " in f"{line} ")
+        numbers = [re.search(r" worker=(\d+)", line) for line in lines]
+        return numbers[-1][1] if numbers and numbers[-1] else ""
+
+    def process(self, number: str) -> psutil.Process:
+        """The worker process of this number; the only one if the number is empty."""
+        parent = psutil.Process(self.pid)
+        if not number:
+            return parent
+        return next(child for child in parent.children() if child.environ().get("WORKER_NUMBER") == number)
 
     async def start(self) -> None:
         """Returns when it is ready for rooms."""

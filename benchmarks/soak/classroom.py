@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 from benchmarks.soak.lecture import Word, script, words
 from devtools import sound
 from devtools.livekit_server import LiveKitServer
@@ -36,6 +38,8 @@ class Classroom:
     logs: Path
     disk: Path | None
     """The small file system that the recordings are on, if there is one."""
+    processes: int = 1
+    """How many processes each worker has (WORKERS)."""
     workers: list[Worker] = field(default_factory=list)
     """All workers that were started; the last one records the room."""
     said: list[Word] = field(default_factory=list)
@@ -65,6 +69,10 @@ class Classroom:
     @property
     def room_dir(self) -> Path:
         return self.output_dir / ROOM
+
+    def recording_process(self) -> psutil.Process:
+        """The process that records the room."""
+        return self.worker.process(self.worker.number_of(ROOM))
 
     # --- people ---
 
@@ -135,7 +143,8 @@ class Classroom:
     async def another_worker(self) -> Worker:
         """Starts another worker; returns when it is ready for rooms."""
         log = self.logs / f"worker-{len(self.workers) + 1}.log"
-        worker = Worker(self.server, self.output_dir, log=log)
+        settings = {"WORKERS": str(self.processes)}
+        worker = Worker(self.server, self.output_dir, settings=settings, log=log)
         await worker.start()
         self.workers.append(worker)
         return worker
@@ -155,6 +164,26 @@ class Classroom:
             WorkerFailed: it did not within LISTEN_SECONDS.
         """
         await self._until_logged("Track subscribed", [worker])
+
+    @contextlib.asynccontextmanager
+    async def replaced(self) -> AsyncIterator[psutil.Process]:
+        """Gives the process that records the room, in mid-word; at the end waits until another one does: of another
+        worker, which is started before, or of the same one if that has several.
+
+        Raises:
+            WorkerFailed: none does within LISTEN_SECONDS.
+        """
+        recording = self.recording_process()
+        if self.processes == 1:
+            await self.another_worker()
+        before = self._subscriptions(self.worker)
+        await self.mid_word()
+        yield recording
+        if not await _until(lambda: self._subscriptions(self.worker) > before, LISTEN_SECONDS):
+            raise WorkerFailed(f"no recorder within {LISTEN_SECONDS:.0f} s")
+
+    def _subscriptions(self, worker: Worker) -> int:
+        return sum("Track subscribed" in line for line in worker.lines)
 
     async def _until_logged(self, what: str, workers: Sequence[Worker]) -> None:
         if not await _until(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
@@ -78,25 +76,20 @@ async def rolling_restart(room: Classroom) -> None:
 
 
 async def kill_worker(room: Classroom) -> None:
-    old = room.worker
-    new = await room.another_worker()
-    await room.mid_word()
-    await asyncio.to_thread(old.kill)
-    await room.until_taken_over(new)
+    async with room.replaced() as recording:
+        recording.kill()
 
 
 async def hang(room: Classroom) -> None:
     old = room.worker
-    new = await room.another_worker()
-    await room.mid_word()
-    os.kill(old.pid, signal.SIGSTOP)
-    try:
-        await room.until_taken_over(new)
+    async with AsyncExitStack() as at_end:
+        async with room.replaced() as recording:
+            at_end.callback(recording.resume)
+            recording.suspend()
         await asyncio.sleep(HANGING_SECONDS)
-    finally:
-        os.kill(old.pid, signal.SIGCONT)
     await asyncio.sleep(HANGING_SECONDS)
-    await old.stop()
+    if old is not room.worker:
+        await old.stop()
 
 
 async def fill_disk(room: Classroom) -> None:

@@ -29,6 +29,7 @@ from devtools.worker import WorkerFailed
 from lesson_tools import console
 
 MIN_MINUTES, MAX_MINUTES = 1.0, 300.0
+MAX_WORKERS = 16
 MEGABYTES_A_MINUTE, SPARE_MEGABYTES = 3, 16
 """The size of the small disk."""
 TICK_SECONDS = 1.0
@@ -41,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options = _options(arguments)
         with _folder(options.output) as folder:
-            outcome = soak(options.minutes, folder)
+            outcome = soak(options.minutes, folder, options.workers)
             for line in report.summary(outcome):
                 console.say(line)
             for target in filter(None, (options.report, options.output)):
@@ -67,6 +68,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         "--minutes", type=_minutes, default=60.0, metavar="N", help="how long the lecture is (60)"
     )
     parser.add_argument(
+        "--workers", type=_workers, default=1, metavar="N", help="processes of each worker, as WORKERS (1)"
+    )
+    parser.add_argument(
         "--output", type=Path, metavar="DIR", help="keep recordings, logs and report in this new folder"
     )
     parser.add_argument("--report", type=Path, metavar="DIR", help="write soak.md and soak.svg there")
@@ -86,6 +90,12 @@ def _minutes(text: str) -> float:
     return minutes
 
 
+def _workers(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_WORKERS:
+        raise InputError(f"--workers {text}: from 1 to {MAX_WORKERS}")
+    return int(text)
+
+
 @contextlib.contextmanager
 def _folder(output: Path | None) -> Iterator[Path]:
     if output:
@@ -96,8 +106,10 @@ def _folder(output: Path | None) -> Iterator[Path]:
         yield Path(folder)
 
 
-def soak(minutes: float, folder: Path) -> Outcome:
+def soak(minutes: float, folder: Path, workers: int = 1) -> Outcome:
     """Runs the lecture in real time; recordings and logs are in ``folder``. Ctrl-C ends it early, with a report.
+
+    ``workers``: how many processes each worker has.
 
     Raises:
         ServerUnavailable, WorkerFailed: the lecture could not begin.
@@ -107,7 +119,7 @@ def soak(minutes: float, folder: Path) -> Outcome:
         server = scene.enter_context(
             LiveKitServer(find_or_build(console.tell), log=folder / "livekit-server.log")
         )
-        room = Classroom(server, (disk or folder) / "segments", folder, disk)
+        room = Classroom(server, (disk or folder) / "segments", folder, disk, workers)
         run = _Run(room, minutes)
         console.run(run.run())
         if disk and (disk / "segments").exists():

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import signal
 import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from conftest import StartWorker
@@ -31,31 +29,12 @@ async def both_are_ready(recorder: Worker) -> None:
     await until(lambda: recorder.log.count("Registered with") >= 2, "both are registered", timeout=60)
 
 
-def worker_of(recorder: Worker, room: str) -> str:
-    """The number of the worker that records the room now."""
-    found = [
-        re.search(r" worker=(\d+)", line)
-        for line in recorder.lines
-        if "Track subscribed" in line and f"room={room} " in line
-    ]
-    assert found and found[-1]
-    return found[-1][1]
-
-
-def process_of(recorder: Worker, number: str) -> psutil.Process:
-    return next(
-        child
-        for child in psutil.Process(recorder.pid).children()
-        if child.environ().get("WORKER_NUMBER") == number
-    )
-
-
 @contextlib.asynccontextmanager
 async def lessons(server: LiveKitServer, recorder: Worker, name: str) -> AsyncIterator[dict[str, Speaker]]:
     """Teachers in rooms, by the room. LiveKit chooses the workers: rooms are opened until both have one."""
     async with contextlib.AsyncExitStack() as stack:
         teachers: dict[str, Speaker] = {}
-        while len({worker_of(recorder, room) for room in teachers}) < 2:
+        while len({recorder.number_of(room) for room in teachers}) < 2:
             room = f"{name}-{len(teachers)}"
             assert len(teachers) < MAX_ROOMS, "LiveKit gives all rooms to one worker"
             teachers[room] = await stack.enter_async_context(await teacher_in(server, recorder, room))
@@ -79,9 +58,9 @@ async def test_a_killed_worker_costs_only_its_own_rooms(
     async with lessons(livekit_server, recorder, "of-two") as teachers:
         await all_say(teachers, 0, 2)
         await asyncio.sleep(1)
-        dead = [room for room in teachers if worker_of(recorder, room) == "2"]
+        dead = [room for room in teachers if recorder.number_of(room) == "2"]
         subscribed = recorder.log.count("Track subscribed")
-        process_of(recorder, "2").kill()
+        recorder.process("2").kill()
         killed = time.monotonic()
         await until(
             lambda: recorder.log.count("Track subscribed") == subscribed + len(dead),
@@ -107,7 +86,7 @@ async def test_a_rolling_restart_hands_all_rooms_over(
     await both_are_ready(recorder)
     async with lessons(livekit_server, recorder, "rolling") as teachers:
         await all_say(teachers, 0, 2)
-        psutil.Process(recorder.pid).send_signal(signal.SIGHUP)
+        recorder.process("").send_signal(signal.SIGHUP)
         await recorder.wait_for("All workers have been restarted", timeout=90)
         await asyncio.sleep(1)
         await all_say(teachers, 2, 2)
