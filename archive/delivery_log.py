@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 
 from archive import jsonl
 from archive.files import FolderLock
-from archive.jsonl import lines_of
+from archive.jsonl import Bookmark, lines_of
 from archive.line_index import Entry, LineIndex
 from core.records import SegmentRecord, format_utc
 from core.text_records import TextRecord
@@ -65,6 +65,14 @@ class Undelivered:
     target: str
     refused: str
     """Why it is a dead letter; empty if it is still to be delivered."""
+
+
+@dataclass(frozen=True)
+class ListPlace:
+    """How far a list has been delivered: up to ``bookmark`` on this disk, which is in this part in the target."""
+
+    bookmark: Bookmark = Bookmark()
+    part: int = 1
 
 
 class DeliveryLog:
@@ -134,10 +142,24 @@ class SettledItems:
         line = self._lines.find(_name_of(target, key))
         return None if line is None else str((jsonl.entry_in(line) or {}).get(REFUSED, ""))
 
+    def place_of_list(self, target: str, file: str) -> ListPlace | None:
+        """How far a list has been delivered; None: it is not known."""
+        line = self._lines.find(_name_of_list(target, file))
+        return jsonl.parsed(line, _place_in) if line is not None else None
+
+
+def _place_in(entry: Mapping[str, Any]) -> ListPlace:
+    place = ListPlace(Bookmark(int(entry["bytes"]), str(entry["digest"])), int(entry["part"]))
+    if place.part < 1 or place.bookmark.bytes < 0:
+        raise ValueError(place)
+    return place
+
 
 def _entry_in(line: bytes) -> Entry | None:
     entry = jsonl.entry_in(line) or {}
     try:
+        if "list" in entry:
+            return Entry(_name_of_list(str(entry["target"]), str(entry["list"])))
         key = Key(str(entry["item"]), str(entry.get("sha256", "")))
         return Entry(_name_of(str(entry["target"]), key))
     except KeyError:
@@ -148,6 +170,25 @@ def _name_of(target: str, key: Key) -> str:
     return json.dumps([target, key.item, key.sha256])
 
 
+def _name_of_list(target: str, file: str) -> str:
+    return json.dumps([target, file])
+
+
+def note_list(folder: Path, target: str, file: str, place: ListPlace) -> None:
+    """Adds a line that says how far a list has been delivered, as :func:`note` does."""
+    bookmark = place.bookmark
+    _add(
+        folder,
+        {
+            "target": target,
+            "list": file,
+            "part": place.part,
+            "bytes": bookmark.bytes,
+            "digest": bookmark.digest,
+        },
+    )
+
+
 def note(folder: Path, target: str, key: Key, refused: str = "") -> None:
     """Adds a line to the delivery log, without a sync: a crash may lose it. Blocks; raises OSError."""
     line: dict[str, Any] = {"target": target, "item": key.item}
@@ -155,6 +196,10 @@ def note(folder: Path, target: str, key: Key, refused: str = "") -> None:
         line["sha256"] = key.sha256
     if refused:
         line[REFUSED] = refused
+    _add(folder, line)
+
+
+def _add(folder: Path, line: dict[str, Any]) -> None:
     line["at"] = format_utc(datetime.now(UTC))
     with FolderLock(folder):
         jsonl.append(folder / DELIVERED, line, sync=False)

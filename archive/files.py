@@ -10,6 +10,7 @@ import shutil
 import stat
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -223,8 +224,16 @@ def write_whole(path: Path, data: bytes) -> None:
 def write_private(path: Path, data: bytes) -> None:
     """Writes a small durable file, 0600, completely or not at all. Root gives it to the folder's owner, who may be a
     recorder that has to read it."""
+    write_pieces(path, (data,))
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
+    """Does the same with a file whose content comes in pieces."""
     whole = path.with_name(f".{path.name}.new")
-    write_whole(whole, data)
+    with open_private(whole, os.O_RDWR | os.O_CREAT | os.O_TRUNC) as file:
+        for piece in pieces:
+            write_all(file, piece)
+        os.fsync(file.fileno())
     if sys.platform != "win32" and os.geteuid() == 0:
         folder = os.stat(path.parent)
         with contextlib.suppress(OSError):

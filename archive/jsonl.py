@@ -239,6 +239,21 @@ def placed_lines_behind(
         return not is_marked, lines, _bookmark_at(file, end)
 
 
+def has_bookmark(path: Path, bookmark: Bookmark) -> bool:
+    """Whether the file still has the content before the bookmark. Raises OSError: it exists and cannot be read."""
+    file = open_regular(path)
+    if file is None:
+        return bookmark == Bookmark()
+    with file:
+        return _bookmark_at(file, bookmark.bytes) == bookmark
+
+
+def bookmark_at(path: Path, position: int) -> Bookmark:
+    """The bookmark at this position. Raises OSError: the file cannot be read."""
+    with open(path, "rb") as file:
+        return _bookmark_at(file, position)
+
+
 def end_of(path: Path) -> Bookmark:
     """The bookmark after the last complete line.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, cast
@@ -19,7 +19,6 @@ from config import Settings
 from core.errors import ConfigError, Refused, RetryLater
 from delivery.folder_store import SCHEME, folder_in, prove_set_up
 from delivery.items import CALL_TIMEOUT_SECONDS, Unusable
-from delivery.lists import complete_lines, whole_lines
 from delivery.object_errors import (
     Unconditional,
     classify_error,
@@ -41,6 +40,8 @@ MAX_MERGES = 5
 """How often a list is read and merged again at once, if another worker writes it at the same moment."""
 
 CONNECT_SECONDS = 10
+PIECE_BYTES = 1 << 18
+"""How much of an object is read at once for its lines."""
 KEYS_AT_ONCE = 1_000
 """Objects that are deleted with one call."""
 
@@ -67,7 +68,7 @@ class Objects:
         self._plain = plain
         """The same store without a checksum header, for servers that reject it. The signature covers the SHA-256."""
         self._keeps_types = folder is None
-        self._is_conditional = True
+        self.is_conditional = True
         """Whether the store has conditional writes: create only if absent, replace only the version that was read."""
 
     @property
@@ -96,7 +97,7 @@ class Objects:
         """
         from obstore.exceptions import AlreadyExistsError
 
-        if self._is_conditional:
+        if self.is_conditional:
             try:
                 await self.write(key, data, mode="create")
                 return
@@ -108,22 +109,28 @@ class Objects:
         elif there != data:
             raise Refused("another object of this name is there; it is not overwritten")
 
-    async def replace_lines(self, key: str, change: Callable[[list[bytes]], list[bytes]]) -> None:
-        """Changes the lines of an object; repeated if another worker changes it at the same time."""
-        await self.replace(key, lambda there: b"".join(change(whole_lines(there))))
+    async def replace(
+        self, key: str, change: Callable[[bytes | None], bytes], max_bytes: int = sys.maxsize
+    ) -> None:
+        """Changes the complete lines of an object; repeated if another worker changes it at the same time.
 
-    async def replace(self, key: str, change: Callable[[bytes], bytes]) -> None:
-        """Does the same with the complete lines of an object in one piece, which takes a third of the memory."""
+        Args:
+            change: makes the new content of the present one; None: there is no object. Nothing is written if it
+                returns the same, or nothing for no object.
+
+        Raises:
+            Unusable: it is larger than ``max_bytes``.
+        """
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
         for _ in range(MAX_MERGES):
-            there, version, forbidden = await self._seen(key)
-            before = complete_lines(there or b"")
+            there, version, forbidden = await self._seen(key, max_bytes)
+            before = None if there is None else complete_lines(there)
             after = await asyncio.to_thread(change, before)
-            if after == before and there is not None:
+            if after == (before or b""):
                 return
             mode: Any = "overwrite"
-            if self._is_conditional:
+            if self.is_conditional:
                 mode = "create" if there is None else {"e_tag": version}
             try:
                 await self.write(key, after, mode=mode)
@@ -133,16 +140,18 @@ class Objects:
                     raise forbidden from None
         raise RetryLater(f"{key} is being written by others")
 
-    async def _seen(self, key: str) -> tuple[bytes | None, str | None, Refused | None]:
+    async def _seen(self, key: str, max_bytes: int) -> tuple[bytes | None, str | None, Refused | None]:
         """Reads an object: its content, its version, and the refusal if it may not be read.
 
         If the key may not list the bucket, S3 also answers "forbidden" for an object that does not exist. Creating it
         then shows whether it exists.
         """
         try:
-            return *(await self.read(key)), None
+            return *(await self.read(key, max_bytes)), None
+        except Unusable:
+            raise
         except Refused as refusal:
-            if not self._is_conditional:
+            if not self.is_conditional:
                 raise
             return None, None, refusal
 
@@ -172,7 +181,7 @@ class Objects:
                 self._store, self._plain = self._plain, None
                 return await self.write(key, data, mode=mode)
             if mode != "overwrite" and has_no_conditional_writes(error):
-                self._is_conditional = False
+                self.is_conditional = False
                 raise Unconditional from None
             raise classify_error(error) from None
 
@@ -198,7 +207,44 @@ class Objects:
         except (BaseError, OSError, ValueError) as error:
             raise classify_error(error) from None
 
+    async def lines(self, key: str) -> AsyncIterator[bytes]:
+        """Yields the complete lines of an object; none if it does not exist. Only a piece of it is in memory."""
+        from obstore import get_async
+        from obstore.exceptions import BaseError
+
+        await self._prepare()
+        rest = b""
+        try:
+            found = await get_async(self.store, key)
+            async for piece in found.stream(min_chunk_size=PIECE_BYTES):
+                lines = (rest + bytes(piece)).splitlines(keepends=True)
+                rest = lines.pop() if lines and not lines[-1].endswith(b"\n") else b""
+                for line in lines:
+                    yield line
+        except FileNotFoundError as error:
+            if "NoSuchBucket" in str(error):
+                raise classify_error(error) from None
+        except (BaseError, OSError, ValueError) as error:
+            raise classify_error(error) from None
+
     # Listing and deleting.
+
+    async def exists(self, key: str) -> bool:
+        """Whether an object exists; False also if the store does not say so."""
+        from obstore import head_async
+        from obstore.exceptions import BaseError
+
+        await self._prepare()
+        try:
+            await head_async(self.store, key)
+        except FileNotFoundError:
+            return False
+        except (BaseError, OSError, ValueError) as error:
+            trouble = classify_error(error)
+            if isinstance(trouble, Refused):
+                return False
+            raise trouble from None
+        return True
 
     async def link(self, key: str, seconds: float) -> str:
         """Makes a URL with which anyone can read one object for this long.
@@ -233,16 +279,17 @@ class Objects:
         return sorted(one.rstrip("/").rpartition("/")[2] for one in found["common_prefixes"])
 
     async def names_in(self, folder: str) -> dict[str, datetime]:
-        """Lists the names of all objects in a folder, with the times of their last change."""
+        """Lists the names of all objects right in a folder, with the times of their last change."""
         from obstore import list as list_objects
         from obstore.exceptions import BaseError
 
         await self._prepare()
         try:
             return {
-                str(found["path"]).rpartition("/")[2]: found["last_modified"]
+                name: found["last_modified"]
                 async for page in list_objects(self.store, f"{folder}/")
                 for found in page
+                if "/" not in (name := str(found["path"]).removeprefix(f"{folder}/"))
             }
         except (BaseError, OSError, ValueError) as error:
             raise classify_error(error) from None
@@ -282,6 +329,11 @@ class Objects:
                 continue
             except (BaseError, OSError, ValueError) as error:
                 raise classify_error(error) from None
+
+
+def complete_lines(data: bytes) -> bytes:
+    """The content without an incomplete last line."""
+    return data[: data.rfind(b"\n") + 1]
 
 
 def open_s3(settings: Settings) -> Objects:

@@ -1,15 +1,15 @@
 """An object store as a target of delivery.
 
 Objects have the same names as the files on disk, below the prefix. A WAV is never overwritten: an object that has its
-name already is read and must be the same, byte for byte. A text file is overwritten. The lists are merged line by line
-with those in the store, so workers that recorded a room on different disks do not lose each other's lines.
+name already is read and must be the same, byte for byte. A text file is overwritten. The lists are in parts, to which
+lines are added, so workers that recorded a room on different disks do not lose each other's lines.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TypeVar
 
@@ -32,8 +32,9 @@ from delivery.items import (
     file_bytes,
     session_bytes,
 )
-from delivery.lists import lines_to_deliver, whole_lines
+from delivery.lists import ListDelivery
 from delivery.object_client import Objects, open_s3, open_url
+from delivery.stored_list import StoredList
 
 _LISTS = (TEXTS, GAPS, MANIFEST)
 """The manifest last: what it names is found again after an interruption, when it is written and when it is removed."""
@@ -98,11 +99,11 @@ class ObjectTarget:
 
     async def _put_lists(self, item: ListsItem) -> None:
         for file in _LISTS:
-            ours = await asyncio.to_thread(lines_to_deliver, item, file)
-            if ours:
-                await self.objects.replace(
-                    f"{item.folder.name}/{file}", functools.partial(_with_new_lines, ours)
-                )
+            await ListDelivery(self.list_of(item.folder.name, file), item, file, self.name).run()
+
+    def list_of(self, folder: str, file: str) -> StoredList:
+        """One of the lists of a folder."""
+        return StoredList(self.objects, folder, file)
 
     # Removing.
 
@@ -118,15 +119,17 @@ class ObjectTarget:
     async def _remove_in(
         self, folder: str, selection: Selection, known: Sequence[SegmentRecord], only_count: bool
     ) -> int:
-        manifest, _ = await self.objects.read(f"{folder}/{MANIFEST}")
-        listed = [record for line in whole_lines(manifest or b"") if (record := record_in(line)) is not None]
+        listed: dict[str, str] = {}  # the sessions' sids by the WAVs
+        chosen = {record.file for record in known}
+        async for line in self.list_of(folder, MANIFEST).lines():
+            if (record := record_in(line)) is not None:
+                listed[record.file] = record.room_sid
+                if selection.has(folder, record):
+                    chosen.add(record.file)
         there = await self.objects.names_in(folder)
-        chosen = {record.file for record in listed if selection.has(folder, record)}
-        chosen |= {record.file for record in known}
         if selection.is_whole_room and (chosen or selection.names(folder)):
-            chosen |= self._unlisted(there, {record.file for record in listed}, selection.before)
-        names = {record.file for record in listed}
-        count = len(chosen & (names | there.keys()))
+            chosen |= self._unlisted(there, listed, selection.before)
+        count = len(chosen & (listed.keys() | there.keys()))
         if only_count:
             return count
         if not chosen:
@@ -134,15 +137,15 @@ class ObjectTarget:
                 await self._remove_lines(folder, chosen, selection)  # gaps of somebody who said nothing
                 await self._remove_sessions(folder, there, selection, set())
             return 0
-        is_empty_then = chosen >= names
+        is_empty_then = chosen >= listed.keys()
         stems = {file.removesuffix(".wav") for file in chosen}
         await self.objects.delete(f"{folder}/{name}" for name in there if belongs_to(name, stems))
-        sids = {record.room_sid for record in (*listed, *known) if record.file in chosen}
-        left = {record.room_sid for record in listed if record.file not in chosen}
+        sids = {sid for file, sid in listed.items() if file in chosen} | {one.room_sid for one in known}
+        left = {sid for file, sid in listed.items() if file not in chosen}
         await self._remove_sessions(folder, there, selection, sids - left)
         if is_empty_then:
-            for name in _LISTS:
-                await self.objects.delete([f"{folder}/{name}"] if name in there else [])
+            for file in _LISTS:
+                await self.list_of(folder, file).delete()
             await self.objects.remove_empty(folder)
         else:
             await self._remove_lines(folder, chosen, selection)
@@ -182,30 +185,7 @@ class ObjectTarget:
             return _file_of(line) in chosen
 
         for file in _LISTS:
-            data, _ = await self.objects.read(f"{folder}/{file}")
-            if data is not None:
-                keep = functools.partial(_without, functools.partial(is_chosen, file))
-                await self.objects.replace_lines(f"{folder}/{file}", keep)
-
-
-# --- lists ---
-
-
-def _with_new_lines(ours: bytes, there: bytes) -> bytes:
-    """The lines of the store, then the new ones. Where nobody else has written, ours go on where the store's end."""
-    if ours.startswith(there):
-        return ours
-    return b"".join(merged(whole_lines(ours), whole_lines(there)))
-
-
-def merged(ours: list[bytes], there: list[bytes]) -> list[bytes]:
-    """The lines of the store in their order, then the new ones. Of several lines about a segment the last counts."""
-    known = set(there)
-    return there + [line for line in ours if line not in known]
-
-
-def _without(is_chosen: Callable[[bytes], bool], lines: list[bytes]) -> list[bytes]:
-    return [line for line in lines if not is_chosen(line)]
+            await self.list_of(folder, file).remove(functools.partial(is_chosen, file))
 
 
 def _file_of(line: bytes) -> str | None:

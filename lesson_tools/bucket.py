@@ -8,20 +8,21 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from archive.files import write_private
+from archive.files import open_private, write_all, write_private
 from archive.names import is_plain_name
 from config import Settings
 from core.backoff import Backoff
 from core.errors import ConfigError, InputError, RetryLater
 from delivery.items import Item
 from delivery.object_errors import classify_error
-from delivery.object_store import ObjectTarget, merged
+from delivery.object_store import ObjectTarget
 from delivery.targets import problems_of
 
 logger = logging.getLogger("recorder")
@@ -144,9 +145,27 @@ class Bucket(ObjectTarget):
         """Delivers an item; see :func:`with_retries`."""
         await with_retries(lambda: self.put(item))
 
-    async def add_lines(self, key: str, lines: list[bytes]) -> None:
-        """Appends lines to a list, with retries; leaves out those that it has already."""
-        await with_retries(lambda: self.objects.replace_lines(key, functools.partial(merged, lines)))
+    async def fetch_list(self, folder: str, file: str, path: Path) -> None:
+        """Copies a list into one file, with retries; there is no file if it has no line."""
+        await with_retries(lambda: self._fetch_list(folder, file, path))
+
+    async def _fetch_list(self, folder: str, file: str, path: Path) -> None:
+        size = 0
+        with open_private(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC) as copy:
+            async for line in self.list_of(folder, file).lines():
+                write_all(copy, line)
+                size += len(line)
+        if not size:
+            await asyncio.to_thread(path.unlink)
+
+    async def last_part(self, folder: str, file: str) -> int:
+        """The number of a list's last part, with retries."""
+        return max(await with_retries(lambda: self.list_of(folder, file).parts()))
+
+    async def add_lines(self, folder: str, file: str, lines: list[bytes], part: int) -> int:
+        """Adds lines to a list from this part on, with retries; leaves out those that it has already. Returns the
+        number of the part that is now the last."""
+        return (await with_retries(lambda: self.list_of(folder, file).add(lines, part))).part
 
     async def read(self, key: str) -> tuple[bytes | None, str | None]:
         """Reads an object and its version; (None, None) if there is none."""

@@ -21,7 +21,7 @@ from core.errors import ConfigError, Refused
 from core.records import SegmentRecord
 from core.text_request import TextRequest
 from delivery.items import TextItem, Unusable
-from delivery.lists import whole_lines
+from delivery.stored_list import StoredList
 from lesson_tools.batches import ERASED_ITEM, Note, note_in, without
 from lesson_tools.bucket import Bucket, with_retries
 from lesson_tools.transcription import Task
@@ -57,7 +57,7 @@ async def copy_of(bucket: Bucket, folder: str, names: Iterable[str], into: Path)
     room = RoomCopy(into / folder, names)
     room.path.mkdir(mode=PRIVATE_FOLDER)
     for name in (MANIFEST, TEXTS):
-        await _copy(bucket, room, name)
+        await bucket.fetch_list(folder, name, room.path / name)
     for name in await asyncio.to_thread(_stray_texts, room, names):
         await _copy(bucket, room, name)
     return room
@@ -69,12 +69,12 @@ async def _copy(bucket: Bucket, room: Room, name: str) -> None:
 
 async def listed_in(bucket: Bucket, folder: str) -> frozenset[str]:
     """The WAVs that the manifest in the bucket names now: some may have been erased since it was copied."""
-    content, _ = await with_retries(lambda: bucket.read(f"{folder}/{MANIFEST}"))
-    return await asyncio.to_thread(_wavs_in, content or b"")
+    return await with_retries(lambda: _wavs_in(bucket.list_of(folder, MANIFEST)))
 
 
-def _wavs_in(manifest: bytes) -> frozenset[str]:
-    return frozenset(record.file for record in map(record_in, whole_lines(manifest)) if record is not None)
+async def _wavs_in(manifest: StoredList) -> frozenset[str]:
+    found = [record.file async for line in manifest.lines() if (record := record_in(line)) is not None]
+    return frozenset(found)
 
 
 def _stray_texts(room: RoomCopy, names: Iterable[str]) -> list[str]:
@@ -146,6 +146,8 @@ class Upload:
         self._folder = room.path
         self._records: dict[str, SegmentRecord] = {}
         self._uploaded_to = end_of(room.path / TEXTS)
+        self._part = 0
+        """The last part of texts.jsonl in the bucket; 0: not known."""
         self._lock = asyncio.Lock()
 
     def expect(self, record: SegmentRecord) -> None:
@@ -176,9 +178,14 @@ class Upload:
                 texts = [(line, item) for line, item in self._texts_in(lines) if item.record.file in listed]
                 for _, item in texts:
                     await self._bucket.put_with_retries(item)
-                await self._bucket.add_lines(f"{self._folder.name}/{TEXTS}", [line for line, _ in texts])
+                await self._add_lines([line for line, _ in texts])
                 self._uploaded_to = behind
                 await asyncio.to_thread(self._forget, [item for _, item in texts])
+
+    async def _add_lines(self, lines: list[bytes]) -> None:
+        folder = self._folder.name
+        part = self._part or await self._bucket.last_part(folder, TEXTS)
+        self._part = await self._bucket.add_lines(folder, TEXTS, lines, part)
 
     async def _upload_regularly(self) -> None:
         while True:

@@ -47,14 +47,18 @@ Advance = Callable[[float], None]
 
 
 def settings() -> Settings:
-    """Reads the settings. None is required: no command needs a LiveKit server.
+    """Reads the settings. None is required: no command needs a LiveKit server. What was copied to OUTPUT_DIR from an
+    object store is made ready: its lists are joined.
 
     Raises:
         ConfigError: a setting is wrong.
     """
-    from config import Settings, environment  # imported late: --help does not need it
+    from archive.list_parts import join_parts  # imported late: --help does not need it
+    from config import Settings, environment
 
-    return Settings.from_env(environment(ROOT), for_worker=False)
+    found = Settings.from_env(environment(ROOT), for_worker=False)
+    join_parts(Path(found.output_dir))
+    return found
 
 
 def say(line: str = "", *, is_safe: bool = False) -> None:

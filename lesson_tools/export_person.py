@@ -27,7 +27,6 @@ from core.records import GapRecord, SegmentRecord, format_utc, utc_now
 from core.session_records import SessionRecord
 from core.text_records import TextRecord
 from delivery.erasure import all_folders
-from delivery.lists import whole_lines
 from delivery.object_store import ObjectTarget
 from delivery.targets import close_all
 from lesson_tools import console
@@ -268,8 +267,8 @@ async def _add_from_store(
             continue
         lists = {}
         for name in (MANIFEST, TEXTS, GAPS):
-            data, _ = await store.objects.read(f"{folder}/{name}")
-            lists[name] = whole_lines(data or b"")
+            lines = [line async for line in store.list_of(folder, name).lines()]
+            lists[name] = list(dict.fromkeys(lines))
         lists = _without_erased(lists, output_dir / folder)
         lists[MANIFEST] = [
             line

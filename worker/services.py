@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from archive.list_parts import join_parts
 from archive.outbox import TEXT, Outbox
 from archive.recovery import recover_all
 from archive.session_counts import Expected
@@ -102,6 +103,8 @@ def _text_service(settings: Settings, outbox: Outbox, sessions: SessionKeeper) -
 async def _recover(settings: Settings, sessions: SessionKeeper) -> None:
     """Makes segments of what a crash left, and then looks for sessions that it has left without a file. Rooms are
     recorded meanwhile; locks protect files that are being written."""
+    # First, or what only a part of a list names would be taken for something that a crash has left.
+    await asyncio.to_thread(join_parts, Path(settings.output_dir))
     try:
         recovered = await asyncio.to_thread(recover_all, settings)
     except OSError as error:

@@ -12,6 +12,9 @@ from archive.outbox import Outbox, State
 from archive.outbox_file import OUTBOX
 from config import Settings
 from core.backoff import Backoff
+from delivery.folder_store import set_up
+from delivery.items import ListsItem
+from delivery.object_store import ObjectTarget
 from delivery.service import DeliveryService
 from delivery.targets import open_targets
 
@@ -58,6 +61,19 @@ async def deliver(settings: Settings, seconds: float = SOON) -> bool:
             return await service.drain(seconds)
         finally:
             await service.aclose()
+
+
+async def delivered_lists(item: ListsItem, shelf: Path) -> dict[str, list[bytes]]:
+    """Delivers lists to an empty folder, and returns their lines there by the lists' names."""
+    shelf.mkdir()
+    set_up(shelf)
+    target = ObjectTarget.at_store_url(Settings(store_url=shelf.as_uri()))
+    await target.put(item)
+    return {path.name: whole_lines(path) for path in (shelf / item.folder.name).iterdir()}
+
+
+def whole_lines(path: Path) -> list[bytes]:
+    return path.read_bytes().splitlines(keepends=True)
 
 
 def _service(settings: Settings, box: Outbox) -> DeliveryService:

@@ -35,14 +35,13 @@ from core.records import (
 from core.text_records import Translation
 from delivery.item_reader import ItemReader
 from delivery.items import ListsItem, Selection
-from delivery.lists import lines_to_deliver, whole_lines
 from devtools.room_folders import until
 from lesson_tools.batches import ERASED_ITEM, note_in
 from lesson_tools.export import command, contents
 from recording.segment_writer import SegmentWriter
 from storage import PartFile, RoomFolder, SegmentErased
 from support.commands import run
-from support.delivering import opened
+from support.delivering import delivered_lists, opened
 from support.lessons_on_disk import BEN, NOW, TRACK, spoken, with_gap, with_texts
 from text.results import save_refusal, save_text
 from translator import TextResult, Usage
@@ -326,8 +325,9 @@ async def test_while_it_is_being_erased_no_reader_sees_it(tmp_path: Path) -> Non
     files = ("segments.jsonl", "texts.jsonl", "gaps.jsonl")
     manifest, texts, gaps = ((tmp_path / "math" / file).stat().st_size for file in files)
     lists = ListsItem(tmp_path / "math", manifest, texts, gaps)
+    delivered = await delivered_lists(lists, tmp_path.with_name("shelf"))
     for file in files:
-        (line,) = whole_lines(lines_to_deliver(lists, file))
+        (line,) = delivered[file]
         assert b"ben" in line
 
 

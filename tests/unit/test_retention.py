@@ -25,12 +25,11 @@ from core.errors import RetryLater
 from core.records import SegmentRecord
 from delivery.erasure import remove_lines
 from delivery.items import AudioItem, Item, ListsItem, Selection, TextItem
-from delivery.lists import lines_to_deliver, whole_lines
 from delivery.retention import Housekeeping, Leaving, Rules, remove_leaving
 from delivery.service import DeliveryService
 from devtools.room_folders import until
 from support.commands import run_in_thread
-from support.delivering import state_of
+from support.delivering import delivered_lists, state_of
 from support.lessons_on_disk import NOW, spoken, with_gap, with_texts
 
 Usage = namedtuple("Usage", "total used free")
@@ -246,8 +245,9 @@ async def test_what_has_left_the_target_does_not_return(tmp_path: Path) -> None:
     assert {item.record.file for item in of_segments} == {new[0].file}
     lists = shelf.items[-1]
     assert isinstance(lists, ListsItem)
+    delivered = await delivered_lists(lists, tmp_path.with_name("shelf"))
     for name in ("segments.jsonl", "texts.jsonl", "gaps.jsonl"):
-        (line,) = whole_lines(lines_to_deliver(lists, name))
+        (line,) = delivered[name]
         assert new[0].to_json()["start"].encode() in line
     for rules_for, may_go in (("40", False), ("20", True)):
         both = settings_for(tmp_path, REMOTE_RETENTION_DAYS="30", RETENTION_DAYS=rules_for)
