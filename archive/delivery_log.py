@@ -118,13 +118,19 @@ class SettledItems:
     def __init__(self, folder: Path) -> None:
         self._lines = LineIndex(folder / DELIVERED, _entry_in)
 
-    def is_settled(self, target: str, key: Key) -> bool:
-        """Whether the item is delivered or a dead letter.
+    def unsettled(self, target: str, keys: Sequence[Key]) -> set[Key]:
+        """Those of these items that are neither delivered nor dead letters.
 
         Raises:
             OSError, StorageError: the disk refuses.
         """
-        return self._lines.find(_name_of(target, key)) is not None
+        names = {_name_of(target, key): key for key in keys}
+        known = self._lines.known(names)
+        return {key for name, key in names.items() if name not in known}
+
+    def is_settled(self, target: str, key: Key) -> bool:
+        """Whether the item is delivered or a dead letter. Raises as :meth:`unsettled`."""
+        return not self.unsettled(target, [key])
 
     def is_delivered(self, target: str, key: Key) -> bool:
         return self._refusal(target, key) == ""

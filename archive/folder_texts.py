@@ -1,23 +1,21 @@
 """Adds texts to a room's folder: lines of ``texts.jsonl``, and the text files beside the WAVs.
 
-Everything blocks except :func:`write_text`. What is asked of earlier lines is looked up (:mod:`archive.line_index`), so
-a text costs the same in a folder with a hundred texts and with a hundred thousand.
+Everything blocks except :meth:`FolderTexts.save_with_files`. What is asked of earlier lines is looked up
+(:mod:`archive.line_index`), so a text costs the same in a folder with a hundred texts and with a hundred thousand.
 """
 
 from __future__ import annotations
 
-import asyncio
-import errno
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import aiofiles
-import aiofiles.os
+from aiofiles.os import wrap as in_thread
 
 from archive import jsonl
-from archive.files import PRIVATE_FILE, FolderLock, is_ordinary_or_none, sync_folder
+from archive.files import FolderLock, sync_folder, write_whole
 from archive.jsonl import Bookmark, bookmark_before_end, lines_behind
 from archive.line_index import Entry, LineIndex
 from archive.manifest import BROKEN, listed_segments
@@ -45,20 +43,11 @@ CONTEXT_SECONDS = 120.0
 """What was said longer ago than this is not used as context."""
 
 
-async def write_text(path: Path, text: str) -> None:
-    """Writes a private file completely or not at all. Does not block."""
+def write_text(path: Path, text: str) -> None:
+    """Writes a private file completely or not at all."""
     part = path.with_name(path.name + PART_SUFFIX)
-    async with aiofiles.open(part, "w", encoding="utf-8", newline="\n", opener=_private) as file:
-        await file.write(text)
-        await file.flush()
-        await asyncio.to_thread(os.fsync, file.fileno())
-    await aiofiles.os.replace(part, path)
-
-
-def _private(path: str, flags: int) -> int:
-    if not is_ordinary_or_none(Path(path)):  # opening a pipe would block
-        raise PermissionError(errno.EACCES, "it is no regular file", path)
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), PRIVATE_FILE)
+    write_whole(part, text.encode())
+    os.replace(part, path)
 
 
 def saved_texts(folder: Path) -> LineIndex:
@@ -110,7 +99,20 @@ class FolderTexts:
 
     def may_remove_audio(self, segment: SegmentRecord) -> bool:
         """Whether its text is saved, and its WAV still exists but is not to be kept (SAVE_AUDIO=false)."""
-        record = self.record_of(segment)
+        return self._may_remove_audio(segment, self.record_of(segment))
+
+    def unfinished(self, segments: Sequence[SegmentRecord]) -> list[SegmentRecord]:
+        """Those of these segments that have no text and are not refused, or whose WAV may be removed."""
+        lines = self._lines.find_all({_name_of(segment) for segment in segments})
+        found = []
+        for segment in segments:
+            line = lines.get(_name_of(segment))
+            record = text_in(line) if line is not None else None
+            if record is None or self._may_remove_audio(segment, record):
+                found.append(segment)
+        return found
+
+    def _may_remove_audio(self, segment: SegmentRecord, record: TextRecord | None) -> bool:
         return record is not None and not record.is_audio_kept and (self.folder / segment.file).exists()
 
     def before(self, segment: SegmentRecord, most: int) -> tuple[str, ...]:
@@ -130,12 +132,23 @@ class FolderTexts:
         said.sort(key=lambda record: record.start)
         return tuple(record.transcript for record in said[-most:]) if most else ()
 
-    def is_erased(self, record: TextRecord) -> bool:
+    def _is_erased_now(self, record: TextRecord) -> bool:
         """Whether the segment is no longer in the manifest, or is being erased: its text is not to be written."""
         with self._lock:
             self._listed.find(record.file)  # reads the manifest while the folder is not locked
             with FolderLock(self.folder):
                 return self._is_erased(record)
+
+    async def save_with_files(self, record: TextRecord, contents: Mapping[str, str]) -> bool:
+        """Writes the record's text files, then saves it as :meth:`save`. Does not block."""
+        return await in_thread(self._save_with_files)(record, contents)
+
+    def _save_with_files(self, record: TextRecord, contents: Mapping[str, str]) -> bool:
+        if contents and self._is_erased_now(record):
+            return False  # a process that is killed after the next line would leave files that no list names
+        for name, text in contents.items():
+            write_text(self.folder / name, text)
+        return self.save(record)
 
     def save(self, record: TextRecord) -> bool:
         """Adds the record's line. False: the segment has one already, from another worker, or has been erased.

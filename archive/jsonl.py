@@ -88,7 +88,7 @@ def append(path: Path, entry: Mapping[str, Any], *, sync: bool = True) -> None:
             with contextlib.suppress(OSError):
                 file.truncate(end)
             raise
-    if sync:
+    if sync and end < _BLOCK_BYTES:  # the file's name is new, or a crash came before it was durable
         sync_folder(path.parent)
 
 

@@ -7,14 +7,13 @@ Several processes may use it at once. Everything here blocks, and may be called 
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import hashlib
 import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -27,6 +26,8 @@ INDEX = ".lines.sqlite"
 SCHEMA_VERSION = 2
 BUSY_SECONDS = 10.0
 CACHE_KILOBYTES = 256
+MAX_STATES = 1_000
+"""Of so many lists it is known that they have not changed since they were read."""
 
 _SCHEMA = """
 CREATE TABLE list (id INTEGER PRIMARY KEY, bytes INTEGER NOT NULL, digest TEXT NOT NULL);
@@ -67,97 +68,125 @@ class LineIndex:
         self._path = path
         self._entry_in = entry_in
         self._id = _list_id(path)
-        self._read_state: tuple[int, ...] | None = None
-        """What the list's file was when it was last read to its end, and the connection that has its lines."""
         self._database = _database_of(path.parent.parent)
 
     def find(self, name: str) -> bytes | None:
-        """The last line with this name; None if there is none.
+        """The last line with this name; None if there is none. Raises as :meth:`find_all`."""
+        return self.find_all((name,)).get(name)
+
+    def find_all(self, names: Collection[str]) -> dict[str, bytes]:
+        """The last line with each of these names that there is.
 
         Raises:
             OSError: the list cannot be read.
             StorageError: the index cannot be written.
         """
-        position = self._database.run(lambda database: self._position(database, name))
-        if position is None:
-            return None
-        line = self._line_at(position)
-        if line is not None and self._has_name(line, name):
-            return line
-        # Two names have the same digest, or the list has just been replaced.
-        last = collections.deque((line for _, line in lines_of(self._path) if self._has_name(line, name)), 1)
-        return last.pop() if last else None
+        found = self._lines_at(self._positions(names))
+        wrong = {name for name, line in found.items() if not self._has_name(line, name)}
+        if wrong:
+            # Two names have the same digest, or the list has just been replaced.
+            found = {name: line for name, line in found.items() if name not in wrong}
+            for _, line in lines_of(self._path):
+                entry = self._entry_in(line)
+                if entry is not None and entry.name in wrong:
+                    found[entry.name] = line
+        return found
+
+    def known(self, names: Collection[str]) -> set[str]:
+        """Those of these names that a line has, without reading the lines. Raises as :meth:`find_all`."""
+        return set(self._positions(names))
 
     def tags(self) -> dict[str, Span]:
-        """All tags with their lines, in the order in which they first came. Raises as :meth:`find`."""
+        """All tags with their lines, in the order in which they first came. Raises as :meth:`find_all`."""
 
         def query(database: sqlite3.Connection) -> dict[str, Span]:
-            self._read_on(database)
             rows = database.execute(
                 "SELECT tag, first, last, lines FROM tag WHERE list = ? ORDER BY first", (self._id,)
             )
             return {str(tag): Span(*span) for tag, *span in rows}
 
-        return self._database.run(query)
+        return self._asked(query)
 
     def span(self, tag: str) -> Span | None:
-        """The lines with this tag; None if there are none. Raises as :meth:`find`."""
+        """The lines with this tag; None if there are none. Raises as :meth:`find_all`."""
 
         def query(database: sqlite3.Connection) -> Span | None:
-            self._read_on(database)
-            query = "SELECT first, last, lines FROM tag WHERE list = ? AND tag = ?"
-            row = database.execute(query, (self._id, tag)).fetchone()
+            statement = "SELECT first, last, lines FROM tag WHERE list = ? AND tag = ?"
+            row = database.execute(statement, (self._id, tag)).fetchone()
             return Span(*row) if row else None
 
-        return self._database.run(query)
+        return self._asked(query)
 
     def lines_from_first_to_last(self, tag: str) -> Iterator[bytes]:
-        """Yields the lines with this tag and those between them, without reading any others. Raises as :meth:`find`."""
+        """Yields the lines with this tag and those between them, without reading any others. Raises as
+        :meth:`find_all`."""
         span = self.span(tag)
         for position, line in lines_of(self._path, span.first) if span else ():
             if span is None or position > span.last:
                 return
             yield line
 
-    def _position(self, database: sqlite3.Connection, name: str) -> int | None:
-        self._read_on(database)
-        query = "SELECT position FROM line WHERE list = ? AND name = ?"
-        row = database.execute(query, (self._id, _digest(name))).fetchone()
-        return int(row[0]) if row else None
+    def _positions(self, names: Collection[str]) -> dict[str, int]:
+        """The positions of the last lines with these names."""
+
+        def query(database: sqlite3.Connection) -> dict[str, int]:
+            statement = "SELECT position FROM line WHERE list = ? AND name = ?"
+            rows = (
+                (name, database.execute(statement, (self._id, _digest(name))).fetchone()) for name in names
+            )
+            return {name: int(row[0]) for name, row in rows if row is not None}
+
+        return self._asked(query)
 
     def _has_name(self, line: bytes, name: str) -> bool:
         entry = self._entry_in(line)
         return entry is not None and entry.name == name
 
-    def _read_on(self, database: sqlite3.Connection) -> None:
-        """Reads the list's new lines, and all of them if it is another list."""
-        while (state := (self._database.connections, *state_of(self._path))) != self._read_state:
-            before = self._bookmark(database)
-            is_another, lines, behind = placed_lines_behind(self._path, before)
-            if not is_another and not lines:
-                self._read_state = state
-                return
-            with _transaction(database):
-                if self._bookmark(database) == before:  # otherwise another process has just read them
-                    self._add(database, is_another, lines, behind)
+    def _asked(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        """The answer to a query, after the list has been read to its end."""
+        while True:
+            state = state_of(self._path)
+            answer = self._database.run(partial(self._answer, state, query))
+            if answer is not None:
+                return answer[0]
+            self._read_next(state)
+
+    def _answer(
+        self, state: tuple[int, ...], query: Callable[[sqlite3.Connection], T], database: sqlite3.Connection
+    ) -> tuple[T] | None:
+        """None: the list has not been read to its end in this state."""
+        is_read = self._database.read_states.get(self._id) == state
+        return (query(database),) if is_read else None
+
+    def _read_next(self, state: tuple[int, ...]) -> None:
+        """Reads the next lines of the list, or all of them if it is another list. The index is free meanwhile: others
+        use it, also while they keep a recorder from its folder."""
+        before = self._database.run(self._bookmark)
+        is_another, lines, behind = placed_lines_behind(self._path, before)
+        placed = [(place, entry) for place, line in lines if (entry := self._entry_in(line)) is not None]
+        is_end = not (is_another or lines) or (bool(state) and behind.bytes >= state[1])
+
+        def add(database: sqlite3.Connection) -> None:
+            with _transaction(database) if is_another or lines else contextlib.nullcontext():
+                if self._bookmark(database) != before:
+                    return  # another thread or process has just read them
+                if is_another:
+                    _forget(database, self._id)
+                if is_another or lines:
+                    self._add(database, placed, behind)
+            if is_end:
+                self._database.note_read(self._id, state)
+
+        self._database.run(add)
 
     def _bookmark(self, database: sqlite3.Connection) -> Bookmark:
         row = database.execute("SELECT bytes, digest FROM list WHERE id = ?", (self._id,)).fetchone()
         return Bookmark(*row) if row else Bookmark()
 
-    def _add(
-        self,
-        database: sqlite3.Connection,
-        is_another: bool,
-        lines: list[tuple[int, bytes]],
-        behind: Bookmark,
-    ) -> None:
-        if is_another:
-            _forget(database, self._id)
-        placed = [(place, entry) for place, line in lines if (entry := self._entry_in(line)) is not None]
+    def _add(self, database: sqlite3.Connection, placed: list[tuple[int, Entry]], behind: Bookmark) -> None:
         database.executemany(
             "INSERT OR REPLACE INTO line VALUES (?, ?, ?)",
-            [(self._id, _digest(entry.name), place) for place, entry in placed if entry.name],
+            sorted((self._id, _digest(entry.name), place) for place, entry in placed if entry.name),
         )
         database.executemany(
             "INSERT INTO tag VALUES (?, ?, ?, ?, 1) ON CONFLICT DO UPDATE"
@@ -168,13 +197,16 @@ class LineIndex:
             "INSERT OR REPLACE INTO list VALUES (?, ?, ?)", (self._id, behind.bytes, behind.digest)
         )
 
-    def _line_at(self, position: int) -> bytes | None:
-        file = open_regular(self._path)
+    def _lines_at(self, positions: Mapping[str, int]) -> dict[str, bytes]:
+        file = open_regular(self._path) if positions else None
         if file is None:
-            return None
+            return {}
+        found = {}
         with file:
-            file.seek(position)
-            return file.readline(MAX_LINE_BYTES)
+            for name, position in positions.items():
+                file.seek(position)
+                found[name] = file.readline(MAX_LINE_BYTES)
+        return found
 
 
 def keep_open(output_dir: Path) -> object:
@@ -186,8 +218,10 @@ def forget(paths: Iterable[Path]) -> None:
     """Deletes what is known of lists that are removed. What the disk refuses is left: it finds no line any more."""
     for path in paths:
         if (path.parent.parent / INDEX).exists():
+            database = _database_of(path.parent.parent)
+            database.read_states.pop(_list_id(path), None)
             with contextlib.suppress(StorageError, OSError):
-                _database_of(path.parent.parent).run(partial(_forget, list_id=_list_id(path)))
+                database.run(partial(_forget, list_id=_list_id(path)))
 
 
 def _forget(database: sqlite3.Connection, list_id: int) -> None:
@@ -214,8 +248,8 @@ class _Database:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self.connections = 0
-        """How often the file was opened: it may be another one each time."""
+        self.read_states: dict[int, tuple[int, ...]] = {}
+        """What the lists' files were when they were last read to their ends, as far as this connection knows."""
         self._connection: sqlite3.Connection | None = None
         self._close: Callable[[], object] = lambda: None
 
@@ -240,6 +274,12 @@ class _Database:
                 self._connection = None
                 raise StorageError(f"{INDEX} cannot be used: {error}") from error
 
+    def note_read(self, list_id: int, state: tuple[int, ...]) -> None:
+        """Notes that the list in this state has been read to its end."""
+        if len(self.read_states) >= MAX_STATES:
+            self.read_states.clear()
+        self.read_states[list_id] = state
+
     def _connected(self) -> sqlite3.Connection:
         if self._connection is None:
             self._create()
@@ -247,7 +287,7 @@ class _Database:
                 self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
             self._close = weakref.finalize(self, connection.close)
-            self.connections += 1
+            self.read_states.clear()  # it may be another file
             _prepare(connection)
             self._connection = connection
         return self._connection

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from archive.folder_watch import FolderWatch
@@ -21,8 +21,9 @@ from core.records import SegmentRecord
 
 logger = logging.getLogger("recorder")
 
-Wanted = Callable[[str, SegmentRecord], bool]
-"""Whether there is anything to do for a segment of a folder, by the records of finished work. Called on a thread."""
+Wanted = Callable[[str, Sequence[SegmentRecord]], Iterable[SegmentRecord]]
+"""Those of these segments of a folder for which there is anything to do, by the records of finished work. Called on a
+thread."""
 
 
 class ManifestReader:
@@ -104,7 +105,7 @@ class ManifestReader:
         size = self._size_of(folder)
         lines, behind = new_lines(path, bookmark)
         records = [record for line in lines if (record := _record_in(line, path)) is not None]
-        works = [_work(self._kind, folder, record) for record in records if self._wanted(folder, record)]
+        works = [_work(self._kind, folder, record) for record in self._wanted(folder, records)]
         return size, behind, works
 
 

@@ -208,12 +208,14 @@ class Outbox:
         return works
 
     @_transaction
-    def done(self, work: Work) -> None:
-        """Marks an item as done; it is never claimed again."""
+    def done(self, work: Work) -> bool:
+        """Marks an item as done; it is never claimed again. Returns whether others of its kind are pending."""
         self._update(work, "state = 'done', owner = '', payload = '{}'")
         self._finished += 1
         if self._finished % DELETE_EVERY == 0:
             self._delete_oldest_done(work.kind)
+        query = "SELECT 1 FROM work WHERE kind = ? AND state = 'pending' LIMIT 1"
+        return self._file.one(query, work.kind) is not None
 
     @_transaction
     def refuse(self, work: Work, reason: str) -> None:

@@ -17,7 +17,7 @@ from archive.manifest import listed_segments, read_manifest, record_in
 from archive.names import GAPS, MANIFEST, TEXTS, is_plain_name
 from archive.outbox import Outbox, Work
 from archive.texts import text_in
-from archive.tombstones import is_being_erased
+from archive.tombstones import is_being_erased, open_erasures
 from config import Settings
 from core.records import SegmentRecord
 from core.text_records import TextRecord
@@ -170,35 +170,41 @@ class ItemReader:
         return self._bookmarks.get(source) or await self._outbox.bookmark(self._kind, source)
 
     def _sounds(self, folder: str, lines: list[bytes]) -> Iterator[Work]:
-        settled = SettledItems(self._output_dir / folder)
-        for record in filter(None, map(record_in, lines)):
-            if not self._save_audio or not is_plain_name(record.file) or not record.file.endswith(".wav"):
-                continue
-            if self._is_to_go(folder, record):
-                continue
-            if not settled.is_settled(self._target, audio_key(record)):
+        if not self._save_audio:
+            return
+        is_to_go = self._those_to_go(folder)
+        records = {
+            audio_key(record): record
+            for record in filter(None, map(record_in, lines))
+            if is_plain_name(record.file) and record.file.endswith(".wav") and not is_to_go(record)
+        }
+        unsettled = SettledItems(self._output_dir / folder).unsettled(self._target, list(records))
+        for key, record in records.items():
+            if key in unsettled:
                 payload = {"record": record.to_json()}
                 yield Work(self._kind, folder, record.file, record.start.timestamp(), payload)
 
     def _words(self, folder: str, lines: list[bytes]) -> Iterator[Work]:
-        path = self._output_dir / folder
-        settled, segments = SettledItems(path), listed_segments(path)
-        texts = [text for line in lines if (text := text_in(line)) is not None and text.transcript]
-        for text in texts:
-            line, key = segments.find(text.file), text_key(text)
-            record = record_in(line) if line is not None else None
-            if record is None or not is_ours(text) or self._is_to_go(folder, record):
-                continue
-            if not settled.is_settled(self._target, key):
+        path, is_to_go = self._output_dir / folder, self._those_to_go(folder)
+        found = filter(None, map(text_in, lines))
+        texts = {text_key(text): text for text in found if text.transcript and is_ours(text)}
+        unsettled = SettledItems(path).unsettled(self._target, list(texts))
+        texts = {key: text for key, text in texts.items() if key in unsettled}
+        listed = listed_segments(path).find_all({text.file for text in texts.values()})
+        for key, text in texts.items():
+            record = record_in(listed[text.file]) if text.file in listed else None
+            if record is not None and not is_to_go(record):
                 moment = max(text.at, record.end).timestamp()
                 payload = {"record": record.to_json(), "text": text.to_json()}
                 yield Work(self._kind, folder, key.item, moment, payload)
 
-    def _is_to_go(self, folder: str, record: SegmentRecord) -> bool:
-        """Whether a segment would only be removed from the target again."""
+    def _those_to_go(self, folder: str) -> Callable[[SegmentRecord], bool]:
+        """Tells which segments would only be removed from the target again."""
         before = expired_before(self._remote_retention_days)
-        is_expired = before is not None and record.end < before
-        return is_expired or is_being_erased(self._output_dir / folder, record)
+        if before is None and not open_erasures(self._output_dir):
+            return lambda record: False
+        path = self._output_dir / folder
+        return lambda record: (before is not None and record.end < before) or is_being_erased(path, record)
 
     async def _add_lists(self, folder: str) -> bool:
         manifest = await self._bookmark(f"{folder}/{MANIFEST}")

@@ -65,22 +65,21 @@ class OutcomeStore:
         self._unsaved = 0
         """Outcomes in memory that are not stored yet."""
 
-    async def until_stored(self, work: Work, outcome: Outcome) -> None:
-        """Stores an outcome, and retries while the disk refuses."""
+    async def until_stored(self, work: Work, outcome: Outcome) -> bool:
+        """Stores an outcome, and retries while the disk refuses. Returns whether there may be other items to claim."""
         self._unsaved += 1
         try:
             while True:
                 try:
-                    await self.store(work, outcome)
-                    return
+                    return await self.store(work, outcome)
                 except (StorageError, OSError) as error:
                     outcome = await self._after_disk_error(work, outcome, error)
                     await asyncio.sleep(DISK_PAUSE_SECONDS)
         finally:
             self._unsaved -= 1
 
-    async def store(self, work: Work, outcome: Outcome) -> None:
-        """Stores an outcome once.
+    async def store(self, work: Work, outcome: Outcome) -> bool:
+        """Stores an outcome once. Returns whether there may be other items to claim.
 
         Raises:
             StorageError, OSError: the disk refuses.
@@ -95,7 +94,8 @@ class OutcomeStore:
         elif isinstance(outcome, NeverAgain):
             await self._refuse(work, outcome)
         else:
-            await self._finish(work, outcome)
+            return await self._finish(work, outcome)
+        return True
 
     def disk_refuses(self, error: Exception) -> None:
         """Logs once that texts have to wait."""
@@ -136,19 +136,22 @@ class OutcomeStore:
         self._attempts.forget(work)
         self._on_settled(work.folder, segment.room_sid)
 
-    async def _finish(self, work: Work, outcome: Done | Answered) -> None:
+    async def _finish(self, work: Work, outcome: Done | Answered) -> bool:
         segment, texts = SegmentRecord.from_json(work.payload), self._folders.texts_of(work.folder)
-        if isinstance(outcome, Answered):
-            await self._save(work, segment, outcome)
-        if self._removal is not None and await asyncio.to_thread(texts.may_remove_audio, segment):
-            await self._removal.plan(work)
-        await self._outbox.done(work)
+        is_new = isinstance(outcome, Answered) and await self._save(work, segment, outcome)
+        is_kept = is_new and self._settings.save_audio
+        removal = None if is_kept else self._removal
+        if removal is not None and await asyncio.to_thread(texts.may_remove_audio, segment):
+            await removal.plan(work)
+        may_be_more = await self._outbox.done(work)
         self._attempts.forget(work)
         self._on_settled(work.folder, segment.room_sid)
         if isinstance(outcome, Answered):
             await self._on_saved(work)
+        return may_be_more
 
-    async def _save(self, work: Work, segment: SegmentRecord, answer: Answered) -> None:
+    async def _save(self, work: Work, segment: SegmentRecord, answer: Answered) -> bool:
+        """Saves a text; False: the segment has one already, or has been erased."""
         is_new = await save_text(
             self._folders.texts_of(work.folder),
             segment,
@@ -158,3 +161,4 @@ class OutcomeStore:
         )
         if is_new:
             self._costs.add(work.folder, segment, texts=1)
+        return is_new

@@ -7,12 +7,12 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from archive.folder_texts import FolderTexts, write_text
+from archive.folder_texts import FolderTexts
 from core.records import SegmentRecord
 from core.text_records import TextRecord, Translation
 from translator import TextResult
@@ -49,10 +49,9 @@ class TextFolders:
                 self._folders.popitem(last=False)
             return texts
 
-    def is_wanted(self, folder: str, segment: SegmentRecord) -> bool:
-        """Whether a segment still needs its text, or the removal of its audio."""
-        texts = self.texts_of(folder)
-        return not texts.has(segment) or texts.may_remove_audio(segment)
+    def unfinished(self, folder: str, segments: Sequence[SegmentRecord]) -> list[SegmentRecord]:
+        """Those of these segments that still need their text, or the removal of their audio."""
+        return self.texts_of(folder).unfinished(segments)
 
     def is_gone(self, folder: str) -> bool:
         """Whether a room's folder has been removed. Blocks."""
@@ -84,11 +83,7 @@ async def save_text(
         output_tokens=result.usage.output_tokens,
         is_audio_kept=is_audio_kept,
     )
-    if bool(files) and await asyncio.to_thread(texts.is_erased, record):
-        return False  # a process that is killed after the next line would leave files that no list names
-    for name, text in files.items():
-        await write_text(texts.folder / name, text + "\n")
-    is_new = await asyncio.to_thread(texts.save, record)
+    is_new = await texts.save_with_files(record, {name: text + "\n" for name, text in files.items()})
     if is_new:
         without_files = segment.file if translation.transcript else f"{segment.file} has no words"
         logger.info(

@@ -73,8 +73,8 @@ class TextService:
             settings, translator, self.gate, self._costs, self._folders, is_run=is_run
         )
         self._removal = AudioRemoval(outbox, self._output_dir) if removes_audio else None
-        self._manifests = ManifestReader(outbox, self._output_dir, TEXT, self._folders.is_wanted)
-        self._calls: set[asyncio.Task[None]] = set()
+        self._manifests = ManifestReader(outbox, self._output_dir, TEXT, self._folders.unfinished)
+        self._calls: set[asyncio.Task[bool]] = set()
         self._news = asyncio.Event()
         self._notified: set[str] = set()
         """Folders with a notification that their manifests have grown."""
@@ -183,14 +183,18 @@ class TextService:
             self._calls.add(call)
             call.add_done_callback(self._on_call_done)
 
-    def _on_call_done(self, call: asyncio.Task[None]) -> None:
+    def _on_call_done(self, call: asyncio.Task[bool]) -> None:
         self._calls.discard(call)
-        self._wake()
         if not call.cancelled() and call.exception() is not None:
             logger.error("The outcome of a text could not be stored", exc_info=call.exception())
+        elif not call.cancelled() and not call.result() and self._settings.save_audio:
+            return  # nothing is left to be claimed, and no WAV to be removed
+        self._wake()
 
-    async def _work_on(self, work: Work) -> None:
-        """Attempts a claimed item and stores the outcome. Whatever happens, the item does not stay claimed."""
+    async def _work_on(self, work: Work) -> bool:
+        """Attempts a claimed item and stores the outcome. Whatever happens, the item does not stay claimed.
+
+        Returns whether there may be other items to claim."""
         try:
             outcome = await self._attempts.attempt(work)
         except (StorageError, OSError) as error:
@@ -199,7 +203,7 @@ class TextService:
         except Exception as error:  # unexpected: the other items continue
             logger.error("Getting a text failed", exc_info=error, extra={"room": work.folder})
             outcome = TryAgain(self.gate.backoff.max_seconds)
-        await self._outcomes.until_stored(work, outcome)
+        return await self._outcomes.until_stored(work, outcome)
 
 
 def _log_backlog(backlog: Backlog) -> None:

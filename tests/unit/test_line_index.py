@@ -6,6 +6,7 @@ import errno
 import gc
 import os
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -148,6 +149,50 @@ def test_a_list_that_has_not_changed_is_not_opened(lines: Lines, monkeypatch: py
     assert index.find("b") is None
     monkeypatch.setattr(line_index, "placed_lines_behind", lambda *_: pytest.fail("the list is read"))
     assert index.find("b") is None
+
+
+def test_many_lines_are_found_with_one_look_into_the_list(
+    lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for value in range(50):
+        lines.add(f"name {value % 40}", value)
+    index, count = lines.index(), 0
+
+    def counted(path: Path) -> IO[bytes] | None:
+        nonlocal count
+        count += 1
+        return jsonl.open_regular(path)
+
+    assert index.known(["name 7", "nobody"]) == {"name 7"}
+    monkeypatch.setattr(line_index, "open_regular", counted)
+    found = index.find_all([f"name {value}" for value in range(30, 60)])
+    assert {name: (jsonl.entry_in(line) or {})["value"] for name, line in found.items()} == {
+        f"name {value}": value for value in range(30, 40)
+    }
+    assert count == 1
+
+
+def test_other_lists_are_asked_while_a_long_one_is_read(
+    lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A text that is saved asks while it keeps the recorder from its folder."""
+    other = Lines(lines.path.parent.parent / "other")
+    other.add("b", 2)
+    lines.add("a", 1)
+    kept = line_index.keep_open(lines.path.parent.parent)
+    assert other.value("b") == 2
+    parsed = []
+
+    def entry_of_a_long_list(line: bytes) -> Entry | None:
+        asked = threading.Thread(target=lambda: parsed.append(other.value("b")))
+        asked.start()
+        asked.join(5)
+        assert not asked.is_alive(), "it has to wait"
+        return entry_in(line)
+
+    assert LineIndex(lines.path, entry_of_a_long_list).find("a") is not None
+    assert set(parsed) == {2}
+    del kept
 
 
 def test_an_index_that_is_kept_open_is_opened_once(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:

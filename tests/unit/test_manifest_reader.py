@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,12 @@ async def waiting(box: Outbox) -> list[tuple[str, int]]:
     return sorted((work.folder, SegmentRecord.from_json(work.payload).number) for work in works)
 
 
-def everything(folder: str, segment: SegmentRecord) -> bool:
-    return True
+def everything(folder: str, segments: Sequence[SegmentRecord]) -> Sequence[SegmentRecord]:
+    return segments
+
+
+def only_even(folder: str, segments: Sequence[SegmentRecord]) -> Sequence[SegmentRecord]:
+    return [segment for segment in segments if segment.number % 2 == 0]
 
 
 async def test_every_line_of_every_room_is_added_once(tmp_path: Path) -> None:
@@ -59,7 +64,7 @@ async def test_every_line_of_every_room_is_added_once(tmp_path: Path) -> None:
 async def test_only_what_is_wanted_is_added(tmp_path: Path) -> None:
     commit(tmp_path / "a", 1, 2, 3, 4)
     async with opened(tmp_path) as box:
-        reader = ManifestReader(box, tmp_path, "text", lambda folder, segment: segment.number % 2 == 0)
+        reader = ManifestReader(box, tmp_path, "text", only_even)
         await reader.look_everywhere()
         assert await waiting(box) == [("a", 2), ("a", 4)]
 

@@ -6,11 +6,11 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
-from archive import folder_watch, orphans
+from archive import folder_watch, jsonl, line_index, orphans
 from archive.delivery_log import DELIVERED, audio_key, note, text_key
 from archive.folder_texts import FolderTexts
 from archive.folder_watch import FolderWatch
@@ -27,6 +27,7 @@ from devtools.sample_room import open_room
 from support.counting import lines_read
 from support.delivering import opened
 from support.segment_records import segment
+from text.results import TextFolders
 
 SIZES = (20, 400)
 TARGET = "shelf"
@@ -96,6 +97,33 @@ async def test_a_delivery_reads_as_many_lines_in_a_room_of_any_age(
                 assert await reader.look_at(["math101"])
             counts.append(read())
             assert (await outbox.backlog("delivery")).count == 3
+    assert counts[0] == counts[1] <= 20
+
+
+async def test_a_first_start_opens_a_long_list_a_few_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = []
+    open_regular = jsonl.open_regular
+    for size in SIZES:
+        folder = old_room(tmp_path / str(size) / "math101", size)
+        count = 0
+
+        def counted(path: Path) -> IO[bytes] | None:
+            nonlocal count
+            count += 1
+            return open_regular(path)
+
+        for module in (jsonl, line_index):
+            monkeypatch.setattr(module, "open_regular", counted)
+        async with opened(folder.parent) as outbox:
+            unfinished = TextFolders(folder.parent).unfinished
+            await ManifestReader(outbox, folder.parent, "text", unfinished).look_everywhere()
+            settings = Settings(output_dir=str(folder.parent))
+            await ItemReader(settings, outbox, TARGET, "delivery").look(with_lists=False)
+            assert (await outbox.backlog("text")).count == 0
+            assert (await outbox.backlog("delivery")).count == 1, "only the lists are not delivered yet"
+        counts.append(count)
     assert counts[0] == counts[1] <= 20
 
 
@@ -180,7 +208,7 @@ async def test_a_worker_that_starts_beside_many_rooms_asks_the_outbox_once(
 
                 monkeypatch.setattr(outbox._file, "transaction", counted)
                 await ItemReader(settings, outbox, TARGET, "delivery").look(with_lists=False)
-                await ManifestReader(outbox, folder, "text", lambda folder, segment: False).look_everywhere()
+                await ManifestReader(outbox, folder, "text", lambda folder, segments: ()).look_everywhere()
                 count = transactions
         counts.append(count)
     assert counts[0] == counts[1] <= 6

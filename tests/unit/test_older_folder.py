@@ -150,7 +150,7 @@ async def test_the_outbox_goes_on(folder: Path, tmp_path: Path) -> None:
         assert await box.generation() == 7
         bookmark = await box.bookmark("text", "math101/segments.jsonl")
         assert bookmark == Bookmark(len(manifest_line(1)) * 2, bookmark.digest)
-        await ManifestReader(box, tmp_path, "text", lambda folder, segment: True).look_everywhere()
+        await ManifestReader(box, tmp_path, "text", lambda folder, segments: segments).look_everywhere()
         works = await box.claim("text", Order.NEWEST_FIRST, 10)
         assert [(work.file, work.attempts) for work in works] == [(FILES[2], 0), (FILES[1], 1)]
         assert json.loads(manifest_line(2)) == works[1].payload

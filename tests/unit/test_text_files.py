@@ -119,19 +119,19 @@ def test_audio_may_go_only_where_its_text_is_safe_and_it_is_there(tmp_path: Path
     assert not texts.may_remove_audio(segment(1))
 
 
-async def test_a_text_file_is_there_whole_and_private(tmp_path: Path) -> None:
+def test_a_text_file_is_there_whole_and_private(tmp_path: Path) -> None:
     path = tmp_path / "a_ar.txt"
     (tmp_path / "a_ar.txt.part").write_text("left by a crash, and longer than what comes")
-    await write_text(path, "سلام\n")
+    write_text(path, "سلام\n")
     assert path.read_bytes() == "سلام\n".encode()
     assert [one.name for one in tmp_path.iterdir()] == ["a_ar.txt"]
 
 
 @needs_posix
-async def test_a_link_is_not_followed(tmp_path: Path) -> None:
+def test_a_link_is_not_followed(tmp_path: Path) -> None:
     target = tmp_path / "precious"
     target.write_text("untouched")
     (tmp_path / "a_es.txt.part").symlink_to(target)
     with pytest.raises(OSError):
-        await write_text(tmp_path / "a_es.txt", "Hola\n")
+        write_text(tmp_path / "a_es.txt", "Hola\n")
     assert target.read_text() == "untouched"
