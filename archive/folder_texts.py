@@ -103,10 +103,10 @@ class FolderTexts:
 
     def unfinished(self, segments: Sequence[SegmentRecord]) -> list[SegmentRecord]:
         """Those of these segments that have no text and are not refused, or whose WAV may be removed."""
-        lines = self._lines.find_all({_name_of(segment) for segment in segments})
+        lines = self._lines.find_all({name_of_segment(segment) for segment in segments})
         found = []
         for segment in segments:
-            line = lines.get(_name_of(segment))
+            line = lines.get(name_of_segment(segment))
             record = text_in(line) if line is not None else None
             if record is None or self._may_remove_audio(segment, record):
                 found.append(segment)

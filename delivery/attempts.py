@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from archive.delivery_log import Key, audio_key, note
 from archive.outbox import Outbox, Work
@@ -31,6 +33,8 @@ from delivery.items import (
 from delivery.status import TargetState
 
 logger = logging.getLogger("recorder")
+
+T = TypeVar("T")
 
 OUTBOX_RETRY_SECONDS = 1.0
 
@@ -60,24 +64,25 @@ class DeliveryAttempts:
         self._backoff = backoff
         self._on_settled = on_settled
 
-    async def deliver(self, work: Work) -> None:
-        """Delivers an item, then adds it to the delivery log, then settles it in the outbox. Raises nothing."""
+    async def deliver(self, work: Work) -> bool:
+        """Delivers an item, then adds it to the delivery log, then settles it in the outbox. Raises nothing.
+
+        Returns whether there may be other items to claim."""
         try:
-            item, key = _item_of(work, self._settings)
-            if await asyncio.to_thread(_is_to_stay, item):
-                await self._until_stored(self._outbox.done, work)
-                return
-            refusal = await self._put(item)
-            await asyncio.to_thread(_note, item, self._target.name, key, refusal)
+            opened = await asyncio.to_thread(_opened, work, self._settings)
+            if opened is None:
+                return await self._until_stored(self._outbox.done, work)
+            refusal = opened.unusable if opened.item is None else await self._put(opened.item)
+            await asyncio.to_thread(_note, opened, self._target.name, refusal)
         except (TimeoutError, RecorderError) as error:
             self._state.fails(error)
         except Exception as error:  # unexpected: the item must not be lost
             logger.error("Delivery failed unexpectedly", exc_info=error)
             self._state.fails(RetryLater("unexpected error"))
         else:
-            await self._settle(work, item, refusal)
-            return
+            return await self._settle(work, opened, refusal)
         await self._until_stored(self._outbox.retry, work, self._backoff.pause(work.attempts + 1))
+        return True
 
     async def _put(self, item: Item) -> str:
         """Puts the item into the target. Returns why it is refused for good; empty: it is delivered."""
@@ -85,9 +90,8 @@ class DeliveryAttempts:
             async with asyncio.timeout(CALL_TIMEOUT_SECONDS * 2):
                 await self._target.put(item)
         except Refused as refusal:
-            if not isinstance(refusal, Unusable):
-                await self._prove_it_takes_others(refusal)
-                self._state.works()
+            await self._prove_it_takes_others(refusal)
+            self._state.works()
             return str(refusal)
         self._state.works()
         return ""
@@ -99,38 +103,59 @@ class DeliveryAttempts:
         except Refused:
             raise ConfigError(f"it refuses everything: {refusal}") from None
 
-    async def _settle(self, work: Work, item: Item, refusal: str) -> None:
+    async def _settle(self, work: Work, opened: _Opened, refusal: str) -> bool:
         if refusal:
             logger.error(
                 "%s is never delivered to %s (dead letter): %s",
                 work.file,
                 self._target.name,
                 refusal,
-                extra=_room(item),
+                extra={"room": opened.room},
             )
             await self._until_stored(self._outbox.refuse, work, refusal)
+            may_be_more = True
         else:
             self._state.delivered()
-            logger.debug("%s delivered to %s", work.file, self._target.name, extra=_room(item))
-            await self._until_stored(self._outbox.done, work)
-        if isinstance(item, (AudioItem, TextItem)):
-            self._on_settled(work.folder, item.record.room_sid)
+            logger.debug("%s delivered to %s", work.file, self._target.name, extra={"room": opened.room})
+            may_be_more = await self._until_stored(self._outbox.done, work)
+        if opened.room_sid is not None:
+            self._on_settled(work.folder, opened.room_sid)
+        return may_be_more
 
-    async def _until_stored(self, step: Callable[..., Awaitable[None]], *values: object) -> None:
+    async def _until_stored(self, step: Callable[..., Awaitable[T]], *values: object) -> T:
         """Repeats a step of the outbox until it succeeds: an item that stays claimed would block its room."""
         while True:
             try:
-                await step(*values)
-                return
+                return await step(*values)
             except StorageError as error:
                 self._state.fails(error)
                 await asyncio.sleep(OUTBOX_RETRY_SECONDS)
 
 
-def _item_of(work: Work, settings: Settings) -> tuple[Item, Key]:
+@dataclass(frozen=True)
+class _Opened:
+    """An item, with its content, and how it is named."""
+
+    folder: Path
+    key: Key
+    room: str
+    item: Item | None
+    """None: it is unusable."""
+    unusable: str = ""
+    room_sid: str | None = None
+    """The session of a segment; None: it is no segment's."""
+
+
+def _opened(work: Work, settings: Settings) -> _Opened | None:
+    """Reads an item; None: it is being erased, or a session whose file is no longer there. Blocks; raises
+    StorageError."""
     folder, payload = Path(settings.output_dir) / work.folder, work.payload
     if "session" in payload:
-        return SessionItem(folder, str(payload["session"])), Key(work.file)
+        item_of_session = SessionItem(folder, str(payload["session"]))
+        session = read_session(folder, item_of_session.room_sid)
+        if session is None or is_session_being_erased(folder, session):
+            return None
+        return _Opened(folder, Key(work.file), folder.name, item_of_session)
     if "manifest_bytes" in payload:
         lists = ListsItem(
             folder,
@@ -139,29 +164,23 @@ def _item_of(work: Work, settings: Settings) -> tuple[Item, Key]:
             int(payload.get("gaps_bytes", 0)),
             expired_before(settings.remote_retention_days),
         )
-        return lists, Key(work.file)
+        return _Opened(folder, Key(work.file), folder.name, lists)
     record = SegmentRecord.from_json(payload["record"])
-    if "text" in payload:
-        return TextItem(folder, record, TextRecord.from_json(payload["text"])), Key(work.file)
-    return AudioItem(folder, record), audio_key(record)
-
-
-def _is_to_stay(item: Item) -> bool:
-    """Whether an item is not delivered: it is being erased, or a session whose file is no longer there."""
-    if isinstance(item, SessionItem):
-        session = read_session(item.folder, item.room_sid)
-        return session is None or is_session_being_erased(item.folder, session)
-    return not isinstance(item, ListsItem) and is_being_erased(item.folder, item.record)
-
-
-def _note(item: Item, target: str, key: Key, refusal: str) -> None:
+    if is_being_erased(folder, record):
+        return None
+    text = TextRecord.from_json(payload["text"]) if "text" in payload else None
+    key = audio_key(record) if text is None else Key(work.file)
     try:
-        note(item.folder, target, key, refusal)
+        item = AudioItem.read(folder, record) if text is None else TextItem.read(folder, record, text)
+    except Unusable as refusal:
+        return _Opened(folder, key, record.room_name, None, str(refusal), record.room_sid)
+    return _Opened(folder, key, record.room_name, item, room_sid=record.room_sid)
+
+
+def _note(opened: _Opened, target: str, refusal: str) -> None:
+    try:
+        note(opened.folder, target, opened.key, refusal)
     except FileNotFoundError:
         pass  # the whole room has been erased in the meantime
     except OSError as error:
         raise StorageError(f"the delivery log cannot be written: {error.strerror or error}") from error
-
-
-def _room(item: Item) -> dict[str, str]:
-    return {"room": item.record.room_name if isinstance(item, (AudioItem, TextItem)) else item.folder.name}

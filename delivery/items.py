@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
@@ -36,6 +36,20 @@ class AudioItem:
 
     folder: Path
     record: SegmentRecord
+    data: bytes = field(repr=False)
+
+    @classmethod
+    def read(cls, folder: Path, record: SegmentRecord) -> AudioItem:
+        """Reads the WAV and checks it against the manifest's SHA-256. Blocks.
+
+        Raises:
+            Unusable: it does not exist, or its content is another.
+            StorageError: it cannot be read now.
+        """
+        data = _file_bytes(folder / record.file)
+        if hashlib.sha256(data).hexdigest() != record.sha256:
+            raise Unusable("the file is not the one that the manifest names (SHA-256)")
+        return cls(folder, record, data)
 
 
 @dataclass(frozen=True)
@@ -45,6 +59,13 @@ class TextItem:
     folder: Path
     record: SegmentRecord
     text: TextRecord
+    contents: Mapping[str, bytes] = field(repr=False)
+    """By the files' names."""
+
+    @classmethod
+    def read(cls, folder: Path, record: SegmentRecord, text: TextRecord) -> TextItem:
+        """Reads the text files. Blocks; raises as :meth:`AudioItem.read`."""
+        return cls(folder, record, text, {file: _file_bytes(folder / file) for file in text.files})
 
 
 @dataclass(frozen=True)
@@ -177,19 +198,6 @@ class Unusable(Refused):
     """The item's file is missing or wrong; the target has not been asked."""
 
 
-def audio_bytes(item: AudioItem) -> bytes:
-    """Reads the WAV and checks it against the manifest's SHA-256. Blocks.
-
-    Raises:
-        Unusable: it does not exist, or its content is another.
-        StorageError: it cannot be read now.
-    """
-    data = file_bytes(item.folder / item.record.file)
-    if hashlib.sha256(data).hexdigest() != item.record.sha256:
-        raise Unusable("the file is not the one that the manifest names (SHA-256)")
-    return data
-
-
 def session_bytes(item: SessionItem) -> tuple[SessionRecord, bytes]:
     """Reads the file of a session. Blocks.
 
@@ -202,7 +210,7 @@ def session_bytes(item: SessionItem) -> tuple[SessionRecord, bytes]:
     return session, encoded(session)
 
 
-def file_bytes(path: Path) -> bytes:
+def _file_bytes(path: Path) -> bytes:
     """Reads a whole file. Blocks.
 
     Raises:

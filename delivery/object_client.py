@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, cast
@@ -155,6 +155,12 @@ class Objects:
                 raise
             return None, None, refusal
 
+    async def write_all(self, contents: Mapping[str, bytes]) -> None:
+        """Writes several objects, each completely or not at all, and replaces what was there."""
+        await self._prepare()
+        for key, data in contents.items():
+            await self._write(key, data, "overwrite")
+
     async def write(self, key: str, data: bytes, *, mode: Any) -> str | None:
         """Writes one object completely or not at all, and returns its version.
 
@@ -162,10 +168,13 @@ class Objects:
             AlreadyExistsError, PreconditionError: of obstore, for conditional writes.
             Unconditional: the store has no conditional writes.
         """
+        await self._prepare()
+        return await self._write(key, data, mode)
+
+    async def _write(self, key: str, data: bytes, mode: Any) -> str | None:
         from obstore import put_async
         from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
-        await self._prepare()
         suffix = PurePosixPath(key).suffix
         content_type = CONTENT_TYPES.get(suffix, "application/octet-stream")
         attributes = {"Content-Type": content_type} if self._keeps_types else None
@@ -179,7 +188,7 @@ class Objects:
         except (BaseError, OSError, ValueError, NotImplementedError) as error:
             if self._plain is not None and knows_no_checksums(error, mode):
                 self._store, self._plain = self._plain, None
-                return await self.write(key, data, mode=mode)
+                return await self._write(key, data, mode)
             if mode != "overwrite" and has_no_conditional_writes(error):
                 self.is_conditional = False
                 raise Unconditional from None

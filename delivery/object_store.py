@@ -27,9 +27,7 @@ from delivery.items import (
     Selection,
     SessionItem,
     TextItem,
-    audio_bytes,
     belongs_to,
-    file_bytes,
     session_bytes,
 )
 from delivery.lists import ListDelivery
@@ -85,12 +83,9 @@ class ObjectTarget:
         """See :class:`~delivery.items.Target`."""
         folder = item.folder.name
         if isinstance(item, AudioItem):
-            data = await asyncio.to_thread(audio_bytes, item)
-            await self.objects.create(f"{folder}/{item.record.file}", data)
+            await self.objects.create(f"{folder}/{item.record.file}", item.data)
         elif isinstance(item, TextItem):
-            for file in item.text.files:
-                data = await asyncio.to_thread(file_bytes, item.folder / file)
-                await self.objects.write(f"{folder}/{file}", data, mode="overwrite")
+            await self.objects.write_all({f"{folder}/{file}": data for file, data in item.contents.items()})
         elif isinstance(item, SessionItem):
             _, data = await asyncio.to_thread(session_bytes, item)
             await self.objects.write(f"{folder}/{item.file}", data, mode="overwrite")

@@ -28,7 +28,6 @@ from delivery.items import (
     Selection,
     SessionItem,
     TextItem,
-    audio_bytes,
     session_bytes,
 )
 from delivery.postgres_connections import Connections
@@ -116,8 +115,7 @@ class PostgresTarget:
             await self._connections.execute(_ADD_SESSION, _session_row(item.folder.name, session))
             return
         if isinstance(item, AudioItem):
-            audio = await asyncio.to_thread(audio_bytes, item)
-            await self._connections.execute(_ADD_SEGMENT, _row(item.folder.name, item.record, audio))
+            await self._connections.execute(_ADD_SEGMENT, _row(item.folder.name, item.record, item.data))
             return
         segment_id = id_of(item.folder.name, item.record)
         if not item.text.is_audio_kept:

@@ -136,7 +136,11 @@ class _Lane:
         self._reader = ItemReader(settings, outbox, target.name, self._kind)
         self._sessions = SessionReader(settings, outbox, target.name, self._kind)
         self._attempts = DeliveryAttempts(target, outbox, settings, self._state, backoff, on_settled)
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Task[bool]] = set()
+        self._may_claim = True
+        """Whether something may be there to claim that was not at the last attempt."""
+        self._may_wait = True
+        """Whether items may be pending that are not due."""
         self._more = asyncio.Event()
         self._reported_at = -REPORT_SECONDS
         self._counted_at = -COUNT_SECONDS
@@ -177,14 +181,15 @@ class _Lane:
     async def look(self, *, with_lists: bool) -> bool:
         """Adds what is new to the outbox; whether there was anything."""
         self._look_at = time.monotonic() + LOOK_SECONDS
+        self._may_claim = True
         has_news = await self._added(self._reader.look(with_lists=with_lists))
         return await self._added(self._sessions.look(everything=with_lists)) or has_news
 
     async def _look_at_notified(self) -> None:
         notified, self._notified = self._notified, set()
         if notified:
-            await self._added(self._reader.look_at(notified))
-        await self._added(self._sessions.look_at_notified())
+            self._may_claim |= await self._added(self._reader.look_at(notified))
+        self._may_claim |= await self._added(self._sessions.look_at_notified())
 
     async def _added(self, looking: Awaitable[bool]) -> bool:
         try:
@@ -233,33 +238,39 @@ class _Lane:
 
     async def _begin(self) -> None:
         """Claims items and starts their attempts, up to the maximum; after a failure only one at a time."""
-        if self._state.seconds_to_wait > 0:
+        if not self._may_claim or self._state.seconds_to_wait > 0:
             return
         free = (1 if self._state.failures else DELIVERIES_AT_ONCE) - len(self._running)
         if free <= 0:
             return
-        for work in await self._outbox.claim(self._kind, Order.ROOMS_IN_ORDER, free):
+        works = await self._outbox.claim(self._kind, Order.ROOMS_IN_ORDER, free)
+        self._may_claim, self._may_wait = len(works) == free, not works
+        for work in works:
             task = asyncio.create_task(self._attempts.deliver(work))
             self._running.add(task)
             task.add_done_callback(self._ended)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[bool]) -> None:
         self._running.discard(task)
+        self._may_claim |= task.cancelled() or task.result()
         self._more.set()
 
     async def _rest(self, seconds: float) -> None:
         """Waits until an attempt has ended, a list has grown or an item is due, at most for this long."""
-        if not self._running:
+        if self._may_wait and not self._running:
             with contextlib.suppress(StorageError):
                 due = await self._outbox.due_in(self._kind)
                 seconds = seconds if due is None else min(seconds, max(0.01, due))
         pause = self._state.seconds_to_wait
         if pause > 0:
             await asyncio.sleep(max(0.01, min(seconds, pause)))
+            self._may_claim = True
         else:
-            with contextlib.suppress(asyncio.TimeoutError):
+            try:
                 async with asyncio.timeout(seconds):
                     await self._more.wait()
+            except TimeoutError:
+                self._may_claim = True
         self._more.clear()
 
     async def _report(self) -> None:

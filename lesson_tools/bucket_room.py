@@ -175,7 +175,8 @@ class Upload:
                 if not lines:
                     return
                 listed = await listed_in(self._bucket, self._folder.name)
-                texts = [(line, item) for line, item in self._texts_in(lines) if item.record.file in listed]
+                read = await asyncio.to_thread(self._texts_in, lines)
+                texts = [(line, item) for line, item in read if item.record.file in listed]
                 for _, item in texts:
                     await self._bucket.put_with_retries(item)
                 await self._add_lines([line for line, _ in texts])
@@ -194,11 +195,13 @@ class Upload:
             took = time.monotonic() - began
             await asyncio.sleep(max(MIN_PAUSE_SECONDS, took / SHARE_OF_LISTS - took))
 
-    def _texts_in(self, lines: Iterable[bytes]) -> Iterator[tuple[bytes, TextItem]]:
-        for line in lines:
-            text = text_in(line)
-            if text is not None and text.file in self._records:
-                yield line, TextItem(self._folder, self._records[text.file], text)
+    def _texts_in(self, lines: Iterable[bytes]) -> list[tuple[bytes, TextItem]]:
+        found = [(line, text) for line in lines if (text := text_in(line)) is not None]
+        return [
+            (line, TextItem.read(self._folder, self._records[text.file], text))
+            for line, text in found
+            if text.file in self._records
+        ]
 
     def _forget(self, uploaded: Iterable[TextItem]) -> None:
         for item in uploaded:

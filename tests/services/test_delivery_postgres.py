@@ -151,14 +151,11 @@ async def test_errors_say_in_one_line_who_must_act(
     assert database.password not in target.name
 
 
-async def test_the_server_checks_the_sound_itself(
-    database: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_server_checks_the_sound_itself(database: PostgresServer, tmp_path: Path) -> None:
     record = spoken(settings_for(database.url(), tmp_path), count=1)[0]
-    monkeypatch.setattr("delivery.postgres.audio_bytes", lambda item: b"spoilt on the way")
     target = PostgresTarget(database.url())
     with pytest.raises(Refused):
-        await target.put(AudioItem(tmp_path / "math101", record))
+        await target.put(AudioItem(tmp_path / "math101", record, b"spoilt on the way"))
     await target.aclose()
     assert rows(database) == []
 
@@ -169,7 +166,7 @@ async def test_names_that_postgres_cannot_store_are_changed(database: PostgresSe
         record, room_name="a\0b", participant_name="half \ud800", participant_identity="'; DROP TABLE x --"
     )
     target = PostgresTarget(database.url())
-    await target.put(AudioItem(tmp_path / "math101", odd))
+    await target.put(AudioItem.read(tmp_path / "math101", odd))
     await target.aclose()
     row = rows(database)[0]
     assert row["room_id"] == "a\ufffdb"

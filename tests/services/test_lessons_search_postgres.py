@@ -39,8 +39,8 @@ async def deliver(url: str, output_dir: Path, all_texts: Sequence[dict[str, str]
     folder = open_room(output_dir)
     for number, texts in enumerate(all_texts):
         record = speak(folder, number * 10, texts)
-        await target.put(AudioItem(folder.path, record))
-        await target.put(TextItem(folder.path, record, text_of(record, texts)))
+        await target.put(AudioItem.read(folder.path, record))
+        await target.put(TextItem.read(folder.path, record, text_of(record, texts)))
     await target.aclose()
 
 
