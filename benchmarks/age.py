@@ -47,6 +47,8 @@ from core.text_records import TextRecord, Translation
 from core.text_request import TextRequest
 from delivery.folder_store import set_up
 from delivery.item_reader import key_of_lists
+from delivery.items import ListsItem
+from delivery.object_store import ObjectTarget
 from delivery.service import DeliveryService
 from delivery.targets import open_targets
 from storage import RoomFolder
@@ -158,12 +160,30 @@ def _settings(folder: Path) -> Settings:
 
 def _make(settings: Settings, segments: int, rooms: int) -> None:
     prepare_output_dir(Path(settings.output_dir))
-    _make_room(settings, ROOM, segments)
+    made = [_make_room(settings, ROOM, segments)]
     for number in range(rooms):
-        _make_room(settings, replace(ROOM, name=f"room {number}", sid=f"RM_{number}"), OTHER_SEGMENTS)
+        room = replace(ROOM, name=f"room {number}", sid=f"RM_{number}")
+        made.append(_make_room(settings, room, OTHER_SEGMENTS))
+    asyncio.run(_deliver_lists(settings, made))
 
 
-def _make_room(settings: Settings, room: RoomInfo, segments: int) -> None:
+async def _deliver_lists(settings: Settings, folders: Sequence[Path]) -> None:
+    target = ObjectTarget.at_store_url(settings)
+    for lists in map(_lists_of, folders):
+        await target.put(lists)
+        await target.put(
+            lists
+        )  # a folder has no conditional writes: this sees that nobody has overwritten it
+    for folder in folders:
+        for name in (MANIFEST, TEXTS, DELIVERED):  # nothing has been written here for a long time
+            os.utime(folder / name, (BEGAN.timestamp(), BEGAN.timestamp()))
+
+
+def _lists_of(folder: Path) -> ListsItem:
+    return ListsItem(folder, end_of(folder / MANIFEST).bytes, end_of(folder / TEXTS).bytes)
+
+
+def _make_room(settings: Settings, room: RoomInfo, segments: int) -> Path:
     """A room whose segments have their texts and are delivered."""
     folder = RoomFolder.open(settings, room).path
     target = settings.store_url.rstrip("/")
@@ -182,8 +202,7 @@ def _make_room(settings: Settings, room: RoomInfo, segments: int) -> None:
             (folder / record.file).touch()
     lists = key_of_lists(*(end_of(folder / name) for name in (MANIFEST, TEXTS, GAPS)))
     note(folder, target, lists)
-    for name in (MANIFEST, TEXTS, DELIVERED):  # nothing has been written here for a long time
-        os.utime(folder / name, (BEGAN.timestamp(), BEGAN.timestamp()))
+    return folder
 
 
 def _record(room: RoomInfo, number: int) -> SegmentRecord:
