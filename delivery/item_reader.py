@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +20,7 @@ from archive.outbox import Outbox, Work
 from archive.texts import text_in
 from archive.tombstones import is_being_erased, open_erasures
 from config import Settings
+from core.errors import StorageError
 from core.records import SegmentRecord
 from core.text_records import TextRecord
 from delivery.items import expired_before
@@ -26,8 +28,24 @@ from delivery.items import expired_before
 LISTS_SECONDS = 60.0
 """How often a room's lists are delivered while they grow."""
 
+MAX_AHEAD = 8
+"""Of so many folders the new lines are read together with the lists' sizes."""
+
 _Sizes = tuple[int, int, int]
 """Bytes of the manifest, the list of texts and the list of gaps."""
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What there is to deliver in the lines of a list between two bookmarks."""
+
+    before: Bookmark
+    behind: Bookmark
+    works: list[Work]
+
+
+_Ahead = dict[str, _Read]
+"""The next lines of a folder's lists, by the lists' names, as far as they have been read."""
 
 
 @dataclass
@@ -105,11 +123,12 @@ class ItemReader:
     async def look_at(self, folders: Iterable[str], *, with_lists: bool = False) -> bool:
         """Does the same in these folders only (names relative to OUTPUT_DIR)."""
         has_news = False
-        for folder, sizes in (await asyncio.to_thread(self._sizes, list(folders))).items():
+        looked = await asyncio.to_thread(self._looked, list(folders))
+        for folder, (sizes, ahead) in looked.items():
             seen = self._seen.setdefault(folder, _Seen(grown_at=0.0))
             with self._watch.reading(folder):
                 if sizes != seen.sizes:
-                    has_news = await self._read_on(folder, seen, sizes) or has_news
+                    has_news = await self._read_on(folder, seen, sizes, ahead) or has_news
                 if seen.is_time_for_lists(at_once=with_lists):
                     has_news = await self._add_lists(folder) or has_news
                     seen.grown_at = None
@@ -119,15 +138,15 @@ class ItemReader:
                 self._unfinished.add(folder)
         return has_news
 
-    async def _read_on(self, folder: str, seen: _Seen, sizes: _Sizes) -> bool:
+    async def _read_on(self, folder: str, seen: _Seen, sizes: _Sizes, ahead: _Ahead) -> bool:
         """Reads the lists that have grown to their ends; whether there was anything to deliver."""
         has_news = False
         if sizes[2] != seen.gaps_bytes:
             seen.gaps_bytes = sizes[2]
             seen.note_growth()
-        for file, size, works_in in ((MANIFEST, sizes[0], self._sounds), (TEXTS, sizes[1], self._words)):
+        for file, size in zip((MANIFEST, TEXTS), sizes, strict=False):
             while self._bookmarks.get(f"{folder}/{file}", Bookmark()).bytes != size and await self._read(
-                folder, file, works_in
+                folder, file, ahead.get(file)
             ):
                 has_news = True
                 seen.note_growth()
@@ -145,22 +164,39 @@ class ItemReader:
                 found[folder] = sizes
         return found
 
-    async def _read(
-        self, folder: str, file: str, works_in: Callable[[str, list[bytes]], Iterable[Work]]
-    ) -> bool:
+    def _looked(self, folders: Iterable[str]) -> dict[str, tuple[_Sizes, _Ahead]]:
+        """The sizes of the lists, and of few folders the new lines, too."""
+        found = self._sizes(folders)
+        is_ahead = len(found) <= MAX_AHEAD
+        return {
+            folder: (sizes, self._ahead(folder, sizes) if is_ahead else {}) for folder, sizes in found.items()
+        }
+
+    def _ahead(self, folder: str, sizes: _Sizes) -> _Ahead:
+        found: _Ahead = {}
+        for file, size in zip((MANIFEST, TEXTS), sizes, strict=False):
+            bookmark = self._bookmarks.get(f"{folder}/{file}")
+            if bookmark is not None and bookmark.bytes != size:
+                with contextlib.suppress(OSError, StorageError):  # reading it again raises it again
+                    found[file] = self._next(folder, file, bookmark)
+        return found
+
+    def _next(self, folder: str, file: str, bookmark: Bookmark) -> _Read:
+        lines, behind = new_lines(self._output_dir / folder / file, bookmark)
+        works_in = self._sounds if file == MANIFEST else self._words
+        return _Read(bookmark, behind, list(works_in(folder, lines)))
+
+    async def _read(self, folder: str, file: str, ahead: _Read | None) -> bool:
         """Reads the next lines of one list; whether there were any."""
-        source, path = f"{folder}/{file}", self._output_dir / folder / file
+        source = f"{folder}/{file}"
         before = await self._bookmark(source)
-
-        def items() -> tuple[list[Work], Bookmark]:
-            lines, behind = new_lines(path, before)
-            return list(works_in(folder, lines)), behind
-
-        works, behind = await asyncio.to_thread(items)
-        if behind == before:
+        read = ahead
+        if read is None or read.before != before:
+            read = await asyncio.to_thread(self._next, folder, file, before)
+        if read.behind == before:
             return False
-        if await self._outbox.add_read(self._kind, source, works, before, behind):
-            self._bookmarks[source] = behind
+        if await self._outbox.add_read(self._kind, source, read.works, before, read.behind):
+            self._bookmarks[source] = read.behind
             return True
         self._bookmarks.pop(source, None)
         self._behind.add(folder)
