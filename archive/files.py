@@ -213,12 +213,14 @@ def _remove_old_proofs(folder: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes and syncs a file. A crash may leave it incomplete; see :func:`write_private`."""
+def write_whole(path: Path, data: bytes, *, sync: bool = True) -> None:
+    """Writes a file, and syncs it unless ``sync`` is False. A crash may leave it incomplete; see
+    :func:`write_private`."""
     file = open_private(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     with file:
         write_all(file, data)
-        os.fsync(file.fileno())
+        if sync:
+            os.fsync(file.fileno())
 
 
 def write_private(path: Path, data: bytes) -> None:

@@ -20,7 +20,7 @@ from archive.files import open_private, sync_folder, write_all, write_private
 
 MAX_LINE_BYTES = 1 << 20
 """Far more than any line that is written here; a file without line feeds must not fill the memory."""
-MAX_LINES_AT_ONCE = 2_000
+MAX_LINES_AT_ONCE = 500
 MAX_BYTES_AT_ONCE = 8 << 20
 _DIGEST_BYTES = 256
 _BLOCK_BYTES = 4096

@@ -78,7 +78,8 @@ class Numbers:
         self._known = _Kept(number, self._known.listed if self._known else Bookmark())
         path = self._folder / HIGHEST_NUMBER
         try:
-            write_whole(path, jsonl.encoded(self._known.to_json()))
+            # Without a sync: if the machine loses power, the number is sought again.
+            write_whole(path, jsonl.encoded(self._known.to_json()), sync=False)
         except OSError:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
@@ -95,5 +96,6 @@ class Numbers:
             return None
 
     def _highest_in_names(self) -> int:
-        numbers = map(self._names.number_in, os.listdir(self._folder))
-        return max((number for number in numbers if number is not None), default=0)
+        with os.scandir(self._folder) as entries:  # a list of all names would be large
+            numbers = (self._names.number_in(entry.name) for entry in entries)
+            return max((number for number in numbers if number is not None), default=0)

@@ -124,7 +124,7 @@ async def test_a_first_start_opens_a_long_list_a_few_times(
             assert (await outbox.backlog("text")).count == 0
             assert (await outbox.backlog("delivery")).count == 1, "only the lists are not delivered yet"
         counts.append(count)
-    assert counts[0] == counts[1] <= 20
+    assert counts[1] <= counts[0] + 2 <= 20, "once for some hundred lines"
 
 
 def test_rooms_in_which_nothing_happens_are_looked_at_in_turn(
