@@ -17,19 +17,19 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from archive.delivery_log import DELIVERED, audio_key, note, text_key
+from archive.delivery_log import DELIVERED
 from archive.files import prepare_output_dir
 from archive.handover_note import RoomProgress
-from archive.jsonl import encoded, end_of
-from archive.names import GAPS, MANIFEST, TEXTS
+from archive.jsonl import end_of
+from archive.names import MANIFEST, TEXTS
 from archive.outbox import Outbox
 from benchmarks.figures import Figure, Options, Outcome
+from benchmarks.old_rooms import BEGAN, TEACHER, make_room
 from config import Settings
 from core import notify
 from core.records import (
@@ -40,13 +40,11 @@ from core.records import (
     SegmentRecord,
     SpeechSegment,
     StreamClock,
-    TrackInfo,
     utc_now,
 )
-from core.text_records import TextRecord, Translation
+from core.text_records import Translation
 from core.text_request import TextRequest
 from delivery.folder_store import set_up
-from delivery.item_reader import key_of_lists
 from delivery.items import ListsItem
 from delivery.object_store import ObjectTarget
 from delivery.service import DeliveryService
@@ -66,9 +64,7 @@ OTHER_SEGMENTS = 5
 """In each of the other rooms."""
 SEGMENT_SECONDS = 5
 TIMEOUT_SECONDS = 900.0
-BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 ROOM = RoomInfo("math101", "RM_old", BEGAN)
-TEACHER = TrackInfo("anna", "Anna", "TR_1", "microphone")
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -160,10 +156,10 @@ def _settings(folder: Path) -> Settings:
 
 def _make(settings: Settings, segments: int, rooms: int) -> None:
     prepare_output_dir(Path(settings.output_dir))
-    made = [_make_room(settings, ROOM, segments)]
+    made = [make_room(settings, ROOM, segments)]
     for number in range(rooms):
         room = replace(ROOM, name=f"room {number}", sid=f"RM_{number}")
-        made.append(_make_room(settings, room, OTHER_SEGMENTS))
+        made.append(make_room(settings, room, OTHER_SEGMENTS))
     asyncio.run(_deliver_lists(settings, made))
 
 
@@ -181,65 +177,6 @@ async def _deliver_lists(settings: Settings, folders: Sequence[Path]) -> None:
 
 def _lists_of(folder: Path) -> ListsItem:
     return ListsItem(folder, end_of(folder / MANIFEST).bytes, end_of(folder / TEXTS).bytes)
-
-
-def _make_room(settings: Settings, room: RoomInfo, segments: int) -> Path:
-    """A room whose segments have their texts and are delivered."""
-    folder = RoomFolder.open(settings, room).path
-    target = settings.store_url.rstrip("/")
-    with (
-        open(folder / MANIFEST, "wb") as manifest,
-        open(folder / TEXTS, "wb") as texts,
-        open(folder / DELIVERED, "wb") as delivered,
-    ):
-        for number in range(1, segments + 1):
-            record = _record(room, number)
-            text = _text(record)
-            manifest.write(encoded(record.to_json()))
-            texts.write(encoded(text.to_json()))
-            for key in (audio_key(record), text_key(text)):
-                delivered.write(encoded({"target": target, "item": key.item, "sha256": key.sha256}))
-            (folder / record.file).touch()
-    lists = key_of_lists(*(end_of(folder / name) for name in (MANIFEST, TEXTS, GAPS)))
-    note(folder, target, lists)
-    return folder
-
-
-def _record(room: RoomInfo, number: int) -> SegmentRecord:
-    start = BEGAN + timedelta(seconds=6 * number)
-    return SegmentRecord(
-        number=number,
-        file=f"segment_{number:03d}_{start:%Y%m%d_%H%M%S}.wav",
-        room_name=room.name,
-        room_sid=room.sid,
-        participant_identity=TEACHER.participant_identity,
-        participant_name=TEACHER.participant_name,
-        track_sid=TEACHER.track_sid,
-        track_source=TEACHER.source,
-        start=start,
-        end=start + timedelta(seconds=5),
-        offset_seconds=6.0 * number,
-        duration_seconds=5.0,
-        mean_probability=0.9,
-        lowest_probability=0.5,
-        end_reason=EndReason.PAUSE,
-        sha256=f"{number:064x}",
-    )
-
-
-def _text(record: SegmentRecord) -> TextRecord:
-    sentence = f"This is the sentence number {record.number} of a lesson that has gone on for a long time."
-    return TextRecord(
-        record.number,
-        record.file,
-        record.end,
-        record.start,
-        record.participant_identity,
-        "en",
-        sentence,
-        {"es": sentence},
-        model="model",
-    )
 
 
 # --- the measured process ---

@@ -68,6 +68,11 @@ async def main():
     await service.aclose()
     await outbox.aclose()
 """
+_EMPTY_LIST = (
+    "<ListBucketResult><Name>lessons</Name><Prefix></Prefix><KeyCount>0</KeyCount>"
+    "<MaxKeys>1000</MaxKeys><IsTruncated>false</IsTruncated></ListBucketResult>"
+)
+"""The answer to the question which objects there are."""
 _MEASURED = """
 import json, time
 began = time.monotonic()
@@ -138,6 +143,8 @@ async def _delivered(program: str, output_dir: Path, segments: int) -> tuple[flo
     stored: set[str] = set()
 
     async def answer(request: web.Request) -> web.Response:
+        if "list-type" in request.query:
+            return web.Response(text=_EMPTY_LIST, content_type="application/xml")
         if request.method != "PUT":
             return web.Response(status=404)
         await request.read()

@@ -15,14 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks import old_rooms
 from benchmarks.soak import gauges, report
-from benchmarks.soak.classroom import ANNA, Classroom
+from benchmarks.soak.classroom import ANNA, ROOM, Classroom
 from benchmarks.soak.faults import DO
 from benchmarks.soak.gauges import Reading
 from benchmarks.soak.outcome import Done, Outcome
 from benchmarks.soak.plan import Fault, Planned, plan
 from benchmarks.soak.word_check import check_recordings
+from config import Settings
 from core.errors import InputError
+from core.records import RoomInfo
 from devtools.disks import NoSmallDisk, small_disk
 from devtools.livekit_server import LiveKitServer, ServerUnavailable, find_or_build
 from devtools.worker import WorkerFailed
@@ -30,19 +33,22 @@ from lesson_tools import console
 
 MIN_MINUTES, MAX_MINUTES = 1.0, 300.0
 MAX_WORKERS = 16
+MAX_OLD_SEGMENTS = 1_000_000
+OLD_SEGMENTS_A_MEGABYTE = 250
 MEGABYTES_A_MINUTE, SPARE_MEGABYTES = 3, 16
 """The size of the small disk."""
 TICK_SECONDS = 1.0
 LAST_FAULT_SECONDS = 120.0
 """How long a fault may still take when the lecture is over."""
 STOPPED = 130
+OLD_SESSION = RoomInfo(ROOM, "RM_old", old_rooms.BEGAN)
 
 
 def main(arguments: list[str] | None = None) -> int:
     try:
         options = _options(arguments)
         with _folder(options.output) as folder:
-            outcome = soak(options.minutes, folder, options.workers)
+            outcome = soak(options.minutes, folder, options.workers, options.old_segments)
             for line in report.summary(outcome):
                 console.say(line)
             for target in filter(None, (options.report, options.output)):
@@ -71,6 +77,13 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         "--workers", type=_workers, default=1, metavar="N", help="processes of each worker, as WORKERS (1)"
     )
     parser.add_argument(
+        "--old-segments",
+        type=_segments,
+        default=0,
+        metavar="N",
+        help="how many segments of earlier lessons are in the room's folder (0)",
+    )
+    parser.add_argument(
         "--output", type=Path, metavar="DIR", help="keep recordings, logs and report in this new folder"
     )
     parser.add_argument("--report", type=Path, metavar="DIR", help="write soak.md and soak.svg there")
@@ -96,6 +109,12 @@ def _workers(text: str) -> int:
     return int(text)
 
 
+def _segments(text: str) -> int:
+    if not text.isdecimal() or int(text) > MAX_OLD_SEGMENTS:
+        raise InputError(f"--old-segments {text}: from 0 to {MAX_OLD_SEGMENTS}")
+    return int(text)
+
+
 @contextlib.contextmanager
 def _folder(output: Path | None) -> Iterator[Path]:
     if output:
@@ -106,20 +125,23 @@ def _folder(output: Path | None) -> Iterator[Path]:
         yield Path(folder)
 
 
-def soak(minutes: float, folder: Path, workers: int = 1) -> Outcome:
+def soak(minutes: float, folder: Path, workers: int = 1, old_segments: int = 0) -> Outcome:
     """Runs the lecture in real time; recordings and logs are in ``folder``. Ctrl-C ends it early, with a report.
 
-    ``workers``: how many processes each worker has.
+    ``workers``: how many processes each worker has. ``old_segments``: how many are in the room's folder before.
 
     Raises:
         ServerUnavailable, WorkerFailed: the lecture could not begin.
     """
     with contextlib.ExitStack() as scene:
-        disk = _disk(scene, folder, minutes)
+        disk = _disk(scene, folder, minutes, old_segments)
         server = scene.enter_context(
             LiveKitServer(find_or_build(console.tell), log=folder / "livekit-server.log")
         )
         room = Classroom(server, (disk or folder) / "segments", folder, disk, workers)
+        if old_segments:
+            console.tell(f"Making {old_segments} segments of an earlier lesson ...")
+            old_rooms.make_room(Settings(output_dir=str(room.output_dir)), OLD_SESSION, old_segments)
         run = _Run(room, minutes)
         console.run(run.run())
         if disk and (disk / "segments").exists():
@@ -131,10 +153,11 @@ def soak(minutes: float, folder: Path, workers: int = 1) -> Outcome:
         return run.outcome()
 
 
-def _disk(scene: contextlib.ExitStack, folder: Path, minutes: float) -> Path | None:
+def _disk(scene: contextlib.ExitStack, folder: Path, minutes: float, old_segments: int) -> Path | None:
     """A small disk for the recordings, which can be filled; None if this system cannot make one."""
     try:
-        megabytes = round(SPARE_MEGABYTES + MEGABYTES_A_MINUTE * minutes)
+        old_megabytes = old_segments / OLD_SEGMENTS_A_MEGABYTE
+        megabytes = round(SPARE_MEGABYTES + MEGABYTES_A_MINUTE * minutes + old_megabytes)
         return scene.enter_context(small_disk(folder / "disk", megabytes))
     except NoSmallDisk as reason:
         console.tell(f"The disk cannot be filled in this run: {reason}.")
@@ -214,7 +237,9 @@ class _Run:
             faults=self.faults,
             readings=self.readings,
             stalls=self.room.stalls,
-            words=check_recordings(said, self.room.room_dir, ANNA, self.room.unfinished_since),
+            words=check_recordings(
+                said, self.room.room_dir, ANNA, self.room.unfinished_since, without_sid=OLD_SESSION.sid
+            ),
             was_stopped=self.was_stopped,
             problems=self.problems,
         )

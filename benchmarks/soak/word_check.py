@@ -175,10 +175,11 @@ class WordCheck:
 
 
 def check_recordings(
-    said: Sequence[Word], room_dir: Path, teacher: str, until: float | None = None
+    said: Sequence[Word], room_dir: Path, teacher: str, until: float | None = None, *, without_sid: str = ""
 ) -> WordCheck:
-    """Searches all files of the room's folder for the words. ``until``: what was said later does not count."""
-    records = manifest(room_dir)
+    """Searches all files of the room's folder for the words. ``until``: what was said later does not count.
+    ``without_sid``: the sid of an earlier session, whose files are not searched."""
+    records = [record for record in manifest(room_dir) if record["room_sid"] != without_sid]
     sounds = sorted(_sounds(records, room_dir), key=lambda one: one.start)
     gap_spans = _gap_spans(room_dir)
     found = [one for one in find_words(sounds, sound.markers()) if until is None or one.at < until]
