@@ -94,3 +94,4 @@ async def test_a_rolling_restart_hands_all_rooms_over(
     await until(
         lambda: all(heard(folder) == [0, 1, 2, 3] for folder in folders), "every word is saved", timeout=60
     )
+    assert " ERROR " not in recorder.log, "nor of the native client, which prints its own"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 from types import SimpleNamespace
 from typing import cast
 from unittest.mock import MagicMock
@@ -24,6 +25,7 @@ def test_log_records_are_passed_on_only_if_they_are_seen(
     monkeypatch.setattr(_ffi_client, "get_ffi_lib", lambda: library)
     monkeypatch.setattr(atexit, "register", lambda function: function)
     monkeypatch.setattr(FfiClient, "_ffi_disposed", False)
+    monkeypatch.delenv("RUST_LOG", raising=False)
     logger = logging.getLogger("livekit")
     before = logger.level
     logger.setLevel(level)
@@ -32,6 +34,7 @@ def test_log_records_are_passed_on_only_if_they_are_seen(
     finally:
         logger.setLevel(before)
     FfiClient()
+    assert ("RUST_LOG" in os.environ) is not passes_on_logs
     callback, are_passed_on, name, _ = start.call_args.args
     assert (callback, are_passed_on, name) == (_ffi_client.ffi_event_callback, passes_on_logs, b"python")
     assert len(cast("list[object]", start.argtypes)) == 4
