@@ -104,12 +104,17 @@ class Student:
         return [segment.text for _, _, segment in self.packets if segment.language == language]
 
     def _on_stream(self, reader: rtc.TextStreamReader, sender: str) -> None:
-        task = asyncio.create_task(self._read(reader, sender))
+        task = asyncio.create_task(self._read(reader, sender, list(self._reading)))
         self._reading.add(task)
         task.add_done_callback(self._reading.discard)
 
-    async def _read(self, reader: rtc.TextStreamReader, sender: str) -> None:
+    async def _read(
+        self, reader: rtc.TextStreamReader, sender: str, earlier: list[asyncio.Task[None]]
+    ) -> None:
+        """Streams begin in the order sent; the client reads each by itself, so they may end in another one."""
         text = await reader.read_all()
+        if earlier:
+            await asyncio.wait(earlier)
         self.streams.append((sender, text, dict(reader.info.attributes or {})))
 
     def _on_packet(
