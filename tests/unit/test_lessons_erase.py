@@ -325,7 +325,7 @@ async def test_while_it_is_being_erased_no_reader_sees_it(tmp_path: Path) -> Non
     files = ("segments.jsonl", "texts.jsonl", "gaps.jsonl")
     manifest, texts, gaps = ((tmp_path / "math" / file).stat().st_size for file in files)
     lists = ListsItem(tmp_path / "math", manifest, texts, gaps)
-    delivered = await delivered_lists(lists, tmp_path.with_name("shelf"))
+    delivered = await delivered_lists(lists, tmp_path.with_name(f"{tmp_path.name}-shelf"))
     for file in files:
         (line,) = delivered[file]
         assert b"ben" in line

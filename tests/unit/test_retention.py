@@ -245,7 +245,7 @@ async def test_what_has_left_the_target_does_not_return(tmp_path: Path) -> None:
     assert {item.record.file for item in of_segments} == {new[0].file}
     lists = shelf.items[-1]
     assert isinstance(lists, ListsItem)
-    delivered = await delivered_lists(lists, tmp_path.with_name("shelf"))
+    delivered = await delivered_lists(lists, tmp_path.with_name(f"{tmp_path.name}-shelf"))
     for name in ("segments.jsonl", "texts.jsonl", "gaps.jsonl"):
         (line,) = delivered[name]
         assert new[0].to_json()["start"].encode() in line

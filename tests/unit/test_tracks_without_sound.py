@@ -39,6 +39,8 @@ from support.fake_room import (
     set_recently_gone,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def worker_state(monkeypatch: pytest.MonkeyPatch) -> WorkerState:
