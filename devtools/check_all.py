@@ -52,7 +52,7 @@ OTHER_TESTS = (
     *("-n", "3", "--dist", "worksteal"),  # half of their time they wait
 )
 ALONE = ("tests/room", "tests/faults", "-m", "alone")
-QUICK_TESTS = ("tests/unit", "-m", "unit and not slow", "-n", "4", "--dist", "worksteal")
+QUICK_TESTS = ("tests/unit", "-m", "unit and not slow", "-n", "3", "--dist", "worksteal")
 
 FORMAT = ("ruff", "format", "--check")
 LINT = ("ruff", "check")

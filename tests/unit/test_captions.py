@@ -32,6 +32,8 @@ from recording.captions import Captions
 
 BEGAN = datetime(2025, 10, 8, 14, 5, 23, 120_000, UTC)
 
+pytestmark = pytest.mark.slow
+
 
 def record(number: int) -> SegmentRecord:
     start = BEGAN + timedelta(seconds=3 * number)

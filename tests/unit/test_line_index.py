@@ -18,6 +18,8 @@ from archive.files import open_private
 from archive.line_index import INDEX, Entry, LineIndex
 from support.counting import lines_read
 
+pytestmark = pytest.mark.slow
+
 
 def entry_in(line: bytes) -> Entry | None:
     entry = jsonl.entry_in(line)

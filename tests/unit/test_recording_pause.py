@@ -39,6 +39,8 @@ from support.fake_room import (
 
 PAUSED = '{"recording": "paused"}'
 
+pytestmark = pytest.mark.slow
+
 
 # --- the room's metadata ---
 
