@@ -1,8 +1,8 @@
 """The session files of a room's folder, ``session_<sid>.json``: each sums up one session when it is over.
 
-A session has a file only while nobody records it. It is counted from the lists, which are the truth, so it may be
-deleted at any time. Whoever finishes something that it tells writes it anew: :mod:`archive.session_keeper` in a worker,
-and the commands. Everything here blocks.
+A session has a file only while it is not being recorded. The file is counted from the lists, so it may be deleted at
+any time. It is written again when one of its figures changes: in a worker by :mod:`archive.session_keeper`, and by the
+commands. Everything here blocks.
 """
 
 from __future__ import annotations
