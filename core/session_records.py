@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum
@@ -11,6 +11,14 @@ from typing import Any
 from core.records import format_utc, parse_utc
 
 SESSION_SCHEMA_VERSION = 1
+
+OnSettled = Callable[[str, str], None]
+"""Called with a folder and the sid of a session when one of its segments has its text, or one of its items is delivered
+or refused."""
+
+
+def ignore_settled(folder: str, room_sid: str) -> None:
+    """Does nothing: where no session files are kept up to date."""
 
 
 class ClosedBy(Enum):

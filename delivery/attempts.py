@@ -18,6 +18,7 @@ from config import Settings
 from core.backoff import Backoff
 from core.errors import ConfigError, RecorderError, Refused, RetryLater, StorageError
 from core.records import SegmentRecord
+from core.session_records import OnSettled, ignore_settled
 from core.text_records import TextRecord
 from delivery.items import (
     CALL_TIMEOUT_SECONDS,
@@ -38,12 +39,6 @@ T = TypeVar("T")
 
 OUTBOX_RETRY_SECONDS = 1.0
 
-OnSettled = Callable[[str, str], None]
-"""Called with a folder and the sid of a session when nothing is left to be done with one of its items."""
-
-
-def tell_nobody(folder: str, room_sid: str) -> None: ...
-
 
 class DeliveryAttempts:
     """Delivers items to one target."""
@@ -55,7 +50,7 @@ class DeliveryAttempts:
         settings: Settings,
         state: TargetState,
         backoff: Backoff,
-        on_settled: OnSettled = tell_nobody,
+        on_settled: OnSettled = ignore_settled,
     ) -> None:
         self._target = target
         self._outbox = outbox

@@ -23,8 +23,9 @@ from config import Settings
 from core import notify
 from core.backoff import Backoff
 from core.errors import ConfigError, RecorderError, Refused, RetryLater, StorageError
+from core.session_records import OnSettled, ignore_settled
 from core.supervised import supervised
-from delivery.attempts import DeliveryAttempts, OnSettled, tell_nobody
+from delivery.attempts import DeliveryAttempts
 from delivery.item_reader import ItemReader
 from delivery.items import Target
 from delivery.session_reader import SessionReader
@@ -59,7 +60,7 @@ class DeliveryService:
         targets: Sequence[Target],
         outbox: Outbox,
         backoff: Backoff | None = None,
-        on_settled: OnSettled = tell_nobody,
+        on_settled: OnSettled = ignore_settled,
     ) -> None:
         """``on_settled``: called with folder and session sid when an item is delivered or a dead letter."""
         self.metrics = DeliveryMetrics(self.status)

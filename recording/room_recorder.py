@@ -50,7 +50,7 @@ OnOver = Callable[[str, str, datetime], None]
 """Called with the folder, the room's sid and the time when a session is over and everything is saved."""
 
 
-def tell_nobody(folder: str, room_sid: str, ended_at: datetime) -> None: ...
+def ignore_end(folder: str, room_sid: str, ended_at: datetime) -> None: ...
 
 
 class RoomRecorder:
@@ -62,7 +62,7 @@ class RoomRecorder:
         info: RoomInfo,
         settings: Settings,
         new_detector: DetectorFactory,
-        on_over: OnOver = tell_nobody,
+        on_over: OnOver = ignore_end,
     ) -> None:
         self._room = room
         self._info = info

@@ -11,6 +11,7 @@ from archive.outbox import Outbox, Work
 from config import Settings
 from core.errors import StorageError
 from core.records import SegmentRecord
+from core.session_records import OnSettled
 from core.trouble import Trouble, trouble_of
 from text.attempts import Answered, Done, NeverAgain, NotTried, Outcome, Skipped, TextAttempts, TryAgain
 from text.audio_removal import AudioRemoval
@@ -27,13 +28,6 @@ OnSaved = Callable[[Work], Awaitable[None]]
 
 
 async def do_nothing(_: Work) -> None: ...
-
-
-OnSettled = Callable[[str, str], None]
-"""Called with a folder and the sid of a session when nothing is left to be done for one of its segments."""
-
-
-def tell_nobody(folder: str, room_sid: str) -> None: ...
 
 
 class OutcomeStore:

@@ -18,12 +18,13 @@ from archive.outbox import TEXT, Backlog, Order, Outbox, Work
 from config import Settings
 from core import notify
 from core.errors import StorageError
+from core.session_records import OnSettled, ignore_settled
 from core.worker_state import worker_state
 from text.attempts import NotTried, TextAttempts, TryAgain
 from text.audio_removal import AudioRemoval
 from text.costs import CostsByLesson, TextCosts, TextMetrics
 from text.gate import CallGate
-from text.outcomes import OnSaved, OnSettled, OutcomeStore, do_nothing, tell_nobody
+from text.outcomes import OnSaved, OutcomeStore, do_nothing
 from text.results import TextFolders
 from translator import Translator
 
@@ -59,7 +60,7 @@ class TextService:
         removes_audio: bool = True,
         is_run: bool = False,
         on_saved: OnSaved = do_nothing,
-        on_settled: OnSettled = tell_nobody,
+        on_settled: OnSettled = ignore_settled,
     ) -> None:
         self.metrics = TextMetrics(self.backlog)
         self.gate = CallGate(settings, budget or outbox)
